@@ -1,0 +1,42 @@
+# Everything is installed into .venv by the targets themselves; a machine needs Python 3.11, make and a package registry.
+PYTHON ?= python3.11
+PORT ?= 8000
+STATE ?= .state
+DATA ?=
+PROCESSES ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help run load test check format clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1]
+	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes)
+
+test: .venv/dev ## Run the tests: [ARGS=what pytest takes]
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev ## Lint and type-check
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: make format"; exit 1; }
+	@$(BIN)/mypy
+
+format: .venv/dev ## Format the code
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+clean: ## Remove what was installed and built
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/pip: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=…"; exit 1; }
+	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
+	@$(PIP) pip && touch $@
+
+.venv/run: pyproject.toml .venv/pip
+	@echo "installing what the marketplace needs" && $(PIP) --editable . --group marketplace && touch $@
+
+.venv/dev: pyproject.toml .venv/run
+	@echo "installing what the tests need" && $(PIP) --group dev && touch $@

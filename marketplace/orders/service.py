@@ -1,0 +1,69 @@
+"""The owner of orders: commands through the broker, state in a table, every change a fact."""
+
+from chimera import Reader, Rejected, Service, Transaction
+from chimera.entities import to_utc
+from marketplace.orders.messages import MoveOrder, OrderMoved, OrderPlaced, PlaceOrder
+from marketplace.orders.model import Order, refusal
+from marketplace.orders.pages import order_page
+from marketplace.types import Id
+
+orders = Service("orders")
+orders.entity(Order)
+
+
+@orders.handle("POST /orders", location="/orders/{order_id}")
+async def place_order(command: PlaceOrder, tx: Transaction) -> None:
+    if await tx.load(Order, command.order_id):
+        raise Rejected("order_exists", f"there is an order {command.order_id} already")
+    at = to_utc(command.at or tx.now)
+    tx.save(
+        Order(
+            order_id=command.order_id,
+            buyer_id=command.buyer_id,
+            seller_id=command.seller_id,
+            gig_id=command.gig_id,
+            amount_cents=command.amount_cents,
+            stage="placed",
+            placed_at=at,
+            changed_at=at,
+        )
+    )
+    tx.emit(
+        OrderPlaced(
+            order_id=command.order_id,
+            buyer_id=command.buyer_id,
+            seller_id=command.seller_id,
+            gig_id=command.gig_id,
+            amount_cents=command.amount_cents,
+            placed_on=at.date(),
+            at=at,
+        )
+    )
+
+
+@orders.handle("POST /orders/{order_id}/stage", location="/orders/{order_id}")
+async def move_order(command: MoveOrder, tx: Transaction) -> None:
+    order = await tx.load(Order, command.order_id)
+    if order is None:
+        raise Rejected("order_unknown", f"there is no order {command.order_id}", status=404)
+    if refused := refusal(order.stage, command.stage):
+        raise Rejected(*refused)
+    previous, at = order.stage, to_utc(command.at or tx.now)
+    order.stage, order.changed_at = command.stage, at
+    tx.save(order)
+    tx.emit(
+        OrderMoved(
+            order_id=order.order_id,
+            seller_id=order.seller_id,
+            amount_cents=order.amount_cents,
+            placed_on=to_utc(order.placed_at).date(),
+            previous=previous,
+            stage=order.stage,
+            at=at,
+        )
+    )
+
+
+@orders.get("/orders/{order_id}", page=order_page)
+async def show_order(order_id: Id, read: Reader) -> Order | None:
+    return await read.load(Order, order_id)

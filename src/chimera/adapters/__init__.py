@@ -1,0 +1,1 @@
+"""One file per engine. Only the composition root (`chimera.engines`) names them."""

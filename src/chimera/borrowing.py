@@ -1,0 +1,158 @@
+"""Borrowed reads: a value and its state within a budget, whatever the owner does (invariant 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from chimera.body import Body
+from chimera.borrowed import Borrowed
+from chimera.coalesce import Coalescer
+from chimera.copies import CopyAge, ModeSetting, copy_name, read_mode
+from chimera.errors import ChimeraError, Unavailable
+from chimera.service import Borrow, Mode
+
+logger = logging.getLogger("chimera")
+
+Doc = TypeVar("Doc", bound=msgspec.Struct)
+Documents = Callable[[str, str], Awaitable[bytes | None]]
+
+REMEMBERED = 50_000
+CALLS = 4
+LOOK_S = 0.5
+
+
+class Remembered(NamedTuple):
+    """A value as the owner last gave it, and when (monotonic seconds)."""
+
+    value: Any
+    at: float
+
+
+class LastKnown:
+    """The last known good values, the most recently used ones, in this process."""
+
+    def __init__(self, limit: int = REMEMBERED) -> None:
+        self._values: OrderedDict[str, Remembered] = OrderedDict()
+        self._limit = limit
+
+    def get(self, key: str) -> Remembered | None:
+        if key in self._values:
+            self._values.move_to_end(key)
+        return self._values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Remember a good value; None forgets the key, for the owner has nothing there."""
+        self._values.pop(key, None)
+        if value is not None:
+            self._values[key] = Remembered(value, time.monotonic())
+            if len(self._values) > self._limit:
+                self._values.popitem(last=False)
+
+
+class BorrowedReads(Generic[Doc]):
+    """One borrow at work in a read head.
+
+    `documents` reads a view's document by key, many at once.
+    """
+
+    def __init__(self, body: Body, borrow: Borrow[Doc], documents: Documents) -> None:
+        self._body = body
+        self._borrow = borrow
+        self._documents = documents
+        self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
+        self._last_known = LastKnown()
+        self._fetches: Coalescer[str, Doc | None] = Coalescer(self._fetch, concurrency=CALLS)
+        declared = body.modes.get(borrow.name, borrow.mode)
+        self._setting = ModeSetting(declared, declared)
+        self._age = CopyAge(body, borrow)
+
+    @property
+    def mode(self) -> Mode:
+        """The mode in force, as this process knows it."""
+        return self._setting.mode
+
+    async def look(self) -> None:
+        """Look for a changed mode, once."""
+        self._setting = await read_mode(self._body, self._borrow)
+
+    async def keep_looking(self) -> None:
+        """Follow the mode, and the age of the copy that it reads, until cancelled."""
+        while True:
+            try:
+                await self.look()
+                if self.mode != "sync":
+                    await self._age.watch(self.mode)
+            except ChimeraError as error:
+                logger.debug("borrow %s: %s", self._borrow.name, error)
+            await asyncio.sleep(LOOK_S)
+
+    async def get(self, key: str) -> Borrowed[Doc]:
+        """The borrowed value of a key. Never raises for the owner's sake, never takes longer than the budget for it."""
+        mode = self.mode
+        if mode == "sync":
+            found = await self._ask(key)
+        else:
+            document = await self._documents(copy_name(self._borrow, mode), key)
+            if document is None:
+                found = Borrowed(None, "absent", self._age.seconds(mode))
+            else:
+                found = await self._ask(key) if mode == "hybrid" else self._copied(document)
+        self._body.metrics.borrowed(self._body.service.name, self._borrow.name, mode, found.state)
+        return found
+
+    def _copied(self, document: bytes) -> Borrowed[Doc]:
+        age = self._age.seconds("async")
+        fresh = age is not None and age <= self._borrow.max_age
+        return Borrowed(self._decoder.decode(document), "fresh" if fresh else "stale", age)
+
+    async def _ask(self, key: str) -> Borrowed[Doc]:
+        """The owner's answer, or the last known good one when it does not come in time."""
+        asked = self._fetches.submit(key)
+        await asyncio.wait([asked], timeout=self._borrow.budget)
+        if asked.done() and asked.exception() is None:
+            value = asked.result()
+            return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
+        asked.cancel()
+        known = self._last_known.get(key)
+        if known is None:
+            return Borrowed(None, "absent", None)
+        return Borrowed(known.value, "stale", time.monotonic() - known.at)
+
+    async def _fetch(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
+        """One call for all keys; every good answer is remembered, garbage never."""
+        wanted = list(dict.fromkeys(keys))
+        service, share = self._body.service.name, self._borrow.share
+        try:
+            async with asyncio.timeout(max(1.0, self._borrow.budget)):
+                documents = await self._body.owner(self._borrow.owner).fetch(share, wanted)
+        except TimeoutError as error:
+            self._body.metrics.owner_called(service, share, "timeout")
+            raise Unavailable(f"{self._borrow.owner} did not answer in time") from error
+        except ChimeraError:
+            self._body.metrics.owner_called(service, share, "failed")
+            raise
+        self._body.metrics.owner_called(service, share, "answered")
+        answers = {key: self._checked(key, documents.get(key)) for key in wanted}
+        return [answers[key] for key in keys]
+
+    def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
+        try:
+            value = None if document is None else self._decoder.decode(document)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            logger.warning(
+                "%s answered something else than %s for %r: %s",
+                self._borrow.owner,
+                self._borrow.document.__name__,
+                key,
+                error,
+            )
+            return Unavailable(str(error))
+        self._last_known.put(key, value)
+        return value

@@ -1,0 +1,185 @@
+"""The `chimera` command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from chimera.errors import ChimeraError
+from chimera.settings import Settings, read_settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", default="chimera.toml", envvar="CHIMERA_CONFIG", show_default=True, help="The file with the services."
+)
+@click.option("--verbose", is_flag=True, help="Log what is retried as well.")
+@click.version_option(package_name="chimera-kit")
+@click.pass_context
+def main(context: click.Context, config: str, verbose: bool) -> None:
+    """Run and look after two-headed services."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    sys.path.insert(0, str(Path(config).absolute().parent))
+    context.obj = config
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
+@click.option("--state", help="The folder of the embedded engines.")
+@click.option("--processes", is_flag=True, help="A process for each head, started again when one dies.")
+@click.pass_obj
+def up(config: str, port: int | None, state: str | None, processes: bool) -> None:
+    """Run all services with both heads, in one process unless told otherwise."""
+    from chimera.serving import serve
+    from chimera.supervisor import supervise
+
+    settings = _settings(config, port=port, state=state)
+    if processes:
+        run(supervise(settings, config, say_ready))
+    else:
+        run(serve(settings, list(settings.services), read=True, write=True, fleet=False, ready=say_ready))
+
+
+@main.command("run")
+@click.argument("service")
+@click.option("--read", is_flag=True, help="Only the read head.")
+@click.option("--write", is_flag=True, help="Only the write head.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
+@click.pass_obj
+def run_service(config: str, service: str, read: bool, write: bool, with_parent: bool) -> None:
+    """Run one service on its own port, with both heads or one."""
+    from chimera.serving import serve
+
+    settings = _settings(config)
+    both = read == write
+    run(
+        serve(settings, [service], read=read or both, write=write or both, fleet=True, ready=say_ready),
+        with_parent=with_parent,
+    )
+
+
+@main.command()
+@click.pass_obj
+def status(config: str) -> None:
+    """Show how far every consumer of every service is, and what is parked."""
+    from chimera.operations import show_status
+
+    run(show_status(_settings(config)))
+
+
+@main.command()
+@click.argument("service")
+@click.argument("view")
+@click.pass_obj
+def rebuild(config: str, service: str, view: str) -> None:
+    """Empty a view; its running write head fills it again from the owners' journals."""
+    from chimera.operations import rebuild_view
+
+    run(rebuild_view(_settings(config), service, view))
+
+
+@main.group()
+def parked() -> None:
+    """See and settle messages that failed and were set aside."""
+
+
+@parked.command("list")
+@click.argument("service", required=False)
+@click.pass_obj
+def parked_list(config: str, service: str | None) -> None:
+    """List what is set aside, of one service or of all."""
+    from chimera.operations import list_parked
+
+    run(list_parked(_settings(config), service))
+
+
+@parked.command("show")
+@click.argument("service")
+@click.argument("consumer")
+@click.argument("key")
+@click.pass_obj
+def parked_show(config: str, service: str, consumer: str, key: str) -> None:
+    """Show the messages of a key that are set aside, as they came, with their causes."""
+    from chimera.operations import show_parked
+
+    run(show_parked(_settings(config), service, consumer, key))
+
+
+@parked.command("retry")
+@click.argument("service")
+@click.argument("consumer")
+@click.argument("key", required=False)
+@click.pass_obj
+def parked_retry(config: str, service: str, consumer: str, key: str | None) -> None:
+    """Try again what is set aside of a key, or of every key, in order."""
+    from chimera.operations import retry_parked
+
+    run(retry_parked(_settings(config), service, consumer, key))
+
+
+@parked.command("drop")
+@click.argument("service")
+@click.argument("consumer")
+@click.argument("key")
+@click.confirmation_option(prompt="The first message of this key is given up for good. Go on?")
+@click.pass_obj
+def parked_drop(config: str, service: str, consumer: str, key: str) -> None:
+    """Give up the first message of a key; those behind it are tried next."""
+    from chimera.operations import drop_parked
+
+    run(drop_parked(_settings(config), service, consumer, key))
+
+
+def _settings(config: str, **overrides: Any) -> Settings:
+    try:
+        return read_settings(Path(config), os.environ, overrides)
+    except ChimeraError as error:
+        _fail(error)
+
+
+def say_ready(where: str) -> None:
+    """Tell those who wait, on a line of its own."""
+    click.echo(f"ready {where}")
+    sys.stdout.flush()
+
+
+def run(work: Coroutine[Any, Any, None], *, with_parent: bool = False) -> None:
+    """Run to the end on uvloop; an error of ours is one line that says what to do."""
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_parent_ends(work) if with_parent else work)
+    except ChimeraError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _until_parent_ends(work: Coroutine[Any, Any, None]) -> None:
+    """Stop, as if by SIGTERM, when the parent's end of standard input closes: no child outlives its supervisor."""
+    import signal
+
+    def look() -> None:
+        if not os.read(0, 4096):
+            asyncio.get_running_loop().remove_reader(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asyncio.get_running_loop().add_reader(0, look)
+    await work
+
+
+def _fail(error: ChimeraError) -> NoReturn:
+    click.echo(f"chimera: {error}", err=True)
+    sys.exit(2)

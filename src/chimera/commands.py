@@ -1,0 +1,64 @@
+"""What became of a command, for those who ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from chimera.body import Body
+from chimera.coalesce import Coalescer
+from chimera.execution import Outcome, read_outcomes
+
+SETTLED = ("done", "rejected", "parked")
+
+
+class CommandState(NamedTuple):
+    """`state` is pending, done, rejected, parked, or unknown to this service."""
+
+    state: str
+    reason: str = ""
+    detail: str = ""
+    positions: str = ""
+
+
+class CommandStates:
+    """Looks commands up in the inbox. One that is not there is pending as long as the log holds unread commands."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._lookups: Coalescer[str, Outcome | None] = Coalescer(self._look_up, concurrency=4)
+
+    async def get(self, command_id: str, wait: float = 0.0) -> CommandState:
+        """The state now, or as soon as it is settled, at most `wait` seconds from now."""
+        until = time.monotonic() + wait
+        while True:
+            state = (await self.get_many([command_id]))[0]
+            left = until - time.monotonic()
+            if state.state != "pending" or left <= 0:
+                return state
+            await self._body.committed.wait(min(left, self._body.store.features.poll_s))
+
+    async def get_many(self, command_ids: Sequence[str]) -> list[CommandState]:
+        """The states of many commands now."""
+        behind = None
+        outcomes = [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
+        if any(outcome is None for outcome in outcomes):
+            ends = await self._body.log.ends(self._body.commands_topic)
+            at = await self._body.commands.checkpoints(self._body.commands_topic, ends)
+            behind = any(at[partition].number < end for partition, end in ends.items())
+            if not behind:
+                outcomes = [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
+        return [_state(outcome, bool(behind)) for outcome in outcomes]
+
+    async def _look_up(self, command_ids: list[str]) -> list[Outcome | None]:
+        async with self._body.store.snapshot() as session:
+            found = await read_outcomes(session, list(dict.fromkeys(command_ids)))
+        return [found.get(command_id) for command_id in command_ids]
+
+
+def _state(outcome: Outcome | None, behind: bool) -> CommandState:
+    if outcome is None:
+        return CommandState("pending" if behind else "unknown")
+    state = outcome.state if outcome.state in SETTLED else "pending"
+    return CommandState(state, outcome.reason, outcome.detail, outcome.positions)

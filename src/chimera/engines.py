@@ -1,0 +1,100 @@
+"""The composition root: from settings to services with engines. The only place that knows which engines exist."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Literal, cast
+
+from chimera.body import Body
+from chimera.errors import DeclarationError, SettingsError
+from chimera.metrics import Metrics
+from chimera.ports import Log, Owner, Store, ViewStore
+from chimera.service import Mode, Service
+from chimera.settings import Settings
+
+ADAPTERS = {
+    "sqlite": "chimera.adapters.sqlite",
+    "memory": "chimera.testing.memory",
+}
+
+
+class Engines:
+    """The engines of a process, opened once per URL, and the services built on them."""
+
+    def __init__(self, settings: Settings, *, fleet: bool) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._open: dict[tuple[str, str], Any] = {}
+        self.metrics = Metrics()
+
+    def body(self, name: str) -> Body:
+        """A service with its engines. Raises SettingsError or DeclarationError."""
+        if name not in self._settings.services:
+            raise SettingsError(f"there is no service {name!r}; there are: {', '.join(self._settings.services)}")
+        service = load_service(self._settings.services[name].app)
+        if service.name != name:
+            raise SettingsError(f"[services.{name}] loads a service that calls itself {service.name!r}; use one name")
+        return Body(
+            service,
+            log=cast("Log", self._engine("log", name)),
+            store=cast("Store", self._engine("store", name)),
+            views=cast("ViewStore", self._engine("views", name)),
+            owner_of=self._owner,
+            metrics=self.metrics,
+            modes=self._modes(service),
+        )
+
+    async def close(self) -> None:
+        for engine in self._open.values():
+            await engine.close()
+
+    def _modes(self, service: Service) -> dict[str, Mode]:
+        modes = self._settings.services[service.name].borrows
+        for share in modes:
+            if share not in service.borrows:
+                raise SettingsError(
+                    f"[services.{service.name}] borrows: it does not borrow {share!r}; "
+                    f"it borrows: {', '.join(service.borrows) or 'nothing'}"
+                )
+        return modes
+
+    def _engine(self, kind: Literal["log", "store", "views"], service: str) -> Any:
+        url = self._settings.engine_url(kind, service)
+        if (kind, url) not in self._open:
+            self._open[kind, url] = open_engine(kind, url)
+        return self._open[kind, url]
+
+    def _owner(self, name: str) -> Owner:
+        if name not in self._settings.services:
+            raise SettingsError(
+                f"events or shares of {name!r} are used, but there is no [services.{name}] with its url"
+            )
+        from chimera.adapters.http import HttpOwner
+
+        return HttpOwner(name, self._settings.base(name, fleet=self._fleet))
+
+
+def open_engine(kind: Literal["log", "store", "views"], url: str) -> Any:
+    """An engine by its URL. Raises SettingsError for one that is not known or not installed."""
+    scheme = url.partition(":")[0]
+    if scheme not in ADAPTERS:
+        raise SettingsError(
+            f"{url.partition('@')[2] or url}: no engine is called {scheme!r}; there are: {', '.join(ADAPTERS)}"
+        )
+    return importlib.import_module(ADAPTERS[scheme]).open_engine(kind, url)
+
+
+def load_service(app: str) -> Service:
+    """The service at `module:attribute`. Raises SettingsError that says what is missing."""
+    module, colon, attribute = app.partition(":")
+    if not colon:
+        raise SettingsError(f"app = {app!r} must look like module:attribute")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"app = {app!r}: {error}; is it installed, or below the current folder?") from error
+    except AttributeError as error:
+        raise SettingsError(f"app = {app!r}: {error}") from error
+    if not isinstance(found, Service):
+        raise DeclarationError(f"{app} is a {type(found).__name__}, not a Service")
+    return found

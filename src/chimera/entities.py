@@ -1,0 +1,162 @@
+"""Entities: rows of the source of truth, in tables with typed columns that people can query."""
+
+from __future__ import annotations
+
+import enum
+import types
+import typing
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any, Literal
+
+import msgspec
+
+from chimera.errors import DeclarationError
+from chimera.messages import Keyed
+
+ColumnKind = Literal["text", "integer", "real", "boolean", "bytes", "time", "json"]
+Row = tuple[Any, ...]
+Key = tuple[Any, ...]
+
+_KINDS: dict[type, ColumnKind] = {
+    str: "text",
+    int: "integer",
+    float: "real",
+    bool: "boolean",
+    bytes: "bytes",
+    datetime: "time",
+    date: "text",
+    Decimal: "text",
+}
+
+
+class Entity(Keyed):
+    """A row of the source of truth: `class Order(Entity, key="order_id", table="orders")`.
+
+    Plain field types (str, int, float, bool, bytes, datetime, date, Decimal, enums and their
+    optionals) become columns of their own; anything else is kept as JSON text in its column.
+    Integers must fit 64 bits; times are kept in UTC. A key of several fields is a tuple:
+    `key=("seller_id", "client_id")`. Without `table`, the table has the class's name in lower case.
+    """
+
+
+class Column(msgspec.Struct, frozen=True):
+    """A column: `kind` says what a row holds there (json: text), `optional` whether it may be None."""
+
+    name: str
+    kind: ColumnKind
+    optional: bool
+
+
+class Table(msgspec.Struct, frozen=True, eq=False):
+    """How an entity class maps to rows: tuples of str, int, float, bool, bytes, UTC datetime or None."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    to_row: Callable[[Any], Row]
+    from_row: Callable[[Row], Any]
+    key_of: Callable[[Row], Key]
+
+
+@cache
+def table_of(entity: type[Entity]) -> Table:
+    """The table of an entity class. Raises DeclarationError when the class names no key."""
+    if not entity.__key_fields__:
+        raise DeclarationError(f'{entity.__name__} needs a key: class {entity.__name__}(Entity, key="…")')
+    fields = msgspec.structs.fields(entity)
+    shapes = [_shape(field.type) for field in fields]
+    columns = tuple(
+        Column(field.name, kind, optional) for field, (kind, optional, _) in zip(fields, shapes, strict=True)
+    )
+    encoders = [(index, _encoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
+    decoders = [(index, _decoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
+    return Table(
+        name=entity.__table__ or entity.__name__.lower(),
+        columns=columns,
+        key=entity.__key_fields__,
+        to_row=_row_maker([column.name for column in columns], [(i, f) for i, f in encoders if f]),
+        from_row=_entity_maker(entity, [column.name for column in columns], [(i, f) for i, f in decoders if f]),
+        key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
+    )
+
+
+def to_utc(moment: datetime) -> datetime:
+    """The same moment in UTC; a time without a zone is taken as UTC. Raises ValueError outside years 1 to 9999."""
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time lies outside the years 1 to 9999 in UTC") from error
+
+
+def _shape(annotation: Any) -> tuple[ColumnKind, bool, Any]:
+    """The column kind of an annotation, whether None is allowed, and the type without its None."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _shape(typing.get_args(annotation)[0])
+    optional = False
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [member for member in typing.get_args(annotation) if member is not type(None)]
+        optional = len(members) < len(typing.get_args(annotation))
+        if len(members) == 1:
+            return _shape(members[0])[0], optional, _shape(members[0])[2]
+    if typing.get_origin(annotation) is Literal and all(
+        isinstance(value, str) for value in typing.get_args(annotation)
+    ):
+        return "text", optional, str
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return ("integer" if issubclass(annotation, int) else "text"), optional, annotation
+    kind = _KINDS.get(annotation, "json") if isinstance(annotation, type) else "json"
+    return kind, optional, annotation
+
+
+def _encoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
+    if kind == "json":
+        return lambda value: msgspec.json.encode(value).decode()
+    if kind == "time":
+        return to_utc
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        return lambda value: value.value
+    return str if plain in (date, Decimal) else None
+
+
+def _decoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
+    if kind == "json":
+        return msgspec.json.Decoder(plain).decode
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        return plain
+    if plain is date:
+        return date.fromisoformat
+    return Decimal if plain is Decimal else None
+
+
+def _key_maker(names: Sequence[str], key: Sequence[str]) -> Callable[[Row], Key]:
+    indexes = [names.index(field) for field in key]
+    return lambda row: tuple([row[index] for index in indexes])
+
+
+def _row_maker(names: Sequence[str], special: Sequence[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], Row]:
+    def to_row(entity: Any) -> Row:
+        values = [getattr(entity, name) for name in names]
+        for index, encode in special:
+            if values[index] is not None:
+                values[index] = encode(values[index])
+        return tuple(values)
+
+    return to_row
+
+
+def _entity_maker(
+    entity: type[Entity], names: Sequence[str], special: Sequence[tuple[int, Callable[[Any], Any]]]
+) -> Callable[[Row], Any]:
+    def from_row(row: Row) -> Any:
+        values = list(row)
+        for index, decode in special:
+            if values[index] is not None:
+                values[index] = decode(values[index])
+        return entity(**dict(zip(names, values, strict=True)))
+
+    return from_row

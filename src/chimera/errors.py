@@ -1,0 +1,54 @@
+"""Everything Chimera raises.
+
+ChimeraError
+├── DeclarationError   a service is declared wrongly; raised while it is being declared
+├── SettingsError      chimera.toml or an environment variable is wrong
+├── Rejected           a business refusal, raised by handlers and recorded on the command
+├── Invalid            a request that breaks the declared types, before anything is kept
+├── Unavailable        an engine or an owner can't be reached now; the work is tried again
+└── Conflict           somebody else changed what this transaction relied on; run it again
+"""
+
+
+class ChimeraError(Exception):
+    """The base of every error of this library."""
+
+
+class DeclarationError(ChimeraError):
+    """A service, message, entity or view is declared wrongly; the text says what to change."""
+
+
+class SettingsError(ChimeraError):
+    """A setting is missing or wrong; the text names it and where it was read."""
+
+
+class Rejected(ChimeraError):  # noqa: N818 - a refusal is an answer, not an error of ours
+    """The business says no. Raised by a handler; its changes are undone and the reason is recorded.
+
+    `reason` is a short word for programs, `detail` a sentence for people,
+    `status` the HTTP status of a direct command's answer.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, status: int = 409) -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail
+        self.status = status
+
+
+class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
+    """A request breaks the declared types. `field` is a path such as `$.amount_cents`."""
+
+    def __init__(self, detail: str, *, field: str = "$", status: int = 422) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.status = status
+
+
+class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"
+    """An engine or an owner can't be reached or can't confirm. Nothing was kept; try again."""
+
+
+class Conflict(ChimeraError):  # noqa: N818 - read as "a conflict"
+    """Somebody else changed what this transaction relied on. Running it again is safe."""

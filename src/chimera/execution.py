@@ -1,0 +1,321 @@
+"""Running messages through handlers: many in one transaction, one by one only after a failure.
+
+This is the one place where effects happen: the inbox, the state, the journal and the checkpoint are
+committed together (invariant 3). Commands from the log, direct commands and reactions to events all
+come through here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from chimera.entities import table_of
+from chimera.errors import Conflict, Rejected, Unavailable
+from chimera.messages import Message, Position
+from chimera.metrics import Metrics
+from chimera.ports import Checkpoint, Move, Session, Store
+from chimera.records import Handled, Progress
+from chimera.service import Reply, Service
+from chimera.sharing import emit_changed
+from chimera.signals import Signal
+from chimera.transaction import Pending, Transaction, Unit
+
+logger = logging.getLogger("chimera")
+
+Invoke = Callable[[Sequence[Message], Transaction], Awaitable[Any]]
+CONFLICT_TRIES = 10
+
+
+class Task(NamedTuple):
+    """A message to be handled, and the checkpoint after it (see `Checkpoint`) where it has one."""
+
+    message: Message
+    number: int = 0
+    offset: int = 0
+
+
+class Outcome(NamedTuple):
+    """What became of a message: done, rejected, retrying, parked or behind; `duplicate` if that was so before."""
+
+    state: str
+    reason: str = ""
+    detail: str = ""
+    positions: str = ""
+    status: int = 200
+    body: bytes = b""
+    duplicate: bool = False
+
+
+class Moved(Conflict):
+    """The checkpoint is not where this consumer believed: somebody else did the work, or it was reset."""
+
+
+class RefusedLate(Exception):  # noqa: N818 - a refusal, not an error
+    """A handler refused after it had written to the database: only a rollback of its own undoes that."""
+
+    def __init__(self, refusal: Rejected) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+class Aside(Protocol):
+    """What an executor does with a message that fails, and with those behind it."""
+
+    async def blocked(self, unit: Unit, keys: Sequence[str]) -> set[str]:
+        """Those of the keys with a message set aside."""
+
+    def queue(self, unit: Unit, task: Task) -> Outcome:
+        """Set a message aside because an earlier one of its key is."""
+
+    def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
+        """Set a message aside because it failed with `error`."""
+
+
+class ToldToCaller:
+    """Nothing is set aside: somebody waits for the answer and is told that it failed."""
+
+    async def blocked(self, unit: Unit, keys: Sequence[str]) -> set[str]:
+        return set()
+
+    def queue(self, unit: Unit, task: Task) -> Outcome:
+        raise AssertionError("nothing is ever blocked here")
+
+    def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
+        logger.error(
+            "%s failed on %s of key %r; nothing of it was kept",
+            task.message.type,
+            task.message.id,
+            task.message.key,
+            exc_info=error,
+        )
+        return Outcome("failed", type(error).__name__, str(error), status=500)
+
+
+class Executor:
+    """Handles messages for one consumer of a service.
+
+    `inbox`: remember each message by its id, so that the same command is handled once however often it
+    comes. `batch`: hand all messages of a transaction to `invoke` in one call.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        store: Store,
+        consumer: str,
+        invoke: Invoke,
+        *,
+        committed: Signal,
+        metrics: Metrics,
+        aside: Aside,
+        inbox: bool = False,
+        batch: bool = False,
+    ) -> None:
+        self.consumer = consumer
+        self.store = store
+        self.service = service
+        self._invoke = invoke
+        self._committed = committed
+        self._metrics = metrics
+        self._aside = aside
+        self._inbox = inbox
+        self._batch = batch
+
+    async def run(self, tasks: Sequence[Task], moves: Sequence[Move] = ()) -> list[Outcome]:
+        """Handle the tasks and move the checkpoints; one outcome per task.
+
+        Raises Unavailable, or Moved when a checkpoint is elsewhere; what is not in an outcome was not done then.
+        """
+        try:
+            return await self._together(tasks, moves)
+        except (Unavailable, Moved):
+            raise
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything; it is set aside or raised
+            if len(tasks) > 1:
+                return await self._one_by_one(tasks, moves)
+            return await self._settle_failure(tasks[0], moves, error)
+
+    async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
+        """Where this consumer is, by partition of the source."""
+        return await read_checkpoints(self.store, self.consumer, source, partitions)
+
+    async def attempt(self, unit: Unit, task: Task) -> Outcome:
+        """Handle one message in a unit that the caller commits. Raises what the handler raises, but for a refusal."""
+        handled = await self._handle(unit, [task])
+        return (await self._conclude(unit, [task], [handled]))[0]
+
+    def remember(self, unit: Unit, message_id: str, outcome: Outcome) -> None:
+        """Keep in the inbox what became of a message."""
+        if self._inbox and not outcome.duplicate and outcome.state != "failed":
+            state = "parked" if outcome.state == "behind" else outcome.state
+            unit.put(
+                Handled(
+                    message_id,
+                    state,
+                    outcome.reason,
+                    outcome.detail,
+                    outcome.positions,
+                    outcome.status,
+                    outcome.body,
+                    datetime.now(UTC),
+                )
+            )
+
+    def committed(self, outcomes: Iterable[Outcome]) -> None:
+        """Wake those who wait for new events, and count what was done."""
+        self._committed.notify()
+        for outcome in outcomes:
+            self._metrics.handled(self.service.name, self.consumer, "duplicate" if outcome.duplicate else outcome.state)
+
+    async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
+        for attempt in range(1, CONFLICT_TRIES + 1):
+            try:
+                async with self.store.transaction() as session:
+                    unit = Unit(self.service, session)
+                    await self._move(unit, moves)
+                    outcomes = await self._handle_all(unit, tasks)
+                    await unit.flush()
+                break
+            except Moved:
+                raise
+            except Conflict:
+                if attempt == CONFLICT_TRIES:
+                    raise
+        self.committed(outcomes)
+        return outcomes
+
+    async def _handle_all(self, unit: Unit, tasks: Sequence[Task]) -> list[Outcome]:
+        known = await self._known(unit, tasks)
+        blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else set()
+        order: list[Task] = []
+        handled: list[tuple[Outcome, list[Pending]]] = []
+        for group in self._groups(tasks, blocked):
+            message = group[0].message
+            if message.id in known:
+                result: tuple[Outcome, list[Pending]] = known[message.id]._replace(duplicate=True), []
+            elif message.key in blocked:
+                result = self._aside.queue(unit, group[0]), []
+            else:
+                result = await self._handle(unit, group)
+            if self._inbox:
+                known[message.id] = result[0]
+            order += group
+            handled += [result] * len(group)
+        return await self._conclude(unit, order, handled)
+
+    def _groups(self, tasks: Sequence[Task], blocked: set[str]) -> list[list[Task]]:
+        """What is handed to one call of the handler: each task alone, or a batch of all that are not blocked."""
+        if not self._batch:
+            return [[task] for task in tasks]
+        ready = [task for task in tasks if task.message.key not in blocked]
+        return [group for group in (ready, *([task] for task in tasks if task.message.key in blocked)) if group]
+
+    async def _handle(self, unit: Unit, group: Sequence[Task]) -> tuple[Outcome, list[Pending]]:
+        message = group[0].message
+        tx = Transaction(unit, message.id, message.time, message.traceparent)
+        try:
+            result = await self._invoke([task.message for task in group], tx)
+        except Rejected as refusal:
+            if tx.written:
+                raise RefusedLate(refusal) from refusal
+            return refused(refusal), []
+        events = tx.merge()
+        status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
+        return Outcome("done", status=status, body=b"" if body is None else msgspec.json.encode(body)), events
+
+    async def _conclude(
+        self, unit: Unit, tasks: Sequence[Task], handled: Sequence[tuple[Outcome, list[Pending]]]
+    ) -> list[Outcome]:
+        """Number the events, tell each command its positions, and remember in the inbox what became of it."""
+        outcomes = [outcome for outcome, _ in handled]
+        if unit.events:
+            await unit.flush()
+            touched = await emit_changed(unit, [events for _, events in handled])
+            last = {message.partition: message.number for message in await unit.number()}
+            for index, partitions in enumerate(touched):
+                positions = [
+                    str(Position(self.service.name, partition, last[partition])) for partition in sorted(partitions)
+                ]
+                outcomes[index] = outcomes[index]._replace(positions=",".join(positions) or outcomes[index].positions)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            self.remember(unit, task.message.id, outcome)
+        return outcomes
+
+    async def _move(self, unit: Unit, moves: Sequence[Move]) -> None:
+        if not moves:
+            return
+        table = table_of(Progress)
+        rows = await unit.session.load(table, [(self.consumer, move.source, move.partition) for move in moves])
+        at = {(row.source, row.partition): row.number for row in map(table.from_row, rows)}
+        for move in moves:
+            number = at.get((move.source, move.partition), 0)
+            if number != move.before:
+                raise Moved(f"{self.consumer}: {move.source}/{move.partition} is at {number}, not {move.before}")
+            unit.put(Progress(self.consumer, move.source, move.partition, move.after.number, move.after.offset))
+
+    async def _known(self, unit: Unit, tasks: Sequence[Task]) -> dict[str, Outcome]:
+        if not self._inbox or not tasks:
+            return {}
+        return await read_outcomes(unit.session, [task.message.id for task in tasks])
+
+    async def _one_by_one(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
+        """Each task in a transaction of its own, with the part of its partition's move that leads up to it."""
+        left = {move.partition: move for move in moves}
+        outcomes: list[Outcome] = []
+        for task in tasks:
+            move = left.get(task.message.partition)
+            own = [] if move is None else [_up_to(move, task)]
+            outcomes += await self.run([task], own)
+            if move is not None:
+                left[move.partition] = move._replace(before=task.number)
+        rest = [move for move in left.values() if move.before != move.after.number]
+        if rest:
+            await self._together([], rest)
+        return outcomes
+
+    async def _settle_failure(self, task: Task, moves: Sequence[Move], error: Exception) -> list[Outcome]:
+        """Record a refusal that needed a rollback, or set the message aside, in a new transaction."""
+        async with self.store.transaction() as session:
+            unit = Unit(self.service, session)
+            await self._move(unit, moves)
+            outcome = refused(error.refusal) if isinstance(error, RefusedLate) else self._aside.park(unit, task, error)
+            self.remember(unit, task.message.id, outcome)
+            await unit.flush()
+        self.committed([outcome])
+        return [outcome]
+
+
+def _up_to(move: Move, task: Task) -> Move:
+    if task.number == move.after.number:
+        return move
+    return move._replace(after=Checkpoint(task.number, task.offset))
+
+
+def refused(refusal: Rejected) -> Outcome:
+    """The outcome of a business refusal."""
+    return Outcome("rejected", refusal.reason, refusal.detail, status=refusal.status)
+
+
+async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:
+    """What the inbox knows of these messages."""
+    table = table_of(Handled)
+    rows = map(table.from_row, await session.load(table, [(message_id,) for message_id in message_ids]))
+    return {
+        row.command_id: Outcome(row.state, row.reason, row.detail, row.positions, row.status, row.body) for row in rows
+    }
+
+
+async def read_checkpoints(
+    store: Store, consumer: str, source: str, partitions: Iterable[int]
+) -> dict[int, Checkpoint]:
+    """Where a consumer with its checkpoints in this store is, by partition of the source."""
+    table, wanted = table_of(Progress), list(partitions)
+    async with store.snapshot() as session:
+        rows = await session.load(table, [(consumer, source, partition) for partition in wanted])
+    at = {row.partition: Checkpoint(row.number, row.offset) for row in map(table.from_row, rows)}
+    return {partition: at.get(partition, Checkpoint()) for partition in wanted}

@@ -1,0 +1,201 @@
+"""The events of one source, gapless and in order, whatever the log does to them (invariant 2).
+
+Each journal partition's numbers have no holes, so what a log loses, doubles or delays shows: a number
+at or before the checkpoint is dropped, a number too far ahead is a hole. Holes are filled from the
+owner's journal, page by page. Because heads are compared now and then, a lost tail is found as well.
+A new consumer, a repaired one and a rebuild are therefore the same thing: a feed from where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from chimera.errors import ChimeraError
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Log, Move, Owner, Record
+
+logger = logging.getLogger("chimera")
+
+Heads = Callable[[], Awaitable[Mapping[int, int]]]
+
+
+class Batch(NamedTuple):
+    """Events that follow the checkpoints without a hole, and the checkpoints' moves over them."""
+
+    messages: Sequence[Message]
+    moves: Sequence[Move]
+
+
+class FeedOptions(NamedTuple):
+    """`audit_s`: how often heads are compared; `limit`: events per page; `patience_s`: the pause after a failure."""
+
+    audit_s: float = 1.0
+    limit: int = 500
+    patience_s: float = 0.2
+
+
+class Feed:
+    """Reads some partitions of a source's events, from the log and, for what is missing, from the owner.
+
+    `heads` answers as `Owner.heads`; it is apart so that many feeds of a process can share one answer.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        topic: str,
+        source: str,
+        owner: Owner,
+        heads: Heads,
+        checkpoints: Mapping[int, Checkpoint],
+        *,
+        options: FeedOptions = FeedOptions(),
+        repaired: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._log = log
+        self._topic = topic
+        self._source = source
+        self._owner = owner
+        self._heads = heads
+        self._options = options
+        self._repaired = repaired
+        self._at: dict[int, Checkpoint] = dict(checkpoints)
+        self._known: dict[int, int] = {}
+        self._last_heads: Mapping[int, int] = {}
+        self._next_audit = 0.0
+        self._retry_at = 0.0
+        self._records: AsyncIterator[Sequence[Record]] | None = None
+        self._reading: asyncio.Task[Sequence[Record]] | None = None
+
+    @property
+    def source(self) -> str:
+        return self._source
+
+    @property
+    def partitions(self) -> list[int]:
+        return list(self._at)
+
+    def reset(self, checkpoints: Mapping[int, Checkpoint]) -> None:
+        """Go on from other checkpoints: somebody else moved them, or they were deleted."""
+        self._at = dict(checkpoints)
+
+    async def next(self) -> Batch:
+        """The next events, as soon as there are some. Raises Unavailable when the log can't be read."""
+        while True:
+            before = dict(self._at)
+            messages = await self._repair()
+            messages += self._admit(await self._read(wait=not messages))
+            await self._audit()
+            if messages:
+                moves = [
+                    Move(self._source, partition, before[partition].number, checkpoint)
+                    for partition, checkpoint in self._at.items()
+                    if checkpoint.number != before[partition].number
+                ]
+                return Batch(messages, moves)
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            with suppress(asyncio.CancelledError, ChimeraError, StopAsyncIteration):
+                await self._reading
+            self._reading = None
+        self._records = None
+
+    async def _read(self, *, wait: bool) -> Sequence[Record]:
+        """Records from the log; none when it has nothing before the next audit or repair is due."""
+        if self._records is None:
+            self._records = self._log.read(
+                self._topic,
+                {partition: checkpoint.offset for partition, checkpoint in self._at.items()},
+                self._options.limit,
+            )
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(anext(self._records))
+        patience = max(0.0, min(self._due()) - time.monotonic()) if wait else 0.0
+        done, _ = await asyncio.wait([self._reading], timeout=patience)
+        if not done:
+            return ()
+        reading, self._reading = self._reading, None
+        try:
+            return reading.result()
+        except BaseException:
+            self._records = None
+            raise
+
+    def _due(self) -> list[float]:
+        return [self._next_audit, self._retry_at] if self._behind() else [self._next_audit]
+
+    def _behind(self) -> list[int]:
+        return [partition for partition, number in self._known.items() if number > self._at[partition].number]
+
+    def _admit(self, records: Sequence[Record]) -> list[Message]:
+        """Those records that come next; remembers how far ahead the others are."""
+        messages: list[Message] = []
+        for offset, message in records:
+            partition, number = message.partition, message.number
+            at = self._at.get(partition)
+            if at is None:
+                continue
+            if number <= at.number:
+                self._at[partition] = Checkpoint(at.number, max(offset, at.offset))
+            elif number == at.number + 1:
+                self._at[partition] = Checkpoint(number, offset)
+                messages.append(message)
+            else:
+                self._known[partition] = max(number, self._known.get(partition, 0))
+        return messages
+
+    async def _repair(self) -> list[Message]:
+        """A page of what is missing, from the owner's journal."""
+        if time.monotonic() < self._retry_at:
+            return []
+        messages: list[Message] = []
+        for partition in self._behind():
+            try:
+                page = await self._owner.journal(partition, self._at[partition].number, self._options.limit)
+            except ChimeraError as error:
+                self._postpone(str(error))
+                break
+            taken = self._follow(partition, page)
+            if not taken:
+                self._postpone(
+                    f"its journal has nothing after {self._source}/{partition}@{self._at[partition].number}, "
+                    f"though {self._known[partition]} was seen"
+                )
+            messages += taken
+        self._repaired(len(messages))
+        return messages
+
+    def _follow(self, partition: int, page: Sequence[Message]) -> list[Message]:
+        taken: list[Message] = []
+        for message in page:
+            at = self._at[partition]
+            if message.number != at.number + 1:
+                break
+            self._at[partition] = Checkpoint(message.number, at.offset)
+            taken.append(message)
+        return taken
+
+    def _postpone(self, cause: str) -> None:
+        self._retry_at = time.monotonic() + self._options.patience_s
+        logger.info("events of %s are missing and can't be fetched yet: %s", self._source, cause)
+
+    async def _audit(self) -> None:
+        """Compare with the owner's heads: what was there an audit ago and has not come by now is missing."""
+        if time.monotonic() < self._next_audit:
+            return
+        try:
+            heads = await self._heads()
+        except ChimeraError:
+            heads = {}
+        for partition, number in self._last_heads.items():
+            if partition in self._at and number > self._at[partition].number:
+                self._known[partition] = max(number, self._known.get(partition, 0))
+        self._last_heads = heads
+        self._next_audit = time.monotonic() + self._options.audit_s

@@ -1,0 +1,159 @@
+"""Accepting commands: from a request's body to a message, and from there to the log or straight to its handler."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from chimera.body import Body, wire_type
+from chimera.coalesce import Coalescer
+from chimera.errors import Invalid, Unavailable
+from chimera.execution import Outcome, Task
+from chimera.messages import Command, Message, partition_of
+from chimera.service import Handler
+from chimera.web.http import invalid
+
+WAITING_LIMIT = 20_000
+DIRECT_BATCH = 200
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_NAMESPACE = uuid.UUID("9a3f7c1e-6b52-5d0a-8f4e-2c7d1b90e6a4")
+
+
+class Accepted(NamedTuple):
+    """A command that passed the shallow check."""
+
+    message: Message
+    command: Command
+
+
+class CommandDecoder:
+    """Makes one type of command from requests.
+
+    The path's parameters are fields of the command; a key that is neither in the path nor in the body
+    is made here, from the command's id.
+    """
+
+    def __init__(self, body: Body, handler: Handler, path_fields: Sequence[str]) -> None:
+        self._service = body.service
+        self._type = wire_type(body.service, handler.command.__name__)
+        self._key = handler.command.__key_fields__[0]
+        self._path_fields = path_fields
+        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+        self._decoder = msgspec.json.Decoder(handler.command)
+
+    def decode(
+        self, body: bytes, path: Mapping[str, str], idempotency_key: str | None, traceparent: str | None
+    ) -> Accepted:
+        """The command and its message. Raises Invalid with the field at fault."""
+        command_id = self._command_id(idempotency_key)
+        fields = self._read_fields(body)
+        for name in self._path_fields:
+            if name in fields:
+                raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
+            fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
+        if self._key not in fields:
+            fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(_NAMESPACE, f"{command_id}/key"))))
+        data = msgspec.json.encode(fields)
+        try:
+            command = self._decoder.decode(data)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from error
+        message = Message(
+            id=command_id,
+            source=self._service.name,
+            type=self._type,
+            key=command.key,
+            time=_now(),
+            data=data,
+            partition=partition_of(command.key, self._service.partitions),
+            traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else _new_traceparent(),
+        )
+        return Accepted(message, command)
+
+    def _read_fields(self, body: bytes) -> dict[str, msgspec.Raw]:
+        if not body.strip():
+            return {}
+        try:
+            fields = self._fields.decode(body)
+        except msgspec.ValidationError as error:
+            raise invalid(error) from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Invalid(f"not valid JSON: {error}", status=400) from error
+        if b"\\u0000" in body and _holds_nul(msgspec.json.decode(body)):
+            raise Invalid("text must not hold the character U+0000")
+        return fields
+
+    def _command_id(self, idempotency_key: str | None) -> str:
+        if idempotency_key is None:
+            return new_id()
+        if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise Invalid(
+                "an Idempotency-Key is 1 to 255 visible ASCII characters", field="header.Idempotency-Key", status=400
+            )
+        return str(uuid.uuid5(_NAMESPACE, f"{self._type}/{idempotency_key}"))
+
+
+class Intake:
+    """Takes messages for a service: those that arrive together share one append, or one transaction."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._appends: Coalescer[Message, None] = Coalescer(self._append)
+        self._directs: Coalescer[Task, Outcome] = Coalescer(body.direct.run, limit=DIRECT_BATCH)
+
+    async def append(self, message: Message) -> None:
+        """Returns once the log has confirmed the message. Raises Unavailable."""
+        self._check_room(len(self._appends))
+        await self._appends.submit(message)
+
+    async def execute(self, message: Message) -> Outcome:
+        """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""
+        self._check_room(len(self._directs))
+        return await self._directs.submit(Task(message))
+
+    async def drain(self) -> None:
+        """Wait until everything taken is answered."""
+        await self._appends.drain()
+        await self._directs.drain()
+
+    async def _append(self, messages: list[Message]) -> Sequence[None]:
+        await self._body.log.append(self._body.commands_topic, messages)
+        for message in messages:
+            self._body.metrics.accepted(self._body.service.name, message.type)
+        return [None] * len(messages)
+
+    def _check_room(self, waiting: int) -> None:
+        if waiting >= WAITING_LIMIT:
+            raise Unavailable(f"{waiting} commands wait for {self._body.service.name}")
+
+
+def new_id() -> str:
+    """A UUID of version 7 (RFC 9562): ordered by time, so that it is cheap to keep in an index."""
+    value = (int(time.time() * 1000) << 80) | secrets.randbits(80)
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def _new_traceparent() -> str:
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _holds_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_holds_nul(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(_holds_nul(part) for part in value)

@@ -1,0 +1,187 @@
+"""Commands, events, and how they look on the wire.
+
+A message on the wire is a CloudEvent 1.0 in binary mode with JSON data. An event's CloudEvents id is
+its position, so that (source, id) is unique and a consumer can prove that it missed nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, ClassVar, Self, dataclass_transform
+
+import msgspec
+
+from chimera.errors import DeclarationError
+
+
+@dataclass_transform(field_specifiers=(msgspec.field,))
+class KeyedMeta(msgspec.StructMeta):
+    """Lets a struct be declared with `key="field"` (and `source=`, `table=`) beside its name.
+
+    msgspec fixes the class keywords of a struct, so this is the only way to that spelling.
+    """
+
+    def __new__(
+        mcs,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        key: str | tuple[str, ...] | None = None,
+        source: str | None = None,
+        table: str | None = None,
+        **config: Any,
+    ) -> KeyedMeta:
+        declared = {"__key_fields__": key, "__source__": source, "__table__": table}
+        for attribute, value in declared.items():
+            if value is not None:
+                fields = (value,) if attribute == "__key_fields__" and isinstance(value, str) else value
+                namespace[attribute] = fields
+        struct = super().__new__(mcs, name, bases, namespace, **config)
+        _check_key_fields(struct, key)
+        return struct
+
+
+def _check_key_fields(struct: Any, key: str | tuple[str, ...] | None) -> None:
+    for field in (key,) if isinstance(key, str) else key or ():
+        if field not in struct.__struct_fields__:
+            raise DeclarationError(
+                f"{struct.__name__} has no field {field!r} to be its key; its fields are: "
+                f"{', '.join(struct.__struct_fields__) or 'none'}"
+            )
+
+
+class Keyed(msgspec.Struct, metaclass=KeyedMeta):
+    __key_fields__: ClassVar[tuple[str, ...]] = ()
+    __source__: ClassVar[str] = ""
+    __table__: ClassVar[str] = ""
+
+
+class Command(Keyed, forbid_unknown_fields=True):
+    """A request to change something: `class PlaceOrder(Command, key="order_id")`.
+
+    Commands of one key are handled in the order in which they were accepted.
+    """
+
+    @property
+    def key(self) -> str:
+        return str(getattr(self, self.__key_fields__[0]))
+
+
+class Event(Keyed):
+    """A fact, past tense: `class OrderPlaced(Event, source="orders", key="order_id")`.
+
+    `source` is the service that owns the event. Events of one key keep their order everywhere.
+    Unknown fields are ignored when an event is read, so that an owner may add some.
+    """
+
+    @property
+    def key(self) -> str:
+        return str(getattr(self, self.__key_fields__[0]))
+
+    @classmethod
+    def wire_type(cls) -> str:
+        """The CloudEvents type, such as `orders.OrderPlaced`."""
+        return f"{cls.__source__}.{cls.__name__}"
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """Where an event stands in its journal; written `orders/3@1042`. Numbers count from 1."""
+
+    source: str
+    partition: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.source}/{self.partition}@{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `source/partition@number`. Raises ValueError with the expected form."""
+        place, at, number = text.strip().rpartition("@")
+        source, slash, partition = place.rpartition("/")
+        if not (at and slash and source and _is_number(partition) and _is_number(number)):
+            raise ValueError(f"{text!r} is not a position; a position looks like orders/3@1042")
+        return cls(source, int(partition), int(number))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def parse_positions(text: str) -> list[Position]:
+    """Read a comma-separated list of positions, as `Chimera-After` carries it. Raises ValueError."""
+    return [Position.parse(part) for part in text.split(",") if part.strip()]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A command or an event on its way: the CloudEvents attributes, and the JSON data as bytes.
+
+    `number` is the event's number in its journal partition, 0 for a command.
+    `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty.
+    """
+
+    id: str
+    source: str
+    type: str
+    key: str
+    time: str
+    data: bytes
+    partition: int
+    number: int = 0
+    traceparent: str = ""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.source, self.partition, self.number)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the number of partitions."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def to_cloud_event(message: Message) -> dict[str, Any]:
+    """A message as a CloudEvent in JSON format (structured mode); data is embedded, not re-encoded."""
+    event = {
+        "specversion": "1.0",
+        "id": message.id,
+        "source": message.source,
+        "type": message.type,
+        "subject": message.key,
+        "time": message.time,
+        "datacontenttype": "application/json",
+        "partition": message.partition,
+        "number": message.number,
+        "data": msgspec.Raw(message.data),
+    }
+    if message.traceparent:
+        event["traceparent"] = message.traceparent
+    return event
+
+
+class CloudEvent(msgspec.Struct):
+    """What a journal page carries for each event; the reverse of `to_cloud_event`."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    partition: int
+    number: int
+    data: msgspec.Raw
+    traceparent: str = ""
+
+    def to_message(self) -> Message:
+        return Message(
+            self.id,
+            self.source,
+            self.type,
+            self.subject,
+            self.time,
+            bytes(self.data),
+            self.partition,
+            self.number,
+            self.traceparent,
+        )

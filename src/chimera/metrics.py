@@ -1,0 +1,82 @@
+"""What Chimera counts, for Prometheus. One registry per process, passed in."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+
+class Metrics:
+    """The counters and gauges of the services that run in this process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._handled = Counter(
+            "chimera_handled",
+            "Messages handled, by what became of them.",
+            ["service", "consumer", "outcome"],
+            registry=self._registry,
+        )
+        self._accepted = Counter(
+            "chimera_accepted",
+            "Commands that were confirmed by the log.",
+            ["service", "command"],
+            registry=self._registry,
+        )
+        self._applied = Counter(
+            "chimera_applied",
+            "Events folded into views and copies.",
+            ["service", "consumer", "source"],
+            registry=self._registry,
+        )
+        self._repaired = Counter(
+            "chimera_repaired",
+            "Events fetched from the owner's journal, not from the log.",
+            ["service", "source"],
+            registry=self._registry,
+        )
+        self._borrowed = Counter(
+            "chimera_borrowed",
+            "Borrowed reads, by mode and by the state of what was found.",
+            ["service", "share", "mode", "state"],
+            registry=self._registry,
+        )
+        self._fetches = Counter(
+            "chimera_owner_calls", "Calls to owners.", ["service", "share", "outcome"], registry=self._registry
+        )
+        self._relayed = Counter(
+            "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
+        )
+        self._lag = Gauge(
+            "chimera_lag",
+            "Events that a consumer has not applied yet.",
+            ["service", "consumer", "source"],
+            registry=self._registry,
+        )
+
+    def handled(self, service: str, consumer: str, outcome: str) -> None:
+        self._handled.labels(service, consumer, outcome).inc()
+
+    def accepted(self, service: str, command: str) -> None:
+        self._accepted.labels(service, command).inc()
+
+    def applied(self, service: str, consumer: str, source: str, count: int) -> None:
+        self._applied.labels(service, consumer, source).inc(count)
+
+    def repaired(self, service: str, source: str, count: int) -> None:
+        self._repaired.labels(service, source).inc(count)
+
+    def borrowed(self, service: str, share: str, mode: str, state: str) -> None:
+        self._borrowed.labels(service, share, mode, state).inc()
+
+    def owner_called(self, service: str, share: str, outcome: str) -> None:
+        self._fetches.labels(service, share, outcome).inc()
+
+    def relayed(self, service: str, count: int) -> None:
+        self._relayed.labels(service).inc(count)
+
+    def lag(self, service: str, consumer: str, source: str, events: int) -> None:
+        self._lag.labels(service, consumer, source).set(events)
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,205 @@
+"""The ports: everything that Chimera asks of an engine.
+
+Each guarantee is stated at its method, and `chimera.testing` holds one contract suite per port.
+Where an engine can't be reached or can't confirm, every method raises `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from chimera.entities import Key, Row, Table
+from chimera.messages import Message
+
+
+class Features(msgspec.Struct, frozen=True):
+    """What an engine can do.
+
+    `durable`: what was confirmed outlives the process. `shared`: several processes may use it at once.
+    `poll_s`: how often, in seconds, it may be asked cheaply whether something is new.
+    """
+
+    durable: bool = True
+    shared: bool = True
+    poll_s: float = 0.01
+
+
+class Record(NamedTuple):
+    """A message in a log, with its offset in its partition. Offsets grow, and count from 1 or later."""
+
+    offset: int
+    message: Message
+
+
+class Log(Protocol):
+    """A broker, seen as partitioned logs. No groups, no acks: readers keep their own progress."""
+
+    features: Features
+
+    async def create(self, topic: str, partitions: int) -> None:
+        """Make sure that the topic exists. Doing it twice changes nothing."""
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """Add messages, each to its own `partition`; returns once all are confirmed as durable as the engine promises.
+
+        Messages of one partition keep their order, within a call and across calls that follow one another.
+        When it raises, none, some or all of them may be in the log: delivery is at least once.
+        """
+
+    def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
+        """Batches of at most `limit` records after an offset (0: from the oldest kept) of each partition asked for.
+
+        Within a partition records come in order. Waits when there is nothing more; ends only when closed.
+        """
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        """The offset of the newest record of each partition; 0 for an empty one. Unavailable for an unknown topic."""
+
+    async def close(self) -> None: ...
+
+
+class Session(Protocol):
+    """A consistent look at a service's own tables. Rows are tuples in the order of the table's columns."""
+
+    dialect: str
+    """The SQL spoken by `execute`: sqlite, postgresql, mysql, or empty where there is none."""
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        """The rows with these keys, in any order; unknown keys are left out."""
+
+    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        """The rows whose columns each hold one of the values given for it, ordered by key."""
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+        """Run SQL of the engine's own dialect on this session's connection and return its rows."""
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        """The journal's events of one key, in order."""
+
+
+class WriteSession(Session, Protocol):
+    """An open transaction. All of it becomes visible at once, or none of it."""
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert the rows, or replace those whose key exists."""
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        """Delete the rows with these keys; unknown keys are no error."""
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        """Take so many numbers in each of these partitions; returns the first taken of each.
+
+        Holds each partition's head until the transaction ends, so that numbers become visible in their
+        order, and a rolled-back transaction leaves no hole.
+        """
+
+    async def append(self, events: Sequence[Message]) -> None:
+        """Add events, numbered from what `reserve` returned, to the journal."""
+
+
+class Store(Protocol):
+    """A service's source of truth: its entities and its journal."""
+
+    features: Features
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = {}
+    ) -> None:
+        """Make sure that the tables and the journal exist; run this dialect's idempotent `statements`.
+
+        Raises SettingsError, saying what to do, when what is there does not fit.
+        """
+
+    def transaction(self) -> AbstractAsyncContextManager[WriteSession]:
+        """One transaction: leaving the block commits durably, an exception rolls back.
+
+        Loaded rows can't be changed by somebody else before the transaction ends; where an engine
+        can't promise that, leaving raises `Conflict` and nothing is kept.
+        """
+
+    def snapshot(self) -> AbstractAsyncContextManager[Session]:
+        """Reads only; sees every transaction that was committed before."""
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        """At most `limit` events of a partition after a number: in order, committed only, without a hole."""
+
+    async def heads(self) -> Mapping[int, int]:
+        """The newest committed number of each partition; 0 for an empty one."""
+
+    async def close(self) -> None: ...
+
+
+class Document(NamedTuple):
+    """A view's document: JSON bytes as they are served, or None for none; `revision` as it was read, 0 for new."""
+
+    view: str
+    key: str
+    data: bytes | None
+    revision: int = 0
+
+
+class Checkpoint(NamedTuple):
+    """How far a consumer is in one partition of one source.
+
+    `number` is the last position applied. `offset` is only a hint: where to read the log on from.
+    """
+
+    number: int = 0
+    offset: int = 0
+
+
+class Move(NamedTuple):
+    """A checkpoint's step, from the number that the writer believes it has."""
+
+    source: str
+    partition: int
+    before: int
+    after: Checkpoint
+
+
+class ViewStore(Protocol):
+    """Read-optimised documents by view and key, with the checkpoints of what was folded into them."""
+
+    features: Features
+
+    async def create(self) -> None:
+        """Make sure that the store can be used. Doing it twice changes nothing."""
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        """The documents that exist among these keys."""
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        """Put the documents (delete those without data) and move the consumer's checkpoints, atomically.
+
+        False, and nothing is changed, when a checkpoint is not at `before` or a document not at its `revision`.
+        """
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        """The consumer's checkpoints by (source, partition); those that never moved are left out."""
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        """The view's documents in the order of their keys (UTF-8 bytes), after a key."""
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        """Delete the consumer's checkpoints and every document of these views, atomically."""
+
+    async def close(self) -> None: ...
+
+
+class Owner(Protocol):
+    """Another service, as those who borrow from it or consume its events see it."""
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        """The owner's current documents as JSON, in one call; keys without one are left out."""
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        """As `Store.journal`, of the owner's store."""
+
+    async def heads(self) -> Mapping[int, int]:
+        """As `Store.heads`, of the owner's store."""
+
+    async def close(self) -> None: ...

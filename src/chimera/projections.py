@@ -1,0 +1,89 @@
+"""Projections: how events become documents. A view folds them; a copy of borrowed data takes them as they are."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from chimera.folding import Folder
+from chimera.messages import Message
+from chimera.service import View
+from chimera.sharing import SharedChange
+
+
+class Projection(Protocol):
+    """What a projector does with events: which documents they touch, and what becomes of those."""
+
+    name: str
+
+    def wanted(self, message: Message) -> bool:
+        """Whether this event matters here."""
+
+    def prepare(self, message: Message) -> tuple[list[str], Any]:
+        """The keys of the documents that an event touches, and the decoded event."""
+
+    def apply(self, key: str, document: Any | None, message: Message, event: Any) -> Any | None:
+        """The document after the event, or None when there is none any more."""
+
+    def encode(self, document: Any) -> bytes: ...
+
+    def decode(self, data: bytes) -> Any: ...
+
+
+class ViewProjection:
+    """Folds events into a view's documents."""
+
+    def __init__(self, view: View[Any]) -> None:
+        self.name = view.name
+        self._folder = Folder(view)
+        self._decoder = msgspec.json.Decoder(view.document)
+        self.encode = msgspec.json.Encoder().encode
+
+    def wanted(self, message: Message) -> bool:
+        return message.type in self._folder.steps
+
+    def prepare(self, message: Message) -> tuple[list[str], Any]:
+        step = self._folder.steps[message.type]
+        event = step.decoder.decode(message.data)
+        return self._folder.keys(step, event), event
+
+    def apply(self, key: str, document: Any | None, message: Message, event: Any) -> Any | None:
+        return self._folder.apply(self._folder.steps[message.type], document, key, event)
+
+    def decode(self, data: bytes) -> Any:
+        return self._decoder.decode(data)
+
+
+KNOWN = b"true"
+
+
+class CopyProjection:
+    """Keeps a copy of what an owner shares, or only which keys have a document (`keys_only`)."""
+
+    def __init__(self, name: str, event_type: str, document: Any, *, keys_only: bool) -> None:
+        self.name = name
+        self._event_type = event_type
+        self._check = msgspec.json.Decoder(document)
+        self._keys_only = keys_only
+        self._changes = msgspec.json.Decoder(SharedChange)
+
+    def wanted(self, message: Message) -> bool:
+        return message.type == self._event_type
+
+    def prepare(self, message: Message) -> tuple[list[str], Any]:
+        change = self._changes.decode(message.data)
+        if not change.removed:
+            self._check.decode(change.document)
+        return [change.key], change
+
+    def apply(self, key: str, document: Any | None, message: Message, event: Any) -> Any | None:
+        if event.removed:
+            return None
+        return KNOWN if self._keys_only else bytes(event.document)
+
+    def encode(self, document: Any) -> bytes:
+        return bytes(document)
+
+    def decode(self, data: bytes) -> Any:
+        return data

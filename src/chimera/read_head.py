@@ -1,0 +1,230 @@
+"""The read head: answers queries from views and the source of truth, and takes commands in."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from chimera.body import Body
+from chimera.borrowing import BorrowedReads
+from chimera.commands import CommandStates
+from chimera.errors import Invalid, Rejected
+from chimera.execution import Outcome
+from chimera.intake import Accepted, CommandDecoder, Intake
+from chimera.messages import Position, parse_positions
+from chimera.reader import Documents, Reader, Waiting
+from chimera.service import Handler, Page, Query, View, path_parameters
+from chimera.web import openapi
+from chimera.web.admin import Admin
+from chimera.web.http import HTML, JSON, Call, Header, answer_problem, invalid
+from chimera.web.routing import Route
+
+AFTER_BUDGET_S = 2.0
+DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
+
+
+class ReadHead:
+    """The HTTP side of a service: routes for a Site, and what runs while they are served."""
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.states = CommandStates(body)
+        self._documents = Documents(body)
+        self.borrows = {
+            name: BorrowedReads(body, borrow, self._documents) for name, borrow in body.service.borrows.items()
+        }
+        self._intake = Intake(body)
+        self._running: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Learn the modes in force, and follow them from now on."""
+        for borrow in self.borrows.values():
+            await borrow.look()
+            self._running.append(asyncio.ensure_future(borrow.keep_looking()))
+
+    async def stop(self) -> None:
+        """Finish what was taken in."""
+        await self._intake.drain()
+        for task in self._running:
+            task.cancel()
+        for task in self._running:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def routes(self) -> Sequence[Route]:
+        """The service's own routes, then those that Chimera adds."""
+        service = self.body.service
+        routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
+        routes += [self._query_route(query) for query in service.queries.values()]
+        routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
+        return [*routes, *Admin(self).routes()]
+
+    def _command_route(self, handler: Handler) -> Route:
+        method, _, template = (handler.route or "").partition(" ")
+        decoder = CommandDecoder(self.body, handler, path_parameters(template))
+        answer = self._answer_direct if handler.direct else self._answer_async
+
+        async def endpoint(call: Call) -> None:
+            _expect_no_query(call)
+            accepted = decoder.decode(
+                await call.body(), call.path, call.header(b"idempotency-key"), call.header(b"traceparent")
+            )
+            await answer(call, handler, method, accepted)
+
+        return Route(method, template, endpoint, openapi.command(self.body.service, handler, template))
+
+    async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
+        await self._intake.append(accepted.message)
+        key = handler.command.__key_fields__[0]
+        body = {"command_id": accepted.message.id, key: accepted.message.key}
+        await call.answer_json(body, 201, _location(handler, accepted))
+
+    async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
+        outcome = await self._intake.execute(accepted.message)
+        headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode())]
+        if outcome.state != "done":
+            await _answer_refusal(call, outcome, headers)
+            return
+        key = handler.command.__key_fields__[0]
+        body = outcome.body or msgspec.json.encode({"command_id": accepted.message.id, key: accepted.message.key})
+        status = outcome.status or DEFAULT_STATUS[method]
+        await call.answer(body, status, JSON, [*headers, *(_location(handler, accepted) if status == 201 else ())])
+
+    def _query_route(self, query: Query) -> Route:
+        parameters = _Parameters(query.function)
+        reader_name = parameters.reader
+
+        async def endpoint(call: Call) -> None:
+            arguments = parameters.read(call)
+            waiting = Waiting(self.body, _after(call), AFTER_BUDGET_S)
+            async with self.body.store.snapshot() as session:
+                if reader_name:
+                    arguments[reader_name] = Reader(self.body, session, self._documents, self.borrows, waiting)
+                found = await query.function(**arguments)
+            if found is None:
+                raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+            await _answer_document(call, found, query.page, _behind(waiting))
+
+        method, _, template = query.route.partition(" ")
+        return Route(method, template, endpoint, openapi.query(self.body.service, query, parameters.declared))
+
+    def _view_route(self, view: View[Any], template: str) -> Route:
+        name = view.name
+        key_type = typing.get_type_hints(view.document, include_extras=True)[view.key]
+        documents = self._documents
+        has_query = "?" in template
+
+        async def endpoint(call: Call) -> None:
+            if not has_query:
+                _expect_no_query(call)
+            key = _convert(call.path[view.key], key_type, view.key)
+            headers: Sequence[Header] = ()
+            if after := _after(call):
+                waiting = Waiting(self.body, after, AFTER_BUDGET_S)
+                await waiting.reach(name, view.sources)
+                headers = _behind(waiting)
+            data = await documents(name, key)
+            if data is None:
+                if view.absent == "404":
+                    raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+                data = msgspec.json.encode(view.new(key))
+            if view.page is not None and call.wants_html():
+                html = view.page(msgspec.json.decode(data, type=view.document))
+                await call.answer(html.encode(), 200, HTML, headers)
+            else:
+                await call.answer(data, 200, JSON, headers)
+
+        return Route("GET", template, endpoint, openapi.view(self.body.service, view, key_type))
+
+
+class _Parameters:
+    """The parameters of a query's function: from the path, from the query string, and the Reader."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        hints = typing.get_type_hints(function, include_extras=True)
+        self.reader = next((name for name, hint in hints.items() if hint is Reader and name != "return"), None)
+        self.declared: list[tuple[str, Any, Any]] = [
+            (name, hints[name], msgspec.NODEFAULT if parameter.default is parameter.empty else parameter.default)
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name != self.reader
+        ]
+        fields = [
+            (name, hint) if default is msgspec.NODEFAULT else (name, hint, default)
+            for name, hint, default in self.declared
+        ]
+        self._struct = msgspec.defstruct(
+            f"{function.__name__}_parameters", fields, kw_only=True, forbid_unknown_fields=True
+        )
+
+    def read(self, call: Call) -> dict[str, Any]:
+        """The function's arguments. Raises Invalid with the parameter at fault."""
+        given = call.query() if call.scope["query_string"] else {}
+        if both := given.keys() & call.path.keys():
+            raise Invalid(f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}")
+        try:
+            return msgspec.structs.asdict(msgspec.convert({**given, **call.path}, self._struct, strict=False))
+        except msgspec.ValidationError as error:
+            raise invalid(error, "query") from error
+
+
+async def _answer_document(call: Call, found: Any, page: Page | None, headers: Sequence[Header]) -> None:
+    if page is not None and call.wants_html():
+        await call.answer(page(found).encode(), 200, HTML, headers)
+    else:
+        await call.answer(msgspec.json.encode(found), 200, JSON, headers)
+
+
+async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:
+    if outcome.state == "rejected":
+        await answer_problem(
+            call, outcome.status, outcome.detail or outcome.reason, reason=outcome.reason, headers=headers
+        )
+    else:
+        await answer_problem(call, 500, "it failed, and nothing of it was kept; it is in the log", headers=headers)
+
+
+def _expect_no_query(call: Call) -> None:
+    if call.scope["query_string"]:
+        unknown = ", ".join(call.query()) or "a query"
+        raise Invalid(f"unknown in the query: {unknown}", field="query")
+
+
+def _convert(text: str, type_: Any, name: str) -> str:
+    try:
+        return str(msgspec.convert(text, type_, strict=False))
+    except msgspec.ValidationError as error:
+        raise invalid(error, f"path.{name}") from error
+
+
+def _after(call: Call) -> list[Position]:
+    text = call.header(b"chimera-after")
+    if text is None:
+        return []
+    try:
+        return parse_positions(text)
+    except ValueError as error:
+        raise Invalid(str(error), field="header.Chimera-After", status=400) from error
+
+
+def _behind(waiting: Waiting) -> list[Header]:
+    if not waiting.behind:
+        return []
+    return [(b"chimera-behind", ",".join(map(str, waiting.behind)).encode())]
+
+
+def _position(outcome: Outcome) -> list[Header]:
+    return [(b"chimera-position", outcome.positions.encode())] if outcome.positions else []
+
+
+def _location(handler: Handler, accepted: Accepted) -> list[Header]:
+    if handler.location is None:
+        return []
+    fields = {name: quote(str(getattr(accepted.command, name)), safe="") for name in path_parameters(handler.location)}
+    return [(b"location", handler.location.format(**fields).encode())]

@@ -1,0 +1,94 @@
+"""Settings: `chimera.toml`, overridden by environment variables, read once and passed on.
+
+`CHIMERA_PORT=9000` overrides `port`; two underscores go a level deeper and stand for a dash in names:
+`CHIMERA_SERVICES__GIG_PAGE__STORE=…` overrides `store` in `[services.gig-page]`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from chimera.errors import SettingsError
+from chimera.service import Mode
+
+PREFIX = "CHIMERA_"
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """One service: where its declaration is (`app = "module:attribute"`), and what differs from the defaults.
+
+    `port` is its own port when it runs by itself; `url` is where others reach it.
+    """
+
+    app: str
+    port: Port | None = None
+    url: str | None = None
+    log: str | None = None
+    store: str | None = None
+    views: str | None = None
+    borrows: dict[str, Mode] = {}
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set. In URLs, `{state}` and `{service}` are filled in."""
+
+    services: dict[str, ServiceSettings]
+    title: str = "Chimera"
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    state: str = ".state"
+    log: str = "sqlite:///{state}/log"
+    store: str = "sqlite:///{state}/{service}.db"
+    views: str = "sqlite:///{state}/{service}-views.db"
+
+    def engine_url(self, kind: str, service: str) -> str:
+        """The URL of a service's log, store or views."""
+        url = getattr(self.services[service], kind) or getattr(self, kind)
+        return str(url).replace("{state}", str(Path(self.state).absolute())).replace("{service}", service)
+
+    def own_port(self, service: str) -> int:
+        """The port of a service that runs by itself: as set, else counted up from `port`."""
+        return self.services[service].port or self.port + 1 + list(self.services).index(service)
+
+    def base(self, service: str, *, fleet: bool) -> str:
+        """Where others reach a service: alone on its own port in a fleet, else with all the others on one."""
+        port = self.own_port(service) if fleet else self.port
+        return self.services[service].url or f"http://{self.host}:{port}"
+
+
+def read_settings(path: Path, environment: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read the file, then the environment, then `overrides` (those that are not None). Raises SettingsError."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read ({error.strerror}); name another with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    for name, value in environment.items():
+        if name.startswith(PREFIX):
+            _override(values, name.removeprefix(PREFIX).lower().split("__"), value, name)
+    values.update({name: value for name, value in (overrides or {}).items() if value is not None})
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{path} or the environment: {error}") from error
+    if not settings.services:
+        raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
+    return settings
+
+
+def _override(values: dict[str, Any], path: list[str], value: str, name: str) -> None:
+    table = values
+    for part in path[:-1]:
+        key = next((known for known in table if known.replace("-", "_") == part), part)
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{name}: {key} is not a table of settings")
+    key = next((known for known in table if known.replace("-", "_") == path[-1]), path[-1])
+    table[key] = value

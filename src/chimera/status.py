@@ -1,0 +1,96 @@
+"""Where every consumer of a service stands: what `status` answers, and what the command line prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from chimera.batchfold import failures_of, parked_view
+from chimera.body import COMMANDS, Body, reaction_sources
+from chimera.copies import COPYING, copy_name, read_mode
+from chimera.entities import table_of
+from chimera.errors import ChimeraError
+from chimera.execution import read_checkpoints
+from chimera.ports import Checkpoint
+from chimera.records import Parked
+from chimera.relay import CONSUMER as RELAY
+
+
+async def service_status(body: Body) -> dict[str, Any]:
+    """Per consumer, source and partition: checkpoint, head and lag; then what is parked, and the borrows' modes."""
+    consumers: list[dict[str, Any]] = []
+    ends = await body.log.ends(body.commands_topic)
+    consumers += _rows(COMMANDS, body.commands_topic, await body.commands.checkpoints(body.commands_topic, ends), ends)
+    heads = await body.store.heads()
+    name = body.service.name
+    consumers += _rows(RELAY, name, await read_checkpoints(body.store, RELAY, name, heads), heads)
+    for view in body.service.views.values():
+        for source in sorted(view.sources):
+            consumers += await _in_views(body, view.name, source)
+    for reaction in body.service.reactions.values():
+        for source in reaction_sources(reaction):
+            executor, _ = body.reaction(reaction, source)
+            known = await _heads(body, source)
+            consumers += _rows(executor.consumer, source, await executor.checkpoints(source, known), known)
+    borrows = []
+    for borrow in body.service.borrows.values():
+        setting = await read_mode(body, borrow)
+        borrows.append({"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted})
+        for mode in sorted({setting.mode, setting.wanted} - {"sync"}):
+            consumers += await _in_views(body, copy_name(borrow, mode), borrow.owner)
+    return {
+        "service": name,
+        "partitions": body.service.partitions,
+        "consumers": consumers,
+        "parked": await parked_counts(body),
+        "borrows": borrows,
+    }
+
+
+def document_consumers(body: Body) -> list[str]:
+    """The consumers that keep documents: the views, and the copies of what is borrowed."""
+    copies = [copy_name(borrow, mode) for borrow in body.service.borrows.values() for mode in COPYING]
+    return [*body.service.views, *copies]
+
+
+async def parked_counts(body: Body) -> dict[str, int]:
+    """How many messages are set aside, by consumer; those without any are left out."""
+    table = table_of(Parked)
+    async with body.store.snapshot() as session:
+        counts = Counter(table.from_row(row).consumer for row in await session.find(table, {}))
+    for name in document_consumers(body):
+        for document in await body.views.scan(parked_view(name)):
+            counts[name] += len(failures_of(document))
+    return dict(counts)
+
+
+async def _in_views(body: Body, consumer: str, source: str) -> list[dict[str, Any]]:
+    stored = await body.views.checkpoints(consumer)
+    at = {partition: checkpoint for (origin, partition), checkpoint in stored.items() if origin == source}
+    return _rows(consumer, source, at, await _heads(body, source))
+
+
+async def _heads(body: Body, source: str) -> Mapping[int, int]:
+    """The source's heads; none when its owner can't be asked now, and then the lag is not known."""
+    try:
+        return await body.heads(source)()
+    except ChimeraError:
+        return {}
+
+
+def _rows(consumer: str, source: str, at: Mapping[int, Checkpoint], heads: Mapping[int, int]) -> list[dict[str, Any]]:
+    rows = []
+    for partition in sorted({*at, *heads}):
+        number, head = at.get(partition, Checkpoint()).number, heads.get(partition)
+        rows.append(
+            {
+                "consumer": consumer,
+                "source": source,
+                "partition": partition,
+                "checkpoint": number,
+                "head": head,
+                "lag": None if head is None else max(0, head - number),
+            }
+        )
+    return rows

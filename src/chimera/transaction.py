@@ -1,0 +1,277 @@
+"""What a handler is given: a look at the source of truth, and the buffer of its own changes.
+
+Many commands share one database transaction (a `Unit`). Each handler works in a `Transaction` of its
+own that is merged into the unit when it succeeds and forgotten when it is refused, so that a refusal
+costs no savepoint. Only what has already reached the database (`execute`, or `find` after `save`)
+can't be forgotten: then `written` is set, and the caller rolls the unit back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from chimera.entities import Entity, Key, Row, Table, table_of
+from chimera.errors import ChimeraError, Conflict
+from chimera.folding import Folder
+from chimera.messages import Event, Message, partition_of
+from chimera.ports import Session, WriteSession
+from chimera.service import Service
+
+Kept = TypeVar("Kept", bound=msgspec.Struct)
+Stored = TypeVar("Stored", bound=Entity)
+Slot = tuple[Table, Key]
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An event that has no number yet."""
+
+    type: str
+    key: str
+    partition: int
+    data: bytes
+    time: str
+    traceparent: str = ""
+    event: Event | None = None
+
+
+class Reads:
+    """The source of truth, to read: what queries and shares are given."""
+
+    def __init__(self, service: Service, session: Session) -> None:
+        self._service = service
+        self._session = session
+
+    @property
+    def dialect(self) -> str:
+        """The SQL that `execute` takes here: sqlite, postgresql, mysql, or empty where there is none."""
+        return self._session.dialect
+
+    async def load(self, entity: type[Kept], *key: Any) -> Kept | None:
+        """The entity with this key, or None. An event-sourced one is folded from its events."""
+        if issubclass(entity, Entity):
+            row = await self._row(self._table(entity), key)
+            return None if row is None else cast("Kept", table_of(entity).from_row(row))
+        folder = self._folder(entity)
+        return cast("Kept | None", folder.fold(str(key[0]), await self._history(str(key[0]))))
+
+    async def find(self, entity: type[Stored], **where: Any) -> list[Stored]:
+        """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
+        table = self._table(entity)
+        names = {column.name for column in table.columns}
+        if unknown := set(where) - names:
+            raise ChimeraError(
+                f"{entity.__name__} has no {', '.join(sorted(unknown))}; it has: {', '.join(sorted(names))}"
+            )
+        values = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
+        return [cast("Stored", table.from_row(row)) for row in await self._find(table, values)]
+
+    async def execute(self, sql: str, *parameters: Any) -> Sequence[Row]:
+        """Rows of a query in the store's own SQL."""
+        return await self._session.execute(sql, parameters)
+
+    async def _row(self, table: Table, key: Key) -> Row | None:
+        rows = await self._session.load(table, [key])
+        return rows[0] if rows else None
+
+    async def _find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        return await self._session.find(table, where)
+
+    async def _history(self, key: str) -> list[Message]:
+        return list(await self._session.history(partition_of(key, self._service.partitions), key))
+
+    def _table(self, entity: type[Entity]) -> Table:
+        if entity not in self._service.entities:
+            raise ChimeraError(
+                f"service {self._service.name} does not declare the entity {entity.__name__}; "
+                f"add {self._service.name.replace('-', '_')}.entity({entity.__name__})"
+            )
+        return table_of(entity)
+
+    def _folder(self, document: type[Any]) -> Folder:
+        if document not in self._service.folds:
+            raise ChimeraError(f"{document.__name__} is neither an Entity nor declared with event_sourced(…)")
+        return Folder(self._service.folds[document])
+
+
+class Unit:
+    """One database transaction, shared by the commands of a batch: their merged changes, written at the end."""
+
+    def __init__(self, service: Service, session: WriteSession) -> None:
+        self.service = service
+        self.session = session
+        self.rows: dict[Slot, Row | None] = {}
+        self.dirty: dict[Slot, Row | None] = {}
+        self.events: list[Pending] = []
+        self.read_at: dict[tuple[int, str], int] = {}
+
+    async def row(self, table: Table, key: Key) -> Row | None:
+        slot = (table, key)
+        if slot not in self.rows:
+            rows = await self.session.load(table, [key])
+            self.rows[slot] = rows[0] if rows else None
+        return self.rows[slot]
+
+    def put(self, entity: Entity) -> None:
+        """Save a record of Chimera's own, outside any handler's changes."""
+        table = table_of(type(entity))
+        row = table.to_row(entity)
+        slot = (table, table.key_of(row))
+        self.rows[slot] = self.dirty[slot] = row
+
+    def forget(self, entity: Entity) -> None:
+        """Delete a record of Chimera's own."""
+        table = table_of(type(entity))
+        slot = (table, table.key_of(table.to_row(entity)))
+        self.rows[slot] = self.dirty[slot] = None
+
+    async def flush(self) -> None:
+        """Write what has changed so far: one bulk statement per table."""
+        saves: dict[str, tuple[Table, list[Row]]] = {}
+        deletes: dict[str, tuple[Table, list[Key]]] = {}
+        for (table, key), row in self.dirty.items():
+            if row is None:
+                deletes.setdefault(table.name, (table, []))[1].append(key)
+            else:
+                saves.setdefault(table.name, (table, []))[1].append(row)
+        self.dirty = {}
+        for table, keys in deletes.values():
+            await self.session.delete(table, keys)
+        for table, rows in saves.values():
+            await self.session.save(table, rows)
+
+    async def number(self) -> list[Message]:
+        """Give every pending event its number and add it to the journal; the last thing a unit does."""
+        counts: dict[int, int] = {}
+        for pending in self.events:
+            counts[pending.partition] = counts.get(pending.partition, 0) + 1
+        if not counts:
+            return []
+        following = dict(await self.session.reserve(counts))
+        await self._check_versions()
+        messages = [self._numbered(pending, following) for pending in self.events]
+        await self.session.append(messages)
+        return messages
+
+    def _numbered(self, pending: Pending, following: dict[int, int]) -> Message:
+        number = following[pending.partition]
+        following[pending.partition] = number + 1
+        source = self.service.name
+        return Message(
+            f"{source}/{pending.partition}@{number}",
+            source,
+            pending.type,
+            pending.key,
+            pending.time,
+            pending.data,
+            pending.partition,
+            number,
+            pending.traceparent,
+        )
+
+    async def _check_versions(self) -> None:
+        """An event-sourced entity must not have changed since it was folded; its partition's head is held now."""
+        emitted = {(pending.partition, pending.key) for pending in self.events}
+        for (partition, key), number in self.read_at.items():
+            if (partition, key) in emitted and await self.session.history(partition, key, number):
+                raise Conflict(f"{key!r} has new events since it was read")
+
+
+class Transaction(Reads):
+    """One handler's changes. They are kept together with its command's outcome, or not at all.
+
+    `command_id` identifies the command (or the event) being handled; `now` is when it was accepted.
+    Both stay the same when the work is tried again.
+    """
+
+    def __init__(self, unit: Unit, command_id: str, accepted: str, traceparent: str = "") -> None:
+        super().__init__(unit.service, unit.session)
+        self._unit = unit
+        self._accepted = accepted
+        self._traceparent = traceparent
+        self._changes: dict[Slot, Row | None] = {}
+        self._emitted: list[Pending] = []
+        self._ids = 0
+        self.command_id = command_id
+        self.written = False
+
+    @property
+    def now(self) -> datetime:
+        """When the command was accepted, in UTC."""
+        return datetime.fromisoformat(self._accepted).astimezone(UTC)
+
+    def new_id(self) -> str:
+        """A new unique id; the same one when the same command is tried again."""
+        self._ids += 1
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.command_id}/{self._ids}"))
+
+    def save(self, entity: Entity) -> None:
+        """Insert the entity or replace the one with its key; what it holds now is what is kept."""
+        table = self._table(type(entity))
+        row = table.to_row(entity)
+        self._changes[table, table.key_of(row)] = row
+
+    def delete(self, entity: Entity) -> None:
+        """Delete the entity with this one's key."""
+        table = self._table(type(entity))
+        self._changes[table, table.key_of(table.to_row(entity))] = None
+
+    def emit(self, event: Event) -> None:
+        """Append a fact to the journal, in this transaction."""
+        if event.__source__ != self._service.name:
+            raise ChimeraError(
+                f"{type(event).__name__} is owned by {event.__source__!r}; {self._service.name!r} can't emit it"
+            )
+        key = event.key
+        self._emitted.append(
+            Pending(
+                event.wire_type(),
+                key,
+                partition_of(key, self._service.partitions),
+                msgspec.json.encode(event),
+                self._accepted,
+                self._traceparent,
+                event,
+            )
+        )
+
+    async def execute(self, sql: str, *parameters: Any) -> Sequence[Row]:
+        """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""
+        await self._flush()
+        self.written = True
+        return await super().execute(sql, *parameters)
+
+    def merge(self) -> list[Pending]:
+        """Make the changes part of the unit; returns the events, in order."""
+        self._unit.rows.update(self._changes)
+        self._unit.dirty.update(self._changes)
+        self._unit.events += self._emitted
+        return self._emitted
+
+    async def _row(self, table: Table, key: Key) -> Row | None:
+        return self._changes[table, key] if (table, key) in self._changes else await self._unit.row(table, key)
+
+    async def _find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        await self._flush()
+        return await super()._find(table, where)
+
+    async def _history(self, key: str) -> list[Message]:
+        stored = await super()._history(key)
+        partition = partition_of(key, self._service.partitions)
+        self._unit.read_at[partition, key] = stored[-1].number if stored else 0
+        pending = [event for event in (*self._unit.events, *self._emitted) if event.key == key]
+        return stored + [
+            Message("", self._service.name, event.type, key, event.time, event.data, partition) for event in pending
+        ]
+
+    async def _flush(self) -> None:
+        if self._changes:
+            self.written = True
+            self._unit.rows.update(self._changes)
+            self._unit.dirty.update(self._changes)
+            self._changes = {}
+        await self._unit.flush()

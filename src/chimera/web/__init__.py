@@ -1,0 +1,1 @@
+"""The read head's HTTP side."""

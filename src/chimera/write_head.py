@@ -1,0 +1,197 @@
+"""The write head: executes commands, relays the journal, projects events, keeps copies of what is borrowed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from chimera.body import Body, reaction_sources
+from chimera.copies import CopyKeeper
+from chimera.errors import ChimeraError, Unavailable
+from chimera.execution import Executor, Moved, Task
+from chimera.leases import Leases
+from chimera.parking import Parking
+from chimera.ports import Checkpoint, Move, Record
+from chimera.projections import Projection, ViewProjection
+from chimera.projector import Projector
+from chimera.relay import Relay
+from chimera.service import Reaction
+
+logger = logging.getLogger("chimera")
+
+Work = Callable[[frozenset[int]], Awaitable[None]]
+
+BATCH = 500
+BUSY = 8
+COLLECT_S = 0.005
+REDRIVE_S = 0.5
+PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class WriteHead:
+    """The consumer side of a service. `holder` names this worker among those that share the partitions."""
+
+    def __init__(self, body: Body, holder: str) -> None:
+        self._body = body
+        self._leases = Leases(body.service, body.store, holder)
+
+    async def run(self) -> None:
+        """Work until cancelled, through whatever fails; gives back its leases at the end."""
+        service = self._body.service
+        relay = Relay(
+            service,
+            self._body.store,
+            self._body.log,
+            self._body.events_topic,
+            committed=self._body.committed,
+            metrics=self._body.metrics,
+        )
+        works: dict[str, Work] = {"commands": self._commands, "relay": relay.run}
+        for view in service.views.values():
+            for source in view.sources:
+                works[f"view {view.name} {source}"] = _projecting(self._body, ViewProjection(view), source)
+        for borrow in service.borrows.values():
+            works[f"copy {borrow.name}"] = _copying(self._body, borrow)
+        for reaction in service.reactions.values():
+            for source in reaction_sources(reaction):
+                works[f"reaction {reaction.name} {source}"] = _reacting(self._body, reaction, source)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_persist("leases", self._leases.keep))
+                for name, work in works.items():
+                    tasks.create_task(self._while_held(f"{service.name} {name}", work))
+        finally:
+            with suppress(ChimeraError):
+                await self._leases.give_back()
+
+    async def _while_held(self, name: str, work: Work) -> None:
+        """Do the work on the partitions that are held; start it anew when they change."""
+        while True:
+            held = self._leases.held
+            working = asyncio.ensure_future(_persist(name, partial(work, held))) if held else None
+            try:
+                while self._leases.held == held:
+                    await self._leases.changed.wait(60.0)
+            finally:
+                if working is not None:
+                    await _cancel(working)
+
+    async def _commands(self, partitions: frozenset[int]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_redrive(self._body.parking, self._body.commands))
+            tasks.create_task(self._consume(partitions))
+
+    async def _consume(self, partitions: frozenset[int]) -> None:
+        body, topic = self._body, self._body.commands_topic
+        while True:
+            at = {
+                p: checkpoint.number for p, checkpoint in (await body.commands.checkpoints(topic, partitions)).items()
+            }
+            with suppress(Moved):
+                records: Any = body.log.read(topic, dict(at), BATCH)
+                async with aclosing(records) as batches:
+                    async for batch in batches:
+                        await self._execute(topic, batch, at)
+                        if len(batch) > BUSY:
+                            await asyncio.sleep(COLLECT_S)
+
+    async def _execute(self, topic: str, batch: Sequence[Record], at: dict[int, int]) -> None:
+        tasks: list[Task] = []
+        after = dict(at)
+        for offset, message in batch:
+            if offset > after[message.partition]:
+                after[message.partition] = offset
+                tasks.append(Task(message, offset, offset))
+        moves = [Move(topic, p, at[p], Checkpoint(offset, offset)) for p, offset in after.items() if offset != at[p]]
+        if tasks:
+            await self._body.commands.run(tasks, moves)
+            at.update(after)
+
+
+def _projecting(body: Body, projection: Projection, source: str) -> Work:
+    async def work(held: frozenset[int]) -> None:
+        projector = Projector(body.service.name, projection, body.views, metrics=body.metrics, moved=body.moved)
+        feed = body.feed(source, await projector.checkpoints(source, await body.partitions_of(source, held)))
+        try:
+            await projector.run(feed)
+        finally:
+            await feed.close()
+
+    return work
+
+
+def _copying(body: Body, borrow: Any) -> Work:
+    return lambda held: CopyKeeper(body, borrow, held).run()
+
+
+def _reacting(body: Body, reaction: Reaction, source: str) -> Work:
+    wanted = {event.wire_type() for event in reaction.events}
+
+    async def work(held: frozenset[int]) -> None:
+        executor, parking = body.reaction(reaction, source)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_redrive(parking, executor))
+            tasks.create_task(react(executor, await body.partitions_of(source, held)))
+
+    async def react(executor: Executor, partitions: list[int]) -> None:
+        feed = body.feed(source, await executor.checkpoints(source, partitions))
+        try:
+            while True:
+                batch = await feed.next()
+                tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
+                try:
+                    await executor.run(tasks, batch.moves)
+                except Moved:
+                    feed.reset(await executor.checkpoints(source, partitions))
+        finally:
+            await feed.close()
+
+    return work
+
+
+async def _redrive(parking: Parking, executor: Executor) -> None:
+    while True:
+        for key in await parking.due(executor, datetime.now(UTC)):
+            await parking.redrive(executor, key)
+        await asyncio.sleep(REDRIVE_S)
+
+
+async def _persist(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work again, after a pause that grows, whenever it fails."""
+    failures = 0
+    while True:
+        started = asyncio.get_running_loop().time()
+        try:
+            await work()
+        except Exception as error:
+            if asyncio.get_running_loop().time() - started > PAUSES_S[-1]:
+                failures = 0
+            pause = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
+            failures += 1
+            expected = _is_unavailable(error)
+            logger.log(
+                logging.INFO if failures < 4 and expected else logging.WARNING,
+                "%s: %s; again in %.2f s",
+                name,
+                error,
+                pause,
+                exc_info=None if expected else error,
+            )
+            await asyncio.sleep(pause)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_unavailable(inner) for inner in error.exceptions)
+    return isinstance(error, Unavailable)
+
+
+async def _cancel(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
