@@ -1,0 +1,283 @@
+"""Engines that break a promise. What they wrap keeps it; tests use them to show that a broken promise is noticed.
+
+Each breaks one guarantee and is otherwise the engine that it wraps. `every` is how often: every so many-th.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import MappingProxyType
+from typing import Any
+
+from chimera.entities import Key, Row, Table
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
+
+
+class WrappedLog:
+    """A log like the one it wraps."""
+
+    def __init__(self, log: Log, every: int = 3) -> None:
+        self.features = log.features
+        self._log = log
+        self._every = every
+        self._count = itertools.count(1)
+
+    async def create(self, topic: str, partitions: int) -> None:
+        await self._log.create(topic, partitions)
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._log.append(topic, messages)
+
+    def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
+        return self._log.read(topic, after, limit)
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        return await self._log.ends(topic)
+
+    async def close(self) -> None:
+        await self._log.close()
+
+    def _is_hit(self) -> bool:
+        return next(self._count) % self._every == 0
+
+
+class DroppingLog(WrappedLog):
+    """Breaks "confirmed means kept": every nth message is confirmed and never seen again."""
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._log.append(topic, [message for message in messages if not self._is_hit()])
+
+
+class DoublingLog(WrappedLog):
+    """Breaks "appended once, read once": every nth message is in the log twice, as after a producer's blind retry."""
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._log.append(topic, [each for message in messages for each in [message] * (1 + self._is_hit())])
+
+
+class DelayingLog(WrappedLog):
+    """Breaks the order within a partition: every nth message comes only after the next call's messages."""
+
+    def __init__(self, log: Log, every: int = 3) -> None:
+        super().__init__(log, every)
+        self._late: dict[str, list[Message]] = {}
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        late = self._late.pop(topic, [])
+        held = [message for message in messages if self._is_hit()]
+        self._late[topic] = held
+        await self._log.append(topic, [*(message for message in messages if message not in held), *late])
+
+    async def close(self) -> None:
+        """Let go of what is still held back."""
+        for topic, late in self._late.items():
+            await self._log.append(topic, late)
+        self._late = {}
+        await super().close()
+
+
+class HastyLog(WrappedLog):
+    """Breaks "returns once durable": confirms before it keeps; the last call's messages are lost when it closes."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self._unkept: dict[str, Sequence[Message]] = {}
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        unkept, self._unkept[topic] = self._unkept.get(topic, ()), messages
+        await self._log.append(topic, unkept)
+
+
+class WrappedSession:
+    """A write session like the one it wraps."""
+
+    def __init__(self, session: WriteSession) -> None:
+        self.dialect = session.dialect
+        self._session = session
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        return await self._session.load(table, keys)
+
+    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        return await self._session.find(table, where)
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+        return await self._session.execute(sql, parameters)
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        return await self._session.history(partition, key, after)
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        await self._session.save(table, rows)
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        await self._session.delete(table, keys)
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        return await self._session.reserve(counts)
+
+    async def append(self, events: Sequence[Message]) -> None:
+        await self._session.append(events)
+
+
+class WrappedStore:
+    """A store like the one it wraps."""
+
+    def __init__(self, store: Store) -> None:
+        self.features = store.features
+        self._store = store
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        await self._store.create(tables, partitions, statements)
+
+    def transaction(self) -> AbstractAsyncContextManager[WriteSession]:
+        return self._store.transaction()
+
+    def snapshot(self) -> AbstractAsyncContextManager[Session]:
+        return self._store.snapshot()
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return await self._store.journal(partition, after, limit)
+
+    async def heads(self) -> Mapping[int, int]:
+        return await self._store.heads()
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+class ForgettingStore(WrappedStore):
+    """Breaks "leaving commits": rows saved in one table, such as the checkpoints, are forgotten."""
+
+    def __init__(self, store: Store, table: str) -> None:
+        super().__init__(store)
+        self._table = table
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._store.transaction() as session:
+            yield _ForgettingSession(session, self._table)
+
+
+class _ForgettingSession(WrappedSession):
+    def __init__(self, session: WriteSession, table: str) -> None:
+        super().__init__(session)
+        self._table = table
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        if table.name != self._table:
+            await super().save(table, rows)
+
+
+class HolesStore(WrappedStore):
+    """Breaks "a rolled-back transaction leaves no hole": its numbers are used up, as those of a database's sequence."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        taken: dict[int, int] = {}
+        try:
+            async with self._store.transaction() as session:
+                yield _CountingSession(session, taken)
+        except BaseException:
+            async with self._store.transaction() as session:
+                await session.reserve(taken)
+            raise
+
+
+class _CountingSession(WrappedSession):
+    def __init__(self, session: WriteSession, taken: dict[int, int]) -> None:
+        super().__init__(session)
+        self._taken = taken
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        for partition, count in counts.items():
+            self._taken[partition] = self._taken.get(partition, 0) + count
+        return await super().reserve(counts)
+
+
+class UnorderedStore(WrappedStore):
+    """Breaks "numbers become visible in their order": every nth event shows only with the next transaction's events."""
+
+    def __init__(self, store: Store, every: int = 3) -> None:
+        super().__init__(store)
+        self._every = every
+        self._late: list[Message] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._store.transaction() as session:
+            delaying = _DelayingSession(session, self._late, self._every)
+            yield delaying
+        self._late = delaying.late
+
+
+class _DelayingSession(WrappedSession):
+    def __init__(self, session: WriteSession, late: list[Message], every: int) -> None:
+        super().__init__(session)
+        self.late = late
+        self._every = every
+
+    async def append(self, events: Sequence[Message]) -> None:
+        late, self.late = self.late, [event for event in events if event.number % self._every == 0]
+        await super().append([*late, *(event for event in events if event not in self.late)])
+
+
+class WrappedViews:
+    """A view store like the one it wraps."""
+
+    def __init__(self, views: ViewStore) -> None:
+        self.features = views.features
+        self._views = views
+
+    async def create(self) -> None:
+        await self._views.create()
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        return await self._views.get(view, keys)
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        return await self._views.write(consumer, documents, moves)
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        return await self._views.checkpoints(consumer)
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        return await self._views.scan(view, after, limit)
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        await self._views.drop(consumer, views)
+
+    async def close(self) -> None:
+        await self._views.close()
+
+
+class ForgetfulViews(WrappedViews):
+    """Breaks "documents and checkpoints move together": the documents are written, the checkpoints are not."""
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        return await self._views.write(consumer, documents, [])
+
+
+class StubbornViews(WrappedViews):
+    """Breaks "False, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        kept = await self._views.checkpoints(consumer)
+        current = [move._replace(before=kept.get((move.source, move.partition), Checkpoint()).number) for move in moves]
+        return await self._views.write(consumer, documents, current)
+
+
+class CarelessViews(WrappedViews):
+    """Breaks "a document not at its revision": overwrites whatever somebody else has written meanwhile."""
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        current: list[Document] = []
+        for document in documents:
+            kept = (await self._views.get(document.view, [document.key])).get(document.key)
+            current.append(document._replace(revision=kept.revision if kept else 0))
+        return await self._views.write(consumer, current, moves)

@@ -1,0 +1,108 @@
+"""What the store's suites work on: a few tables, and short ways to change and look at them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from chimera.entities import Entity, Row, table_of
+from chimera.errors import Conflict
+from chimera.messages import Message
+from chimera.ports import Store, WriteSession
+from chimera.testing.contracts.suite import event
+
+PARTITIONS = 4
+
+
+class Account(Entity, key="account_id", table="contract_accounts"):
+    account_id: str
+    balance: int = 0
+    nickname: str | None = None
+
+
+class Everything(Entity, key="number", table="contract_everything"):
+    number: int
+    text: str
+    real: float
+    flag: bool
+    raw: bytes
+    moment: datetime
+    tags: list[str]
+    maybe_text: str | None = None
+    maybe_flag: bool | None = None
+    maybe_moment: datetime | None = None
+
+
+class Pair(Entity, key=("left", "right"), table="contract_pairs"):
+    left: str
+    right: int
+
+
+ACCOUNTS, EVERYTHING, PAIRS = table_of(Account), table_of(Everything), table_of(Pair)
+TABLES = (ACCOUNTS, EVERYTHING, PAIRS)
+
+
+class Undo(Exception):  # noqa: N818 - raised to leave a transaction
+    """Leaves a transaction without committing it."""
+
+
+async def committed(engine: Store, work: Callable[[WriteSession], Awaitable[Any]]) -> None:
+    """Do the work in a transaction, again for as long as there is a conflict."""
+    while True:
+        try:
+            async with engine.transaction() as tx:
+                await work(tx)
+            return
+        except Conflict:
+            await asyncio.sleep(0)
+
+
+async def put(engine: Store, *rows: Row) -> None:
+    await engine.create(TABLES, PARTITIONS)
+    await committed(engine, lambda tx: tx.save(ACCOUNTS, rows))
+
+
+async def get(engine: Store, account_id: str) -> Row | None:
+    async with engine.snapshot() as session:
+        rows = await session.load(ACCOUNTS, [(account_id,)])
+    return rows[0] if rows else None
+
+
+async def emit(tx: WriteSession, partition: int, *keys: str) -> None:
+    first = (await tx.reserve({partition: len(keys)}))[partition]
+    await tx.append([event(partition, number, key) for number, key in enumerate(keys, first)])
+
+
+async def emitted(engine: Store, partition: int, *keys: str) -> None:
+    await committed(engine, lambda tx: emit(tx, partition, *keys))
+
+
+async def numbers(engine: Store, partition: int) -> list[int]:
+    return [message.number for message in await engine.journal(partition, 0, 100_000)]
+
+
+async def emit_all(tx: WriteSession, counts: Mapping[int, int], *, undo: bool) -> None:
+    first = await tx.reserve(counts)
+    await asyncio.sleep(0)
+    events: list[Message] = []
+    for partition, count in counts.items():
+        events += [event(partition, first[partition] + at) for at in range(count)]
+    await tx.append(events)
+    if undo:
+        raise Undo
+
+
+async def churn(engine: Store, writer: int) -> int:
+    """Transactions of different sizes, of which every third rolls back; says how many events were committed."""
+    count = 0
+    for step in range(9):
+        counts = {(writer + step) % PARTITIONS: 1 + step % 3, (writer * step) % PARTITIONS: 2}
+        try:
+            await committed(engine, partial(emit_all, counts=counts, undo=step % 3 == 2))
+            count += sum(counts.values())
+        except Undo:
+            continue
+    return count

@@ -1,0 +1,123 @@
+"""The contract of the port `Store`: rows and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import pytest
+
+from chimera.entities import Row
+from chimera.errors import Conflict
+from chimera.ports import Session, Store, WriteSession
+from chimera.testing.contracts.bank import (
+    ACCOUNTS,
+    EVERYTHING,
+    PAIRS,
+    PARTITIONS,
+    TABLES,
+    Undo,
+    committed,
+    get,
+    put,
+)
+from chimera.testing.contracts.suite import NAMES, Suite
+
+
+class RowGuarantees(Suite):
+    """A part of `StoreContract`."""
+
+    async def test_a_row_of_every_kind_loads_as_it_was_saved(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        early, late = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+        rows: list[Row] = [
+            (-(2**63), "", -0.5, False, b"", early, "[]", None, None, None),
+            (2**63 - 1, "🦁 'x' \"y\"", 1e300, True, b"\x00\xff\x00", late, '["ü"]', "", True, early),
+            (0, "\n", 0.1, True, b"{}", datetime(2024, 5, 1, tzinfo=UTC), "[]", "z", False, late),
+        ]
+        await committed(engine, lambda tx: tx.save(EVERYTHING, rows))
+        async with engine.snapshot() as session:
+            kept = await session.load(EVERYTHING, [(row[0],) for row in rows])
+        assert sorted(kept) == sorted(rows)
+        assert [list(map(type, row)) for row in sorted(kept)] == [list(map(type, row)) for row in sorted(rows)]
+
+    async def test_saving_replaces_the_row_of_the_same_key(self, engine: Store) -> None:
+        await put(engine, ("a", 1, "x"), ("b", 2, None))
+        await put(engine, ("a", 3, None), ("c", 4, None))
+        async with engine.snapshot() as session:
+            assert await session.find(ACCOUNTS, {}) == [("a", 3, None), ("b", 2, None), ("c", 4, None)]
+
+    async def test_unknown_keys_are_left_out_and_deleting_them_is_no_error(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None), ("b", 2, None))
+        await committed(engine, lambda tx: tx.delete(ACCOUNTS, [("a",), ("nobody",)]))
+        async with engine.snapshot() as session:
+            assert await session.load(ACCOUNTS, [("a",), ("b",), ("nobody",)]) == [("b", 2, None)]
+            assert await session.load(ACCOUNTS, []) == []
+
+    async def test_keys_may_be_any_text(self, engine: Store) -> None:
+        await put(engine, *((name, at, name) for at, name in enumerate(NAMES)))
+        for at, name in enumerate(NAMES):
+            assert await get(engine, name) == (name, at, name)
+
+    async def test_a_key_of_several_columns_is_matched_whole(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        await committed(engine, lambda tx: tx.save(PAIRS, [("a", 1), ("a", 2), ("b", 1)]))
+        await committed(engine, lambda tx: tx.save(PAIRS, [("b", 1)]))
+        await committed(engine, lambda tx: tx.delete(PAIRS, [("a", 2)]))
+        async with engine.snapshot() as session:
+            assert await session.load(PAIRS, [("a", 2), ("b", 1), ("b", 2)]) == [("b", 1)]
+            assert await session.find(PAIRS, {}) == [("a", 1), ("b", 1)]
+
+    async def test_thousands_of_keys_load_and_are_found_at_once(self, engine: Store) -> None:
+        names = [f"k{at:05}" for at in range(12_000)]
+        await put(engine, *((name, at, None) for at, name in enumerate(names)))
+        async with engine.snapshot() as session:
+            rows = await session.load(ACCOUNTS, [(name,) for name in names])
+            found = await session.find(ACCOUNTS, {"account_id": names[::-1], "balance": [3, 11_000, -1]})
+        assert len(rows) == len(names)
+        assert [row[0] for row in found] == ["k00003", "k11000"]
+
+    async def test_find_matches_every_column_given_and_orders_by_key(self, engine: Store) -> None:
+        await put(engine, ("c", 1, "x"), ("a", 1, None), ("d", 2, "x"), ("b", 3, "y"))
+        async with engine.snapshot() as session:
+            assert [row[0] for row in await session.find(ACCOUNTS, {"balance": [1, 3]})] == ["a", "b", "c"]
+            both = await session.find(ACCOUNTS, {"balance": [1, 2], "nickname": ["x"]})
+            assert [row[0] for row in both] == ["c", "d"]
+            assert [row[0] for row in await session.find(ACCOUNTS, {"nickname": [None, "y"]})] == ["a", "b"]
+            assert await session.find(ACCOUNTS, {"balance": []}) == []
+
+    async def test_a_value_that_does_not_fit_is_refused_and_nothing_is_kept(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        for row in (("b", 2**63, None), ("\ud800", 1, None), ("b", None, None)):
+            with pytest.raises(Exception, match=r".") as refused:
+                await committed(engine, partial(_save, rows=[("a", 1, None), row]))
+            assert not isinstance(refused.value, Conflict)
+            assert await get(engine, "a") is None
+        await put(engine, ("a", 1, None))
+
+    async def test_sql_runs_inside_the_session(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+        query = "SELECT balance FROM contract_accounts WHERE account_id = 'a'"
+        async with engine.snapshot() as session:
+            if not session.dialect:
+                with pytest.raises(RuntimeError, match="no SQL"):
+                    await session.execute(query)
+                return
+            assert [tuple(row) for row in await session.execute(query)] == [(1,)]
+        with pytest.raises(Undo):
+            await committed(engine, _undone("UPDATE contract_accounts SET balance = 2 WHERE account_id = 'a'", query))
+        assert await get(engine, "a") == ("a", 1, None)
+
+
+async def _save(tx: WriteSession, rows: Sequence[Row]) -> None:
+    await tx.save(ACCOUNTS, rows)
+
+
+def _undone(statement: str, query: str) -> Callable[[Session], Awaitable[None]]:
+    async def work(session: Session) -> None:
+        await session.execute(statement)
+        assert [tuple(row) for row in await session.execute(query)] == [(2,)]
+        raise Undo
+
+    return work

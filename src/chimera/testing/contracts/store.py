@@ -1,0 +1,191 @@
+"""The contract of the port `Store`: transactions and snapshots; rows and the journal have files of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from chimera.errors import SettingsError
+from chimera.ports import Store, WriteSession
+from chimera.testing.contracts.bank import (
+    ACCOUNTS,
+    PARTITIONS,
+    TABLES,
+    Undo,
+    churn,
+    committed,
+    emit,
+    emitted,
+    get,
+    numbers,
+    put,
+)
+from chimera.testing.contracts.journal import JournalGuarantees
+from chimera.testing.contracts.rows import RowGuarantees
+from chimera.testing.contracts.suite import MEBIBYTE, event
+
+
+class StoreContract(RowGuarantees, JournalGuarantees):
+    """Every guarantee of `Store`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
+
+    async def test_creating_twice_changes_nothing(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+        await emitted(engine, 0, "a")
+        await engine.create(TABLES, PARTITIONS)
+        assert await get(engine, "a") == ("a", 1, None)
+        assert await numbers(engine, 0) == [1]
+
+    async def test_a_transaction_sees_its_own_changes(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None), ("b", 1, None))
+        async with engine.transaction() as tx:
+            await tx.save(ACCOUNTS, [("a", 2, None), ("c", 2, None)])
+            await tx.delete(ACCOUNTS, [("b",)])
+            await emit(tx, 1, "a")
+            assert await tx.load(ACCOUNTS, [("a",), ("b",)]) == [("a", 2, None)]
+            assert [row[0] for row in await tx.find(ACCOUNTS, {"balance": [2]})] == ["a", "c"]
+            assert await tx.history(1, "a") == [event(1, 1, "a")]
+
+    async def test_nothing_of_an_open_transaction_is_visible_and_then_all_of_it(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+        async with engine.transaction() as tx:
+            await tx.save(ACCOUNTS, [("a", 2, None), ("b", 2, None)])
+            await emit(tx, 0, "a")
+            assert await get(engine, "a") == ("a", 1, None)
+            assert await get(engine, "b") is None
+            assert await numbers(engine, 0) == []
+            assert (await engine.heads())[0] == 0
+        assert await get(engine, "a") == ("a", 2, None)
+        assert await get(engine, "b") == ("b", 2, None)
+        assert await numbers(engine, 0) == [1]
+
+    async def test_a_rolled_back_transaction_leaves_nothing(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+
+        async def work(tx: WriteSession) -> None:
+            await tx.save(ACCOUNTS, [("a", 2, None), ("b", 2, None)])
+            await emit(tx, 0, "a")
+            raise Undo
+
+        with pytest.raises(Undo):
+            await committed(engine, work)
+        assert await get(engine, "a") == ("a", 1, None)
+        assert await get(engine, "b") is None
+        assert dict(await engine.heads()) == dict.fromkeys(range(PARTITIONS), 0)
+        await emitted(engine, 0, "a")
+        assert await numbers(engine, 0) == [1]
+
+    async def test_a_cancelled_transaction_leaves_nothing_and_blocks_nobody(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+        entered = asyncio.Event()
+
+        async def hang() -> None:
+            async with engine.transaction() as tx:
+                await tx.save(ACCOUNTS, [("a", 2, None)])
+                await emit(tx, 0, "a")
+                entered.set()
+                await asyncio.Event().wait()
+
+        hanging = asyncio.create_task(hang())
+        await entered.wait()
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        async with asyncio.timeout(self.patience_s):
+            await emitted(engine, 0, "b")
+        assert await get(engine, "a") == ("a", 1, None)
+        assert await numbers(engine, 0) == [1]
+
+    async def test_cancelling_at_any_moment_is_all_or_nothing(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        for turns in range(12):
+            task = asyncio.create_task(_save_and_emit(engine, f"k{turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
+        async with engine.snapshot() as session:
+            saved = {row[0] for row in await session.find(ACCOUNTS, {})}
+        kept = await engine.journal(0, 0, 100)
+        assert {message.key for message in kept} == saved
+        assert [message.number for message in kept] == list(range(1, len(kept) + 1))
+
+    async def test_concurrent_changes_of_a_row_lose_no_update(self, engine: Store) -> None:
+        await put(engine, ("a", 0, None))
+
+        async def increment(tx: WriteSession) -> None:
+            [(_, balance, _)] = await tx.load(ACCOUNTS, [("a",)])
+            await asyncio.sleep(0)
+            await tx.save(ACCOUNTS, [("a", balance + 1, None)])
+
+        await asyncio.gather(*(committed(engine, increment) for _ in range(20)))
+        assert await get(engine, "a") == ("a", 20, None)
+
+    async def test_a_snapshot_is_one_moment(self, engine: Store) -> None:
+        await put(engine, ("a", 10, None), ("b", 0, None))
+        async with engine.snapshot() as session, engine.snapshot() as other:
+            assert await session.load(ACCOUNTS, [("a",)]) == [("a", 10, None)]
+            await put(engine, ("a", 4, None), ("b", 6, None))
+            await emitted(engine, 0, "a")
+            assert await session.load(ACCOUNTS, [("b",)]) == [("b", 0, None)]
+            assert await session.history(0, "a") == []
+            assert sum(row[1] for row in await other.find(ACCOUNTS, {})) == 10
+        assert await get(engine, "b") == ("b", 6, None)
+
+    async def test_a_mebibyte_passes(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        text = MEBIBYTE.decode()
+        async with engine.transaction() as tx:
+            await tx.save(ACCOUNTS, [("a", 1, text)])
+            await tx.reserve({0: 1})
+            await tx.append([event(0, 1, data=MEBIBYTE)])
+        assert await get(engine, "a") == ("a", 1, text)
+        assert list(await engine.journal(0, 0, 1)) == [event(0, 1, data=MEBIBYTE)]
+
+    async def test_creating_runs_the_statements_of_its_own_dialect(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+        async with engine.snapshot() as session:
+            dialect = session.dialect
+        statements = {dialect: ["UPDATE contract_accounts SET balance = 7"], "klingon": ["yIDoghQo'"]}
+        await engine.create(TABLES, PARTITIONS, statements)
+        assert await get(engine, "a") == ("a", 7 if dialect else 1, None)
+
+    async def test_another_number_of_partitions_is_refused(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        with pytest.raises(SettingsError):
+            await engine.create(TABLES, PARTITIONS + 1)
+
+    async def test_what_was_committed_outlives_the_engine(self, engine: Store, reopen: Callable[[], Store]) -> None:
+        if not engine.features.durable:
+            pytest.skip("the engine does not promise durability")
+        await put(engine, ("a", 1, None))
+        await emitted(engine, 2, "a", "b")
+        await engine.close()
+        again = reopen()
+        await put(again, ("b", 2, None))
+        await emitted(again, 2, "c")
+        assert await get(again, "a") == ("a", 1, None)
+        assert [message.key for message in await again.journal(2, 0, 10)] == ["a", "b", "c"]
+        await again.close()
+
+    async def test_two_engines_share_rows_and_numbers(self, engine: Store, reopen: Callable[[], Store]) -> None:
+        if not engine.features.shared:
+            pytest.skip("the engine can't be shared")
+        other = reopen()
+        for each in (engine, other):
+            await put(each, ("a", 1, None))
+        async with asyncio.timeout(self.patience_s):
+            counts = await asyncio.gather(*(churn((engine, other)[writer % 2], writer) for writer in range(4)))
+        for each in (engine, other):
+            kept = [await numbers(each, partition) for partition in range(PARTITIONS)]
+            assert kept == [list(range(1, len(seen) + 1)) for seen in kept]
+            assert sum(map(len, kept)) == sum(counts)
+        await other.close()
+
+
+async def _save_and_emit(engine: Store, key: str) -> None:
+    async with engine.transaction() as tx:
+        await tx.save(ACCOUNTS, [(key, 1, None)])
+        await asyncio.sleep(0)
+        await emit(tx, 0, key)

@@ -1,0 +1,240 @@
+"""The contract of the port `ViewStore`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.testing.contracts.suite import MEBIBYTE, NAMES, Suite, quick
+
+VIEW = "contract_sales"
+CONSUMER = "contract/sales"
+
+
+class ViewStoreContract(Suite):
+    """Every guarantee of `ViewStore`. A subclass provides `engine`, and `reopen` if it is durable or shared."""
+
+    async def test_creating_twice_changes_nothing(self, engine: ViewStore) -> None:
+        await engine.create()
+        assert await put(engine, "a", b"1")
+        await engine.create()
+        assert await data(engine, "a") == b"1"
+
+    async def test_documents_come_back_byte_for_byte_under_any_key(self, engine: ViewStore) -> None:
+        await engine.create()
+        documents = [Document(VIEW, name, b'{"n": "\xc3\xbc", "at":%d}' % at) for at, name in enumerate(NAMES)]
+        assert await engine.write(CONSUMER, documents, [])
+        kept = await engine.get(VIEW, NAMES)
+        assert {key: document.data for key, document in kept.items()} == {each.key: each.data for each in documents}
+        assert all(document[:2] == (VIEW, key) and document.revision > 0 for key, document in kept.items())
+
+    async def test_keys_without_a_document_are_left_out(self, engine: ViewStore) -> None:
+        await engine.create()
+        await put(engine, "a", b"1")
+        assert set(await engine.get(VIEW, ["a", "nobody", "a"])) == {"a"}
+        assert dict(await engine.get(VIEW, [])) == {}
+        assert dict(await engine.get("contract_other", ["a"])) == {}
+
+    async def test_thousands_of_keys_are_got_at_once(self, engine: ViewStore) -> None:
+        await engine.create()
+        for count in (2_000, 12_000):
+            names = [f"{count}-{at}" for at in range(count)]
+            assert await engine.write(CONSUMER, [Document(VIEW, name, name.encode()) for name in names], [])
+            kept = await engine.get(VIEW, names)
+            assert {key: document.data for key, document in kept.items()} == {name: name.encode() for name in names}
+
+    async def test_a_mebibyte_passes(self, engine: ViewStore) -> None:
+        await engine.create()
+        await put(engine, "a", MEBIBYTE)
+        assert await data(engine, "a") == MEBIBYTE
+
+    async def test_documents_and_checkpoints_move_together(self, engine: ViewStore) -> None:
+        await engine.create()
+        assert dict(await engine.checkpoints(CONSUMER)) == {}
+        reached = {("orders", 0): Checkpoint(3, 7), ("orders", 5): Checkpoint(1, 1), ("gigs", 0): Checkpoint(2)}
+        moves = [Move(*place, 0, checkpoint) for place, checkpoint in reached.items()]
+        assert await engine.write(CONSUMER, [Document(VIEW, "a", b"1")], moves)
+        assert dict(await engine.checkpoints(CONSUMER)) == reached
+        assert await engine.write(CONSUMER, [], [Move("orders", 0, 3, Checkpoint(4, 9))])
+        assert (await engine.checkpoints(CONSUMER))["orders", 0] == Checkpoint(4, 9)
+        assert dict(await engine.checkpoints("contract/others")) == {}
+
+    async def test_a_checkpoint_that_has_moved_changes_nothing(self, engine: ViewStore) -> None:
+        await engine.create()
+        await engine.write(CONSUMER, [], [Move("orders", 0, 0, Checkpoint(3))])
+        for before in (0, 2, 4):
+            moves = [Move("orders", 1, 0, Checkpoint(1)), Move("orders", 0, before, Checkpoint(9))]
+            assert not await engine.write(CONSUMER, [Document(VIEW, "a", b"1")], moves)
+        assert not await engine.write(CONSUMER, [Document(VIEW, "a", b"1")], [Move("gigs", 0, 1, Checkpoint(2))])
+        assert await data(engine, "a") is None
+        assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(3)}
+
+    async def test_a_document_that_has_changed_changes_nothing(self, engine: ViewStore) -> None:
+        await engine.create()
+        await put(engine, "a", b"1")
+        old = await revision(engine, "a")
+        await put(engine, "a", b"2")
+        for stale in (0, old, old + 1_000_000):
+            documents = [Document(VIEW, "b", b"1"), Document(VIEW, "a", b"3", stale)]
+            assert not await engine.write(CONSUMER, documents, [Move("orders", 0, 0, Checkpoint(1))])
+        assert not await engine.write(CONSUMER, [Document(VIEW, "a", None, old)], [])
+        assert not await engine.write(CONSUMER, [Document(VIEW, "nobody", b"3", old)], [])
+        assert await data(engine, "a") == b"2"
+        assert await data(engine, "b") is None
+        assert dict(await engine.checkpoints(CONSUMER)) == {}
+
+    async def test_a_document_without_data_is_deleted(self, engine: ViewStore) -> None:
+        await engine.create()
+        await put(engine, "a", b"1")
+        assert await put(engine, "a", None)
+        assert await data(engine, "a") is None
+        assert await put(engine, "a", None)
+        assert await put(engine, "a", b"2")
+        assert await data(engine, "a") == b"2"
+
+    async def test_a_revision_from_before_a_deletion_is_never_valid_again(self, engine: ViewStore) -> None:
+        await engine.create()
+        stale: set[int] = set()
+        for round_ in range(5):
+            await put(engine, "a", b"%d" % round_)
+            for old in stale:
+                assert not await engine.write(CONSUMER, [Document(VIEW, "a", b"stale", old)], [])
+            stale.add(await revision(engine, "a"))
+            await put(engine, "a", None)
+        assert len(stale) == 5
+
+    async def test_concurrent_writers_of_a_document_lose_no_update(self, engine: ViewStore) -> None:
+        await engine.create()
+
+        async def increment() -> None:
+            while True:
+                kept = (await engine.get(VIEW, ["a"])).get("a", Document(VIEW, "a", b"0"))
+                await asyncio.sleep(0)
+                if await engine.write(CONSUMER, [kept._replace(data=b"%d" % (int(kept.data or b"0") + 1))], []):
+                    return
+
+        await asyncio.gather(*(increment() for _ in range(15)))
+        assert await data(engine, "a") == b"15"
+
+    async def test_only_one_of_several_writers_moves_a_checkpoint(self, engine: ViewStore) -> None:
+        await engine.create()
+        done = await asyncio.gather(*(
+            engine.write(CONSUMER, [Document(VIEW, f"k{writer}", b"1")], [Move("orders", 0, 0, Checkpoint(writer + 1))])
+            for writer in range(10)
+        ))
+        [winner] = [writer for writer, moved in enumerate(done) if moved]
+        assert [document.key for document in await engine.scan(VIEW)] == [f"k{winner}"]
+        assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(winner + 1)}
+
+    async def test_scan_follows_the_utf8_bytes_of_keys_in_pages(self, engine: ViewStore) -> None:
+        await engine.create()
+        names = [*NAMES, "A", "a", "ä", "\uffff", "\U00010000", "Z", "a\u0301", "0", "10", "9"]
+        await engine.write(CONSUMER, [Document(VIEW, name, b"1") for name in names], [])
+        await engine.write(CONSUMER, [Document("contract_other", "b", b"1")], [])
+        ordered = sorted(names, key=str.encode)
+        assert [document.key for document in await engine.scan(VIEW)] == ordered
+        paged: list[str] = []
+        while page := await engine.scan(VIEW, paged[-1] if paged else "", 4):
+            assert len(page) <= 4
+            paged += [document.key for document in page]
+        assert paged == ordered
+
+    async def test_what_was_scanned_can_be_written(self, engine: ViewStore) -> None:
+        await engine.create()
+        await put(engine, "a", b"1")
+        [document] = await engine.scan(VIEW)
+        assert document == (await engine.get(VIEW, ["a"]))["a"]
+        assert await engine.write(CONSUMER, [document._replace(data=b"2")], [])
+
+    async def test_dropping_deletes_the_views_and_the_consumers_checkpoints_only(self, engine: ViewStore) -> None:
+        await engine.create()
+        for consumer, view in ((CONSUMER, VIEW), ("contract/others", "contract_other")):
+            await engine.write(consumer, [Document(view, "a", b"1")], [Move("orders", 0, 0, Checkpoint(1))])
+        old = await revision(engine, "a")
+        await engine.drop(CONSUMER, [VIEW])
+        assert dict(await engine.checkpoints(CONSUMER)) == {}
+        assert list(await engine.scan(VIEW)) == []
+        assert set(await engine.checkpoints("contract/others")) == {("orders", 0)}
+        assert set(await engine.get("contract_other", ["a"])) == {"a"}
+        assert await engine.write(CONSUMER, [Document(VIEW, "a", b"2")], [Move("orders", 0, 0, Checkpoint(1))])
+        assert not await engine.write(CONSUMER, [Document(VIEW, "a", b"3", old)], [])
+
+    @quick
+    @hypothesis.given(st.lists(
+        st.tuples(st.sampled_from("abc"), st.none() | st.just(b"1"), st.booleans(), st.integers(0, 2)),
+        max_size=12,
+    ))
+    async def test_any_mix_of_writes_behaves_like_a_dict(
+        self, engine: ViewStore, steps: Sequence[tuple[str, bytes | None, bool, int]]
+    ) -> None:
+        await engine.create()
+        view = f"contract_mix_{next(_fresh)}"
+        model: dict[str, bytes] = {}
+        at = 0
+        for key, value, current, before in steps:
+            kept = (await engine.get(view, [key])).get(key, Document(view, key, None))
+            document = Document(view, key, value, kept.revision if current else kept.revision + 1)
+            moved = await engine.write(view, [document], [Move("s", 0, before, Checkpoint(before + 1))])
+            assert moved == (current and before == at)
+            if moved:
+                at = before + 1
+                model = {**model, key: value} if value is not None else {k: v for k, v in model.items() if k != key}
+            assert {each.key: each.data for each in await engine.scan(view)} == model
+            assert (await engine.checkpoints(view)).get(("s", 0), Checkpoint()).number == at
+
+    async def test_what_was_written_outlives_the_engine(
+        self, engine: ViewStore, reopen: Callable[[], ViewStore]
+    ) -> None:
+        if not engine.features.durable:
+            pytest.skip("the engine does not promise durability")
+        await engine.create()
+        await engine.write(CONSUMER, [Document(VIEW, "a", b"1")], [Move("orders", 0, 0, Checkpoint(1, 5))])
+        old = await revision(engine, "a")
+        await put(engine, "a", None)
+        await engine.close()
+        again = reopen()
+        await again.create()
+        assert dict(await again.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(1, 5)}
+        await put(again, "a", b"2")
+        assert await revision(again, "a") != old
+        await again.close()
+
+    async def test_two_engines_see_one_anothers_writes(
+        self, engine: ViewStore, reopen: Callable[[], ViewStore]
+    ) -> None:
+        if not engine.features.shared:
+            pytest.skip("the engine can't be shared")
+        other = reopen()
+        await engine.create()
+        await other.create()
+        for turn in range(6):
+            one, two = (engine, other) if turn % 2 else (other, engine)
+            stale = await revision(two, "a")
+            assert await put(one, "a", b"%d" % turn)
+            assert await data(two, "a") == b"%d" % turn
+            assert not await two.write(CONSUMER, [Document(VIEW, "a", b"stale", stale)], [])
+        await other.close()
+
+
+_fresh = itertools.count()
+
+
+async def put(engine: ViewStore, key: str, value: bytes | None) -> bool:
+    """Write over whatever is there."""
+    return await engine.write(CONSUMER, [Document(VIEW, key, value, await revision(engine, key))], [])
+
+
+async def revision(engine: ViewStore, key: str) -> int:
+    kept = (await engine.get(VIEW, [key])).get(key)
+    return kept.revision if kept else 0
+
+
+async def data(engine: ViewStore, key: str) -> bytes | None:
+    kept = (await engine.get(VIEW, [key])).get(key)
+    return kept.data if kept else None

@@ -1,0 +1,352 @@
+"""In-memory twins of the ports: the same behaviour as a real engine, gone with the process."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, Literal
+
+import msgspec
+
+from chimera.entities import Key, Row, Table
+from chimera.errors import SettingsError, Unavailable
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Features, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.signals import Signal
+
+_FEATURES = Features(durable=False, shared=False)
+_WAIT_S = 60.0
+
+
+def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store | ViewStore:
+    """A new engine for `memory://name`; the name is only for people. Raises SettingsError for another URL."""
+    if not url.startswith("memory://"):
+        raise SettingsError(f"{url!r} is not an address in memory; one looks like memory://{kind}")
+    match kind:
+        case "log":
+            return MemoryLog()
+        case "store":
+            return MemoryStore()
+        case "views":
+            return MemoryViews()
+
+
+class MemoryLog:
+    """Lists of messages by topic and partition."""
+
+    features = _FEATURES
+
+    def __init__(self) -> None:
+        self._topics: dict[str, list[list[Message]]] = {}
+        self._changed = Signal()
+        self._closed = False
+
+    async def create(self, topic: str, partitions: int) -> None:
+        """Raises SettingsError when the topic exists with another number of partitions."""
+        kept = self._topics.setdefault(topic, [[] for _ in range(partitions)])
+        if len(kept) != partitions:
+            raise SettingsError(f"the topic {topic} has {len(kept)} partitions, not {partitions}")
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """Raises ValueError, and adds nothing, when a message's partition is not one of the topic's."""
+        kept = self._topic(topic)
+        for message in messages:
+            if not 0 <= message.partition < len(kept):
+                raise ValueError(f"the topic {topic} has {len(kept)} partitions, no number {message.partition}")
+        for message in messages:
+            kept[message.partition].append(message)
+        self._changed.notify()
+
+    async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
+        kept = self._topic(topic)
+        offsets, turns = dict(after), deque(after)
+        while not self._closed:
+            if batch := _next_batch(kept, offsets, turns, limit):
+                turns.rotate(-1)
+                yield batch
+                await asyncio.sleep(0)
+            else:
+                await self._changed.wait(_WAIT_S)
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        return {partition: len(messages) for partition, messages in enumerate(self._topic(topic))}
+
+    async def close(self) -> None:
+        self._closed = True
+        self._changed.notify()
+
+    def _topic(self, topic: str) -> list[list[Message]]:
+        if topic not in self._topics:
+            raise Unavailable(f"there is no topic {topic} yet")
+        return self._topics[topic]
+
+
+def _next_batch(
+    kept: Sequence[Sequence[Message]], offsets: dict[int, int], turns: Sequence[int], limit: int
+) -> list[Record]:
+    """At most `limit` records: every partition gets its part of the batch before any gets more."""
+    batch: list[Record] = []
+    for room in (limit // max(1, len(turns)) or 1, limit):
+        for partition in turns:
+            start = offsets[partition]
+            end = start + min(room, limit - len(batch))
+            batch += [Record(offset, m) for offset, m in enumerate(_slice(kept, partition, start, end), start + 1)]
+            offsets[partition] = min(end, max(start, len(kept[partition]) if partition < len(kept) else 0))
+    return batch
+
+
+def _slice(kept: Sequence[Sequence[Message]], partition: int, start: int, end: int) -> Sequence[Message]:
+    return kept[partition][start:end] if partition < len(kept) else ()
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What is committed. It is never changed, only replaced, so that whoever looks at it sees one moment."""
+
+    tables: Mapping[str, Mapping[Key, Row]]
+    events: Mapping[int, tuple[Message, ...]]
+    heads: Mapping[int, int]
+
+
+class MemoryStore:
+    """Entities and journal. Transactions run one after another; each commits by replacing the whole state."""
+
+    features = _FEATURES
+
+    def __init__(self) -> None:
+        self._state = _State({}, {}, {})
+        self._lock = asyncio.Lock()
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Raises SettingsError for another number of partitions. No statements are run: there is no SQL here."""
+        heads = self._state.heads or dict.fromkeys(range(partitions), 0)
+        if len(heads) != partitions:
+            raise SettingsError(f"the journal has {len(heads)} partitions, not {partitions}")
+        self._state = _State({**{table.name: {} for table in tables}, **self._state.tables}, self._state.events, heads)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._lock:
+            session = _WriteSession(self._state)
+            try:
+                yield session
+                state = session.result()
+            finally:
+                session.end()
+            await asyncio.sleep(0)
+            self._state = state
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Session]:
+        session = _Session(self._state)
+        try:
+            yield session
+        finally:
+            session.end()
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return _after(self._state.events.get(partition, ()), after)[:limit]
+
+    async def heads(self) -> Mapping[int, int]:
+        return dict(self._state.heads)
+
+    async def close(self) -> None: ...
+
+
+class _Session:
+    dialect = ""
+
+    def __init__(self, state: _State) -> None:
+        self._base = state
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        rows = self._rows(table)
+        return [rows[key] for key in dict.fromkeys(keys) if key in rows]
+
+    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        names = [column.name for column in table.columns]
+        if unknown := where.keys() - set(names):
+            raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
+        wanted = [(names.index(name), frozenset(values)) for name, values in where.items()]
+        rows = self._rows(table)
+        return [rows[key] for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+        """Raises RuntimeError: there is no SQL in memory."""
+        raise RuntimeError(f"there is no SQL in memory (dialect {self.dialect!r}), so this can't run: {sql}")
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        return [event for event in _after(self._events(partition), after) if event.key == key]
+
+    def _rows(self, table: Table) -> Mapping[Key, Row]:
+        return self._state.tables[table.name]
+
+    def _events(self, partition: int) -> tuple[Message, ...]:
+        return self._state.events.get(partition, ())
+
+    @property
+    def _state(self) -> _State:
+        if self._ended:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        return self._base
+
+
+class _WriteSession(_Session):
+    def __init__(self, state: _State) -> None:
+        super().__init__(state)
+        self._tables: dict[str, dict[Key, Row]] = {}
+        self._heads: dict[int, int] = {}
+        self._appended: dict[int, list[Message]] = {}
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        """Raises what a database would: OverflowError, UnicodeEncodeError, or ValueError for a missing value."""
+        for row in rows:
+            _check(table, row)
+        self._changed(table).update((table.key_of(row), row) for row in rows)
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        rows = self._changed(table)
+        for key in keys:
+            rows.pop(key, None)
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        """Raises ValueError for an unknown partition."""
+        if unknown := counts.keys() - self._state.heads.keys():
+            raise ValueError(f"the journal has no partition {min(unknown)}")
+        heads = {**self._state.heads, **self._heads}
+        self._heads.update({partition: heads[partition] + count for partition, count in counts.items()})
+        return {partition: heads[partition] + 1 for partition in counts}
+
+    async def append(self, events: Sequence[Message]) -> None:
+        for event in events:
+            self._appended.setdefault(event.partition, []).append(event)
+
+    def result(self) -> _State:
+        """The state after this transaction."""
+        appended = {partition: self._events(partition) for partition in self._appended}
+        return _State(
+            {**self._state.tables, **self._tables},
+            {**self._state.events, **appended},
+            {**self._state.heads, **self._heads},
+        )
+
+    def _changed(self, table: Table) -> dict[Key, Row]:
+        if table.name not in self._tables:
+            self._tables[table.name] = dict(self._state.tables[table.name])
+        return self._tables[table.name]
+
+    def _rows(self, table: Table) -> Mapping[Key, Row]:
+        return self._tables[table.name] if table.name in self._tables else super()._rows(table)
+
+    def _events(self, partition: int) -> tuple[Message, ...]:
+        events = (*super()._events(partition), *self._appended.get(partition, ()))
+        return tuple(sorted(events, key=_number))
+
+
+def _number(event: Message) -> int:
+    return event.number
+
+
+def _after(events: Sequence[Message], number: int) -> Sequence[Message]:
+    return events[bisect_right(events, number, key=_number) :]
+
+
+def _check(table: Table, row: Row) -> None:
+    for column, value in zip(table.columns, row, strict=True):
+        if value is None and not column.optional:
+            raise ValueError(f"{table.name}.{column.name} can't be None")
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise OverflowError(f"{table.name}.{column.name}: {value} does not fit 64 bits")
+
+
+class MemoryViews:
+    """Documents by view and key, and checkpoints by consumer."""
+
+    features = _FEATURES
+
+    def __init__(self) -> None:
+        self._documents: dict[str, dict[str, Document]] = {}
+        self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
+        self._revision = 0
+
+    async def create(self) -> None: ...
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        kept = self._documents.get(view, {})
+        return {key: kept[key] for key in keys if key in kept}
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        await asyncio.sleep(0)
+        checkpoints = self._checkpoints.setdefault(consumer, {})
+        if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
+            return False
+        if any(self._revision_of(document) != document.revision for document in documents):
+            return False
+        self._revision += 1
+        for document in documents:
+            self._put(document)
+        checkpoints.update({(move.source, move.partition): move.after for move in moves})
+        return True
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        return dict(self._checkpoints.get(consumer, {}))
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        # Python orders strings by code points, which is the order of their UTF-8 bytes.
+        kept = self._documents.get(view, {})
+        return [kept[key] for key in sorted(key for key in kept if key > after)[:limit]]
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        self._checkpoints.pop(consumer, None)
+        for view in views:
+            self._documents.pop(view, None)
+
+    async def close(self) -> None: ...
+
+    def _revision_of(self, document: Document) -> int:
+        kept = self._documents.get(document.view, {}).get(document.key)
+        return kept.revision if kept else 0
+
+    def _put(self, document: Document) -> None:
+        kept = self._documents.setdefault(document.view, {})
+        if document.data is None:
+            kept.pop(document.key, None)
+        else:
+            kept[document.key] = document._replace(revision=self._revision)
+
+
+class MemoryOwner:
+    """An owner in this process: its journal is a store's, and what it shares is a dict that a test may change.
+
+    `shares` holds documents as JSON, by share and key.
+    """
+
+    def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]]) -> None:
+        self._store = store
+        self._shares = shares
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        """Raises Unavailable for a share that this owner does not have."""
+        if share not in self._shares:
+            raise Unavailable(f"this owner does not share {share!r}; it shares: {', '.join(self._shares) or 'nothing'}")
+        documents = self._shares[share]
+        return {key: documents[key] for key in keys if key in documents}
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return await self._store.journal(partition, after, limit)
+
+    async def heads(self) -> Mapping[int, int]:
+        return await self._store.heads()
+
+    async def close(self) -> None: ...
