@@ -15,7 +15,7 @@ clients = gig_page.borrow("top-clients", TopClients, mode="async")
 
 
 @gig_page.handle("PUT /gigs/{gig_id}", direct=True)
-async def publish_gig(command: PublishGig, tx: Transaction) -> Reply:
+async def publish_gig(command: PublishGig, tx: Transaction) -> Reply[Gig]:
     before = await tx.load(Gig, command.gig_id)
     gig = Gig(**asdict(command))
     tx.save(gig)

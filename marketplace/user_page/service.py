@@ -31,7 +31,7 @@ completed.on(OrderMoved, key=completing_seller)(count_completed)
 
 
 @user_page.handle("PUT /users/{user_id}", direct=True)
-async def change_user(command: ChangeUser, tx: Transaction) -> Reply:
+async def change_user(command: ChangeUser, tx: Transaction) -> Reply[User]:
     before = await tx.load(User, command.user_id)
     user = User(**asdict(command))
     tx.save(user)

@@ -8,23 +8,26 @@ from typing import Any
 
 import msgspec
 
-from chimera.messages import CloudEvent, Message, to_cloud_event
+from chimera.messages import Message
 from chimera.parking import cause_of
-from chimera.ports import Document
+from chimera.ports import Document, ViewStore
 from chimera.projections import Projection
 
 
 class Failure(msgspec.Struct):
-    """An event that a projection failed on, or one that waits behind it (`tries` is 0 then)."""
+    """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
 
-    message: msgspec.Raw
+    Its data is kept in base64: it may be anything, and may be here because it is not JSON.
+    """
+
+    message: Message
     cause: str
     tries: int
     first_at: datetime
     last_at: datetime
 
     def to_message(self) -> Message:
-        return msgspec.json.decode(self.message, type=CloudEvent).to_message()
+        return self.message
 
 
 class ParkedEvents(msgspec.Struct):
@@ -42,6 +45,16 @@ def parked_view(view: str) -> str:
 def failures_of(document: Document) -> list[Failure]:
     """What a document of set-aside events holds."""
     return msgspec.json.decode(document.data or b"", type=ParkedEvents).failures
+
+
+async def all_failures(views: ViewStore, view: str) -> list[Failure]:
+    """Every event that a view has set aside, in order within each key."""
+    failures: list[Failure] = []
+    after = ""
+    while page := await views.scan(parked_view(view), after):
+        failures += [failure for document in page for failure in failures_of(document)]
+        after = page[-1].key
+    return failures
 
 
 class BatchFold:
@@ -73,6 +86,8 @@ class BatchFold:
             keys, event = self._projection.prepare(message)
             before = {key: self._snapshot(key) for key in keys}
             self.fold(message, keys, event)
+            for key in keys:
+                self._snapshot(key)
         except Exception as error:  # noqa: BLE001 - whatever the projection raises, the event is kept with its cause
             self._documents.update(before)
             self._set_aside(message, cause_of(error), tries, first_at)
@@ -106,15 +121,14 @@ class BatchFold:
         return None if stored is None or stored.data is None else self._projection.decode(stored.data)
 
     def _snapshot(self, key: str) -> Any | None:
-        """A copy that the projection can't change."""
+        """A copy that the projection can't change. Raises what makes the document one that can't be kept."""
         document = self._document(key)
         return None if document is None else self._projection.decode(self._projection.encode(document))
 
     def _set_aside(self, message: Message, cause: str, tries: int, first_at: datetime | None) -> None:
         now = datetime.now(UTC)
-        raw = msgspec.Raw(msgspec.json.encode(to_cloud_event(message)))
         parked = self._parked.setdefault(message.key, ParkedEvents(message.key, []))
-        parked.failures.append(Failure(raw, cause, tries, first_at or now, now))
+        parked.failures.append(Failure(message, cause, tries, first_at or now, now))
         self._parked_now.add(message.key)
 
 

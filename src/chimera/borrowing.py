@@ -26,6 +26,7 @@ Documents = Callable[[str, str], Awaitable[bytes | None]]
 REMEMBERED = 50_000
 CALLS = 4
 LOOK_S = 0.5
+GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Remembered(NamedTuple):
@@ -109,17 +110,29 @@ class BorrowedReads(Generic[Doc]):
 
     def _copied(self, document: bytes) -> Borrowed[Doc]:
         age = self._age.seconds("async")
+        try:
+            value = self._decoder.decode(document)
+        except GARBAGE as error:
+            logger.warning(
+                "the copy %s holds something else than %s; switch to sync and back to fill it anew: %s",
+                copy_name(self._borrow, "async"),
+                self._borrow.document.__name__,
+                error,
+            )
+            return Borrowed(None, "absent", None)
         fresh = age is not None and age <= self._borrow.max_age
-        return Borrowed(self._decoder.decode(document), "fresh" if fresh else "stale", age)
+        return Borrowed(value, "fresh" if fresh else "stale", age)
 
     async def _ask(self, key: str) -> Borrowed[Doc]:
         """The owner's answer, or the last known good one when it does not come in time."""
         asked = self._fetches.submit(key)
-        await asyncio.wait([asked], timeout=self._borrow.budget)
-        if asked.done() and asked.exception() is None:
+        try:
+            await asyncio.wait([asked], timeout=self._borrow.budget)
+        finally:
+            asked.cancel()
+        if not asked.cancelled() and asked.exception() is None:
             value = asked.result()
             return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
-        asked.cancel()
         known = self._last_known.get(key)
         if known is None:
             return Borrowed(None, "absent", None)
@@ -145,7 +158,7 @@ class BorrowedReads(Generic[Doc]):
     def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
         try:
             value = None if document is None else self._decoder.decode(document)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except GARBAGE as error:
             logger.warning(
                 "%s answered something else than %s for %r: %s",
                 self._borrow.owner,

@@ -12,8 +12,13 @@ from typing import Any, NoReturn
 
 import click
 
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, Unavailable
 from chimera.settings import Settings, read_settings
+
+WRONG = 2
+TRY_AGAIN = 75
+PORT_PATIENCE_S = 10.0
+LAST_S = 15.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,8 +68,11 @@ def run_service(config: str, service: str, read: bool, write: bool, with_parent:
 
     settings = _settings(config)
     both = read == write
+    patience = PORT_PATIENCE_S if with_parent else 0.0
     run(
-        serve(settings, [service], read=read or both, write=write or both, fleet=True, ready=say_ready),
+        serve(
+            settings, [service], read=read or both, write=write or both, fleet=True, ready=say_ready, patience=patience
+        ),
         with_parent=with_parent,
     )
 
@@ -158,11 +166,17 @@ def run(work: Coroutine[Any, Any, None], *, with_parent: bool = False) -> None:
     """Run to the end on uvloop; an error of ours is one line that says what to do."""
     import uvloop
 
+    from chimera.serving import Died
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_parent_ends(work) if with_parent else work)
+    except Unavailable as error:
+        _fail(error, TRY_AGAIN if with_parent else WRONG)
     except ChimeraError as error:
         _fail(error)
+    except Died:
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -175,11 +189,12 @@ async def _until_parent_ends(work: Coroutine[Any, Any, None]) -> None:
         if not os.read(0, 4096):
             asyncio.get_running_loop().remove_reader(0)
             os.kill(os.getpid(), signal.SIGTERM)
+            asyncio.get_running_loop().call_later(LAST_S, os._exit, 1)
 
     asyncio.get_running_loop().add_reader(0, look)
     await work
 
 
-def _fail(error: ChimeraError) -> NoReturn:
+def _fail(error: ChimeraError, status: int = WRONG) -> NoReturn:
     click.echo(f"chimera: {error}", err=True)
-    sys.exit(2)
+    sys.exit(status)

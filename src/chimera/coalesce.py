@@ -66,11 +66,12 @@ class Coalescer(Generic[Item, Result]):
         self._start()
 
     async def _call(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        answers: Sequence[tuple[tuple[Item, asyncio.Future[Result]], Result | BaseException]]
         try:
-            results = await self._run([item for item, _ in batch])
+            answers = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever went wrong belongs to those who wait
-            results = [error] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
+            answers = [(each, error) for each in batch]
+        for (_, future), result in answers:
             if future.done():
                 continue
             if isinstance(result, BaseException):

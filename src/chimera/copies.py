@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -29,6 +28,7 @@ SETTINGS = "chimera.borrows"
 COPYING: tuple[Mode, ...] = ("async", "hybrid")
 LOOK_S = 0.25
 GRACE_S = 2.0
+COMPARE_S = 0.25
 
 
 class ModeSetting(msgspec.Struct, frozen=True):
@@ -127,6 +127,7 @@ class CopyAge:
         self._body = body
         self._borrow = borrow
         self._as_of: dict[Mode, float] = {}
+        self._comparing: dict[Mode, tuple[float, Mapping[int, int]]] = {}
 
     def seconds(self, mode: Mode) -> float | None:
         """The copy's age; None when nothing is known about it yet."""
@@ -134,14 +135,18 @@ class CopyAge:
         return None if as_of is None else time.monotonic() - as_of
 
     async def watch(self, mode: Mode) -> None:
-        """Compare once: ask for the heads, wait until the copy has reached them."""
-        asked = time.monotonic()
-        heads = await self._body.heads(self._borrow.owner)()
+        """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time."""
+        until = time.monotonic() + COMPARE_S
+        if mode not in self._comparing:
+            asked = time.monotonic()
+            self._comparing[mode] = asked, await self._body.heads(self._borrow.owner)()
+        asked, heads = self._comparing[mode]
         while not await has_reached(self._body, self._borrow, mode, heads):
-            if time.monotonic() > asked + self._borrow.max_age:
+            if time.monotonic() > until:
                 return
             await self._body.moved.wait(0.05)
         self._as_of[mode] = asked
+        del self._comparing[mode]
 
 
 def copy_projection(borrow: Borrow[Any], mode: Mode) -> CopyProjection:
@@ -164,8 +169,9 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
 
 async def _stop(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with suppress(asyncio.CancelledError, ChimeraError):
-        await task
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()
 
 
 async def _flip(body: Body, borrow: Borrow[Any], seen: ModeSetting) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import logging
 from typing import Any, Literal, cast
 
 from chimera.body import Body
@@ -11,6 +13,8 @@ from chimera.metrics import Metrics
 from chimera.ports import Log, Owner, Store, ViewStore
 from chimera.service import Mode, Service
 from chimera.settings import Settings
+
+logger = logging.getLogger("chimera")
 
 ADAPTERS = {
     "sqlite": "chimera.adapters.sqlite",
@@ -29,8 +33,7 @@ class Engines:
 
     def body(self, name: str) -> Body:
         """A service with its engines. Raises SettingsError or DeclarationError."""
-        if name not in self._settings.services:
-            raise SettingsError(f"there is no service {name!r}; there are: {', '.join(self._settings.services)}")
+        self._settings.check_service(name)
         service = load_service(self._settings.services[name].app)
         if service.name != name:
             raise SettingsError(f"[services.{name}] loads a service that calls itself {service.name!r}; use one name")
@@ -45,8 +48,11 @@ class Engines:
         )
 
     async def close(self) -> None:
-        for engine in self._open.values():
-            await engine.close()
+        """Close every engine, also when one of them fails to."""
+        closed = await asyncio.gather(*(engine.close() for engine in self._open.values()), return_exceptions=True)
+        for (kind, _), failed in zip(self._open, closed, strict=True):
+            if isinstance(failed, BaseException):
+                logger.warning("a %s engine did not close: %r", kind, failed)
 
     def _modes(self, service: Service) -> dict[str, Mode]:
         modes = self._settings.services[service.name].borrows
@@ -82,6 +88,12 @@ def open_engine(kind: Literal["log", "store", "views"], url: str) -> Any:
             f"{url.partition('@')[2] or url}: no engine is called {scheme!r}; there are: {', '.join(ADAPTERS)}"
         )
     return importlib.import_module(ADAPTERS[scheme]).open_engine(kind, url)
+
+
+def about(app: str) -> str:
+    """What the module of a service says about it, in its first line."""
+    written = importlib.import_module(app.partition(":")[0]).__doc__ or ""
+    return written.strip().partition("\n")[0]
 
 
 def load_service(app: str) -> Service:

@@ -7,6 +7,7 @@ come through here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -93,7 +94,7 @@ class ToldToCaller:
             task.message.key,
             exc_info=error,
         )
-        return Outcome("failed", type(error).__name__, str(error), status=500)
+        return Outcome("failed", type(error).__name__, text_of(error), status=500)
 
 
 class Executor:
@@ -126,19 +127,24 @@ class Executor:
         self._inbox = inbox
         self._batch = batch
 
-    async def run(self, tasks: Sequence[Task], moves: Sequence[Move] = ()) -> list[Outcome]:
+    async def run(self, tasks: Sequence[Task], moves: Sequence[Move] = ()) -> list[Outcome | Unavailable]:
         """Handle the tasks and move the checkpoints; one outcome per task.
 
-        Raises Unavailable, or Moved when a checkpoint is elsewhere; what is not in an outcome was not done then.
+        Raises Unavailable, or Moved when a checkpoint is elsewhere: the checkpoints say what was done by then.
+        Of tasks without a checkpoint, those that the store was not there for have Unavailable as their outcome.
         """
+        if not (tasks or moves):
+            return []
         try:
             return await self._together(tasks, moves)
         except (Unavailable, Moved):
             raise
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything; it is set aside or raised
+        except Exception as error:
             if len(tasks) > 1:
                 return await self._one_by_one(tasks, moves)
-            return await self._settle_failure(tasks[0], moves, error)
+            if not tasks:
+                raise
+            return [await self._settle_failure(tasks[0], moves, error)]
 
     async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
         """Where this consumer is, by partition of the source."""
@@ -172,7 +178,7 @@ class Executor:
         for outcome in outcomes:
             self._metrics.handled(self.service.name, self.consumer, "duplicate" if outcome.duplicate else outcome.state)
 
-    async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
+    async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome | Unavailable]:
         for attempt in range(1, CONFLICT_TRIES + 1):
             try:
                 async with self.store.transaction() as session:
@@ -187,23 +193,26 @@ class Executor:
                 if attempt == CONFLICT_TRIES:
                     raise
         self.committed(outcomes)
-        return outcomes
+        return [*outcomes]
 
     async def _handle_all(self, unit: Unit, tasks: Sequence[Task]) -> list[Outcome]:
-        known = await self._known(unit, tasks)
+        known: dict[str, tuple[Outcome, list[Pending]]] = {
+            message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
+        }
         blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else set()
         order: list[Task] = []
         handled: list[tuple[Outcome, list[Pending]]] = []
         for group in self._groups(tasks, blocked):
             message = group[0].message
             if message.id in known:
-                result: tuple[Outcome, list[Pending]] = known[message.id]._replace(duplicate=True), []
+                outcome, events = known[message.id]
+                result = outcome._replace(duplicate=True), events
             elif message.key in blocked:
                 result = self._aside.queue(unit, group[0]), []
             else:
                 result = await self._handle(unit, group)
             if self._inbox:
-                known[message.id] = result[0]
+                known[message.id] = result
             order += group
             handled += [result] * len(group)
         return await self._conclude(unit, order, handled)
@@ -221,9 +230,15 @@ class Executor:
         try:
             result = await self._invoke([task.message for task in group], tx)
         except Rejected as refusal:
+            if not self._inbox:
+                raise  # an event has happened: there is nobody to refuse, so this is a failure like any other
             if tx.written:
                 raise RefusedLate(refusal) from refusal
             return refused(refusal), []
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise RuntimeError("the handler was cancelled from within") from error
         events = tx.merge()
         status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
         return Outcome("done", status=status, body=b"" if body is None else msgspec.json.encode(body)), events
@@ -263,14 +278,19 @@ class Executor:
             return {}
         return await read_outcomes(unit.session, [task.message.id for task in tasks])
 
-    async def _one_by_one(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
+    async def _one_by_one(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome | Unavailable]:
         """Each task in a transaction of its own, with the part of its partition's move that leads up to it."""
         left = {move.partition: move for move in moves}
-        outcomes: list[Outcome] = []
+        outcomes: list[Outcome | Unavailable] = []
         for task in tasks:
             move = left.get(task.message.partition)
             own = [] if move is None else [_up_to(move, task)]
-            outcomes += await self.run([task], own)
+            try:
+                outcomes += await self.run([task], own)
+            except Unavailable as error:
+                if moves:
+                    raise
+                return outcomes + [error] * (len(tasks) - len(outcomes))
             if move is not None:
                 left[move.partition] = move._replace(before=task.number)
         rest = [move for move in left.values() if move.before != move.after.number]
@@ -278,16 +298,21 @@ class Executor:
             await self._together([], rest)
         return outcomes
 
-    async def _settle_failure(self, task: Task, moves: Sequence[Move], error: Exception) -> list[Outcome]:
+    async def _settle_failure(self, task: Task, moves: Sequence[Move], error: Exception) -> Outcome:
         """Record a refusal that needed a rollback, or set the message aside, in a new transaction."""
         async with self.store.transaction() as session:
             unit = Unit(self.service, session)
             await self._move(unit, moves)
-            outcome = refused(error.refusal) if isinstance(error, RefusedLate) else self._aside.park(unit, task, error)
+            if known := await self._known(unit, [task]):
+                outcome = known[task.message.id]._replace(duplicate=True)
+            elif isinstance(error, RefusedLate):
+                outcome = refused(error.refusal)
+            else:
+                outcome = self._aside.park(unit, task, error)
             self.remember(unit, task.message.id, outcome)
             await unit.flush()
         self.committed([outcome])
-        return [outcome]
+        return outcome
 
 
 def _up_to(move: Move, task: Task) -> Move:
@@ -298,7 +323,20 @@ def _up_to(move: Move, task: Task) -> Move:
 
 def refused(refusal: Rejected) -> Outcome:
     """The outcome of a business refusal."""
-    return Outcome("rejected", refusal.reason, refusal.detail, status=refusal.status)
+    return Outcome("rejected", storable(refusal.reason), storable(refusal.detail), status=refusal.status)
+
+
+def text_of(error: Exception) -> str:
+    """What an error says, as every database takes it."""
+    try:
+        return storable(str(error))
+    except Exception:  # noqa: BLE001 - an error that can't be printed must not keep its message from being set aside
+        return "it has no text that can be printed"
+
+
+def storable(text: str) -> str:
+    """Text without what some database refuses: lone surrogates, NUL, more than 2000 characters."""
+    return text[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:

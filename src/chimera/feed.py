@@ -12,8 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chimera.errors import ChimeraError
 from chimera.messages import Message
@@ -66,11 +65,12 @@ class Feed:
         self._repaired = repaired
         self._at: dict[int, Checkpoint] = dict(checkpoints)
         self._known: dict[int, int] = {}
-        self._last_heads: Mapping[int, int] = {}
+        self._last_audit: dict[int, tuple[int, int]] = {}
         self._next_audit = 0.0
         self._retry_at = 0.0
         self._records: AsyncIterator[Sequence[Record]] | None = None
         self._reading: asyncio.Task[Sequence[Record]] | None = None
+        self._auditing: asyncio.Future[Mapping[int, int]] | None = None
 
     @property
     def source(self) -> str:
@@ -82,16 +82,21 @@ class Feed:
 
     def reset(self, checkpoints: Mapping[int, Checkpoint]) -> None:
         """Go on from other checkpoints: somebody else moved them, or they were deleted."""
-        self._at = dict(checkpoints)
+        if any(checkpoint.number != self._at[partition].number for partition, checkpoint in checkpoints.items()):
+            self._at = dict(checkpoints)
+            self._stop_reading()
 
     async def next(self) -> Batch:
-        """The next events, as soon as there are some. Raises Unavailable when the log can't be read."""
+        """The next events, as soon as there are some; none after an audit, for who wants to look at its checkpoints.
+
+        Raises Unavailable when the log can't be read.
+        """
         while True:
             before = dict(self._at)
             messages = await self._repair()
             messages += self._admit(await self._read(wait=not messages))
-            await self._audit()
-            if messages:
+            audited = self._audit()
+            if messages or audited:
                 moves = [
                     Move(self._source, partition, before[partition].number, checkpoint)
                     for partition, checkpoint in self._at.items()
@@ -100,12 +105,19 @@ class Feed:
                 return Batch(messages, moves)
 
     async def close(self) -> None:
+        under_way: list[asyncio.Future[Any]] = [task for task in (self._reading, self._auditing) if task is not None]
+        self._stop_reading()
+        if self._auditing is not None:
+            self._auditing.cancel()
+            self._auditing.add_done_callback(_take_exception)
+        if under_way:
+            await asyncio.wait(under_way)
+
+    def _stop_reading(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
-            with suppress(asyncio.CancelledError, ChimeraError, StopAsyncIteration):
-                await self._reading
-            self._reading = None
-        self._records = None
+            self._reading.add_done_callback(_take_exception)
+        self._reading = self._records = None
 
     async def _read(self, *, wait: bool) -> Sequence[Record]:
         """Records from the log; none when it has nothing before the next audit or repair is due."""
@@ -117,9 +129,12 @@ class Feed:
             )
         if self._reading is None:
             self._reading = asyncio.ensure_future(anext(self._records))
-        patience = max(0.0, min(self._due()) - time.monotonic()) if wait else 0.0
-        done, _ = await asyncio.wait([self._reading], timeout=patience)
-        if not done:
+        under_way: list[asyncio.Future[Any]] = [self._reading]
+        if self._auditing is not None:
+            under_way.append(self._auditing)
+        patience = self._patience() if wait else 0.0
+        await asyncio.wait(under_way, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if not self._reading.done():
             return ()
         reading, self._reading = self._reading, None
         try:
@@ -128,8 +143,11 @@ class Feed:
             self._records = None
             raise
 
-    def _due(self) -> list[float]:
-        return [self._next_audit, self._retry_at] if self._behind() else [self._next_audit]
+    def _patience(self) -> float | None:
+        due = [self._retry_at] if self._behind() else []
+        if self._auditing is None:
+            due.append(self._next_audit)
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _behind(self) -> list[int]:
         return [partition for partition, number in self._known.items() if number > self._at[partition].number]
@@ -186,16 +204,33 @@ class Feed:
         self._retry_at = time.monotonic() + self._options.patience_s
         logger.info("events of %s are missing and can't be fetched yet: %s", self._source, cause)
 
-    async def _audit(self) -> None:
-        """Compare with the owner's heads: what was there an audit ago and has not come by now is missing."""
-        if time.monotonic() < self._next_audit:
-            return
+    def _audit(self) -> bool:
+        """Compare with the owner's heads: where something was left an audit ago, and nothing came since, it is missing.
+
+        Heads are asked for in the background, so that an owner that hangs holds up nothing. Says whether it compared.
+        """
+        if self._auditing is None:
+            if time.monotonic() >= self._next_audit:
+                self._auditing = asyncio.ensure_future(self._heads())
+            return False
+        if not self._auditing.done():
+            return False
+        auditing, self._auditing = self._auditing, None
         try:
-            heads = await self._heads()
+            heads = auditing.result()
         except ChimeraError:
             heads = {}
-        for partition, number in self._last_heads.items():
-            if partition in self._at and number > self._at[partition].number:
-                self._known[partition] = max(number, self._known.get(partition, 0))
-        self._last_heads = heads
+        for partition, (head, before) in self._last_audit.items():
+            if head > before == self._at[partition].number:
+                self._known[partition] = max(head, self._known.get(partition, 0))
+        self._last_audit = {
+            partition: (head, self._at[partition].number) for partition, head in heads.items() if partition in self._at
+        }
         self._next_audit = time.monotonic() + self._options.audit_s
+        return True
+
+
+def _take_exception(task: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, so nobody else would look at it."""
+    if not task.cancelled():
+        task.exception()

@@ -30,9 +30,9 @@ class Folder:
         }
 
     def keys(self, step: Step, event: Event) -> list[str]:
-        """The keys of the documents that an event touches."""
+        """The keys of the documents that an event touches, each once."""
         keys = step.key_of(event)
-        return [keys] if isinstance(keys, str) else list(keys)
+        return [keys] if isinstance(keys, str) else list(dict.fromkeys(keys))
 
     def apply(self, step: Step, document: Any | None, key: str, event: Event) -> Any | None:
         """The document after the event; None when the event removes it."""

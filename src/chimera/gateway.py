@@ -2,96 +2,167 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
 
 import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
-from chimera.engines import Engines
-from chimera.errors import Unavailable
+from chimera.engines import Engines, about
+from chimera.intake import new_id
+from chimera.metrics import merge_expositions
 from chimera.read_head import ReadHead
 from chimera.settings import Settings
+from chimera.web.admin import EXPOSITION
 from chimera.web.home import Home
-from chimera.web.http import Call
+from chimera.web.http import Call, Header, answer_problem
 from chimera.web.routing import Endpoint, Route
 from chimera.web.site import Site
 
-HOP_BY_HOP = {
-    b"connection",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-    b"host",
-    b"content-length",
-    b"expect",
-}
-TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=2.0)
+logger = logging.getLogger("chimera")
+
+NOT_PASSED_ON = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"host",
+        b"content-length",
+        b"expect",
+        b"date",
+    }
+)
+SAFE = "".join(map(chr, range(0x21, 0x7F)))
+TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
+METRICS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+CONNECTIONS = 256
+FAILED = (aiohttp.ClientError, TimeoutError, OSError)
+BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+_Answered = tuple[int, bytes, list[Header], bytes]
+
+
+class _Forwarded(NamedTuple):
+    method: str
+    url: URL
+    headers: CIMultiDict[str]
+    body: bytes | None
 
 
 class Gateway:
-    """Forwards each route to the process of its service."""
+    """Forwards each route to the process of its service.
+
+    A request whose connection breaks is sent once more. That is safe for a command too, for the gateway
+    gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        engines = Engines(settings, fleet=True)
-        self._heads = [ReadHead(engines.body(name)) for name in settings.services]
+        self._engines = Engines(settings, fleet=True)
+        self._heads = [ReadHead(self._engines.body(name)) for name in settings.services]
         self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
         self._title = settings.title
+        self._about = {name: about(service.app) for name, service in settings.services.items()}
         self._session: aiohttp.ClientSession | None = None
 
     def site(self) -> Site:
         """The application that serves the routes of all services."""
-        return Site([self, Home(self._title, self._heads)])
+        return Site([self, Home(self._title, self._heads, self._about)])
 
     def routes(self) -> Sequence[Route]:
-        return [
+        forwarded = [
             route._replace(endpoint=self._forward(self._bases[head.body.service.name]))
             for head in self._heads
             for route in head.routes()
         ]
+        return [*forwarded, Route("GET", "/metrics", self.metrics)]
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
+        await self._engines.close()
+
+    async def metrics(self, call: Call) -> None:
+        """What the read heads' processes count, together; one that does not answer is left out."""
+        found = await asyncio.gather(*(self._exposition(name, base) for name, base in self._bases.items()))
+        await call.answer(merge_expositions([text for text in found if text]), 200, EXPOSITION)
 
     def _forward(self, base: str) -> Endpoint:
         async def forward(call: Call) -> None:
-            body = await call.body()
-            query = call.scope["query_string"]
-            path = call.scope["raw_path"] + (b"?" + query if query else b"")
-            await self._send(call, base, path, body)
+            path, query = call.scope["raw_path"], call.scope["query_string"]
+            target = quote_from_bytes(path + (b"?" + query if query else b""), safe=SAFE)
+            method = "GET" if call.scope["method"] == "HEAD" else call.scope["method"]
+            headers = CIMultiDict(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in call.scope["headers"]
+                if name not in NOT_PASSED_ON
+            )
+            if method != "GET":
+                headers.setdefault("Idempotency-Key", new_id())
+            request = _Forwarded(method, URL(base + target, encoded=True), headers, await call.body() or None)
+            try:
+                status, content_type, answered, body = await self._send(request)
+            except FAILED as error:
+                await _answer_failed(call, request, error)
+            else:
+                await call.answer(body, status, content_type, answered)
 
         return forward
 
-    async def _send(self, call: Call, base: str, path: bytes, body: bytes) -> None:
-        from yarl import URL
-
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=256)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, auto_decompress=False)
+    async def _send(self, request: _Forwarded) -> _Answered:
         try:
-            async with self._session.request(
-                call.scope["method"],
-                URL(base + path.decode("latin-1"), encoded=True),
-                data=body or None,
-                headers=_passed_on(dict(call.scope["headers"])),
-                allow_redirects=False,
-            ) as response:
-                answer = await response.read()
-                headers = [
-                    (name.lower(), value) for name, value in response.raw_headers if name.lower() not in HOP_BY_HOP
-                ]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{base} can't be reached: {type(error).__name__} {error}") from error
+            return await self._send_once(request)
+        except aiohttp.ClientConnectorError:
+            raise
+        except BROKEN:
+            return await self._send_once(request)
+
+    async def _send_once(self, request: _Forwarded) -> _Answered:
+        async with self._open().request(
+            request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
+        ) as response:
+            body = await response.read()
+        headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in NOT_PASSED_ON]
         content_type = next((value for name, value in headers if name == b"content-type"), b"application/octet-stream")
-        await call.answer(
-            answer, response.status, content_type, [pair for pair in headers if pair[0] != b"content-type"]
-        )
+        return response.status, content_type, [pair for pair in headers if pair[0] != b"content-type"], body
+
+    async def _exposition(self, name: str, base: str) -> str:
+        try:
+            async with self._open().get(f"{base}/_chimera/{name}/metrics", timeout=METRICS_TIMEOUT) as response:
+                return await response.text() if response.status == 200 else ""
+        except FAILED:
+            return ""
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                timeout=TIMEOUT,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
+            )
+        return self._session
 
 
-def _passed_on(headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {
-        name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items() if name not in HOP_BY_HOP
-    }
+async def _answer_failed(call: Call, request: _Forwarded, error: Exception) -> None:
+    """503. For a command that may have arrived, with the key under which it can be sent again as the same command."""
+    logger.warning("%s %s: %s %s", request.method, request.url, type(error).__name__, error)
+    headers = [(b"retry-after", b"1")]
+    if request.method == "GET":
+        detail = "the service does not answer now; try again"
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        detail = "the service does not answer now, and nothing was kept; try again"
+    else:
+        detail = "the service does not answer now; sent again with this Idempotency-Key it is the same command"
+        headers.append((b"idempotency-key", request.headers["Idempotency-Key"].encode("latin-1")))
+    await answer_problem(call, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)

@@ -7,6 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from chimera.errors import Invalid, Unavailable
 from chimera.execution import Outcome, Task
 from chimera.messages import Command, Message, partition_of
 from chimera.service import Handler
-from chimera.web.http import invalid
+from chimera.web.http import NOT_JSON, invalid
+from chimera.web.objects import read_object, with_whole_numbers
 
 WAITING_LIMIT = 20_000
 DIRECT_BATCH = 200
@@ -46,7 +48,6 @@ class CommandDecoder:
         self._type = wire_type(body.service, handler.command.__name__)
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
-        self._fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
         self._decoder = msgspec.json.Decoder(handler.command)
 
     def decode(
@@ -54,18 +55,14 @@ class CommandDecoder:
     ) -> Accepted:
         """The command and its message. Raises Invalid with the field at fault."""
         command_id = self._command_id(idempotency_key)
-        fields = self._read_fields(body)
+        fields = read_object(body)
         for name in self._path_fields:
             if name in fields:
                 raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
             fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
         if self._key not in fields:
             fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(_NAMESPACE, f"{command_id}/key"))))
-        data = msgspec.json.encode(fields)
-        try:
-            command = self._decoder.decode(data)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from error
+        data, command = self._check(msgspec.json.encode(fields))
         message = Message(
             id=command_id,
             source=self._service.name,
@@ -78,18 +75,21 @@ class CommandDecoder:
         )
         return Accepted(message, command)
 
-    def _read_fields(self, body: bytes) -> dict[str, msgspec.Raw]:
-        if not body.strip():
-            return {}
+    def _check(self, data: bytes) -> tuple[bytes, Command]:
         try:
-            fields = self._fields.decode(body)
-        except msgspec.ValidationError as error:
-            raise invalid(error) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Invalid(f"not valid JSON: {error}", status=400) from error
-        if b"\\u0000" in body and _holds_nul(msgspec.json.decode(body)):
-            raise Invalid("text must not hold the character U+0000")
-        return fields
+            try:
+                return data, self._decoder.decode(data)
+            except msgspec.ValidationError as error:
+                if (whole := with_whole_numbers(data)) == data:
+                    raise
+                with suppress(msgspec.ValidationError):
+                    return whole, self._decoder.decode(whole)
+                raise error from None
+        except NOT_JSON as error:
+            refused = invalid(error)
+            if refused.field.removeprefix("$.") in self._path_fields:
+                refused.field = f"path.{refused.field.removeprefix('$.')}"
+            raise refused from error
 
     def _command_id(self, idempotency_key: str | None) -> str:
         if idempotency_key is None:
@@ -149,11 +149,3 @@ def _new_traceparent() -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _holds_nul(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_holds_nul(part) for pair in value.items() for part in pair)
-    return isinstance(value, list) and any(_holds_nul(part) for part in value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 
@@ -80,3 +82,15 @@ class Metrics:
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+def merge_expositions(texts: Iterable[str]) -> bytes:
+    """The metrics of several processes as one text; each series must come from one process only."""
+    families: dict[str, dict[str, None]] = {}
+    for text in texts:
+        family: dict[str, None] = {}
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                family = families.setdefault(line.split(" ")[2], {})
+            family[line] = None
+    return "".join(f"{line}\n" for family in families.values() for line in family).encode()

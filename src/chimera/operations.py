@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from chimera.batchfold import failures_of, parked_view
+from chimera.batchfold import all_failures, parked_view
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name, copy_projection
 from chimera.entities import table_of
@@ -74,13 +75,13 @@ async def list_parked(settings: Settings, service: str | None) -> None:
                 table.add_row(
                     first.service,
                     first.consumer,
-                    first.key,
-                    first.type,
+                    escape(first.key),
+                    escape(first.type),
                     str(len(waiting)),
                     str(first.tries),
                     _time(first.first_at),
                     _time(first.last_at),
-                    first.cause,
+                    escape(first.cause),
                 )
     Console().print(table if table.row_count else "nothing is parked")
 
@@ -92,12 +93,13 @@ async def show_parked(settings: Settings, service: str, consumer: str, key: str)
     console = Console()
     for aside in found:
         console.print(
-            f"[bold]{aside.type}[/] {aside.id}  tries {aside.tries}  first {_time(aside.first_at)}  "
+            f"{aside.type} {aside.id}  tries {aside.tries}  first {_time(aside.first_at)}  "
             f"last {_time(aside.last_at)}\n  {aside.cause}\n  {aside.data.decode(errors='replace')}",
+            markup=False,
             highlight=False,
         )
     if not found:
-        console.print(f"{service}/{consumer} has nothing parked under {key!r}")
+        console.print(f"{service}/{consumer} has nothing parked under {key!r}", markup=False)
 
 
 async def retry_parked(settings: Settings, service: str, consumer: str, key: str | None) -> None:
@@ -110,7 +112,7 @@ async def retry_parked(settings: Settings, service: str, consumer: str, key: str
         )
         for each in keys:
             for what, state in await _redrive(body, consumer, each, drop=False):
-                Console().print(f"{each}: {what}: {state}", highlight=False)
+                Console().print(f"{each}: {what}: {state}", markup=False, highlight=False)
         if not keys:
             Console().print(f"{service}/{consumer} has nothing parked")
 
@@ -119,7 +121,7 @@ async def drop_parked(settings: Settings, service: str, consumer: str, key: str)
     """Give up the first message of a key, and try those behind it."""
     async with _bodies(settings, [service]) as [body]:
         for what, state in await _redrive(body, consumer, key, drop=True):
-            Console().print(f"{key}: {what}: {state}", highlight=False)
+            Console().print(f"{key}: {what}: {state}", markup=False, highlight=False)
 
 
 async def everything_aside(body: Body) -> list[Aside]:
@@ -132,23 +134,22 @@ async def everything_aside(body: Body) -> list[Aside]:
         for row in rows
     ]
     for consumer in document_consumers(body):
-        for document in await body.views.scan(parked_view(consumer)):
-            for failure in failures_of(document):
-                message = failure.to_message()
-                found.append(
-                    Aside(
-                        name,
-                        consumer,
-                        message.key,
-                        message.id,
-                        message.type,
-                        message.data,
-                        failure.cause,
-                        failure.tries,
-                        failure.first_at,
-                        failure.last_at,
-                    )
+        for failure in await all_failures(body.views, consumer):
+            message = failure.to_message()
+            found.append(
+                Aside(
+                    name,
+                    consumer,
+                    message.key,
+                    message.id,
+                    message.type,
+                    message.data,
+                    failure.cause,
+                    failure.tries,
+                    failure.first_at,
+                    failure.last_at,
                 )
+            )
     return found
 
 

@@ -10,6 +10,7 @@ from chimera.messages import Message
 from chimera.ports import Owner, Store
 from chimera.service import Service
 from chimera.sharing import shared_documents
+from chimera.transaction import Reads
 
 
 class OwnStore:
@@ -21,7 +22,7 @@ class OwnStore:
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
         async with self._store.snapshot() as session:
-            return await shared_documents(self._service, self._service.shares[share], session, keys)
+            return await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)
@@ -47,4 +48,11 @@ class SharedHeads:
         if self._asking is None or time.monotonic() >= self._asked_at + self._every_s:
             self._asked_at = time.monotonic()
             self._asking = asyncio.ensure_future(self._owner.heads())
+            self._asking.add_done_callback(_take_exception)
         return await asyncio.shield(self._asking)
+
+
+def _take_exception(asking: asyncio.Task[Mapping[int, int]]) -> None:
+    """Those who asked may be gone by now; then nobody else would look at it."""
+    if not asking.cancelled():
+        asking.exception()

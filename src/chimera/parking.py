@@ -15,7 +15,7 @@ import msgspec
 
 from chimera.entities import table_of
 from chimera.errors import Unavailable
-from chimera.execution import Executor, Outcome, RefusedLate, Task, refused
+from chimera.execution import Executor, Outcome, RefusedLate, Task, refused, text_of
 from chimera.messages import Message
 from chimera.ports import Session
 from chimera.records import Parked
@@ -159,7 +159,7 @@ class Parking:
 
 def cause_of(error: Exception) -> str:
     """An error as people read it in a list of parked work."""
-    return f"{type(error).__name__}: {error}"[:2000]
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _message(row: Parked) -> Message:

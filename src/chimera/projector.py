@@ -9,7 +9,7 @@ from chimera.batchfold import BatchFold, Failure, failures_of, parked_view
 from chimera.feed import Batch, Feed
 from chimera.messages import Message
 from chimera.metrics import Metrics
-from chimera.ports import Checkpoint, ViewStore
+from chimera.ports import Checkpoint, Document, ViewStore
 from chimera.projections import Projection
 from chimera.signals import Signal
 
@@ -34,10 +34,13 @@ class Projector:
         self._moved = moved
 
     async def run(self, feed: Feed) -> None:
-        """Apply batches as they come, until cancelled. Raises Unavailable when an engine can't be reached."""
+        """Apply batches as they come, until cancelled. Raises Unavailable when an engine can't be reached.
+
+        Between batches it looks whether the checkpoints are still where it believes: a rebuild deletes them.
+        """
         while True:
             batch = await feed.next()
-            if not await self.apply(batch):
+            if not (batch.messages and await self.apply(batch)):
                 feed.reset(await self.checkpoints(feed.source, feed.partitions))
 
     async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
@@ -50,8 +53,8 @@ class Projector:
         source = batch.moves[0].source
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
-            folded = await self._fold(wanted)
-            if await self._views.write(self._projection.name, folded.writes(), batch.moves):
+            documents = await self._fold(wanted)
+            if await self._views.write(self._projection.name, documents, batch.moves):
                 self._metrics.applied(self._service, self._projection.name, source, len(wanted))
                 self._moved.notify()
                 return True
@@ -60,7 +63,7 @@ class Projector:
                 return False
         return False
 
-    async def _fold(self, messages: Sequence[Message]) -> BatchFold:
+    async def _fold(self, messages: Sequence[Message]) -> list[Document]:
         projection, name = self._projection, self._projection.name
         try:
             prepared = [(message, *projection.prepare(message)) for message in messages]
@@ -74,11 +77,11 @@ class Projector:
         try:
             for message, keys, event in prepared:
                 fold.fold(message, keys, event)
+            return fold.writes()
         except Exception:  # noqa: BLE001 - as above
             return await self._fold_carefully(messages)
-        return fold
 
-    async def _fold_carefully(self, messages: Sequence[Message]) -> BatchFold:
+    async def _fold_carefully(self, messages: Sequence[Message]) -> list[Document]:
         name = self._projection.name
         stored = await self._views.get(name, list({key for message in messages for key in self._keys(message)}))
         aside = await self._views.get(parked_view(name), list({message.key for message in messages}))
@@ -92,7 +95,7 @@ class Projector:
                     message.id,
                     message.key,
                 )
-        return fold
+        return fold.writes()
 
     def _keys(self, message: Message) -> list[str]:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import re
 import typing
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -14,11 +15,11 @@ import msgspec
 
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
-from chimera.commands import CommandStates
+from chimera.commands import CommandState, CommandStates
 from chimera.errors import Invalid, Rejected
 from chimera.execution import Outcome
 from chimera.intake import Accepted, CommandDecoder, Intake
-from chimera.messages import Position, parse_positions
+from chimera.messages import Position
 from chimera.reader import Documents, Reader, Waiting
 from chimera.service import Handler, Page, Query, View, path_parameters
 from chimera.web import openapi
@@ -26,7 +27,12 @@ from chimera.web.admin import Admin
 from chimera.web.http import HTML, JSON, Call, Header, answer_problem, invalid
 from chimera.web.routing import Route
 
+logger = logging.getLogger("chimera")
+
 AFTER_BUDGET_S = 2.0
+DRAIN_S = 3.0
+VARY = (b"vary", b"accept")
+_POSITION = re.compile(openapi.POSITION)
 DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
 
 
@@ -41,22 +47,44 @@ class ReadHead:
             name: BorrowedReads(body, borrow, self._documents) for name, borrow in body.service.borrows.items()
         }
         self._intake = Intake(body)
-        self._running: list[asyncio.Task[None]] = []
+        self.admin = Admin(self)
+        self.works: dict[str, asyncio.Future[None]] = {}
+        self._leaving = asyncio.Event()
 
     async def start(self) -> None:
-        """Learn the modes in force, and follow them from now on."""
-        for borrow in self.borrows.values():
+        """Learn the modes in force, and follow them from now on: `works` end only when they fail."""
+        for borrow_name, borrow in self.borrows.items():
             await borrow.look()
-            self._running.append(asyncio.ensure_future(borrow.keep_looking()))
+            name = f"{self.body.service.name}'s look at how it borrows {borrow_name}"
+            self.works[name] = asyncio.ensure_future(borrow.keep_looking())
+
+    def leave(self) -> None:
+        """Hold no answer any longer: the process is about to stop."""
+        self._leaving.set()
+
+    async def settled(self, command_id: str, wait: float) -> CommandState:
+        """The state of a command as soon as it is settled, at most `wait` seconds from now."""
+        if wait == 0:
+            return await self.states.get(command_id)
+        looking = asyncio.ensure_future(self.states.get(command_id, wait))
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
+            return looking.result() if looking.done() else await self.states.get(command_id)
+        finally:
+            looking.cancel()
+            leaving.cancel()
 
     async def stop(self) -> None:
-        """Finish what was taken in."""
-        await self._intake.drain()
-        for task in self._running:
-            task.cancel()
-        for task in self._running:
-            with suppress(asyncio.CancelledError):
-                await task
+        """Finish what was taken in, unless its engine does not answer any more."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._intake.drain()
+        except TimeoutError:
+            logger.warning("%s: commands that no engine has confirmed are given up", self.body.service.name)
+        for work in self.works.values():
+            work.cancel()
+        await asyncio.gather(*self.works.values(), return_exceptions=True)
 
     def routes(self) -> Sequence[Route]:
         """The service's own routes, then those that Chimera adds."""
@@ -64,7 +92,7 @@ class ReadHead:
         routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
-        return [*routes, *Admin(self).routes()]
+        return [*routes, *self.admin.routes()]
 
     def _command_route(self, handler: Handler) -> Route:
         method, _, template = (handler.route or "").partition(" ")
@@ -73,9 +101,8 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
-            accepted = decoder.decode(
-                await call.body(), call.path, call.header(b"idempotency-key"), call.header(b"traceparent")
-            )
+            body, idempotency_key = await call.body(), _idempotency_key(call)
+            accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
             await answer(call, handler, method, accepted)
 
         return Route(method, template, endpoint, openapi.command(self.body.service, handler, template))
@@ -113,17 +140,21 @@ class ReadHead:
             await _answer_document(call, found, query.page, _behind(waiting))
 
         method, _, template = query.route.partition(" ")
-        return Route(method, template, endpoint, openapi.query(self.body.service, query, parameters.declared))
+        waits = reader_name is not None and bool(self.body.service.views or self.body.service.borrows)
+        operation = openapi.query(self.body.service, query, parameters.declared, waits=waits)
+        return Route(method, template, endpoint, operation)
 
     def _view_route(self, view: View[Any], template: str) -> Route:
         name = view.name
         key_type = typing.get_type_hints(view.document, include_extras=True)[view.key]
         documents = self._documents
-        has_query = "?" in template
+        path, _, own_query = template.partition("?")
+        paths = [other.path.partition("?") for other in self.body.service.views.values() if other.path]
+        literals = [query for other, _, query in paths if other == path and query]
 
         async def endpoint(call: Call) -> None:
-            if not has_query:
-                _expect_no_query(call)
+            if not own_query:
+                _expect_no_query(call, literals)
             key = _convert(call.path[view.key], key_type, view.key)
             headers: Sequence[Header] = ()
             if after := _after(call):
@@ -135,11 +166,13 @@ class ReadHead:
                 if view.absent == "404":
                     raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
                 data = msgspec.json.encode(view.new(key))
-            if view.page is not None and call.wants_html():
-                html = view.page(msgspec.json.decode(data, type=view.document))
-                await call.answer(html.encode(), 200, HTML, headers)
-            else:
-                await call.answer(data, 200, JSON, headers)
+            if view.page is not None:
+                headers = [*headers, VARY]
+                if call.wants_html():
+                    html = view.page(msgspec.json.decode(data, type=view.document))
+                    await call.answer(html.encode(), 200, HTML, headers)
+                    return
+            await call.answer(data, 200, JSON, headers)
 
         return Route("GET", template, endpoint, openapi.view(self.body.service, view, key_type))
 
@@ -171,14 +204,19 @@ class _Parameters:
         try:
             return msgspec.structs.asdict(msgspec.convert({**given, **call.path}, self._struct, strict=False))
         except msgspec.ValidationError as error:
-            raise invalid(error, "query") from error
+            at_fault = invalid(error, "query")
+            if (name := at_fault.field.removeprefix("query.")) in call.path:
+                at_fault.field = f"path.{name}"
+            raise at_fault from error
 
 
 async def _answer_document(call: Call, found: Any, page: Page | None, headers: Sequence[Header]) -> None:
-    if page is not None and call.wants_html():
-        await call.answer(page(found).encode(), 200, HTML, headers)
-    else:
-        await call.answer(msgspec.json.encode(found), 200, JSON, headers)
+    if page is not None:
+        headers = [*headers, VARY]
+        if call.wants_html():
+            await call.answer(page(found).encode(), 200, HTML, headers)
+            return
+    await call.answer(msgspec.json.encode(found), 200, JSON, headers)
 
 
 async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:
@@ -190,10 +228,16 @@ async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header
         await answer_problem(call, 500, "it failed, and nothing of it was kept; it is in the log", headers=headers)
 
 
-def _expect_no_query(call: Call) -> None:
-    if call.scope["query_string"]:
-        unknown = ", ".join(call.query()) or "a query"
-        raise Invalid(f"unknown in the query: {unknown}", field="query")
+def _expect_no_query(call: Call, literals: Sequence[str] = ()) -> None:
+    """Raises Invalid for a query; `literals` are those that are served beside none."""
+    if not call.scope["query_string"]:
+        return
+    known = [literal.partition("=") for literal in literals]
+    for name in call.query():
+        if values := [value for other, _, value in known if other == name]:
+            raise Invalid(f"{name} must be {' or '.join(values)}, and nothing beside it", field=f"query.{name}")
+        raise Invalid(f"unknown in the query: {name[:64]}", field=f"query.{name[:64]}")
+    raise Invalid("the query must be empty", field="query")
 
 
 def _convert(text: str, type_: Any, name: str) -> str:
@@ -204,13 +248,27 @@ def _convert(text: str, type_: Any, name: str) -> str:
 
 
 def _after(call: Call) -> list[Position]:
-    text = call.header(b"chimera-after")
-    if text is None:
+    given = call.headers_of(b"chimera-after")
+    if not given:
         return []
-    try:
-        return parse_positions(text)
-    except ValueError as error:
-        raise Invalid(str(error), field="header.Chimera-After", status=400) from error
+    texts = [text.strip(" \t") for text in ",".join(given).split(",")]
+    for text in texts:
+        if not _POSITION.fullmatch(text):
+            raise Invalid(
+                f"{text[:100]!r} is not a position; a position looks like orders/3@1042",
+                field="header.Chimera-After",
+                status=400,
+            )
+    if len(texts) > openapi.POSITIONS_LIMIT:
+        raise Invalid(f"at most {openapi.POSITIONS_LIMIT} positions", field="header.Chimera-After", status=400)
+    return [Position.parse(text) for text in texts]
+
+
+def _idempotency_key(call: Call) -> str | None:
+    given = call.headers_of(b"idempotency-key")
+    if len(given) > 1:
+        raise Invalid("an Idempotency-Key comes once", field="header.Idempotency-Key", status=400)
+    return given[0] if given else None
 
 
 def _behind(waiting: Waiting) -> list[Header]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
+from chimera.errors import ChimeraError
 from chimera.execution import read_checkpoints
 from chimera.metrics import Metrics
 from chimera.ports import Log, Store
@@ -49,7 +51,8 @@ class Relay:
                     await self._committed.wait(self._store.features.poll_s)
         finally:
             if at != remembered:
-                await self._remember(at, remembered)
+                with suppress(ChimeraError):
+                    await self._remember(at, remembered)
 
     async def _relay(self, at: dict[int, int]) -> bool:
         """Append the next page of each partition that has one, in one call; says whether there was any."""

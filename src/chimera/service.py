@@ -16,6 +16,7 @@ from chimera.messages import Command, Event
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
+Result = TypeVar("Result")
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -92,10 +93,10 @@ class View(Fold[Doc]):
 Absent = Literal["404", "empty"]
 
 
-class Reply(typing.NamedTuple):
+class Reply(typing.NamedTuple, Generic[Result]):
     """What a direct command's handler may return to choose the HTTP status: 201 for created, 200 for replaced."""
 
-    body: Any
+    body: Result
     status: int = 200
 
 

@@ -3,66 +3,85 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from typing import Any
 
-import uvicorn
+import msgspec
 from starlette.types import ASGIApp
 
 from chimera.body import Body
-from chimera.engines import Engines
+from chimera.engines import Engines, about
 from chimera.errors import SettingsError
 from chimera.read_head import ReadHead
 from chimera.settings import Settings
 from chimera.web.home import Home
+from chimera.web.server import Server, serve_until_told
 from chimera.web.site import Site
 from chimera.write_head import WriteHead
 
 logger = logging.getLogger("chimera")
 
-STOP_S = 10
+STOP_S = 5
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, leaving the signals to us: the write heads stop after the last request was answered."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+class Died(Exception):  # noqa: N818 - what happened
+    """A part that works until it is stopped has ended by itself; the process must not idle on without it."""
 
 
 async def serve(
-    settings: Settings, names: Sequence[str], *, read: bool, write: bool, fleet: bool, ready: Callable[[str], None]
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    read: bool,
+    write: bool,
+    fleet: bool,
+    ready: Callable[[str], None],
+    patience: float = 0.0,
 ) -> None:
-    """Run the heads of these services until SIGTERM or SIGINT.
+    """Run the heads of these services until SIGTERM or SIGINT. Raises Died when one of them ends by itself.
 
     `ready` is called with the base URL (or the services' names, without a read head) once they serve.
+    `patience` is how many seconds a port may still be in use by one who is about to leave it.
     """
+    for name in names:
+        settings.check_service(name)
     stop = stop_signal()
-    async with opened(settings, names, fleet=fleet) as bodies, AsyncExitStack() as stack:
+    works: dict[str, asyncio.Future[None]] = {}
+    async with AsyncExitStack() as stack:
+        if read:
+            port = settings.own_port(names[0]) if fleet else settings.port
+            listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
+            if not fleet:
+                settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
+        bodies = await stack.enter_async_context(opened(settings, names, fleet=fleet))
         if write:
             holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            stack.push_async_callback(
-                _stop_all, [asyncio.ensure_future(WriteHead(body, holder).run()) for body in bodies]
-            )
+            works |= {
+                f"{body.service.name}'s write head": asyncio.ensure_future(WriteHead(body, holder).run())
+                for body in bodies
+            }
+            stack.push_async_callback(stop_all, list(works.values()))
         if read:
             heads = [ReadHead(body) for body in bodies]
             for head in heads:
                 await head.start()
                 stack.push_async_callback(head.stop)
-            port = settings.own_port(names[0]) if fleet else settings.port
-            base = await stack.enter_async_context(
-                listening(Site([*heads, Home(settings.title, heads)]), settings.host, port)
-            )
-            ready(base)
+                works |= head.works
+            home = Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
+            works["the HTTP server"] = await stack.enter_async_context(answering(Site([*heads, home]), listener))
+            for head in heads:
+                stack.callback(head.leave)
+            ready(base_of(settings.host, listener))
         else:
             ready(", ".join(names))
-        await stop.wait()
+        await until(stop, works)
 
 
 @asynccontextmanager
@@ -85,44 +104,83 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool) -> As
 @asynccontextmanager
 async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
     """Serve an application on a port (0: any free one); gives the base URL. Raises SettingsError when it is taken."""
+    with closing(await listen(host, port)) as listener:
+        async with answering(app, listener):
+            yield base_of(host, listener)
+
+
+async def listen(host: str, port: int, patience: float = 0.0) -> socket.socket:
+    """A listening socket, after `patience` seconds at most if the port is in use. Raises SettingsError."""
+    give_up_at = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            return socket.create_server((host, port), backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or asyncio.get_running_loop().time() >= give_up_at:
+                cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+                raise SettingsError(
+                    f"port {port} of {host} can't be used ({cause}); "
+                    f"choose another, as in: chimera up --port 8001, or make run PORT=8001"
+                ) from error
+        await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def answering(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve an application on a listening socket; gives the server's task, which ends only if it fails.
+
+    At the end it takes no more connections and finishes what it was asked.
+    """
+    server = Server(app, stop_s=STOP_S)
+    serving = await serve_until_told(server, [listener])
     try:
-        listener = socket.create_server((host, port), backlog=1024)
-    except OSError as error:
-        raise SettingsError(
-            f"port {port} of {host} can't be used ({error.strerror}); choose another, as in: make run PORT=8001"
-        ) from error
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=STOP_S,
-        timeout_keep_alive=30,
-    )
-    server = _Server(config)
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    try:
-        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.005)
-        yield f"http://{host}:{listener.getsockname()[1]}"
+        yield serving
     finally:
         server.should_exit = True
-        await serving
+        with suppress(Exception):  # it was raised where the task is waited for
+            await serving
+
+
+def base_of(host: str, listener: socket.socket) -> str:
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+async def until(stop: asyncio.Event, works: Mapping[str, asyncio.Future[None]]) -> None:
+    """Wait until it is time to stop. Raises Died, once it is in the log, when a work ends before."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        every: list[asyncio.Future[Any]] = [stopping, *works.values()]
+        await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for name, work in works.items():
+        if work.done() and not stop.is_set():
+            cause = None if work.cancelled() else work.exception()
+            if isinstance(cause, SettingsError):
+                raise cause
+            logger.critical("%s ended by itself; so this process ends", name, exc_info=cause)
+            raise Died(f"{name} ended by itself: {cause!r}") from cause
 
 
 def stop_signal() -> asyncio.Event:
-    """An event that is set by SIGTERM or SIGINT."""
+    """An event that is set by SIGTERM or SIGINT; a second SIGINT ends the process at once."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+    def interrupted() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted)
     return stop
 
 
-async def _stop_all(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError):
-            await task
+async def stop_all(works: Sequence[asyncio.Future[None]], patience: float = STOP_S) -> None:
+    """Cancel works and wait until they have ended, unless an engine holds them up for too long."""
+    for work in works:
+        work.cancel()
+    if works:
+        _, left = await asyncio.wait(works, timeout=patience)
+        for work in left:
+            logger.warning("%r did not end in %.0f s and is left behind", work, patience)

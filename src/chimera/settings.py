@@ -17,6 +17,7 @@ from chimera.errors import SettingsError
 from chimera.service import Mode
 
 PREFIX = "CHIMERA_"
+CONFIG = "CHIMERA_CONFIG"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -52,6 +53,11 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         url = getattr(self.services[service], kind) or getattr(self, kind)
         return str(url).replace("{state}", str(Path(self.state).absolute())).replace("{service}", service)
 
+    def check_service(self, name: str) -> None:
+        """Raises SettingsError for a service that is not listed."""
+        if name not in self.services:
+            raise SettingsError(f"there is no service {name!r}; there are: {', '.join(self.services)}")
+
     def own_port(self, service: str) -> int:
         """The port of a service that runs by itself: as set, else counted up from `port`."""
         return self.services[service].port or self.port + 1 + list(self.services).index(service)
@@ -70,14 +76,15 @@ def read_settings(path: Path, environment: Mapping[str, str], overrides: Mapping
         raise SettingsError(f"{path} can't be read ({error.strerror}); name another with --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
-    for name, value in environment.items():
-        if name.startswith(PREFIX):
-            _override(values, name.removeprefix(PREFIX).lower().split("__"), value, name)
+    overriding = {name: value for name, value in environment.items() if name.startswith(PREFIX) and name != CONFIG}
+    for name, value in overriding.items():
+        _override(values, name.removeprefix(PREFIX).lower().split("__"), value, name)
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{path} or the environment: {error}") from error
+        where = f"{path}, overridden by {', '.join(sorted(overriding))}" if overriding else str(path)
+        raise SettingsError(f"{where}: {error}") from error
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
     return settings

@@ -13,9 +13,8 @@ from typing import Any
 import msgspec
 
 from chimera.messages import partition_of
-from chimera.ports import Session
 from chimera.service import Service, Share
-from chimera.transaction import Pending, Reads, Unit
+from chimera.transaction import Pending, Reads, Unit, UnitReads
 
 
 class SharedChange(msgspec.Struct):
@@ -34,9 +33,9 @@ def share_type(owner: str, share: str) -> str:
     return f"{owner}.share.{share}"
 
 
-async def shared_documents(service: Service, share: Share, session: Session, keys: Sequence[str]) -> dict[str, bytes]:
+async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
     """The owner's current documents of a share, as JSON; keys without one are left out."""
-    documents: Mapping[str, Any] = await share.function(list(keys), Reads(service, session))
+    documents: Mapping[str, Any] = await share.function(list(keys), reads)
     return {key: msgspec.json.encode(documents[key]) for key in keys if documents.get(key) is not None}
 
 
@@ -48,7 +47,7 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         every = sorted(set().union(*keys)) if keys else []
         if not every:
             continue
-        documents = await shared_documents(unit.service, share, unit.session, every)
+        documents = await shared_documents(share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
             unit.events.append(_change(unit.service, share, key, documents.get(key), latest[key]))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from chimera.batchfold import failures_of, parked_view
+from chimera.batchfold import all_failures
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name, read_mode
 from chimera.entities import table_of
@@ -60,8 +60,8 @@ async def parked_counts(body: Body) -> dict[str, int]:
     async with body.store.snapshot() as session:
         counts = Counter(table.from_row(row).consumer for row in await session.find(table, {}))
     for name in document_consumers(body):
-        for document in await body.views.scan(parked_view(name)):
-            counts[name] += len(failures_of(document))
+        if failures := await all_failures(body.views, name):
+            counts[name] += len(failures)
     return dict(counts)
 
 

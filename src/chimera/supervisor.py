@@ -9,43 +9,43 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, closing, suppress
 
-import aiohttp
-
+from chimera.errors import SettingsError
 from chimera.gateway import Gateway
-from chimera.serving import listening, stop_signal
+from chimera.serving import answering, base_of, listen, opened, stop_all, stop_signal, until
 from chimera.settings import Settings
 
 logger = logging.getLogger("chimera")
 
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
-STOP_S = 15.0
+STOP_S = 10.0
+WRONG_SETTINGS = 2
 
 
 class Head:
-    """One child process: `chimera run SERVICE --read` or `--write`."""
+    """One child process: `chimera run SERVICE --read` or `--write`. `ready` is set once it has said that it serves."""
 
     def __init__(self, service: str, kind: str, command: Sequence[str], environment: dict[str, str]) -> None:
         self.name = f"{service} {kind}"
+        self.ready = asyncio.Event()
         self._command = command
         self._environment = environment
         self._process: Process | None = None
 
     async def keep(self) -> None:
-        """Run the child, and again whenever it ends, until cancelled; then stop it."""
+        """Run the child, and again whenever it ends, until cancelled; then stop it.
+
+        Raises SettingsError when it can't start because of its settings.
+        """
         failures = 0
         try:
             while True:
                 started = asyncio.get_running_loop().time()
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    env=self._environment,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL,
-                )
-                code = await self._process.wait()
+                code = await self._run()
+                if code == WRONG_SETTINGS and not self.ready.is_set():
+                    raise SettingsError(f"the {self.name} head can't start; the line above says why")
                 if asyncio.get_running_loop().time() - started > STEADY_S:
                     failures = 0
                 pause = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
@@ -54,6 +54,34 @@ class Head:
                 await asyncio.sleep(pause)
         finally:
             await self._stop()
+
+    async def _run(self) -> int:
+        """Start the child in a session of its own, so that a Ctrl-C comes to us first; returns its exit status."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        reading = asyncio.ensure_future(self._read(process))
+        try:
+            return await process.wait()
+        finally:
+            reading.cancel()
+
+    async def _read(self, process: Process) -> None:
+        """Wait for the child's word that it is ready; what else it prints goes to our standard error."""
+        assert process.stdout is not None
+        rest = b""
+        while chunk := await process.stdout.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if line.startswith(b"ready "):
+                    self.ready.set()
+                else:
+                    sys.stderr.write(f"{self.name}: {line.decode(errors='replace')}\n")
+            rest = rest[-(1 << 16) :]
 
     async def _stop(self) -> None:
         process = self._process
@@ -65,29 +93,36 @@ class Head:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
             logger.warning("%s did not stop within %.0f s and is killed", self.name, STOP_S)
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
 
 
 async def supervise(settings: Settings, config: str, ready: Callable[[str], None]) -> None:
     """Run every head of every service in its own process, and a gateway on the one port, until SIGTERM or SIGINT."""
+    if settings.port == 0:
+        raise SettingsError("port 0 is for a single process; with --processes name a port, as in: --port 8000")
     stop = stop_signal()
-    gateway = Gateway(settings)
-    tasks = [asyncio.ensure_future(head.keep()) for head in _heads(settings, config)]
-    try:
-        async with listening(gateway.site(), settings.host, settings.port) as base:
-            waiting = asyncio.ensure_future(_all_ready(settings))
-            stopped = asyncio.ensure_future(stop.wait())
-            await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if not stop.is_set():
-                ready(base)
-            await stopped
-            waiting.cancel()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await gateway.close()
+    async with opened(settings, list(settings.services), fleet=True):
+        pass  # what is wrong with the engines is said once, not by every head
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(await listen(settings.host, settings.port)))
+        gateway = Gateway(settings)
+        stack.push_async_callback(gateway.close)
+        heads = _heads(settings, config)
+        works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
+        stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
+        works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener))
+        works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener), ready))
+        stack.callback(works["the announcer"].cancel)
+        await until(stop, works)
+
+
+async def _announce(heads: Sequence[Head], base: str, ready: Callable[[str], None]) -> None:
+    for head in heads:
+        await head.ready.wait()
+    ready(base)
+    await asyncio.Event().wait()
 
 
 def _heads(settings: Settings, config: str) -> list[Head]:
@@ -102,19 +137,3 @@ def _heads(settings: Settings, config: str) -> list[Head]:
         for name in settings.services
         for kind in ("read", "write")
     ]
-
-
-async def _all_ready(settings: Settings) -> None:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
-        for name in settings.services:
-            ready = f"{settings.base(name, fleet=True)}/_chimera/{name}/health/ready"
-            while not await _is_ready(session, ready):  # noqa: ASYNC110 - it is another process
-                await asyncio.sleep(0.05)
-
-
-async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with session.get(url) as response:
-            return response.status == 200
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return False

@@ -129,6 +129,14 @@ class Unit:
         slot = (table, table.key_of(table.to_row(entity)))
         self.rows[slot] = self.dirty[slot] = None
 
+    def unnumbered(self, key: str, emitted: Sequence[Pending] = ()) -> list[Message]:
+        """The events of a key that have no number yet, those of a handler's own last."""
+        return [
+            Message("", self.service.name, event.type, key, event.time, event.data, event.partition)
+            for event in (*self.events, *emitted)
+            if event.key == key
+        ]
+
     async def flush(self) -> None:
         """Write what has changed so far: one bulk statement per table."""
         saves: dict[str, tuple[Table, list[Row]]] = {}
@@ -179,6 +187,17 @@ class Unit:
         for (partition, key), number in self.read_at.items():
             if (partition, key) in emitted and await self.session.history(partition, key, number):
                 raise Conflict(f"{key!r} has new events since it was read")
+
+
+class UnitReads(Reads):
+    """The source of truth as it will be when the unit commits; what shares are given inside a transaction."""
+
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit.service, unit.session)
+        self._unit = unit
+
+    async def _history(self, key: str) -> list[Message]:
+        return await super()._history(key) + self._unit.unnumbered(key)
 
 
 class Transaction(Reads):
@@ -243,6 +262,7 @@ class Transaction(Reads):
         """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""
         await self._flush()
         self.written = True
+        self._unit.rows.clear()
         return await super().execute(sql, *parameters)
 
     def merge(self) -> list[Pending]:
@@ -263,10 +283,7 @@ class Transaction(Reads):
         stored = await super()._history(key)
         partition = partition_of(key, self._service.partitions)
         self._unit.read_at[partition, key] = stored[-1].number if stored else 0
-        pending = [event for event in (*self._unit.events, *self._emitted) if event.key == key]
-        return stored + [
-            Message("", self._service.name, event.type, key, event.time, event.data, partition) for event in pending
-        ]
+        return stored + self._unit.unnumbered(key, self._emitted)
 
     async def _flush(self) -> None:
         if self._changes:

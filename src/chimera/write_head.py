@@ -99,6 +99,7 @@ class WriteHead:
                         await self._execute(topic, batch, at)
                         if len(batch) > BUSY:
                             await asyncio.sleep(COLLECT_S)
+                raise Unavailable(f"the log ended while {topic} was read")
 
     async def _execute(self, topic: str, batch: Sequence[Record], at: dict[int, int]) -> None:
         tasks: list[Task] = []
@@ -166,23 +167,35 @@ async def _persist(name: str, work: Callable[[], Awaitable[None]]) -> None:
     failures = 0
     while True:
         started = asyncio.get_running_loop().time()
-        try:
-            await work()
-        except Exception as error:
-            if asyncio.get_running_loop().time() - started > PAUSES_S[-1]:
-                failures = 0
-            pause = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
-            failures += 1
-            expected = _is_unavailable(error)
-            logger.log(
-                logging.INFO if failures < 4 and expected else logging.WARNING,
-                "%s: %s; again in %.2f s",
-                name,
-                error,
-                pause,
-                exc_info=None if expected else error,
-            )
-            await asyncio.sleep(pause)
+        error = await _end_of(work())
+        if error is None:
+            continue
+        if asyncio.get_running_loop().time() - started > PAUSES_S[-1]:
+            failures = 0
+        pause = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
+        failures += 1
+        expected = _is_unavailable(error)
+        logger.log(
+            logging.INFO if failures < 4 and expected else logging.WARNING,
+            "%s: %s; again in %.2f s",
+            name,
+            error,
+            pause,
+            exc_info=None if expected else error,
+        )
+        await asyncio.sleep(pause)
+
+
+async def _end_of(work: Awaitable[None]) -> BaseException | None:
+    """Do the work and return what ended it. Cancelled, it stops the work and raises, whatever the work does."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([working])
+    finally:
+        working.cancel()
+        await asyncio.wait([working])
+        error = asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
+    return error
 
 
 def _is_unavailable(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -15,9 +16,10 @@ from chimera.messages import CloudEvent, Message
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
 KEYS_PER_CALL = 250
+ADDRESS_PER_CALL = 48_000
 ANSWER_LIMIT = 32 << 20
 TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=1.0)
-GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
+GARBAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class JournalAnswer(msgspec.Struct):
@@ -44,9 +46,8 @@ class HttpOwner:
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        pages = [keys[start : start + KEYS_PER_CALL] for start in range(0, len(keys), KEYS_PER_CALL)]
         answers = await asyncio.gather(
-            *(self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in pages)
+            *(self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in _pages(keys))
         )
         return {key: bytes(document) for answer in answers for key, document in answer.documents.items()}
 
@@ -77,7 +78,7 @@ class HttpOwner:
             )
         try:
             async with self._session.get(self._base + path, params=query) as response:
-                body = await response.content.read(-1) if (response.content_length or 0) <= ANSWER_LIMIT else b""
+                body = await _read(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self._base}{path} can't be reached: {type(error).__name__} {error}") from error
@@ -87,3 +88,30 @@ class HttpOwner:
             return msgspec.json.decode(body, type=type_)
         except GARBAGE as error:
             raise Unavailable(f"{self._base}{path} answered something else than {type_.__name__}: {error}") from error
+
+
+def _pages(keys: Sequence[str]) -> list[list[str]]:
+    """The keys in calls that an address has room for."""
+    pages: list[list[str]] = []
+    room = 0
+    for key in keys:
+        size = len(quote(key, safe="")) + len("&key=")
+        if not pages or len(pages[-1]) == KEYS_PER_CALL or size > room:
+            pages.append([])
+            room = ADDRESS_PER_CALL
+        pages[-1].append(key)
+        room -= size
+    return pages
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body, or nothing once it is larger than any answer of ours."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > ANSWER_LIMIT:
+            response.close()
+            raise Unavailable(f"{response.url.path} answered with more than {ANSWER_LIMIT} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

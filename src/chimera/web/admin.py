@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from chimera.commands import CommandState
 from chimera.copies import read_mode, want_mode
-from chimera.errors import ChimeraError, Invalid, Rejected
+from chimera.errors import ChimeraError, Rejected
 from chimera.messages import to_cloud_event
-from chimera.service import Mode
+from chimera.service import Borrow, Mode, Share
 from chimera.sharing import shared_documents
 from chimera.status import service_status
-from chimera.web import openapi
-from chimera.web.http import Call, answer_problem, invalid
+from chimera.transaction import Reads
+from chimera.web import answers, openapi
+from chimera.web.http import NOT_JSON, Call, answer_problem, invalid
+from chimera.web.objects import read_object
 from chimera.web.routing import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -23,18 +26,19 @@ if TYPE_CHECKING:
 
 Query = TypeVar("Query", bound=msgspec.Struct)
 
-KEYS_LIMIT = 1000
+KEYS_LIMIT = 250
+IDS_LIMIT = 500
+LONGEST_WAIT_S = 30
+CHECK_S = 5.0
+METRICS = "Metrics of this process, for Prometheus"
+EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-class JournalQuery(msgspec.Struct, forbid_unknown_fields=True):
-    partition: Annotated[int, msgspec.Meta(ge=0, le=255)]
-    after: Count = 0
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-
-
 class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
-    wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
+    wait: Annotated[
+        float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S, description="seconds to hold the answer until it is settled")
+    ] = 0.0
 
 
 class KeysQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,7 +46,7 @@ class KeysQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class IdsQuery(msgspec.Struct, forbid_unknown_fields=True):
-    id: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=KEYS_LIMIT)]
+    id: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=IDS_LIMIT)]
 
 
 class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,64 +63,101 @@ class Admin:
     def __init__(self, head: ReadHead) -> None:
         self._head = head
         self._body = head.body
+        self._journal_query = msgspec.defstruct(
+            "JournalQuery",
+            [
+                ("partition", Annotated[int, msgspec.Meta(ge=0, le=self._body.service.partitions - 1)]),
+                ("after", Count, 0),
+                ("limit", Annotated[int, msgspec.Meta(ge=1, le=1000)], 100),
+            ],
+            forbid_unknown_fields=True,
+        )
 
     def routes(self) -> list[Route]:
+        get = self._get
+        return [
+            get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
+            get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
+            get("/journal", self.journal, "Events after a position", answers.JournalPage, self._journal_query),
+            get("/heads", self.heads, "The newest number of each partition", answers.Heads),
+            get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
+            *self._share_routes(),
+            get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
+            *self._mode_routes(),
+            get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status),
+            get("/health/live", self.live, "Whether the process answers", answers.Live),
+            get("/health/ready", self.ready, "Whether the engines answer", answers.Ready),
+            get("/metrics", self.metrics, METRICS, openapi.TEXT),
+        ]
+
+    def process_routes(self) -> list[Route]:
+        """What is served once per process, whichever services run in it."""
+        return [
+            Route("GET", "/metrics", self.metrics, openapi.added("process", "/metrics", METRICS, openapi.TEXT, NoQuery))
+        ]
+
+    def _get(
+        self, path: str, endpoint: Endpoint, what: str, answer: Any, query: type[msgspec.Struct] = NoQuery
+    ) -> Route:
         name = self._body.service.name
-        handled: list[tuple[str, str, Endpoint, type[msgspec.Struct], str]] = [
-            (
-                "GET",
-                "/commands/{command_id}",
-                self.command,
-                WaitQuery,
-                "the state of a command; `wait` holds the answer",
-            ),
-            ("GET", "/commands", self.commands, IdsQuery, "the states of many commands"),
-            ("GET", "/journal", self.journal, JournalQuery, "events after a position"),
-            ("GET", "/heads", self.heads, NoQuery, "the newest number of each partition"),
-            ("GET", "/journal/heads", self.heads, NoQuery, "the newest number of each partition"),
-            ("GET", "/share/{name}", self.share, KeysQuery, "the owner's current documents"),
-            ("GET", "/borrows", self.borrows, NoQuery, "how this service borrows"),
-            ("GET", "/status", self.status, NoQuery, "checkpoints, heads, lag, parked counts, modes"),
-            ("GET", "/health/live", self.live, NoQuery, "whether the process answers"),
-            ("GET", "/health/ready", self.ready, NoQuery, "whether the engines answer"),
+        return Route("GET", f"/_chimera/{name}{path}", endpoint, openapi.added(name, path, what, answer, query))
+
+    def _share_routes(self) -> list[Route]:
+        """A described route for each share, and one that says which there are."""
+        base = f"/_chimera/{self._body.service.name}/share"
+        described = [
+            self._get(
+                f"/share/{share.name}",
+                partial(self.share, share),
+                f"The current documents of {share.name}",
+                _shared(self._body.service.name, share),
+                KeysQuery,
+            )
+            for share in self._body.service.shares.values()
         ]
-        routes = [
-            Route(method, f"/_chimera/{name}{path}", endpoint, openapi.added(name, path, query, what))
-            for method, path, endpoint, query, what in handled
-        ]
-        routes.append(
+        return [*described, Route("GET", f"{base}/{{name}}", self.no_share)]
+
+    def _mode_routes(self) -> list[Route]:
+        """A described route for each borrow, and one that says which there are."""
+        name, borrows = self._body.service.name, self._body.service.borrows
+        described = [
             Route(
                 "PUT",
-                f"/_chimera/{name}/borrows/{{name}}",
-                self.set_mode,
-                openapi.added(name, "/borrows/{name}", NoQuery, "switch a borrow's mode", body=ModeBody),
+                f"/_chimera/{name}/borrows/{borrow.name}",
+                partial(self.set_mode, borrow),
+                openapi.added(
+                    name,
+                    f"/borrows/{borrow.name}",
+                    f"Switch how {borrow.name} is borrowed",
+                    answers.BorrowMode,
+                    NoQuery,
+                    body=ModeBody,
+                ),
             )
-        )
-        metrics = openapi.added(name, "/metrics", NoQuery, "metrics for Prometheus", content_type="text/plain")
-        routes.append(Route("GET", f"/_chimera/{name}/metrics", self.metrics, metrics))
-        routes.append(Route("GET", "/metrics", self.metrics, metrics))
-        return routes
+            for borrow in borrows.values()
+        ]
+        return [*described, Route("PUT", f"/_chimera/{name}/borrows/{{name}}", self.no_borrow)]
 
     async def command(self, call: Call) -> None:
         query = _query(call, WaitQuery)
         command_id = call.path["command_id"]
-        state = await self._head.states.get(command_id, query.wait)
+        state = await self._head.settled(command_id, query.wait)
         if state.state == "unknown":
             raise Rejected(
                 "command_unknown", f"{self._body.service.name} knows no command {command_id[:64]!r}", status=404
             )
         headers = [(b"chimera-position", state.positions.encode())] if state.positions else []
-        await call.answer_json({"command_id": command_id, **_shown(state)}, headers=headers)
+        shown = answers.OneCommand(command_id, *state)  # type: ignore[arg-type]
+        await call.answer_json(shown, headers=headers)
 
     async def commands(self, call: Call) -> None:
         ids = _query(call, IdsQuery, repeated=["id"]).id
         states = await self._head.states.get_many(ids)
-        await call.answer_json({"commands": {key: _shown(state) for key, state in zip(ids, states, strict=True)}})
+        shown = {key: answers.CommandShown(*state) for key, state in zip(ids, states, strict=True)}  # type: ignore[arg-type]
+        await call.answer_json(answers.ManyCommands(shown))
 
     async def journal(self, call: Call) -> None:
-        query = _query(call, JournalQuery)
-        if query.partition >= self._body.service.partitions:
-            raise Invalid(f"partitions are 0 to {self._body.service.partitions - 1}", field="query.partition")
+        query: Any = _query(call, self._journal_query)
         events = await self._body.store.journal(query.partition, query.after, query.limit)
         await call.answer_json(
             {"partition": query.partition, "after": query.after, "events": [to_cloud_event(event) for event in events]}
@@ -125,17 +166,18 @@ class Admin:
     async def heads(self, call: Call) -> None:
         _query(call, NoQuery)
         heads = await self._body.store.heads()
-        await call.answer_json({"heads": {str(partition): number for partition, number in sorted(heads.items())}})
+        await call.answer_json(answers.Heads({str(partition): number for partition, number in sorted(heads.items())}))
 
-    async def share(self, call: Call) -> None:
-        share = self._body.service.shares.get(call.path["name"])
-        if share is None:
-            raise _unknown("share", call.path["name"], self._body.service.shares)
+    async def no_share(self, call: Call) -> None:
+        raise _unknown("share", call.path["name"], self._body.service.shares)
+
+    async def share(self, share: Share, call: Call) -> None:
         keys = _query(call, KeysQuery, repeated=["key"]).key
         async with self._body.store.snapshot() as session:
-            documents = await shared_documents(self._body.service, share, session, keys)
+            reads = Reads(self._body.service, session)
+            documents = await shared_documents(share, reads, list(dict.fromkeys(keys)))
         shown = {key: msgspec.Raw(document) for key, document in documents.items()}
-        await call.answer_json({"share": share.name, "documents": shown})
+        await call.answer_json(answers.SharedDocuments(share.name, shown))
 
     async def borrows(self, call: Call) -> None:
         _query(call, NoQuery)
@@ -143,31 +185,26 @@ class Admin:
         for borrow in self._body.service.borrows.values():
             setting = await read_mode(self._body, borrow)
             shown.append(
-                {
-                    "name": borrow.name,
-                    "owner": borrow.owner,
-                    "mode": setting.mode,
-                    "wanted": setting.wanted,
-                    "budget_s": borrow.budget,
-                    "max_age_s": borrow.max_age,
-                }
+                answers.BorrowShown(
+                    borrow.name, borrow.owner, setting.mode, setting.wanted, borrow.budget, borrow.max_age
+                )
             )
-        await call.answer_json({"borrows": shown})
+        await call.answer_json(answers.Borrows(shown))
 
-    async def set_mode(self, call: Call) -> None:
-        borrow = self._body.service.borrows.get(call.path["name"])
-        if borrow is None:
-            raise _unknown("borrow", call.path["name"], self._body.service.borrows)
+    async def no_borrow(self, call: Call) -> None:
+        raise _unknown("borrow", call.path["name"], self._body.service.borrows)
+
+    async def set_mode(self, borrow: Borrow[Any], call: Call) -> None:
         _query(call, NoQuery)
+        body = await call.body()
+        read_object(body)
         try:
-            wanted = msgspec.json.decode(await call.body(), type=ModeBody).mode
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            wanted = msgspec.json.decode(body, type=ModeBody).mode
+        except NOT_JSON as error:
             raise invalid(error) from error
         setting = await want_mode(self._body, borrow, wanted)
         await self._head.borrows[borrow.name].look()
-        await call.answer_json(
-            {"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted}
-        )
+        await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
 
     async def status(self, call: Call) -> None:
         _query(call, NoQuery)
@@ -175,21 +212,24 @@ class Admin:
 
     async def live(self, call: Call) -> None:
         _query(call, NoQuery)
-        await call.answer_json({"status": "live"})
+        await call.answer_json(answers.Live())
 
     async def ready(self, call: Call) -> None:
         _query(call, NoQuery)
         try:
-            await self._body.store.heads()
-            await self._body.log.ends(self._body.commands_topic)
-        except ChimeraError as error:
-            await answer_problem(call, 503, f"an engine does not answer: {error}", headers=[(b"retry-after", b"1")])
+            async with asyncio.timeout(CHECK_S):
+                await self._body.store.heads()
+                await self._body.log.ends(self._body.commands_topic)
+                await self._body.views.checkpoints("")
+        except (ChimeraError, TimeoutError) as error:
+            cause = str(error) or "it takes too long"
+            await answer_problem(call, 503, f"an engine does not answer: {cause}", headers=[(b"retry-after", b"1")])
             return
-        await call.answer_json({"status": "ready"})
+        await call.answer_json(answers.Ready())
 
     async def metrics(self, call: Call) -> None:
         _query(call, NoQuery)
-        await call.answer(self._body.metrics.exposition(), 200, b"text/plain; version=0.0.4; charset=utf-8")
+        await call.answer(self._body.metrics.exposition(), 200, EXPOSITION)
 
 
 def _query(call: Call, type_: type[Query], *, repeated: Sequence[str] = ()) -> Query:
@@ -199,9 +239,10 @@ def _query(call: Call, type_: type[Query], *, repeated: Sequence[str] = ()) -> Q
         raise invalid(error, "query") from error
 
 
-def _shown(state: CommandState) -> dict[str, str]:
-    shown = {"state": state.state, "reason": state.reason, "detail": state.detail, "position": state.positions}
-    return {name: value for name, value in shown.items() if value}
+def _shared(service: str, share: Share) -> Any:
+    """The answer of a share's route, with the document as it is declared."""
+    name = "".join(word.title() for word in f"{service}-{share.name}".split("-"))
+    return msgspec.defstruct(f"{name}Shared", [("share", str), ("documents", dict[str, share.document])])  # type: ignore[name-defined]
 
 
 def _unknown(word: str, name: str, known: Mapping[str, object]) -> Rejected:

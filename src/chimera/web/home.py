@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from chimera.service import path_parameters
 from chimera.web import openapi
 from chimera.web.http import HTML, Call
 from chimera.web.routing import Route
@@ -15,43 +17,146 @@ from chimera.web.routing import Route
 if TYPE_CHECKING:
     from chimera.read_head import ReadHead
 
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1d2330}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:1.6rem}code{background:#f1f3f6;padding:.1rem .3rem}
-li{margin:.2rem 0}a{color:#0b57d0}"""
+STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8882;--accent:#0a6c4c}
+@media(prefers-color-scheme:dark){:root{--accent:#5fd3a8}}
+*{box-sizing:border-box}
+body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem;overflow-wrap:anywhere}
+h1{font-size:1.7rem;line-height:1.2;margin:.5rem 0}h2{font-size:1.25rem;margin:0}p{margin:.25rem 0}
+a{color:var(--accent)}code,pre{font:.9rem/1.5 ui-monospace,monospace}
+nav,.links{display:flex;flex-wrap:wrap;gap:.25rem 1rem;margin:.5rem 0}
+section{border-top:1px solid var(--line);margin-top:1.5rem;padding-top:1rem}
+table{border-collapse:collapse;width:100%;margin:.5rem 0}
+th,td{text-align:left;vertical-align:top;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--soft)}
+td:first-child{width:4.5rem}td:nth-child(2){width:50%}
+@media(max-width:40rem){tr{display:block;padding:.4rem 0;border-bottom:1px solid var(--soft)}
+td{display:inline;border:0;padding:0 .5rem 0 0}td:last-child{display:block}}
+summary{cursor:pointer}pre{background:var(--soft);padding:.75rem;border-radius:.4rem;margin:.5rem 0;
+overflow-x:auto;white-space:pre-wrap}
+"""
+ADDED = ("status", "heads", "borrows", "health/ready", "metrics")
+_HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
+_BASE = b"http://host.invalid"
 
 
 class Home:
-    """What is served here, for people (`/`) and for programs (`/openapi.json`)."""
+    """What is served here, for people (`/`) and for programs (`/openapi.json`), and the process's `/metrics`.
 
-    def __init__(self, title: str, heads: Sequence[ReadHead]) -> None:
-        self._title = title
-        self._heads = heads
-        self._routes = [route for head in heads for route in head.routes()]
-        self._described = msgspec.json.encode(openapi.document(title, self._routes))
-        self._page = self._render().encode()
+    `about` says in a sentence what each service is.
+    """
+
+    def __init__(self, title: str, heads: Sequence[ReadHead], about: Mapping[str, str] = {}) -> None:
+        self._process = heads[0].admin.process_routes()
+        routes = {head.body.service.name: head.routes() for head in heads}
+        every = [route for own in routes.values() for route in own] + self._process
+        document = openapi.document(title, every, about)
+        self._described = msgspec.json.encode(document)
+        self._page = _page(title, about, routes, document).encode()
 
     def routes(self) -> Sequence[Route]:
-        return [Route("GET", "/", self.front, {}), Route("GET", "/openapi.json", self.described, {})]
+        return [Route("GET", "/", self.front), Route("GET", "/openapi.json", self.described), *self._process]
 
     async def front(self, call: Call) -> None:
-        await call.answer(self._page, 200, HTML)
+        host = call.header(b"host") or ""
+        named = host.encode("latin-1")
+        base = b"http://" + named if _HOST.fullmatch(named) else b""
+        await call.answer(self._page.replace(_BASE, base), 200, HTML)
 
     async def described(self, call: Call) -> None:
         await call.answer(self._described)
 
-    def _render(self) -> str:
-        sections = []
-        for head in self._heads:
-            name = head.body.service.name
-            own = [route for route in head.routes() if not route.template.startswith(("/_chimera/", "/metrics"))]
-            items = "".join(f"<li><code>{route.method} {escape(route.template)}</code></li>" for route in own)
-            status = f"<a href='/_chimera/{name}/status'>status</a>"
-            sections.append(f"<h2 id='{name}'>{name}</h2><p>{status}</p><ul>{items}</ul>")
-        title = escape(self._title)
-        return (
-            f"<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-            f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
-            f"<p>{len(self._heads)} services are served here."
-            f" Programs read <a href='/openapi.json'>openapi.json</a>.</p>"
-            f"{''.join(sections)}</html>"
-        )
+
+def _page(
+    title: str, about: Mapping[str, str], routes: Mapping[str, Sequence[Route]], document: Mapping[str, Any]
+) -> str:
+    sections = "".join(
+        _section(name, about.get(name, ""), own, document, first=index == 0)
+        for index, (name, own) in enumerate(routes.items())
+    )
+    contents = "".join(f"<a href='#{name}'>{name}</a>" for name in routes) if len(routes) > 1 else ""
+    count = f"{len(routes)} services are" if len(routes) > 1 else "One service is"
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{escape(title)}</title><style>{STYLE}</style></head><body>
+<h1>{escape(title)}</h1>
+<p>{count} served here. <code>POST</code>, <code>PUT</code>, <code>PATCH</code> and <code>DELETE</code> are commands:
+a command is done when it is answered, or it is accepted, and what became of it can be asked for.
+<code>GET</code> reads; pages come as JSON, and as HTML to a browser. The examples under <em>Try it</em> work as they
+are. For programs: <a href="/openapi.json">openapi.json</a>, <a href="/metrics">metrics</a>.</p>
+<nav aria-label="Services">{contents}</nav>
+<main>{sections}</main></body></html>
+"""
+
+
+def _section(name: str, about: str, routes: Sequence[Route], document: Mapping[str, Any], *, first: bool) -> str:
+    own = [route for route in routes if not route.template.startswith("/_chimera/")]
+    rows = "".join(_row(route) for route in own)
+    examples = "\n".join(_curl(route, document) for route in own)
+    added = "".join(f"<a href='/_chimera/{name}/{path}'>{path}</a>" for path in ADDED)
+    return f"""<section aria-labelledby="{name}"><h2 id="{name}">{name}</h2><p>{_marked(about)}</p>
+<table><tbody>{rows}</tbody></table>
+<details{" open" if first else ""}><summary>Try it</summary><pre>{escape(examples)}</pre></details>
+<p class="links"><span>For operators:</span>{added}</p></section>
+"""
+
+
+def _row(route: Route) -> str:
+    path = escape(route.template)
+    if route.method == "GET":
+        path = f"<a href='{escape(_filled(route.template))}'>{path}</a>"
+    operation = route.operation or {}
+    words = (
+        operation.get("summary", "")
+        if len(operation.get("description", "")) > 160
+        else (operation.get("description") or operation.get("summary", ""))
+    )
+    return f"<tr><td><code>{route.method}</code></td><td><code>{path}</code></td><td>{_marked(words)}</td></tr>"
+
+
+def _marked(text: str) -> str:
+    """Text with `code` in it, as HTML."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _curl(route: Route, document: Mapping[str, Any]) -> str:
+    """A command line that works as it is."""
+    url = f"{_BASE.decode()}{_filled(route.template)}"
+    quoted = f"'{url}'" if "?" in url else url
+    if route.method == "GET":
+        return f"curl {quoted}"
+    described = document["paths"][route.template][route.method.lower()]
+    if "requestBody" not in described:
+        return f"curl -X {route.method} {quoted}"
+    schema = described["requestBody"]["content"]["application/json"]["schema"]
+    key = [name for name in schema["properties"] if name.endswith("_id")][:1]
+    names = dict.fromkeys([*key, *schema["required"]])
+    body = {name: _sample(name, schema["properties"][name]) for name in names}
+    data = msgspec.json.encode(body).decode()
+    return f"curl -X {route.method} {quoted} -H 'Content-Type: application/json' -d '{data}'"
+
+
+def _filled(template: str) -> str:
+    """A path with its parameters filled in."""
+    for name in path_parameters(template):
+        template = template.replace(f"{{{name}}}", str(_sample(name, {})))
+    return template
+
+
+def _sample(name: str, schema: Mapping[str, Any]) -> Any:
+    """A value that fits a field, the same wherever the field has that name."""
+    if "anyOf" in schema:
+        return _sample(name, schema["anyOf"][0])
+    if "enum" in schema:
+        return next((value for value in schema["enum"] if value != schema["enum"][0]), schema["enum"][0])
+    match schema.get("type"):
+        case "integer" | "number":
+            return min(max(1500, schema.get("minimum", 0)), schema.get("maximum", 1500))
+        case "boolean":
+            return True
+        case "array":
+            return []
+        case "object":
+            return {}
+    if schema.get("format") == "date-time":
+        return "2025-05-01T12:00:00Z"
+    return f"{name.removesuffix('_id')}-1" if name.endswith("_id") else f"Some {name.replace('_', ' ')}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from chimera.errors import Invalid
@@ -16,9 +17,13 @@ from chimera.errors import Invalid
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
 PROBLEM = b"application/problem+json"
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 BODY_LIMIT = 1 << 20
+DISCARD_LIMIT = 16 << 20
+DISCARD_S = 5.0
 
 Header = tuple[bytes, bytes]
+_STATUSES = frozenset(HTTPStatus)
 
 
 class Call(NamedTuple):
@@ -29,10 +34,6 @@ class Call(NamedTuple):
     send: Send
     path: Mapping[str, str]
 
-    @property
-    def headers(self) -> Headers:
-        return Headers(scope=self.scope)
-
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name, without parsing the others."""
         for key, value in self.scope["headers"]:
@@ -40,36 +41,31 @@ class Call(NamedTuple):
                 return str(value.decode("latin-1"))
         return None
 
+    def headers_of(self, name: bytes) -> list[str]:
+        """Every value of a header that may come more than once."""
+        return [str(value.decode("latin-1")) for key, value in self.scope["headers"] if key == name]
+
     def wants_html(self) -> bool:
         accept = self.header(b"accept")
-        return accept is not None and "text/html" in accept
+        return accept is not None and "html" in accept.lower() and prefers_html(accept)
 
     def query(self, *, repeated: Iterable[str] = ()) -> dict[str, Any]:
         """The query's parameters as text; those in `repeated` as lists. Raises Invalid for one given twice."""
-        try:
-            pairs = parse_qsl(
-                self.scope["query_string"].decode("latin-1"),
-                keep_blank_values=True,
-                errors="strict",
-                max_num_fields=2000,
-            )
-        except ValueError as error:
-            raise Invalid(f"the query can't be read: {error}", field="query", status=400) from error
         parameters: dict[str, Any] = {}
-        for name, value in pairs:
+        for name, value in parse_query(self.scope["query_string"]):
             if name in repeated:
                 parameters.setdefault(name, []).append(value)
             elif name in parameters:
-                raise Invalid(f"{name} is given more than once", field=f"query.{name}")
+                raise Invalid(f"{name[:64]} is given more than once", field=f"query.{name[:64]}")
             else:
                 parameters[name] = value
         return parameters
 
     async def body(self, limit: int = BODY_LIMIT) -> bytes:
-        """The whole body. Raises Invalid (413) as soon as it is over the limit."""
+        """The whole body. Raises Invalid (413) for one over the limit, once the client is ready to hear it."""
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
-            raise too_large(limit)
+            await self._discard(limit)
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -79,10 +75,23 @@ class Call(NamedTuple):
             chunk = event.get("body", b"")
             size += len(chunk)
             if size > limit:
-                raise too_large(limit)
+                await self._discard(limit)
             chunks.append(chunk)
             if not event.get("more_body"):
                 return b"".join(chunks)
+
+    async def _discard(self, limit: int) -> NoReturn:
+        """Read on for a moment before refusing: a client that is still sending might miss the answer."""
+        left = DISCARD_LIMIT
+        if self.header(b"expect") is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DISCARD_S):
+                    more = True
+                    while more and left > 0:
+                        event = await self.receive()
+                        left -= len(event.get("body", b""))
+                        more = event["type"] == "http.request" and event.get("more_body", False)
+        raise Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
 
     async def answer(
         self, body: bytes, status: int = 200, content_type: bytes = JSON, headers: Iterable[Header] = ()
@@ -116,17 +125,50 @@ async def answer_problem(
     call: Call, status: int, detail: str, *, field: str = "", reason: str = "", headers: Iterable[Header] = ()
 ) -> None:
     """Answer with a problem document."""
-    problem = Problem(HTTPStatus(status).phrase, status, detail, field=field, reason=reason)
+    title = HTTPStatus(status).phrase if status in _STATUSES else "Problem"
+    problem = Problem(title, status, detail, field=field, reason=reason)
     await call.answer(msgspec.json.encode(problem), status, PROBLEM, headers)
 
 
-def too_large(limit: int) -> Invalid:
-    return Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
+def parse_query(query: bytes) -> list[tuple[str, str]]:
+    """The names and values of a query string. Raises Invalid for one that is no text."""
+    try:
+        pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="strict", max_num_fields=2000)
+    except ValueError as error:
+        raise Invalid(f"the query can't be read: {error}", field="query", status=400) from error
+    for name, value in pairs:
+        if "\0" in name or "\0" in value:
+            raise Invalid("the query must not hold the character U+0000", field="query", status=400)
+    return pairs
 
 
-def invalid(error: msgspec.DecodeError | msgspec.ValidationError, prefix: str = "$") -> Invalid:
+def prefers_html(accept: str) -> bool:
+    """Whether an Accept header likes HTML better than JSON; of two that it likes the same, the first one named."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        weights[name] = min((_weight(parameter) for parameter in parameters), default=1.0)
+    html = weights.get("text/html", 0.0)
+    json = weights.get("application/json", weights.get("*/*", 0.0))
+    if html != json or not html:
+        return html > json
+    names = list(weights)
+    return "application/json" not in names or names.index("text/html") < names.index("application/json")
+
+
+def _weight(parameter: str) -> float:
+    name, _, value = parameter.partition("=")
+    try:
+        return float(value) if name == "q" else 1.0
+    except ValueError:
+        return 1.0
+
+
+def invalid(error: Exception, prefix: str = "$") -> Invalid:
     """What msgspec found wrong, as a problem with the field at fault."""
     text, _, place = str(error).partition(" - at `")
+    if isinstance(error, RecursionError):
+        return Invalid("the JSON is nested too deeply", field=prefix, status=400)
     if not isinstance(error, msgspec.ValidationError):
         return Invalid(f"not valid JSON: {text}", field=prefix, status=400)
     field = prefix + place.rstrip("`").removeprefix("$")

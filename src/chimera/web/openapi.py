@@ -5,17 +5,37 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from chimera.service import Handler, Query, Reply, Service, View, path_parameters
-from chimera.web.http import Problem
+from chimera.service import Handler, Page, Query, Reply, Service, View, path_parameters
+from chimera.web.http import BODY_LIMIT, Problem
 from chimera.web.routing import Route
 
+POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
+POSITIONS_LIMIT = 64
 REF = "#/components/schemas/{name}"
+TEXT = "text/plain"
 Operation = dict[str, Any]
+
+ABOUT = f"""\
+Errors are problem documents (RFC 9457) with the `field` at fault, or a `reason` for programs.
+A path answers 405 with `Allow` to a method it does not have, and HEAD wherever it answers GET.
+Pages answer `application/json`, or `text/html` to those whose `Accept` prefers it.
+A body may have {BODY_LIMIT >> 20} MiB (413 above), an address 64 KiB (414), headers 64 KiB (431).
+"""
+
+REFUSALS = {
+    400: "It can't be read: malformed JSON, text, or header.",
+    413: "The body is too large.",
+    414: "The address is too long.",
+    422: "It breaks the declared types; `field` is the one at fault.",
+    431: "The headers are too long.",
+    503: "It can't be done now, and nothing was kept; try again.",
+}
+ANYWHERE = (400, 414, 422, 431, 503)
 
 
 class _Typed(msgspec.Struct, frozen=True):
@@ -29,55 +49,70 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     key = handler.command.__key_fields__[0]
     in_path = path_parameters(template)
     fields = {field.name: field for field in msgspec.structs.fields(handler.command)}
-    wire = [
-        (name, field.type) if field.required and name != key else (name, field.type, None)
-        for name, field in fields.items()
-        if name not in in_path
-    ]
-    required = [name for name, field in fields.items() if name not in in_path and field.required and name != key]
-    body = {
-        "type": "object",
-        "additionalProperties": False,
-        "required": required,
-        "properties": {name: _Typed(fields[name].type) for name, *_ in wire},
-    }
-    method = (handler.route or "").partition(" ")[0]
+    in_body = [name for name in fields if name not in in_path]
+    required = [name for name in in_body if fields[name].required and name != key]
     operation = _operation(
         service.name,
         f"{service.name}.{handler.command.__name__}",
-        handler.command.__doc__ or "",
+        _text(handler.function, handler.command),
+        _words(handler.command.__name__),
         [_parameter(name, "path", fields[name].type) for name in in_path] + [_IDEMPOTENCY],
     )
-    if wire:
+    if in_body:
+        properties = {name: _property(fields[name].type, fields[name].default) for name in in_body}
+        body = {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
         operation["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
-    taken = {
+    operation["responses"]["413"] = _refused(413)
+    accepted = {
         "type": "object",
         "required": ["command_id", key],
-        "properties": {"command_id": {"type": "string"}, key: {"type": "string"}},
+        "properties": {"command_id": {"type": "string", "format": "uuid"}, key: {"type": "string"}},
     }
     if handler.direct:
-        answer = handler.result if handler.result not in (None, type(None), Reply) else None
-        schema: Any = _Typed(answer) if answer else {"type": "object"}
-        for status in {"POST": ["201"], "PUT": ["200", "201"]}.get(method, ["200"]):
-            operation["responses"][status] = _response("done", schema)
-        operation["responses"] |= {"404": _PROBLEM, "409": _PROBLEM}
+        _direct_answers(operation, handler, accepted)
     else:
-        operation["responses"]["201"] = _response("accepted: it is durable, and will be handled", taken)
+        operation["responses"]["201"] = _response(
+            "Accepted: it is durable, and will be handled.", accepted, _location(handler)
+        )
+    for status in operation["responses"].keys() & {"200", "201"}:
+        where = "$response.header.Chimera-Command" if handler.direct else "$response.body#/command_id"
+        operation["responses"][status]["links"] = {"outcome": _link(service, where)}
     return operation
 
 
-def query(service: Service, declared: Query, parameters: Sequence[tuple[str, Any, Any]]) -> Operation:
-    """A query's route."""
+def _direct_answers(operation: Operation, handler: Handler, without_result: Any) -> None:
+    method = (handler.route or "").partition(" ")[0]
+    replies = handler.result is Reply or typing.get_origin(handler.result) is Reply
+    result = (*typing.get_args(handler.result), None)[0] if replies else handler.result
+    schema: Any = _Typed(result) if result not in (None, type(None)) else {} if replies else without_result
+    headers = {"Chimera-Position": _POSITIONS, "Chimera-Command": _header("The command's id.")}
+    for status in [*(["200"] if method != "POST" else []), *(["201"] if replies or method == "POST" else [])]:
+        located = _location(handler) if status == "201" else {}
+        operation["responses"][status] = _response("Done: it is stored.", schema, {**headers, **located})
+    operation["responses"]["404"] = _problem("There is no such thing to change; `reason` says what.")
+    operation["responses"]["409"] = _problem("It is refused, for the `reason` given; nothing was kept.")
+
+
+def query(service: Service, declared: Query, parameters: Sequence[tuple[str, Any, Any]], *, waits: bool) -> Operation:
+    """A query's route. `waits`: it reads views or copies, and so waits for `Chimera-After`."""
     in_path = path_parameters(declared.route)
     described = [
         _parameter(name, "path" if name in in_path else "query", hint, default) for name, hint, default in parameters
     ]
     operation = _operation(
-        service.name, f"{service.name}.{declared.function.__name__}", declared.function.__doc__ or "", described
+        service.name,
+        f"{service.name}.{declared.function.__name__}",
+        _text(declared.function),
+        _words(declared.function.__name__),
+        [*described, *([_AFTER] if waits else [])],
     )
-    result = declared.function.__annotations__.get("return", None)
-    operation["responses"]["200"] = _response("found", _Typed(_without_none(declared.function)) if result else {})
-    operation["responses"]["404"] = _PROBLEM
+    hint = typing.get_type_hints(declared.function, include_extras=True).get("return", Any)
+    kept = [member for member in typing.get_args(hint) if member is not type(None)]
+    optional = isinstance(hint, types.UnionType) and len(kept) < len(typing.get_args(hint))
+    result = kept[0] if optional and len(kept) == 1 else hint
+    operation["responses"]["200"] = _page("Found.", result, declared.page, {"Chimera-Behind": _BEHIND} if waits else {})
+    if optional:
+        operation["responses"]["404"] = _problem("There is none.")
     return operation
 
 
@@ -86,83 +121,154 @@ def view(service: Service, declared: View[Any], key_type: Any) -> Operation:
     operation = _operation(
         service.name,
         f"{service.name}.{declared.name}",
-        declared.document.__doc__ or "",
-        [_parameter(declared.key, "path", key_type)],
+        _text(declared.document),
+        _words(declared.name),
+        [_parameter(declared.key, "path", key_type), _AFTER],
     )
-    operation["responses"]["200"] = _response("found", _Typed(declared.document))
+    operation["responses"]["200"] = _page("Found.", declared.document, declared.page, {"Chimera-Behind": _BEHIND})
     if declared.absent == "404":
-        operation["responses"]["404"] = _PROBLEM
+        operation["responses"]["404"] = _problem("There is none.")
     return operation
 
 
 def added(
-    service: str,
+    tag: str,
     path: str,
-    query: type[msgspec.Struct],
     what: str,
+    answer: Any,
+    query: type[msgspec.Struct],
     *,
     body: type[msgspec.Struct] | None = None,
-    content_type: str = "application/json",
 ) -> Operation:
-    """A route that Chimera adds."""
+    """A route that Chimera adds. `answer` is a type, or TEXT."""
     parameters = [_parameter(name, "path", str) for name in path_parameters(path)]
     parameters += [
         _parameter(field.name, "query", field.type, field.default) for field in msgspec.structs.fields(query)
     ]
     name = re.sub(r"\W+", "_", path).strip("_")
-    operation = _operation(service, f"{service}.chimera.{'set_' if body else ''}{name}", what, parameters)
+    operation = _operation(tag, f"{tag}.chimera.{'set_' if body else ''}{name}", "", what, parameters)
     if body:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _Typed(body)}}}
-    schema = {"type": "object"} if content_type == "application/json" else {"type": "string"}
-    operation["responses"]["200"] = {"description": what, "content": {content_type: {"schema": schema}}}
-    operation["responses"]["404"] = _PROBLEM
+        operation["responses"]["413"] = _refused(413)
+    if answer is TEXT:
+        operation["responses"]["200"] = {"description": what, "content": {TEXT: {"schema": {"type": "string"}}}}
+    else:
+        operation["responses"]["200"] = _response(what, _Typed(answer), {})
+    if path_parameters(path):
+        operation["responses"]["404"] = _problem("There is none.")
     return operation
 
 
-def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
+def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {}) -> dict[str, Any]:
     """The whole description. Routes that differ only in a literal query become one, with that query as a parameter."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
+    for route in sorted(routes, key=lambda route: "?" in route.template):
         path, _, literal = route.template.partition("?")
-        method = route.method.lower()
-        existing = paths.setdefault(path, {}).get(method)
-        if existing is None:
-            paths[path][method] = _copy(route.operation)
-        elif literal:
-            _merge_variant(existing, route.operation, literal)
-    types = list({id(typed.type): typed.type for typed in _typed(paths)}.values())
-    schemas, components = msgspec.json.schema_components([*types, Problem], ref_template=REF)
-    by_type = {id(type_): schema for type_, schema in zip(types, schemas, strict=False)}
+        if route.operation is None:
+            continue
+        existing = paths.setdefault(path, {}).setdefault(route.method.lower(), operation := _copy(route.operation))
+        if existing is not operation:
+            _merge_variant(existing, operation, literal)
+    every = {id(typed.type): typed.type for typed in _typed(paths)}
+    schemas, components = msgspec.json.schema_components([*every.values(), Problem], ref_template=REF)
+    by_type = dict(zip(every, schemas, strict=False))
+    tags = {tag: None for path in paths.values() for operation in path.values() for tag in operation["tags"]}
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "1"},
-        "paths": _resolve(paths, by_type),
-        "components": {"schemas": components},
+        "info": {"title": title, "version": "1", "description": ABOUT},
+        "tags": [{"name": tag, **({"description": about[tag]} if about.get(tag) else {})} for tag in tags],
+        "paths": _without_nul(_resolve(paths, by_type)),
+        "components": {
+            "schemas": components,
+            "responses": {str(status): _problem(words) for status, words in REFUSALS.items()},
+        },
     }
 
 
 def _merge_variant(operation: Operation, variant: Operation, literal: str) -> None:
     name, _, value = literal.partition("=")
-    operation["parameters"].append(
-        {"name": name, "in": "query", "required": False, "schema": {"type": "string", "enum": [value]}}
-    )
-    content = operation["responses"]["200"]["content"]["application/json"]
-    other = variant["responses"]["200"]["content"]["application/json"]["schema"]
-    content["schema"] = {"anyOf": [content["schema"], other]}
+    known = next((parameter for parameter in operation["parameters"] if parameter["name"] == name), None)
+    if known is None:
+        known = {"name": name, "in": "query", "required": False, "schema": {"type": "string", "enum": []}}
+        known["description"] = ""
+        operation["parameters"].append(known)
+    known["schema"]["enum"].append(value)
+    known["description"] += f"`{value}`: {variant.get('description') or variant['summary']} "
+    answers = operation["responses"]["200"]["content"]
+    for kind, content in variant["responses"]["200"]["content"].items():
+        known_schema = answers.setdefault(kind, {"schema": content["schema"]})["schema"]
+        if kind == "application/json":
+            others = known_schema["anyOf"] if isinstance(known_schema, dict) else [known_schema]
+            answers[kind]["schema"] = {"anyOf": [*others, content["schema"]]}
 
 
-def _operation(tag: str, operation_id: str, summary: str, parameters: list[dict[str, Any]]) -> Operation:
-    return {
+def _operation(
+    tag: str, operation_id: str, text: str, words: str, parameters: Sequence[Mapping[str, Any]]
+) -> Operation:
+    """`text` is a docstring; its first sentence is the summary, or else `words`."""
+    paragraph = text.partition("\n\n")[0].replace("\n", " ").strip()
+    operation = {
         "tags": [tag],
         "operationId": operation_id,
-        "summary": summary.strip().split("\n")[0],
-        "parameters": parameters,
-        "responses": {"400": _PROBLEM, "413": _PROBLEM, "422": _PROBLEM, "503": _PROBLEM},
+        "summary": paragraph.rstrip(".") if 0 < len(paragraph) <= 80 else words,
+        "description": text,
+        "parameters": list(parameters),
+        "responses": {str(status): _refused(status) for status in ANYWHERE},
+    }
+    return operation if text else {name: value for name, value in operation.items() if name != "description"}
+
+
+def _text(*declared: Any) -> str:
+    """The first docstring that somebody wrote."""
+    for each in declared:
+        written = vars(each).get("__doc__") if isinstance(each, type) else each.__doc__
+        if written:
+            return "\n".join(line.strip() for line in written.strip().splitlines())
+    return ""
+
+
+def _words(name: str) -> str:
+    """`PlaceOrder` or `place_order` as `Place order`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", name).capitalize()
+
+
+def _response(description: str, schema: Any, headers: Mapping[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": description, "content": {"application/json": {"schema": schema}}}
+    return {**answer, "headers": dict(headers)} if headers else answer
+
+
+def _page(description: str, result: Any, page: Page | None, headers: Mapping[str, Any]) -> dict[str, Any]:
+    response = _response(description, _Typed(result), headers)
+    if page is not None:
+        response["content"]["text/html"] = {"schema": {"type": "string"}}
+    return response
+
+
+def _refused(status: int) -> dict[str, Any]:
+    return {"$ref": f"#/components/responses/{status}"}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}},
     }
 
 
-def _response(description: str, schema: Any) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _header(description: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": "string"}}
+
+
+def _link(service: Service, command_id: str) -> dict[str, Any]:
+    return {
+        "operationId": f"{service.name}.chimera.commands_command_id",
+        "parameters": {"command_id": command_id},
+        "description": "What became of the command.",
+    }
+
+
+def _location(handler: Handler) -> dict[str, Any]:
+    return {"Location": _header(f"Where it is: {handler.location}")} if handler.location else {}
 
 
 def _parameter(name: str, place: str, type_: Any, default: Any = msgspec.NODEFAULT) -> dict[str, Any]:
@@ -170,14 +276,15 @@ def _parameter(name: str, place: str, type_: Any, default: Any = msgspec.NODEFAU
         "name": name,
         "in": place,
         "required": place == "path" or default is msgspec.NODEFAULT,
-        "schema": _Typed(type_),
+        "schema": _property(type_, default),
     }
 
 
-def _without_none(function: Any) -> Any:
-    result = typing.get_type_hints(function, include_extras=True)["return"]
-    kept = [member for member in typing.get_args(result) if member is not type(None)]
-    return kept[0] if isinstance(result, types.UnionType) and len(kept) == 1 else result
+def _property(type_: Any, default: Any) -> Any:
+    """The schema of a field; msgspec knows the default of a struct's field only, so it is added here."""
+    if default in (msgspec.NODEFAULT, None) or isinstance(default, msgspec.Struct | list | dict):
+        return _Typed(type_)
+    return {"allOf": [_Typed(type_)], "default": default}
 
 
 def _typed(value: Any) -> list[_Typed]:
@@ -187,12 +294,27 @@ def _typed(value: Any) -> list[_Typed]:
     return [typed for part in parts for typed in _typed(part)]
 
 
-def _resolve(value: Any, by_type: dict[int, Any]) -> Any:
+def _resolve(value: Any, by_type: Mapping[int, Any]) -> Any:
     if isinstance(value, _Typed):
         return by_type[id(value.type)]
     if isinstance(value, dict):
+        if value.keys() == {"allOf", "default"}:
+            return {**_resolve(value["allOf"][0], by_type), "default": value["default"]}
         return {key: _resolve(part, by_type) for key, part in value.items()}
     return [_resolve(part, by_type) for part in value] if isinstance(value, list) else value
+
+
+def _without_nul(paths: dict[str, Any]) -> dict[str, Any]:
+    """Say of every text that is taken, and says nothing else of its characters, that U+0000 is refused."""
+    for operation in [operation for path in paths.values() for operation in path.values()]:
+        schemas = [parameter["schema"] for parameter in operation["parameters"]]
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            schemas += content["schema"].get("properties", {}).values()
+        parts = [part for schema in schemas for part in (schema, schema.get("items"), *schema.get("anyOf", ()))]
+        for schema in parts:
+            if schema and schema.get("type") == "string" and not schema.keys() & {"pattern", "enum", "format"}:
+                schema["pattern"] = "^[^\\u0000]*$"
+    return paths
 
 
 def _copy(value: Any) -> Any:
@@ -201,14 +323,30 @@ def _copy(value: Any) -> Any:
     return [_copy(part) for part in value] if isinstance(value, list) else value
 
 
-_PROBLEM = {
-    "description": "a problem",
-    "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}},
+_POSITIONS = {
+    "description": "Where its events are; bring it back as `Chimera-After` to read your own writes.",
+    "schema": {"type": "string"},
+}
+_BEHIND = {
+    "description": "How far the view is, if it has not reached `Chimera-After` in time.",
+    "schema": {"type": "string"},
+}
+_AFTER = {
+    "name": "Chimera-After",
+    "in": "header",
+    "required": False,
+    "schema": {
+        "type": "array",
+        "items": {"type": "string", "pattern": f"^{POSITION}$"},
+        "minItems": 1,
+        "maxItems": POSITIONS_LIMIT,
+    },
+    "description": "Wait, for two seconds at most, until the answer has what is at these positions.",
 }
 _IDEMPOTENCY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-    "description": "the same key is the same command, however often it is sent",
+    "description": "The same key is the same command, however often it is sent.",
 }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from chimera.errors import Invalid
-from chimera.web.http import Call
+from chimera.web.http import Call, parse_query
 
 Endpoint = Callable[[Call], Awaitable[None]]
 
@@ -16,13 +16,13 @@ Endpoint = Callable[[Call], Awaitable[None]]
 class Route(NamedTuple):
     """A method and a path template such as `/orders/{order_id}`; `?by=day` at its end matches just that query.
 
-    `operation` describes it for OpenAPI.
+    `operation` describes it for OpenAPI; None leaves it out.
     """
 
     method: str
     template: str
     endpoint: Endpoint
-    operation: dict[str, Any]
+    operation: dict[str, Any] | None = None
 
 
 class NoRoute(Exception):  # noqa: N818 - an answer
@@ -34,51 +34,85 @@ class NoRoute(Exception):  # noqa: N818 - an answer
         self.allowed = allowed
 
 
+class _Target(NamedTuple):
+    endpoint: Endpoint
+    names: tuple[tuple[int, str], ...]
+
+
 class _Pattern(NamedTuple):
     fixed: tuple[tuple[int, str], ...]
-    names: tuple[tuple[int, str], ...]
-    endpoints: dict[tuple[str, bytes], Endpoint]
+    targets: dict[str, dict[bytes, _Target]]
+
+    def fits(self, segments: list[str]) -> bool:
+        for index, part in self.fixed:  # noqa: SIM110 - three times as fast as all(), for every request
+            if segments[index] != part:
+                return False
+        return True
 
 
 class Router:
-    """Finds the endpoint of a request. Routes declared first win; fixed segments win over parameters."""
+    """Finds the endpoint of a request. Fixed segments win over parameters, then routes declared first."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
-        self._patterns: dict[int, list[_Pattern]] = {}
+        self._patterns: dict[tuple[int, str], list[_Pattern]] = {}
         for route in routes:
             self._add(route)
         for patterns in self._patterns.values():
-            patterns.sort(key=lambda pattern: len(pattern.names))
+            patterns.sort(key=lambda pattern: -len(pattern.fixed))
 
     def _add(self, route: Route) -> None:
         path, _, query = route.template.partition("?")
         segments = path.split("/")[1:]
         names = tuple((index, part[1:-1]) for index, part in enumerate(segments) if part.startswith("{"))
         fixed = tuple((index, part) for index, part in enumerate(segments) if not part.startswith("{"))
-        patterns = self._patterns.setdefault(len(segments), [])
-        for pattern in patterns:
-            if pattern.fixed == fixed:
-                pattern.endpoints.setdefault((route.method, query.encode()), route.endpoint)
-                return
-        patterns.append(_Pattern(fixed, names, {(route.method, query.encode()): route.endpoint}))
+        patterns = self._patterns.setdefault((len(segments), dict(fixed).get(0, "{")), [])
+        pattern = next((pattern for pattern in patterns if pattern.fixed == fixed), None)
+        if pattern is None:
+            patterns.append(pattern := _Pattern(fixed, {}))
+        pattern.targets.setdefault(route.method, {}).setdefault(query.encode(), _Target(route.endpoint, names))
 
     def find(self, method: str, raw_path: bytes, query: bytes) -> tuple[Endpoint, dict[str, str]]:
-        """The endpoint and the path's parameters. Raises NoRoute, or Invalid for a path that is not UTF-8."""
-        method = "GET" if method == "HEAD" else method
-        segments = [_decode(part) for part in raw_path.split(b"/")[1:]]
-        for pattern in self._patterns.get(len(segments), ()):
-            if any(segments[index] != part for index, part in pattern.fixed):
-                continue
-            endpoint = pattern.endpoints.get((method, query)) or pattern.endpoints.get((method, b""))
-            if endpoint is None:
-                allowed = tuple(sorted({known for known, _ in pattern.endpoints}))
-                raise NoRoute(HTTPStatus.METHOD_NOT_ALLOWED, allowed)
-            return endpoint, {name: segments[index] for index, name in pattern.names}
+        """The endpoint and the path's parameters. Raises NoRoute, or Invalid for a path that is no text."""
+        segments = _segments(raw_path)
+        wanted = "GET" if method == "HEAD" else method
+        allowed: set[str] = set()
+        for first in (segments[0] if segments else "", "{"):
+            for pattern in self._patterns.get((len(segments), first), ()):
+                if not pattern.fits(segments):
+                    continue
+                if targets := pattern.targets.get(wanted):
+                    target = targets.get(query) or _variant(targets, query)
+                    return target.endpoint, {name: segments[index] for index, name in target.names}
+                allowed |= pattern.targets.keys()
+        if allowed:
+            allowed |= {"HEAD"} if "GET" in allowed else set()
+            raise NoRoute(HTTPStatus.METHOD_NOT_ALLOWED, tuple(sorted(allowed)))
         raise NoRoute(HTTPStatus.NOT_FOUND)
+
+
+def _variant(targets: dict[bytes, _Target], query: bytes) -> _Target:
+    """The target for a query that may be written in another way; else the one for any query. Raises Invalid."""
+    if len(targets) > 1 and query:
+        given = parse_query(query)
+        for literal, target in targets.items():
+            if literal and parse_query(literal) == given:
+                return target
+    if b"" not in targets:
+        raise Invalid(f"the query must be {b' or '.join(targets).decode()}", field="query")
+    return targets[b""]
+
+
+def _segments(raw_path: bytes) -> list[str]:
+    if b"%" not in raw_path and raw_path.isascii() and b"\0" not in raw_path:
+        return raw_path.decode().split("/")[1:]
+    return [_decode(part) for part in raw_path.split(b"/")[1:]]
 
 
 def _decode(segment: bytes) -> str:
     try:
-        return (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
+        text = (unquote_to_bytes(segment) if b"%" in segment else segment).decode()
     except UnicodeDecodeError as error:
         raise Invalid("the path is not UTF-8 once percent-decoded", field="path", status=400) from error
+    if "\0" in text:
+        raise Invalid("the path must not hold the character U+0000", field="path", status=400)
+    return text

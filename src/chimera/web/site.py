@@ -54,7 +54,7 @@ async def _answer_error(call: Call, error: Exception) -> None:
     if isinstance(error, NoRoute):
         allow = [(b"allow", ", ".join(error.allowed).encode())] if error.allowed else []
         detail = (
-            f"{call.scope['path']} does not take {call.scope['method']}"
+            f"{call.scope['path'][:200]} does not take {call.scope['method']}"
             if error.allowed
             else f"nothing is served at {call.scope['path'][:200]}"
         )

@@ -1,0 +1,126 @@
+"""What Chimera's own routes answer, as types: they are what is sent, and what openapi.json describes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from chimera.service import Mode
+
+Count = Annotated[int, Meta(ge=0)]
+Partition = Annotated[int, Meta(ge=0, le=255)]
+
+
+class CommandShown(msgspec.Struct, omit_defaults=True):
+    """What became of a command. `unknown`: no such command was accepted, or it is no longer remembered.
+
+    `reason` is a word for programs, `detail` a sentence, `position` where its events are.
+    """
+
+    state: Literal["pending", "done", "rejected", "parked", "unknown"]
+    reason: str = ""
+    detail: str = ""
+    position: str = ""
+
+
+class OneCommand(msgspec.Struct, omit_defaults=True):
+    """What became of a command. `reason` is a word for programs, `position` is where its events are."""
+
+    command_id: str
+    state: Literal["pending", "done", "rejected", "parked"]
+    reason: str = ""
+    detail: str = ""
+    position: str = ""
+
+
+class ManyCommands(msgspec.Struct):
+    commands: dict[str, CommandShown]
+
+
+class JournalEvent(msgspec.Struct, omit_defaults=True):
+    """A CloudEvent 1.0 in JSON format. `partition` and `number` are its place in the journal."""
+
+    specversion: Literal["1.0"]
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: Literal["application/json"]
+    partition: Partition
+    number: Annotated[int, Meta(ge=1)]
+    data: Any
+    traceparent: str = ""
+
+
+class JournalPage(msgspec.Struct):
+    """Events after a position, in order, without a hole."""
+
+    partition: Partition
+    after: Count
+    events: list[JournalEvent]
+
+
+class Heads(msgspec.Struct):
+    """The newest number of each partition, by partition."""
+
+    heads: dict[str, Count]
+
+
+class SharedDocuments(msgspec.Struct):
+    """The current documents by key; keys without one are left out."""
+
+    share: str
+    documents: dict[str, Any]
+
+
+class BorrowMode(msgspec.Struct):
+    """`mode` is in force; `wanted` is what it becomes as soon as its copy is complete."""
+
+    name: str
+    owner: str
+    mode: Mode
+    wanted: Mode
+
+
+class BorrowShown(BorrowMode):
+    """`budget_s` is what a read may wait for the owner; a copy not confirmed for `max_age_s` is stale."""
+
+    budget_s: Annotated[float, Meta(ge=0)]
+    max_age_s: Annotated[float, Meta(ge=0)]
+
+
+class Borrows(msgspec.Struct):
+    borrows: list[BorrowShown]
+
+
+class ConsumerShown(msgspec.Struct):
+    """How far a consumer is in one partition of one source; `head` is null while the owner can't be asked."""
+
+    consumer: str
+    source: str
+    partition: Partition
+    checkpoint: Count
+    head: Count | None
+    lag: Count | None
+
+
+class Status(msgspec.Struct):
+    """Where every consumer is, how many messages are parked by consumer, and how things are borrowed."""
+
+    service: str
+    partitions: Annotated[int, Meta(ge=1, le=256)]
+    consumers: list[ConsumerShown]
+    parked: dict[str, Count]
+    borrows: list[BorrowMode]
+
+
+class Live(msgspec.Struct):
+    status: Literal["live"] = "live"
+
+
+class Ready(msgspec.Struct):
+    status: Literal["ready"] = "ready"

@@ -1,0 +1,113 @@
+"""uvicorn as it is used here: what is no HTTP, or too long, is answered with a problem document too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from chimera.web.http import Problem
+
+ADDRESS_LIMIT = 65_000
+HEADERS_LIMIT = 64 << 10
+LINGER_S = 1.0
+KEEP_ALIVE_S = 30
+
+
+class Server(uvicorn.Server):
+    """uvicorn, leaving the signals to us: the write heads stop after the last request was answered."""
+
+    def __init__(self, app: ASGIApp, *, stop_s: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=stop_s,
+                timeout_keep_alive=KEEP_ALIVE_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 with bounds: an address of 64 KiB (414), headers of 64 KiB (431)."""
+
+    _refused = False
+    _in_head = False
+    _size = 0
+    _status = HTTPStatus.BAD_REQUEST
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._size += len(data)
+        super().data_received(data)
+        if self._in_head and self._size > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._size, self._headers_size = True, 0, 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > ADDRESS_LIMIT:
+            self._status = HTTPStatus.REQUEST_URI_TOO_LONG
+            raise ValueError("the address is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._headers_size += len(name) + len(value)
+        if self._headers_size > HEADERS_LIMIT:
+            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            raise ValueError("the headers are too long")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse, and listen on for a moment: a client that is still sending might miss the answer."""
+        self._refused = True
+        details = {
+            HTTPStatus.REQUEST_URI_TOO_LONG: f"the address is longer than {ADDRESS_LIMIT} bytes",
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the headers are longer than {HEADERS_LIMIT} bytes",
+        }
+        detail = details.get(self._status, "this is not a request of HTTP/1.1")
+        body = msgspec.json.encode(Problem(self._status.phrase, self._status, detail))
+        lines = [
+            f"HTTP/1.1 {self._status} {self._status.phrase}",
+            "content-type: application/problem+json",
+            f"content-length: {len(body)}",
+            "connection: close",
+        ]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+
+async def serve_until_told(server: Server, sockets: list[Any]) -> asyncio.Task[None]:
+    """Start a server on sockets that listen; returns its task once it accepts. Raises what keeps it from starting."""
+    serving = asyncio.ensure_future(server.serve(sockets=sockets))
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.002)
+    if serving.done():
+        serving.result()
+        raise RuntimeError("the HTTP server ended before it served")
+    return serving

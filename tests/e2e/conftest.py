@@ -1,0 +1,207 @@
+"""Real processes: started, killed, stopped, and looked at from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MARKETPLACE = ROOT / "chimera.toml"
+READY_S = 30
+STOP_S = 8
+
+
+class Running:
+    """A process of ours, in a session of its own, with what it prints."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] = {}, cwd: Path = ROOT) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "COLUMNS": "200", **environment},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines.extend(iter(self.process.stdout.readline, ""))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_ready(self) -> str:
+        """The base URL, or what it says it is, once it serves."""
+        found = wait_until(
+            lambda: (
+                next((line for line in self.lines if line.startswith("ready ")), None)
+                or self.process.poll() is not None
+            ),
+            READY_S,
+        )
+        assert isinstance(found, str), self.output
+        return found.split(maxsplit=1)[1].strip()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self, number: int = signal.SIGTERM) -> float:
+        """Stop it as an orchestrator does; returns the seconds that it took."""
+        began = time.monotonic()
+        os.kill(self.pid, number)
+        code = self.process.wait(STOP_S + 7)
+        self._reading.join(5)
+        assert code == 0, self.output
+        return time.monotonic() - began
+
+    def end(self) -> None:
+        """Whatever happened: leave nothing behind."""
+        left = [self.pid, *descendants(self.pid)]
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        for pid in left[1:]:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._reading.join(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+def wait_until(found: Callable[[], object], seconds: float) -> object:
+    """The first true value of `found`, or the last one."""
+    until = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return value
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        children = parents.get(todo.pop(), [])
+        found += children
+        todo += children
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def child_named(pid: int, words: str) -> int:
+    """The child whose command line holds these words."""
+    [found] = [child for child in descendants(pid) if words in command_of(child)]
+    return found
+
+
+def free_ports(count: int = 1) -> int:
+    """The first of so many ports in a row that are free now."""
+    for _ in range(100):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            first = int(listener.getsockname()[1])
+        if first + count < 65_000 and all(is_free(first + offset) for offset in range(count)):
+            return first
+    raise RuntimeError("no ports are free")
+
+
+def is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+class Chimera:
+    """Runs `chimera` on one state folder and port; ends what it started."""
+
+    def __init__(self, state: Path, config: Path = MARKETPLACE, environment: Mapping[str, str] = {}) -> None:
+        self.state = state
+        self.port = free_ports(8)
+        self.config = config
+        self.environment = {"CHIMERA_STATE": str(state), "CHIMERA_PORT": str(self.port), **environment}
+        self.running: list[Running] = []
+
+    def start(self, *arguments: str, module: str = "chimera") -> Running:
+        where = ["--config", str(self.config)] if module == "chimera" else []
+        running = Running([module, *where, *arguments], self.environment)
+        self.running.append(running)
+        return running
+
+    def up(self, *arguments: str) -> Running:
+        running = self.start("up", *arguments)
+        running.wait_ready()
+        return running
+
+    def run(self, *arguments: str, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
+        """A command that ends by itself."""
+        return subprocess.run(
+            [sys.executable, "-m", "chimera", "--config", str(self.config), *arguments],
+            env={**os.environ, "COLUMNS": "200", **self.environment, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def end(self) -> None:
+        for running in self.running:
+            running.end()
+
+
+@pytest.fixture
+def chimera(tmp_path: Path) -> Iterator[Chimera]:
+    chimera = Chimera(tmp_path / "state")
+    yield chimera
+    chimera.end()
+
+
+def without_colour(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -1,0 +1,171 @@
+"""A load on real processes: the account balances and the dashboards are right, whoever is killed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from marketplace.check import compare, recount
+from marketplace.load import SERVICES, load
+from marketplace.seed import Seed
+from tests.e2e.conftest import child_named, command_of, descendants, is_alive, is_free, wait_until
+
+SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+
+async def load_all(chimera, at=None, then=None, source=SMALL):
+    """Load everything; `then` is called once, in a thread, when so many requests were sent."""
+    called = []
+
+    def report(account):
+        if then and not called and account.everything.sent >= at:
+            called.append(asyncio.get_running_loop().run_in_executor(None, then))
+
+    account = await load(source, dict.fromkeys(SERVICES, chimera.base), report, workers=32, patience=40, stall=30)
+    for each in called:
+        await each
+    assert account.balances, "\n".join(account.lines())
+    assert not account.parked
+    assert not then or called
+    return account
+
+
+async def check(chimera):
+    """Every dashboard against a recount of the orders table."""
+    sellers, days = recount(chimera.state / "orders.db")
+    expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
+    expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
+    assert expected
+    assert await compare(expected, chimera.base) == []
+
+
+async def test_one_process_takes_a_load_stops_and_starts_again(chimera):
+    server = chimera.up()
+    account = await load_all(chimera)
+    await check(chimera)
+    assert account.events > 0
+    assert server.stop() < 5
+    assert server.output.count("\n") == 1, server.output
+    chimera.up()
+    await check(chimera)
+    again = await load_all(chimera)
+    assert again.events == 0
+    await check(chimera)
+
+
+async def test_the_single_process_is_killed_under_load_and_started_again(chimera):
+    first = chimera.up()
+
+    def kill():
+        first.kill()
+        chimera.up()
+
+    await load_all(chimera, 150, kill)
+    await check(chimera)
+    again = await load_all(chimera)
+    assert again.events == 0
+
+
+async def test_heads_are_killed_under_load_and_started_again(chimera):
+    server = chimera.up("--processes")
+    assert len(descendants(server.pid)) == 2 * len(SERVICES)
+    killed = []
+
+    def kill():
+        for words in ("run orders --write", "run orders --read", "run analytics --write", "run gig-page --read"):
+            killed.append(child_named(server.pid, words))
+            os.kill(killed[-1], signal.SIGKILL)
+            time.sleep(0.2)
+
+    await load_all(chimera, 150, kill)
+    await check(chimera)
+    assert len(killed) == 4
+    children = descendants(server.pid)
+    assert len(children) == 2 * len(SERVICES)
+    assert not set(killed) & set(children)
+    assert server.stop() < 8
+    assert not [child for child in children if is_alive(child)]
+
+
+async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera):
+    first = chimera.up("--processes")
+    children = descendants(first.pid)
+    ended = []
+
+    def kill():
+        first.kill()
+        assert wait_until(lambda: not any(map(is_alive, children)), 10), [command_of(each) for each in children]
+        ended.append(True)
+        chimera.up("--processes")
+
+    await load_all(chimera, 150, kill)
+    assert ended
+    await check(chimera)
+
+
+async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chimera):
+    first = chimera.up("--processes")
+    first.kill()
+    second = chimera.up("--processes")
+    await load_all(chimera, source=Seed(sellers=2, gigs=4, clients=2, orders=5))
+    children = descendants(second.pid)
+    assert second.stop(signal.SIGINT) < 8
+    assert not [child for child in children if is_alive(child)]
+    assert is_free(chimera.port)
+
+
+async def test_a_view_is_rebuilt_while_the_services_serve(chimera):
+    chimera.up()
+    rebuilt = []
+
+    def rebuild():
+        rebuilt.append(chimera.run("rebuild", "analytics", "seller_sales"))
+
+    await load_all(chimera, 200, rebuild)
+    assert rebuilt[0].returncode == 0, rebuilt[0].stderr
+    await check(chimera)
+    assert chimera.run("rebuild", "analytics", "seller_sales_by_day").returncode == 0
+    await check(chimera)
+    shown = chimera.run("status")
+    assert shown.returncode == 0, shown.stderr
+    for name in (*SERVICES, "seller_sales", "index:gig-page", "borrow.top-clients.async"):
+        assert name in shown.stdout
+
+
+async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera):
+    """Without a supervisor, with both heads in one process each; a borrower asks the owner on its own port."""
+    members = {service: chimera.start("run", service) for service in SERVICES}
+    bases = {service: member.wait_ready() for service, member in members.items()}
+    account = await load(SMALL, bases, workers=16, patience=20, stall=20)
+    assert account.balances
+    sellers, _ = recount(chimera.state / "orders.db")
+    assert await compare({f"/sellers/{each}/sales": sales for each, sales in sellers.items()}, bases["analytics"]) == []
+    for member in members.values():
+        assert member.stop() < 5
+
+
+@pytest.mark.parametrize("more", [[], ["--processes"]], ids=["one process", "processes"])
+async def test_the_marketplace_fills_itself_and_stops(chimera, more):
+    arguments = ["--port", str(chimera.port), "--state", str(chimera.state), *more]
+    server = chimera.start(*arguments, module="marketplace")
+    server.wait_ready()
+    assert await asyncio.to_thread(wait_until, lambda: "check:" in server.output, 40), server.output
+    assert ": balances" in server.output
+    await check(chimera)
+    children = descendants(server.pid)
+    assert server.stop() < 8
+    assert not [child for child in children if is_alive(child)]
+
+
+async def test_the_marketplace_stops_while_it_is_filled(chimera):
+    server = chimera.start("--port", str(chimera.port), "--state", str(chimera.state), module="marketplace")
+    server.wait_ready()
+    assert await asyncio.to_thread(wait_until, lambda: descendants(server.pid), 5)
+    children = descendants(server.pid)
+    assert server.stop() < 5
+    assert not [child for child in children if is_alive(child)]

@@ -1,0 +1,601 @@
+"""A small bank to test the core with, and the helpers that drive it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from chimera import DELETED, Command, Entity, Event, Reads, Rejected, Reply, Service, Transaction, Unavailable, View
+from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
+from chimera.body import Body
+from chimera.entities import table_of
+from chimera.execution import Executor, Outcome, Task
+from chimera.feed import Batch, FeedOptions
+from chimera.folding import Folder
+from chimera.messages import Message, partition_of
+from chimera.metrics import Metrics
+from chimera.parking import Retry
+from chimera.ports import Checkpoint, Log, Move, Owner, Record, Store, ViewStore
+from chimera.projections import ViewProjection
+from chimera.projector import Projector
+from chimera.records import Parked
+from chimera.service import Mode
+from chimera.signals import Signal
+from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
+from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
+
+PARTITIONS = 4
+TIME = "2026-01-02T03:04:05.000006Z"
+AT_ONCE = Retry(tries=2, first_s=0.0, longest_s=0.0)
+QUICK = FeedOptions(audit_s=0.01, patience_s=0.005)
+
+
+class Account(Entity, key="account_id", table="accounts"):
+    account_id: str
+    balance: int = 0
+    tags: list[str] = []  # noqa: RUF012 - msgspec copies it
+
+
+class Thanks(Entity, key="account_id", table="thanks"):
+    account_id: str
+    count: int = 0
+    total: int = 0
+
+
+class Ledger(Entity, key="account_id", table="ledger"):
+    account_id: str
+    count: int = 0
+    total: int = 0
+
+
+class Open(Command, key="account_id"):
+    account_id: str
+
+
+class Deposit(Command, key="account_id"):
+    account_id: str
+    amount: Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Withdraw(Command, key="account_id"):
+    account_id: str
+    amount: int
+
+
+class Close(Command, key="account_id"):
+    account_id: str
+
+
+class Advise(Command, key="account_id"):
+    account_id: str
+    text: str
+
+
+class Opened(Event, source="accounts", key="account_id"):
+    account_id: str
+
+
+class Deposited(Event, source="accounts", key="account_id"):
+    account_id: str
+    amount: int
+
+
+class Withdrawn(Event, source="accounts", key="account_id"):
+    account_id: str
+    amount: int
+
+
+class Closed(Event, source="accounts", key="account_id"):
+    account_id: str
+
+
+class Advised(Event, source="accounts", key="account_id"):
+    account_id: str
+    text: str
+
+
+class Balance(msgspec.Struct):
+    """A view with a document per account."""
+
+    account_id: str
+    balance: int = 0
+    events: int = 0
+
+
+class Total(msgspec.Struct):
+    """A view with one document that every partition feeds."""
+
+    name: str
+    total: int = 0
+    events: int = 0
+
+
+class Advice(msgspec.Struct):
+    """An event-sourced entity."""
+
+    account_id: str
+    texts: list[str] = []
+
+
+class Card(msgspec.Struct):
+    """What the bank shares."""
+
+    account_id: str
+    balance: int
+    texts: list[str] = []
+
+
+class Bank:
+    """A service, and the switches that make it misbehave."""
+
+    def __init__(self, partitions: int = PARTITIONS) -> None:
+        self.failing: dict[str, Exception] = {}
+        self.failing_views: set[str] = set()
+        self.failing_reactions: dict[str, BaseException] = {}
+        self.failing_batches: dict[str, Exception] = {}
+        self.handled: list[str] = []
+        self.service = Service("accounts", partitions=partitions)
+        self.balance = self.service.view(Balance, key="account_id")
+        self.total = self.service.view(Total, key="name", absent="empty")
+        for entity in (Account, Thanks, Ledger):
+            self.service.entity(entity)
+        _declare_commands(self)
+        _declare_views(self)
+        _declare_share(self)
+        _declare_reactions(self)
+
+    def trouble(self, key: str) -> None:
+        if key in self.failing:
+            raise copy(self.failing[key])
+
+
+def _declare_commands(bank: Bank) -> None:
+    service = bank.service
+
+    @service.handle("POST /accounts")
+    async def open_account(command: Open, tx: Transaction) -> None:
+        bank.handled.append(tx.command_id)
+        if await tx.load(Account, command.account_id):
+            raise Rejected("account_exists", "there is such an account")
+        tx.save(Account(command.account_id))
+        tx.emit(Opened(command.account_id))
+        bank.trouble(command.account_id)
+
+    @service.handle("POST /accounts/{account_id}/deposits", direct=True)
+    async def deposit(command: Deposit, tx: Transaction) -> Reply:
+        bank.handled.append(tx.command_id)
+        account = await tx.load(Account, command.account_id) or Account(command.account_id)
+        account.balance += command.amount
+        tx.save(account)
+        tx.emit(Deposited(command.account_id, command.amount))
+        bank.trouble(command.account_id)
+        return Reply({"balance": account.balance}, 201)
+
+    @service.handle()
+    async def withdraw(command: Withdraw, tx: Transaction) -> None:
+        """Saves first and looks afterwards, so that a refusal has to be rolled back."""
+        bank.handled.append(tx.command_id)
+        account = await tx.load(Account, command.account_id) or Account(command.account_id)
+        account.balance -= command.amount
+        tx.save(account)
+        tx.emit(Withdrawn(command.account_id, command.amount))
+        if any(found.balance < 0 for found in await tx.find(Account, account_id=command.account_id)):
+            raise Rejected("overdrawn", f"{-account.balance} is missing")
+        bank.trouble(command.account_id)
+
+    @service.handle()
+    async def close(command: Close, tx: Transaction) -> None:
+        tx.delete(Account(command.account_id))
+        tx.emit(Closed(command.account_id))
+
+    @service.handle()
+    async def advise(command: Advise, tx: Transaction) -> None:
+        advice = await tx.load(Advice, command.account_id)
+        if advice and command.text in advice.texts:
+            raise Rejected("said_before")
+        tx.emit(Advised(command.account_id, command.text))
+
+
+def _declare_views(bank: Bank) -> None:
+    advice = bank.service.event_sourced(Advice, key="account_id")
+    amounts = {Deposited: 1, Withdrawn: -1}
+
+    @advice.on(Advised)
+    def advised(state: Advice, event: Advised) -> None:
+        state.texts.append(event.text)
+
+    @bank.balance.on(Opened)
+    def opened(balance: Balance, event: Opened) -> None:
+        balance.events += 1
+
+    @bank.balance.on(Closed)
+    def closed(balance: Balance, event: Closed) -> object:
+        return DELETED
+
+    for event_type, sign in amounts.items():
+
+        def moved(balance: Balance, event: Any, sign: int = sign) -> None:
+            balance.events += 1
+            balance.balance += sign * event.amount
+            if event.account_id in bank.failing_views:
+                raise ValueError(f"{event.account_id} breaks the view")
+
+        def summed(total: Total, event: Any, sign: int = sign) -> None:
+            total.events += 1
+            total.total += sign * event.amount
+
+        bank.balance.on(event_type)(moved)
+        bank.total.on(event_type, key=lambda event: "all")(summed)
+
+
+def _declare_share(bank: Bank) -> None:
+    @bank.service.share("cards", key="account_id", changed_by=[Opened, Deposited, Withdrawn, Closed, Advised])
+    async def cards(account_ids: list[str], tx: Reads) -> dict[str, Card]:
+        found = {}
+        for account in await tx.find(Account, account_id=account_ids):
+            advice = await tx.load(Advice, account.account_id)
+            found[account.account_id] = Card(account.account_id, account.balance, advice.texts if advice else [])
+        return found
+
+
+def _declare_reactions(bank: Bank) -> None:
+    @bank.service.on(Deposited)
+    async def thank(event: Deposited, tx: Transaction) -> None:
+        thanks = await tx.load(Thanks, event.account_id) or Thanks(event.account_id)
+        tx.save(Thanks(event.account_id, thanks.count + 1, thanks.total + event.amount))
+        if event.account_id in bank.failing_reactions:
+            raise copy(bank.failing_reactions[event.account_id])
+
+    @bank.service.project(Deposited, Withdrawn)
+    async def enter(events: list[Event], tx: Transaction) -> None:
+        for event in events:
+            entry = await tx.load(Ledger, event.key) or Ledger(event.key)
+            tx.save(Ledger(event.key, entry.count + 1, entry.total + event.amount))  # type: ignore[attr-defined]
+            if event.key in bank.failing_batches:
+                raise copy(bank.failing_batches[event.key])
+
+
+class Shop:
+    """A service that borrows the bank's cards, and keeps a view of the bank's events."""
+
+    def __init__(self, *, mode: Mode = "sync", budget: float = 0.05, max_age: float = 5.0, partitions: int = 2) -> None:
+        self.service = Service("shop", partitions=partitions)
+        self.cards = self.service.borrow("cards", Card, owner="accounts", mode=mode, budget=budget, max_age=max_age)
+
+
+class Engines(NamedTuple):
+    log: Log
+    store: Store
+    views: ViewStore
+
+    async def close(self) -> None:
+        for engine in self:
+            await engine.close()
+
+
+def memory_engines() -> Engines:
+    return Engines(MemoryLog(), MemoryStore(), MemoryViews())
+
+
+def sqlite_engines(folder: Path) -> Engines:
+    return Engines(SQLiteLog(folder / "log"), SQLiteStore(folder / "store.db"), SQLiteViews(folder / "views.db"))
+
+
+class NoOwner:
+    """An owner that can't be reached."""
+
+    def __init__(self, cause: BaseException | None = None) -> None:
+        self.cause = cause or Unavailable("the owner is down")
+        self.calls = 0
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        self.calls += 1
+        raise self.cause
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        self.calls += 1
+        raise self.cause
+
+    async def heads(self) -> Mapping[int, int]:
+        self.calls += 1
+        raise self.cause
+
+    async def close(self) -> None: ...
+
+
+def make_body(
+    service: Service,
+    engines: Engines,
+    *,
+    owners: Mapping[str, Owner] | None = None,
+    retry: Retry = AT_ONCE,
+    modes: Mapping[str, Mode] | None = None,
+    options: FeedOptions = QUICK,
+) -> Body:
+    return Body(
+        service,
+        log=engines.log,
+        store=engines.store,
+        views=engines.views,
+        owner_of=lambda name: (owners or {}).get(name) or NoOwner(),
+        retry=retry,
+        modes=modes or {},
+        feed_options=options,
+    )
+
+
+async def opened(service: Service, engines: Engines, **options: Any) -> Body:
+    body = make_body(service, engines, **options)
+    await body.open()
+    return body
+
+
+_ids = itertools.count(1)
+
+
+def message_of(command: Command, command_id: str = "", partitions: int = PARTITIONS) -> Message:
+    """A command as the read head would put it on its way."""
+    return Message(
+        id=command_id or f"command-{next(_ids)}",
+        source="accounts",
+        type=f"accounts.{type(command).__name__}",
+        key=command.key,
+        time=TIME,
+        data=msgspec.json.encode(command),
+        partition=partition_of(command.key, partitions),
+    )
+
+
+async def accept(body: Body, *commands: Command | Message) -> list[Message]:
+    """Put commands into the log."""
+    messages = [
+        each if isinstance(each, Message) else message_of(each, partitions=body.service.partitions) for each in commands
+    ]
+    await body.log.append(body.commands_topic, messages)
+    return messages
+
+
+async def direct(body: Body, *commands: Command | Message) -> list[Outcome]:
+    """Handle commands in one call, as direct ones."""
+    return await body.direct.run([Task(each if isinstance(each, Message) else message_of(each)) for each in commands])
+
+
+async def read_all(log: Log, topic: str, after: Mapping[int, int]) -> list[Record]:
+    """Everything that the log has now."""
+    left = {partition: end for partition, end in (await log.ends(topic)).items() if partition in after}
+    records: list[Record] = []
+    if all(after[partition] >= end for partition, end in left.items()):
+        return records
+    async with aclosing(log.read(topic, after)) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            records += batch
+            at = dict(after)
+            at.update({record.message.partition: record.offset for record in records})
+            if all(at[partition] >= end for partition, end in left.items()):
+                break
+    return records
+
+
+async def consume(body: Body, *, size: int = 500, executor: Executor | None = None) -> list[Outcome]:
+    """Handle the commands in the log, as the write head does, `size` in a transaction."""
+    executor, topic = executor or body.commands, body.commands_topic
+    at = {p: c.number for p, c in (await executor.checkpoints(topic, range(body.service.partitions))).items()}
+    records = await read_all(body.log, topic, at)
+    outcomes: list[Outcome] = []
+    for start in range(0, len(records), size):
+        batch = records[start : start + size]
+        after = {**at, **{record.message.partition: record.offset for record in batch}}
+        moves = [Move(topic, p, at[p], Checkpoint(n, n)) for p, n in after.items() if n != at[p]]
+        outcomes += await executor.run([Task(message, offset, offset) for offset, message in batch], moves)
+        at = after
+    return outcomes
+
+
+async def journal_of(store: Store, partitions: int = PARTITIONS) -> list[Message]:
+    """Every event, partition by partition. Fails where numbers have a hole."""
+    events: list[Message] = []
+    for partition in range(partitions):
+        found = await store.journal(partition, 0, 1_000_000)
+        assert [event.number for event in found] == list(range(1, len(found) + 1)), f"partition {partition} has holes"
+        events += found
+    assert dict(await store.heads()) == {p: sum(e.partition == p for e in events) for p in range(partitions)}
+    return events
+
+
+async def all_of(store: Store, entity: type[Entity]) -> list[Any]:
+    """Every entity of a class, Chimera's own records too."""
+    table = table_of(entity)
+    async with store.snapshot() as session:
+        return [table.from_row(row) for row in await session.find(table, {})]
+
+
+async def rows(store: Store, entity: type[Entity]) -> dict[str, Any]:
+    """Every entity of a class, by the first field of its key."""
+    return {getattr(each, entity.__key_fields__[0]): each for each in await all_of(store, entity)}
+
+
+async def parked_of(body: Body) -> list[Parked]:
+    """What is set aside in the store, in order."""
+    return sorted(await all_of(body.store, Parked), key=lambda row: (row.key, row.number))
+
+
+async def balances(body: Body) -> dict[str, int]:
+    return {key: found.balance for key, found in (await rows(body.store, Account)).items()}
+
+
+def recomputed(view: View[Any], events: Sequence[Message]) -> dict[str, Any]:
+    """The view as it has to be: every event folded once, in the journal's order."""
+    folder, documents = Folder(view), {}
+    for message in events:
+        if step := folder.steps.get(message.type):
+            event = step.decoder.decode(message.data)
+            for key in folder.keys(step, event):
+                documents[key] = folder.apply(step, documents.get(key), key, event)
+    return {key: msgspec.to_builtins(document) for key, document in documents.items() if document is not None}
+
+
+async def stored(views: ViewStore, view: str) -> dict[str, Any]:
+    """The view as it is."""
+    return {document.key: json.loads(document.data or b"") for document in await views.scan(view, limit=1_000_000)}
+
+
+async def project(body: Body, view: View[Any], size: int = 500) -> None:
+    """Fold what the journal holds into a view, without a log."""
+    projector = projector_of(body, view)
+    source = body.service.name
+    at = await projector.checkpoints(source, range(body.service.partitions))
+    for partition, checkpoint in at.items():
+        number = checkpoint.number
+        while page := await body.store.journal(partition, number, size):
+            moves = [Move(source, partition, number, Checkpoint(page[-1].number))]
+            assert await projector.apply(Batch(page, moves))
+            number = page[-1].number
+
+
+def projector_of(body: Body, view: View[Any], views: ViewStore | None = None) -> Projector:
+    return Projector(
+        body.service.name, ViewProjection(view), views or body.views, metrics=Metrics(), moved=body.moved or Signal()
+    )
+
+
+async def eventually(condition: Callable[[], Any], timeout: float = 15.0) -> None:  # noqa: ASYNC109
+    """Wait until the condition holds; fails when it does not within the time."""
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        found = condition()
+        if inspect.isawaitable(found):
+            found = await found
+        if found:
+            return
+        assert asyncio.get_running_loop().time() < deadline, f"never came true: {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running(*coroutines: Any) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    """Run these in the background, and cancel them at the end."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        done, pending = await asyncio.wait(tasks, timeout=5.0)
+        assert not pending, "a task does not end when it is cancelled"
+        for task in done:
+            with suppress(asyncio.CancelledError):
+                task.result()
+
+
+class Fuse:
+    """Counts the calls of a process to its engines, and ends the process at one of them.
+
+    From the call that blows the fuse on, nothing that the process does has an effect. With `late` the
+    call itself still has its effect, but the process does not learn of it.
+    """
+
+    def __init__(self, at: int = 0, *, late: bool = False, once: bool = False) -> None:
+        self.at = at
+        self.late = late
+        self.once = once
+        self.calls = 0
+        self.blown = asyncio.Event()
+
+    def before(self) -> None:
+        if self.blown.is_set() and not self.once:
+            raise Unavailable("this process is dead")
+        self.calls += 1
+        if self.calls == self.at and not self.late:
+            self._blow()
+
+    def after(self, call: int) -> None:
+        if call == self.at and self.late:
+            self._blow()
+        if self.blown.is_set() and not self.once and call != self.at:
+            raise Unavailable("this process is dead")
+
+    def _blow(self) -> None:
+        self.blown.set()
+        raise Unavailable("the process dies here")
+
+    async def around(self, call: Any) -> Any:
+        try:
+            self.before()
+        except Unavailable:
+            call.close()
+            raise
+        number = self.calls
+        result = await call
+        self.after(number)
+        return result
+
+    def wrap(self, engines: Engines) -> Engines:
+        return Engines(FusedLog(engines.log, self), FusedStore(engines.store, self), FusedViews(engines.views, self))
+
+
+class FusedLog(WrappedLog):
+    def __init__(self, log: Log, fuse: Fuse) -> None:
+        super().__init__(log)
+        self._fuse = fuse
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await self._fuse.around(super().append(topic, messages))
+
+    async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
+        async with aclosing(super().read(topic, after, limit)) as batches:  # type: ignore[type-var]
+            async for batch in batches:
+                self._fuse.before()
+                self._fuse.after(self._fuse.calls)
+                yield batch
+
+
+class FusedStore(WrappedStore):
+    def __init__(self, store: Store, fuse: Fuse) -> None:
+        super().__init__(store)
+        self._fuse = fuse
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        self._fuse.before()
+        self._fuse.after(self._fuse.calls)
+        async with super().transaction() as session:
+            yield FusedSession(session, self._fuse)
+            self._fuse.before()
+            number = self._fuse.calls
+        self._fuse.after(number)
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return await self._fuse.around(super().journal(partition, after, limit))
+
+
+class FusedSession(WrappedSession):
+    def __init__(self, session: Any, fuse: Fuse) -> None:
+        super().__init__(session)
+        self._fuse = fuse
+
+    async def save(self, table: Any, rows: Any) -> None:
+        await self._fuse.around(super().save(table, rows))
+
+    async def append(self, events: Sequence[Message]) -> None:
+        await self._fuse.around(super().append(events))
+
+
+class FusedViews(WrappedViews):
+    def __init__(self, views: ViewStore, fuse: Fuse) -> None:
+        super().__init__(views)
+        self._fuse = fuse
+
+    async def get(self, view: str, keys: Sequence[str]) -> Any:
+        return await self._fuse.around(super().get(view, keys))
+
+    async def write(self, consumer: str, documents: Any, moves: Any) -> bool:
+        return await self._fuse.around(super().write(consumer, documents, moves))

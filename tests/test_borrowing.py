@@ -1,0 +1,380 @@
+"""A borrower never fails because of an owner (invariant 7)."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from chimera import Borrowed, Unavailable
+from chimera.body import Body
+from chimera.borrowing import BorrowedReads, LastKnown
+from chimera.copies import copy_name
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Move
+from chimera.reader import Documents
+from chimera.service import Mode
+from tests.support import Card, Shop, eventually, memory_engines, opened, running
+
+BUDGET = 0.05
+SLACK = 0.25
+MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
+
+
+class Owner:
+    """An owner that behaves as told."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, bytes] = {}
+        self.behaviour: Any = "answers"
+        self.calls: list[list[str]] = []
+        self.counts: dict[int, int] = {0: 0}
+
+    def put(self, key: str, balance: int = 0) -> None:
+        self.documents[key] = msgspec.json.encode(Card(key, balance))
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        self.calls.append(list(keys))
+        await self._behave()
+        return {key: self.documents[key] for key in keys if key in self.documents}
+
+    async def _behave(self) -> None:
+        match self.behaviour:
+            case "hangs":
+                await asyncio.sleep(3600)
+            case float():
+                await asyncio.sleep(self.behaviour)
+            case BaseException():
+                raise self.behaviour
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return []
+
+    async def heads(self) -> Mapping[int, int]:
+        await self._behave()
+        return self.counts
+
+    async def close(self) -> None: ...
+
+
+class Borrower:
+    """A shop with an owner under control."""
+
+    def __init__(self, body: Body, shop: Shop, owner: Owner) -> None:
+        self.body = body
+        self.owner = owner
+        self.borrow = shop.cards
+        self.reads: BorrowedReads[Card] = BorrowedReads(body, shop.cards, Documents(body))
+        self._number = 0
+
+    async def get(self, key: str) -> Borrowed[Card]:
+        """The borrowed value; fails when it takes longer than the budget."""
+        started = time.monotonic()
+        found = await self.reads.get(key)
+        assert time.monotonic() - started < self.borrow.budget + SLACK
+        return found
+
+    async def keep(self, key: str, data: bytes | None) -> None:
+        """Put a document into the copy, as the write head would."""
+        name = copy_name(self.borrow, self.reads.mode)
+        revision = found.revision if (found := (await self.body.views.get(name, [key])).get(key)) else 0
+        self._number += 1
+        self.owner.counts[0] = self._number
+        move = Move("accounts", 0, self._number - 1, Checkpoint(self._number))
+        assert await self.body.views.write(name, [Document(name, key, data, revision)], [move])
+        self.body.moved.notify()
+
+
+async def borrower(mode: Mode, *, max_age: float = 5.0, budget: float = BUDGET) -> Borrower:
+    owner, shop = Owner(), Shop(mode=mode, budget=budget, max_age=max_age)
+    body = await opened(shop.service, memory_engines(), owners={"accounts": owner})
+    return Borrower(body, shop, owner)
+
+
+FAILURES = [Unavailable("down"), "hangs", RuntimeError("a bug in the client"), OSError("reset"), 0.2]
+
+
+# sync
+
+
+async def test_sync_gives_what_the_owner_has_now() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    assert await shop.get("a") == Borrowed(Card("a", 5), "fresh", 0.0)
+    shop.owner.put("a", 6)
+    assert (await shop.get("a")).value == Card("a", 6)
+
+
+async def test_sync_says_absent_for_what_the_owner_does_not_have() -> None:
+    shop = await borrower("sync")
+    assert await shop.get("nobody") == Borrowed(None, "absent", 0.0)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+async def test_sync_gives_the_last_known_value_as_stale_with_its_age_when_the_owner_fails(failure: Any) -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    before = time.monotonic()
+    await shop.get("a")
+    shop.owner.behaviour = failure
+    await asyncio.sleep(0.01)
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "stale")
+    assert found.age is not None
+    assert 0.01 <= found.age <= time.monotonic() - before
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+async def test_sync_says_absent_without_an_age_when_nothing_was_ever_known(failure: Any) -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = failure
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
+async def test_sync_is_fresh_again_when_the_owner_is_back() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = Unavailable("down")
+    await shop.get("a")
+    shop.owner.behaviour = "answers"
+    assert (await shop.get("a")).state == "fresh"
+
+
+GARBAGE = [b'{"account_id":"a","balance":"much"}', b"{}", b"null", b"[]", b"nonsense", b"", b'{"account_id":"\xff"}']
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=repr)
+async def test_garbage_is_never_given_nor_remembered_and_does_not_hurt_the_other_keys(garbage: bytes) -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    shop.owner.put("b", 6)
+    await shop.get("a")
+    shop.owner.documents["a"] = garbage
+    bad, good = await asyncio.gather(shop.get("a"), shop.get("b"))
+    assert (bad.value, bad.state) == (Card("a", 5), "stale")
+    assert (good.value, good.state) == (Card("b", 6), "fresh")
+    shop.owner.behaviour = Unavailable("down")
+    assert (await shop.get("a")).value == Card("a", 5)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE, ids=repr)
+async def test_garbage_is_absent_when_nothing_else_is_known(garbage: bytes) -> None:
+    shop = await borrower("sync")
+    shop.owner.documents["a"] = garbage
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
+@pytest.mark.parametrize("answer", [None, [], "text", {"a": "text"}, {"a": 5}], ids=repr)
+async def test_an_owner_that_answers_with_something_else_altogether_is_an_owner_that_failed(answer: Any) -> None:
+    shop = await borrower("sync")
+
+    async def fetch(share: str, keys: Sequence[str]) -> Any:
+        return answer
+
+    shop.owner.fetch = fetch  # type: ignore[method-assign]
+    found = await shop.get("a")
+    assert (found.value, found.state) == (None, "absent")
+
+
+async def test_what_the_owner_removed_is_not_remembered() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    await shop.get("a")
+    shop.owner.documents.clear()
+    assert (await shop.get("a")).state == "absent"
+    shop.owner.behaviour = Unavailable("down")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
+async def test_all_keys_of_a_loop_turn_are_one_call_in_which_each_key_is_once() -> None:
+    shop = await borrower("sync")
+    for key in "abc":
+        shop.owner.put(key, 1)
+    found = await asyncio.gather(*(shop.get(key) for key in "abcab"))
+    assert [borrowed.value and borrowed.value.account_id for borrowed in found] == list("abcab")
+    assert shop.owner.calls == [["a", "b", "c"]]
+
+
+async def test_a_slow_answer_is_remembered_for_the_next_time() -> None:
+    shop = await borrower("sync", budget=0.01)
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = 0.03
+    assert (await shop.get("a")).state == "absent"
+    await eventually(lambda: shop.reads._last_known.get("a") is not None)
+    assert (await shop.get("a")).state == "stale"
+
+
+async def test_a_read_that_is_cancelled_leaves_no_trace() -> None:
+    noise: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: noise.append(context))
+    shop = await borrower("sync")
+    shop.owner.behaviour = 0.005
+    failing = shop.owner.fetch
+
+    async def fetch(share: str, keys: Sequence[str]) -> Any:
+        await failing(share, keys)
+        raise Unavailable("down")
+
+    shop.owner.fetch = fetch  # type: ignore[method-assign]
+    reading = asyncio.ensure_future(shop.reads.get("a"))
+    await asyncio.sleep(0.001)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert reading.cancelled()
+    del reading
+    await shop.reads._fetches.drain()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert noise == []
+
+
+def test_only_the_most_recently_used_values_are_remembered() -> None:
+    known = LastKnown(limit=2)
+    known.put("a", 1)
+    known.put("b", 2)
+    assert known.get("a")
+    known.put("c", 3)
+    assert known.get("b") is None
+    assert [cast("Any", known.get(key)).value for key in "ac"] == [1, 3]
+
+
+# async
+
+
+async def test_async_gives_the_copy_without_asking_the_owner() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "fresh")
+    assert found.age is not None
+    assert found.age < 1.0
+    assert shop.owner.calls == []
+
+
+async def test_async_says_absent_for_a_key_without_a_document_and_after_its_removal() -> None:
+    shop = await borrower("async")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.keep("a", None)
+    await shop.reads._age.watch("async")
+    found = await shop.get("a")
+    assert (found.value, found.state) == (None, "absent")
+    assert found.age is not None
+
+
+async def test_a_copy_is_stale_before_it_was_ever_compared_with_the_owner() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    assert await shop.get("a") == Borrowed(Card("a", 5), "stale", None)
+
+
+async def test_a_copy_goes_stale_while_the_owner_can_not_be_asked_and_is_fresh_again_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chimera.borrowing.LOOK_S", 0.01)
+    shop = await borrower("async", max_age=0.05)
+    shop.body.heads("accounts")._every_s = 0.0
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+
+    async def state() -> str:
+        return (await shop.get("a")).state
+
+    async with running(shop.reads.keep_looking()):
+        await eventually(lambda: _is(state, "fresh"))
+        shop.owner.behaviour = Unavailable("down")
+        await eventually(lambda: _is(state, "stale"))
+        found = await shop.get("a")
+        assert found.value == Card("a", 5)
+        assert found.age is not None
+        assert found.age > 0.05
+        shop.owner.behaviour = "answers"
+        await eventually(lambda: _is(state, "fresh"))
+
+
+async def _is(state: Any, wanted: str) -> bool:
+    return bool(await state() == wanted)
+
+
+async def test_a_copy_that_lags_behind_the_owner_is_not_called_fresh() -> None:
+    shop = await borrower("async", max_age=0.02)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    shop.owner.counts = {0: 100}
+    await shop.reads._age.watch("async")
+    assert (await shop.get("a")).state == "stale"
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+async def test_async_answers_whatever_the_owner_does(failure: Any) -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    shop.owner.behaviour = failure
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "fresh")
+
+
+async def test_a_copy_of_an_older_shape_than_the_borrower_expects_does_not_break_the_page() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", b'{"account_id":"a"}')
+    found = await shop.get("a")
+    assert (found.value, found.state) == (None, "absent")
+
+
+# hybrid
+
+
+async def test_hybrid_asks_the_owner_only_for_known_keys() -> None:
+    shop = await borrower("hybrid")
+    await shop.keep("a", b"true")
+    shop.owner.put("a", 5)
+    shop.owner.put("b", 5)
+    known, unknown = await asyncio.gather(shop.get("a"), shop.get("b"))
+    assert known == Borrowed(Card("a", 5), "fresh", 0.0)
+    assert (unknown.value, unknown.state) == (None, "absent")
+    assert shop.owner.calls == [["a"]]
+
+
+async def test_hybrid_no_longer_asks_for_a_key_that_was_removed() -> None:
+    shop = await borrower("hybrid")
+    await shop.keep("a", b"true")
+    await shop.keep("a", None)
+    assert (await shop.get("a")).state == "absent"
+    assert shop.owner.calls == []
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=str)
+async def test_hybrid_gives_the_last_known_value_when_the_owner_fails(failure: Any) -> None:
+    shop = await borrower("hybrid")
+    await shop.keep("a", b"true")
+    shop.owner.put("a", 5)
+    await shop.get("a")
+    shop.owner.behaviour = failure
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "stale")
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_hundreds_of_reads_of_a_hanging_owner_stay_in_the_budget(mode: Mode) -> None:
+    shop = await borrower(mode)
+    if mode != "sync":
+        await shop.keep("k7", b"true" if mode == "hybrid" else msgspec.json.encode(Card("k7", 1)))
+    shop.owner.behaviour = "hangs"
+    started = time.monotonic()
+    for _ in range(3):
+        await asyncio.gather(*(shop.reads.get(f"k{n}") for n in range(300)))
+    assert time.monotonic() - started < 3 * (BUDGET + SLACK)
+
+
+async def test_every_read_is_counted_by_its_mode_and_state() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a")
+    await shop.get("a")
+    await shop.get("b")
+    text = shop.body.metrics.exposition().decode()
+    for state in ("fresh", "absent"):
+        assert f'chimera_borrowed_total{{mode="sync",service="shop",share="cards",state="{state}"}} 1.0' in text

@@ -1,0 +1,302 @@
+"""Copies of what is borrowed, and how the mode changes while it is being read."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from chimera import Unavailable, copies
+from chimera.body import Body
+from chimera.borrowing import BorrowedReads
+from chimera.copies import CopyKeeper, ModeSetting, copy_name, read_mode, want_mode
+from chimera.ports import Checkpoint, Move
+from chimera.reader import Documents
+from chimera.service import Mode
+from tests.support import (
+    Bank,
+    Card,
+    Close,
+    Deposit,
+    Engines,
+    NoOwner,
+    Shop,
+    balances,
+    direct,
+    eventually,
+    journal_of,
+    memory_engines,
+    opened,
+    running,
+    stored,
+)
+
+MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
+ALL = frozenset({0, 1})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "LOOK_S", 0.002)
+    monkeypatch.setattr(copies, "GRACE_S", 0.02)
+    monkeypatch.setattr(copies, "COMPARE_S", 0.02)
+    monkeypatch.setattr("chimera.borrowing.LOOK_S", 0.002)
+
+
+class OwnerOf:
+    """A body as an owner, that can be taken away."""
+
+    def __init__(self, body: Body) -> None:
+        self._owner = body.owner(body.service.name)
+        self.down = False
+
+    def _check(self) -> None:
+        if self.down:
+            raise Unavailable("the owner is down")
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        self._check()
+        return await self._owner.fetch(share, keys)
+
+    async def journal(self, partition: int, after: int, limit: int) -> Any:
+        self._check()
+        return await self._owner.journal(partition, after, limit)
+
+    async def heads(self) -> Mapping[int, int]:
+        self._check()
+        return await self._owner.heads()
+
+    async def close(self) -> None: ...
+
+
+class Town:
+    """A bank and a shop that borrows from it, on the same log."""
+
+    def __init__(self, bank: Body, shop: Body, owner: OwnerOf, declared: Shop) -> None:
+        self.bank, self.shop, self.owner = bank, shop, owner
+        self.borrow = declared.cards
+        self.reads = BorrowedReads(shop, self.borrow, Documents(shop))
+
+    async def deposit(self, *keys: str) -> None:
+        """Change the accounts, and relay what happened."""
+        before = await self.bank.store.heads()
+        await direct(self.bank, *(Deposit(key, 1) for key in keys))
+        await self.relay(before)
+
+    async def relay(self, after: Mapping[int, int]) -> None:
+        for partition, number in after.items():
+            await self.bank.log.append("accounts.events", await self.bank.store.journal(partition, number, 1000))
+
+    async def is_complete(self, mode: Mode) -> bool:
+        kept = await self.shop.views.scan(copy_name(self.borrow, mode), limit=10_000)
+        if mode == "hybrid":
+            return {d.key for d in kept} == set(await balances(self.bank))
+        found = {d.key: msgspec.json.decode(d.data or b"", type=Card).balance for d in kept}
+        return found == await balances(self.bank)
+
+    async def is_dropped(self, mode: Mode) -> bool:
+        name = copy_name(self.borrow, mode)
+        return not await self.shop.views.checkpoints(name) and not await self.shop.views.scan(name)
+
+    async def in_force(self) -> Mode:
+        return (await read_mode(self.shop, self.borrow)).mode
+
+
+async def make_town(mode: Mode, engines: Engines | None = None, *, accounts: int = 20, max_age: float = 5.0) -> Town:
+    declared, theirs = Shop(mode=mode, max_age=max_age), engines or memory_engines()
+    bank = await opened(Bank().service, memory_engines()._replace(log=theirs.log))
+    owner = OwnerOf(bank)
+    town = Town(bank, await opened(declared.service, theirs, owners={"accounts": owner}), owner, declared)
+    await town.deposit(*(f"k{n}" for n in range(accounts)))
+    return town
+
+
+@asynccontextmanager
+async def kept(town: Town, *held: frozenset[int]) -> AsyncIterator[None]:
+    keepers = [CopyKeeper(town.shop, town.borrow, each).run() for each in held or [ALL]]
+    async with running(*keepers, town.reads.keep_looking()):
+        yield
+
+
+@pytest.mark.parametrize("mode", ["async", "hybrid"])
+async def test_a_copy_is_filled_and_follows_its_owner(engines: Engines, mode: Mode) -> None:
+    town = await make_town(mode, engines)
+    async with kept(town):
+        await eventually(lambda: town.is_complete(mode))
+        await town.deposit("k1", "new")
+        await eventually(lambda: town.is_complete(mode))
+        before = await town.bank.store.heads()
+        await direct(town.bank, Close("k2"))
+        await town.relay(before)
+        await eventually(lambda: town.is_complete(mode))
+    assert await town.shop.views.get(copy_name(town.borrow, mode), ["k2"]) == {}
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(MODES, 2)))
+async def test_the_mode_changes_while_it_is_read_and_no_read_is_without_a_value(
+    engines: Engines, before: Mode, after: Mode
+) -> None:
+    town = await make_town(before, engines)
+    seen: set[str] = set()
+    done = asyncio.Event()
+
+    async def read() -> None:
+        while not done.is_set():
+            found = await town.reads.get("k7")
+            seen.add(found.state)
+            assert found.value is not None
+            assert found.value.account_id == "k7"
+            await asyncio.sleep(0)
+
+    async with kept(town):
+        if before != "sync":
+            await eventually(lambda: town.is_complete(before))
+        reading = asyncio.ensure_future(read())
+        await want_mode(town.shop, town.borrow, after)
+        await eventually(lambda: town.reads.mode == after)
+        assert await town.in_force() == after
+        await town.deposit("k7", "k8")
+        if after != "sync":
+            await eventually(lambda: town.is_complete(after))
+        for mode in ("async", "hybrid"):
+            if mode != after:
+                await eventually(lambda mode=mode: town.is_dropped(mode))
+        done.set()
+        await reading
+    assert seen <= {"fresh", "stale"}
+
+
+async def test_the_new_mode_is_in_force_only_when_its_copy_has_everything() -> None:
+    town = await make_town("sync")
+    town.owner.down = True
+    async with kept(town):
+        await want_mode(town.shop, town.borrow, "async")
+        await eventually(lambda: town.is_complete("async"))
+        assert await read_mode(town.shop, town.borrow) == ModeSetting("sync", "async")
+        town.owner.down = False
+        await eventually(lambda: _is(town, "async"))
+
+
+async def _is(town: Town, mode: Mode) -> bool:
+    return await town.in_force() == mode
+
+
+async def test_sync_is_in_force_at_once_even_without_anybody_who_keeps_copies() -> None:
+    town = await make_town("async")
+    assert await want_mode(town.shop, town.borrow, "sync") == ModeSetting("sync", "sync")
+    assert await town.in_force() == "sync"
+
+
+async def test_the_choice_lasts_over_a_restart(engines: Engines) -> None:
+    town = await make_town("sync", engines)
+    async with kept(town):
+        await want_mode(town.shop, town.borrow, "hybrid")
+        await eventually(lambda: _is(town, "hybrid"))
+    again = await opened(Shop(mode="sync").service, engines, owners={"accounts": NoOwner()})
+    assert (await read_mode(again, town.borrow)).mode == "hybrid"
+    reads = BorrowedReads(again, town.borrow, Documents(again))
+    await reads.look()
+    assert reads.mode == "hybrid"
+
+
+async def test_what_was_set_from_outside_is_in_force_unless_it_was_changed_since() -> None:
+    town = await make_town("sync")
+    town.shop.modes["cards"] = "hybrid"
+    assert await town.in_force() == "hybrid"
+    await want_mode(town.shop, town.borrow, "sync")
+    assert await town.in_force() == "sync"
+
+
+async def test_a_change_of_mind_before_the_flip_wins() -> None:
+    town = await make_town("sync")
+    town.owner.down = True
+    async with kept(town):
+        await want_mode(town.shop, town.borrow, "async")
+        await eventually(lambda: town.is_complete("async"))
+        await want_mode(town.shop, town.borrow, "sync")
+        town.owner.down = False
+        await eventually(lambda: town.is_dropped("async"))
+    assert await town.in_force() == "sync"
+
+
+async def test_a_flip_that_comes_late_changes_nothing() -> None:
+    town = await make_town("sync")
+    seen = await want_mode(town.shop, town.borrow, "async")
+    await want_mode(town.shop, town.borrow, "sync")
+    await copies._flip(town.shop, town.borrow, seen)
+    assert await read_mode(town.shop, town.borrow) == ModeSetting("sync", "sync")
+
+
+async def test_two_workers_fill_one_copy_and_flip_it_once() -> None:
+    town = await make_town("sync")
+    async with kept(town, frozenset({0}), frozenset({1})):
+        for mode in ("async", "hybrid", "async"):
+            await want_mode(town.shop, town.borrow, mode)
+            await eventually(lambda mode=mode: _is(town, mode))
+            await eventually(lambda mode=mode: town.is_complete(mode))
+
+
+async def test_concurrent_wishes_end_in_one_of_them() -> None:
+    town = await make_town("sync")
+    await asyncio.gather(*(want_mode(town.shop, town.borrow, mode) for mode in ("async", "hybrid", "async")))
+    assert (await read_mode(town.shop, town.borrow)).wanted in ("async", "hybrid")
+
+
+async def test_a_copy_whose_checkpoint_was_deleted_is_filled_again() -> None:
+    town = await make_town("async")
+    async with kept(town):
+        await eventually(lambda: town.is_complete("async"))
+        name = copy_name(town.borrow, "async")
+        await town.shop.views.drop(name, [name])
+        await eventually(lambda: town.is_complete("async"))
+
+
+async def test_a_reader_follows_a_changed_mode_though_the_copy_that_it_reads_never_catches_up() -> None:
+    town = await make_town("async", max_age=60.0)
+    async with running(town.reads.keep_looking()):
+        await asyncio.sleep(0.01)
+        assert town.reads.mode == "async"
+        await want_mode(town.shop, town.borrow, "sync")
+        await eventually(lambda: town.reads.mode == "sync", timeout=1.5)
+
+
+async def test_a_copy_that_lags_a_little_all_the_time_is_as_old_as_it_lags() -> None:
+    """Each comparison goes on where the last one stopped, however long the copy takes."""
+    town = await make_town("async", max_age=60.0)
+    age = town.reads._age
+    heads = await town.bank.store.heads()
+    for _ in range(3):
+        await asyncio.wait_for(age.watch("async"), 2.0)
+        assert age.seconds("async") is None
+    moves = [Move("accounts", p, 0, Checkpoint(n)) for p, n in heads.items() if n]
+    await town.shop.views.write(copy_name(town.borrow, "async"), [], moves)
+    await town.deposit("more")
+    await age.watch("async")
+    assert age.seconds("async") is not None
+
+
+async def test_a_keeper_ends_when_it_is_cancelled_whatever_became_of_its_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fill(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(copies, "_fill", fill)
+    monkeypatch.setattr(copies, "LOOK_S", 60.0)
+    town = await make_town("async")
+    keeping = asyncio.ensure_future(CopyKeeper(town.shop, town.borrow, ALL).run())
+    await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert keeping.cancelled()
+
+
+async def test_a_copy_holds_what_the_owner_held_and_nothing_else(engines: Engines) -> None:
+    town = await make_town("async", engines, accounts=5)
+    async with kept(town):
+        await eventually(lambda: town.is_complete("async"))
+    assert set(await stored(town.shop.views, copy_name(town.borrow, "async"))) == {f"k{n}" for n in range(5)}
+    assert len(await journal_of(town.bank.store)) == 10

@@ -1,0 +1,204 @@
+"""What is set aside can be listed, shown, retried and dropped; a view can be rebuilt; every lag can be seen."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chimera import SettingsError, operations
+from chimera.body import Body
+from chimera.execution import Task
+from chimera.status import parked_counts, service_status
+from chimera.write_head import WriteHead
+from tests.support import (
+    PARTITIONS,
+    Bank,
+    Deposit,
+    NoOwner,
+    Shop,
+    accept,
+    balances,
+    consume,
+    direct,
+    journal_of,
+    memory_engines,
+    opened,
+    parked_of,
+    project,
+    recomputed,
+    running,
+    stored,
+)
+
+SETTINGS: Any = SimpleNamespace(services={"accounts": None})
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
+    @asynccontextmanager
+    async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
+        yield [body]
+
+    monkeypatch.setattr(operations, "_bodies", bodies)
+    monkeypatch.setattr(operations, "Console", _wide(operations.Console))
+
+
+def _wide(console: Any) -> Any:
+    return lambda: console(width=400)
+
+
+async def test_the_status_says_how_far_every_consumer_is(body: Body, bank: Bank) -> None:
+    await accept(body, *(Deposit(f"k{n}", 1) for n in range(6)))
+    await consume(body)
+    await accept(body, Deposit("k1", 1))
+    await project(body, bank.balance)
+    status = await service_status(body)
+    assert (status["service"], status["partitions"], status["parked"]) == ("accounts", PARTITIONS, {})
+    lag: dict[str, int] = {}
+    for row in status["consumers"]:
+        lag[row["consumer"]] = lag.get(row["consumer"], 0) + row["lag"]
+    events = len(await journal_of(body.store))
+    assert lag == {
+        "commands": 1,
+        "relay": events,
+        "balance": 0,
+        "total": events,
+        "thank:accounts": events,
+        "enter:accounts": events,
+    }
+
+
+async def test_a_lag_behind_an_owner_that_can_not_be_asked_is_unknown_not_zero() -> None:
+    shop = await opened(Shop(mode="async").service, memory_engines(), owners={"accounts": NoOwner()})
+    await shop.views.write("borrow.cards.async", [], [_move(3)])
+    [row] = [row for row in (await service_status(shop))["consumers"] if row["consumer"] == "borrow.cards.async"]
+    assert (row["checkpoint"], row["head"], row["lag"]) == (3, None, None)
+
+
+def _move(number: int) -> Any:
+    from chimera.ports import Checkpoint, Move
+
+    return Move("accounts", 0, 0, Checkpoint(number))
+
+
+async def set_aside(body: Body, bank: Bank) -> None:
+    """Two commands, two events of a view, and one of a reaction."""
+    bank.failing["a"] = bank.failing_reactions["v"] = ValueError("as told")
+    bank.failing_views.add("v")
+    await accept(body, Deposit("a", 1), Deposit("a", 2), Deposit("b", 1))
+    await consume(body)
+    await direct(body, Deposit("v", 1), Deposit("v", 2))
+    await project(body, bank.balance)
+    executor, _ = body.reaction(bank.service.reactions["thank"], "accounts")
+    event = next(e for e in await journal_of(body.store) if e.type == "accounts.Deposited" and e.key == "v")
+    await executor.run([Task(event, event.number)])
+
+
+async def test_everything_that_is_set_aside_is_counted_and_listed_with_its_cause(
+    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await set_aside(body, bank)
+    assert await parked_counts(body) == {"commands": 2, "balance": 2, "thank:accounts": 1}
+    await operations.list_parked(SETTINGS, None)
+    printed = capsys.readouterr().out
+    for text in ("ValueError: as told", "ValueError: v breaks the view", "thank:accounts", "accounts.Deposit"):
+        assert text in printed
+
+
+async def test_nothing_parked_is_said_so(body: Body, capsys: pytest.CaptureFixture[str]) -> None:
+    await operations.list_parked(SETTINGS, "accounts")
+    assert "nothing is parked" in capsys.readouterr().out
+    await operations.show_parked(SETTINGS, "accounts", "commands", "a")
+    assert "has nothing parked under 'a'" in capsys.readouterr().out
+    await operations.retry_parked(SETTINGS, "accounts", "commands", None)
+    assert "has nothing parked" in capsys.readouterr().out
+
+
+async def test_a_message_is_shown_as_it_came_whatever_brackets_it_holds(
+    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "[/tmp] is [bold]not[/bold] a tag [true]"
+    bank.failing["a"] = bank.failing[text] = ValueError(text)
+    await accept(body, Deposit("a", 1), Deposit(text, 7))
+    await consume(body)
+    for key in ("a", text):
+        await operations.show_parked(SETTINGS, "accounts", "commands", key)
+        assert text in capsys.readouterr().out
+    await operations.list_parked(SETTINGS, None)
+    assert capsys.readouterr().out.count(text) >= 3
+    await operations.retry_parked(SETTINGS, "accounts", "commands", None)
+    assert capsys.readouterr().out.count(text) >= 3
+
+
+async def test_a_retry_by_key_or_of_all_runs_what_is_set_aside(
+    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await set_aside(body, bank)
+    bank.failing.clear()
+    bank.failing_views.clear()
+    bank.failing_reactions.clear()
+    await operations.retry_parked(SETTINGS, "accounts", "commands", "a")
+    assert (await balances(body))["a"] == 3
+    await operations.retry_parked(SETTINGS, "accounts", "balance", None)
+    await operations.retry_parked(SETTINGS, "accounts", "thank:accounts", None)
+    await project(body, bank.balance)
+    assert await parked_counts(body) == {}
+    assert await stored(body.views, "balance") == recomputed(bank.balance, await journal_of(body.store))
+    assert "settled" in capsys.readouterr().out
+
+
+async def test_dropping_gives_up_the_first_and_tries_the_rest(body: Body, bank: Bank) -> None:
+    await set_aside(body, bank)
+    bank.failing.clear()
+    bank.failing_views.clear()
+    await operations.drop_parked(SETTINGS, "accounts", "commands", "a")
+    assert (await balances(body))["a"] == 2
+    await operations.drop_parked(SETTINGS, "accounts", "balance", "v")
+    assert (await stored(body.views, "balance"))["v"]["balance"] == 2
+    assert [row.key for row in await parked_of(body)] == ["v"]
+
+
+async def test_a_consumer_that_does_not_exist_is_told_with_those_that_do(body: Body) -> None:
+    with pytest.raises(
+        SettingsError, match=r"no consumer 'nobody'; there are: commands, thank:accounts, enter:accounts"
+    ):
+        await operations.retry_parked(SETTINGS, "accounts", "nobody", "a")
+
+
+async def test_more_keys_than_fit_a_page_are_all_counted_listed_and_retried(body: Body, bank: Bank) -> None:
+    keys = [f"k{n:04}" for n in range(501)]
+    bank.failing_views.update(keys)
+    await direct(body, *(Deposit(key, 1) for key in keys))
+    await project(body, bank.balance)
+    assert (await parked_counts(body))["balance"] == 501
+    assert len(await operations.everything_aside(body)) == 501
+    bank.failing_views.clear()
+    await operations.retry_parked(SETTINGS, "accounts", "balance", None)
+    assert await parked_counts(body) == {}
+
+
+async def test_a_rebuild_fills_the_view_again_though_nothing_happens_meanwhile(body: Body, bank: Bank) -> None:
+    await direct(body, *(Deposit(f"k{n}", 1) for n in range(6)))
+    await project(body, bank.balance)
+    before = await stored(body.views, "balance")
+    async with running(WriteHead(body, "a").run()):
+        await operations.rebuild_view(SETTINGS, "accounts", "balance")
+    assert await stored(body.views, "balance") == before
+
+
+async def test_a_rebuild_without_a_running_write_head_says_what_to_start(
+    body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chimera import ChimeraError
+
+    monkeypatch.setattr(operations, "STALLED_S", 0.01)
+    await direct(body, Deposit("a", 1))
+    with pytest.raises(ChimeraError, match="chimera run accounts --write"):
+        await operations.rebuild_view(SETTINGS, "accounts", "balance")
+
+
+async def test_a_view_that_does_not_exist_is_told_with_those_that_do(body: Body) -> None:
+    with pytest.raises(SettingsError, match="its views: balance, total"):
+        await operations.rebuild_view(SETTINGS, "accounts", "nothing")

@@ -1,0 +1,129 @@
+"""Read your own writes (invariant 6), and many reads in one."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from chimera import Position, Reader
+from chimera.body import Body
+from chimera.borrowing import BorrowedReads
+from chimera.copies import copy_name
+from chimera.messages import parse_positions
+from chimera.ports import Checkpoint, Document, Move
+from chimera.reader import Documents, Waiting
+from chimera.testing.broken import WrappedViews
+from tests.support import Bank, Deposit, Engines, Shop, direct, memory_engines, opened, project
+
+
+async def test_a_read_that_brings_back_its_position_sees_its_own_write(body: Body, bank: Bank) -> None:
+    [outcome] = await direct(body, Deposit("a", 5))
+    waiting = Waiting(body, parse_positions(outcome.positions), budget=5.0)
+
+    async def later() -> None:
+        await asyncio.sleep(0.02)
+        await project(body, bank.balance)
+
+    projecting = asyncio.ensure_future(later())
+    await waiting.reach("balance", {"accounts"})
+    assert waiting.behind == []
+    [document] = (await body.views.get("balance", ["a"])).values()
+    assert b'"balance":5' in (document.data or b"")
+    await projecting
+
+
+async def test_a_read_whose_view_is_there_already_does_not_wait(body: Body, bank: Bank) -> None:
+    [outcome] = await direct(body, Deposit("a", 5))
+    await project(body, bank.balance)
+    started = time.monotonic()
+    waiting = Waiting(body, parse_positions(outcome.positions), budget=5.0)
+    await waiting.reach("balance", {"accounts"})
+    assert time.monotonic() - started < 1.0
+    assert waiting.behind == []
+
+
+async def test_a_view_that_is_not_there_in_time_is_told_with_how_far_it_is(body: Body, bank: Bank) -> None:
+    await direct(body, Deposit("a", 5))
+    await project(body, bank.balance)
+    [outcome] = await direct(body, Deposit("a", 5))
+    [position] = parse_positions(outcome.positions)
+    started = time.monotonic()
+    waiting = Waiting(body, [position], budget=0.05)
+    await waiting.reach("balance", {"accounts"})
+    assert 0.04 < time.monotonic() - started < 0.5
+    assert waiting.behind == [Position("accounts", position.partition, 2)]
+
+
+async def test_one_budget_holds_for_the_whole_request(body: Body) -> None:
+    started = time.monotonic()
+    waiting = Waiting(body, [Position("accounts", p, 99) for p in range(4)], budget=0.05)
+    for view in ("balance", "total", "balance"):
+        await waiting.reach(view, {"accounts"})
+    assert time.monotonic() - started < 0.5
+    assert len(waiting.behind) >= 4
+
+
+async def test_positions_of_sources_that_do_not_feed_the_view_are_no_reason_to_wait(body: Body) -> None:
+    waiting = Waiting(body, [Position("orders", 0, 99)], budget=60.0)
+    await asyncio.wait_for(waiting.reach("balance", {"accounts"}), 1.0)
+    assert waiting.behind == []
+
+
+async def test_a_position_in_a_partition_that_does_not_exist_is_not_reached(body: Body) -> None:
+    waiting = Waiting(body, [Position("accounts", 77, 1)], budget=0.01)
+    await waiting.reach("balance", {"accounts"})
+    assert waiting.behind == [Position("accounts", 77, 0)]
+
+
+class Counting(WrappedViews):
+    def __init__(self, engines: Engines) -> None:
+        super().__init__(engines.views)
+        self.gets: list[list[str]] = []
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        self.gets.append(list(keys))
+        return await super().get(view, keys)
+
+
+async def test_documents_asked_for_in_one_loop_turn_are_one_multi_get_per_view(bank: Bank, engines: Engines) -> None:
+    views = Counting(engines)
+    body = await opened(bank.service, engines._replace(views=views))  # type: ignore[arg-type]
+    await direct(body, Deposit("a", 1), Deposit("b", 1))
+    await project(body, bank.balance)
+    views.gets.clear()
+    documents = Documents(body)
+    found = await asyncio.gather(*(documents("balance", key) for key in ["a", "b", "none", "a"]))
+    assert [data is not None for data in found] == [True, True, False, True]
+    assert views.gets == [["a", "b", "none"]]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async", "hybrid"])
+async def test_a_borrowed_read_waits_for_the_copy_that_it_reads_and_only_for_that(mode: str) -> None:
+    shop = Shop(mode=mode)  # type: ignore[arg-type]
+    body = await opened(shop.service, memory_engines())
+    documents = Documents(body)
+    reads = BorrowedReads(body, shop.cards, documents)
+    waiting = Waiting(body, [Position("accounts", 0, 1)], budget=5.0)
+
+    async def later() -> None:
+        await asyncio.sleep(0.02)
+        if mode != "sync":
+            await body.views.write(copy_name(shop.cards, reads.mode), [], [Move("accounts", 0, 0, Checkpoint(1))])
+
+    moving = asyncio.ensure_future(later())
+    async with body.store.snapshot() as session:
+        reader = Reader(body, session, documents, {"cards": reads}, waiting)
+        found = await reader.borrowed_many(shop.cards, ["a", "b", "a"])
+    await moving
+    assert set(found) == {"a", "b"}
+    assert waiting.behind == []
+
+
+async def test_a_view_without_a_document_is_none_or_empty_as_declared(body: Body, bank: Bank) -> None:
+    async with body.store.snapshot() as session:
+        reader = Reader(body, session, Documents(body), {}, Waiting(body, [], 0.0))
+        assert await reader.view(bank.balance, "nobody") is None
+        empty = await reader.view(bank.total, "all")
+    assert empty is not None
+    assert (empty.name, empty.total) == ("all", 0)

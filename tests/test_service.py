@@ -1,0 +1,150 @@
+"""A wrong declaration is refused where it is made, and the text says what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from chimera import Command, DeclarationError, Event, Reads, Reply, Service, Transaction
+from chimera.service import path_parameters
+from tests.support import Account, Balance, Card, Deposit, Deposited, Opened
+
+
+class Keyless(Command):
+    name: str
+
+
+class KeylessEvent(Event, source="accounts"):
+    name: str
+
+
+class Orphan(Event, key="name"):
+    name: str
+
+
+class Foreign(Event, source="orders", key="account_id"):
+    account_id: str
+
+
+async def handler(command: Deposit, tx: Transaction) -> None: ...
+
+
+async def unannotated(command, tx) -> None: ...  # type: ignore[no-untyped-def]
+
+
+async def keyless(command: Keyless, tx: Transaction) -> None: ...
+
+
+async def missing_name(command: "Unheard", tx: Transaction) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+
+async def cards(keys: list[str], tx: Reads) -> dict[str, Card]:
+    return {}
+
+
+async def unreturned(keys, tx): ...  # type: ignore[no-untyped-def]
+
+
+async def query(account_id: str) -> None: ...
+
+
+def fold(document: Any, event: Any) -> None: ...
+
+
+def twice(declare: Callable[[], Any]) -> None:
+    declare()
+    declare()
+
+
+WRONG: list[tuple[Callable[[Service], Any], str]] = [
+    (lambda s: Service("Accounts"), "use lower case letters, digits and dashes"),
+    (lambda s: Service(""), "use lower case letters, digits and dashes"),
+    (lambda s: Service("a_b"), "use lower case letters, digits and dashes"),
+    (lambda s: Service("a", partitions=0), "from 1 to 256, not 0"),
+    (lambda s: Service("a", partitions=257), "from 1 to 256, not 257"),
+    (lambda s: s.view(Balance, key="colour"), "Balance has no field 'colour' to be its key"),
+    (lambda s: s.event_sourced(Balance, key="colour"), "Balance has no field 'colour' to be its key"),
+    (lambda s: s.view(Balance, key="account_id", path="/balances"), r"its path must hold \{account_id\} and no other"),
+    (lambda s: s.view(Balance, key="account_id", path="/{a}/{account_id}"), "and no other parameter"),
+    (lambda s: twice(lambda: s.view(Balance, key="account_id")), "already has a view 'balance'"),
+    (lambda s: s.view(Balance, key="account_id").on(Keyless), r'class Keyless\(Event, source="…", key="…"\)'),
+    (lambda s: s.view(Balance, key="account_id").on(KeylessEvent), "needs an owner and a key"),
+    (lambda s: s.view(Balance, key="account_id").on(Orphan), "needs an owner and a key"),
+    (lambda s: s.view(Card, key="balance").on(Opened), "name the field that holds the key with key="),
+    (lambda s: s.view(Balance, key="account_id").on(Opened, key="colour"), "Opened has no field 'colour'"),
+    (lambda s: s.handle()(unannotated), "its first parameter must be annotated with a Command"),
+    (lambda s: s.handle()(fold), "its first parameter must be annotated with a Command"),
+    (lambda s: s.handle()(lambda: None), "its first parameter must be annotated with a Command"),
+    (lambda s: s.handle()(keyless), r'class Keyless\(Command, key="…"\)'),
+    (lambda s: s.handle()(missing_name), "annotations must be importable where it is declared"),
+    (lambda s: twice(lambda: s.handle()(handler)), "already has a command 'Deposit'"),
+    (lambda s: s.handle("accounts")(handler), "a route looks like: POST /orders"),
+    (lambda s: s.handle("FETCH /accounts")(handler), "a route looks like: POST /orders"),
+    (lambda s: s.handle("POST /a/{colour}")(handler), "parameter 'colour'; there are: account_id, amount"),
+    (lambda s: s.get("/a/{colour}")(query), "parameter 'colour'; there are: account_id"),
+    (lambda s: twice(lambda: s.get("/a/{account_id}")(query)), "already has a path"),
+    (lambda s: s.share("cards", key="account_id", changed_by=[Opened])(unreturned), r"as dict\[str, YourDocument\]"),
+    (lambda s: s.share("cards", key="account_id", changed_by=[Foreign])(cards), "owned by 'orders', not 'accounts'"),
+    (lambda s: s.share("cards", key="colour", changed_by=[Opened])(cards), "Opened has no field 'colour'"),
+    (lambda s: twice(lambda: s.share("cards", key="account_id", changed_by=[Opened])(cards)), "already has a share"),
+    (lambda s: s.borrow("cards", Card, mode="copy"), "mode is one of sync, async, hybrid, not 'copy'"),  # type: ignore[arg-type]
+    (lambda s: twice(lambda: s.borrow("cards", Card)), "already has a borrow 'cards'"),
+    (lambda s: twice(lambda: s.on(Opened)(handler)), "already has a reaction 'handler'"),
+    (lambda s: twice(lambda: s.project(Opened)(handler)), "already has a reaction 'handler'"),
+]
+
+
+@pytest.mark.parametrize(("declare", "says"), WRONG, ids=[f"{index}" for index in range(len(WRONG))])
+def test_a_wrong_declaration_says_what_to_do(declare: Callable[[Service], Any], says: str) -> None:
+    with pytest.raises(DeclarationError, match=says):
+        declare(Service("accounts"))
+
+
+def test_a_view_can_not_fold_one_event_in_two_ways() -> None:
+    view = Service("accounts").view(Balance, key="account_id")
+    view.on(Opened)(fold)
+    with pytest.raises(DeclarationError, match="Balance already folds Opened"):
+        view.on(Opened)(fold)
+
+
+def test_a_declaration_returns_what_it_decorates() -> None:
+    service = Service("accounts")
+    assert service.handle()(handler) is handler
+    assert service.entity(Account) is Account
+    assert service.get("/accounts/{account_id}")(query) is query
+    assert service.share("cards", key="account_id", changed_by=[Opened])(cards) is cards
+    assert service.view(Balance, key="account_id").on(Opened)(fold) is fold
+
+
+def test_a_view_is_called_after_its_document_and_knows_its_sources() -> None:
+    service = Service("accounts")
+    view = service.view(Balance, key="account_id", path="/accounts/{account_id}/balance?by=day")
+    view.on(Opened)(fold)
+    view.on(Foreign)(fold)
+    assert (view.name, view.sources) == ("balance", {"accounts", "orders"})
+    assert path_parameters(view.path or "") == ["account_id"]
+
+
+def test_the_key_of_an_event_is_its_field_another_field_or_what_a_function_says() -> None:
+    service = Service("accounts")
+    view = service.view(Balance, key="account_id")
+    view.on(Opened)(fold)
+    view.on(Deposited, key="amount")(fold)
+    view.on(Foreign, key=lambda event: [event.account_id, "all"])(fold)
+    keys = [key_of(event) for event, (key_of, _) in zip(
+        [Opened("a"), Deposited("a", 5), Foreign("f")], view.steps.values(), strict=True
+    )]  # fmt: skip
+    assert keys == ["a", "5", ["f", "all"]]
+
+
+def test_statements_of_the_services_own_add_up_by_dialect() -> None:
+    service = Service("accounts")
+    service.schema({"sqlite": ["one"], "mysql": ["uno"]})
+    service.schema({"sqlite": ["two"]})
+    assert service.statements == {"sqlite": ("one", "two"), "mysql": ("uno",)}
+
+
+def test_a_reply_is_200_unless_it_says_otherwise() -> None:
+    assert Reply({"a": 1}).status == 200
+    assert msgspec.json.encode(Reply({"a": 1}).body) == b'{"a":1}'

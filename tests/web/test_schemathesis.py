@@ -1,0 +1,31 @@
+"""Schemathesis, with all its checks, finds no fault with what is served as openapi.json describes it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCHEMATHESIS = Path(sys.executable).parent / "st"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_schemathesis_finds_no_fault(served, tmp_path):
+    run = subprocess.run(
+        [
+            *(SCHEMATHESIS, "run", f"{served.base}/openapi.json", "--checks", "all"),
+            *("--seed", "1", "--max-examples", "15", "--generation-database", "none"),
+            *("--continue-on-failure", "--no-color", "--suppress-health-check", "all"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=170,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
+    described = served.ask("GET", "/openapi.json").json["paths"].values()
+    assert f"Tested: {sum(len(operations) for operations in described)}" in run.stdout
