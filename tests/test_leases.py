@@ -53,6 +53,13 @@ async def test_partitions_are_split_evenly_among_the_workers_as_they_come(body: 
     assert sizes([a, b, c]) == [2, 3, 3]
 
 
+async def test_no_worker_goes_without_a_partition_while_there_are_enough(body: Body) -> None:
+    five = workers(body, Clock(), "a", "b", "c", "d", "e")
+    for _ in range(3):
+        await rounds(five)
+    assert sizes(five) == [1, 1, 2, 2, 2]
+
+
 async def test_no_partition_has_two_holders_at_any_moment_while_the_workers_keep_up(body: Body) -> None:
     leases = workers(body, Clock(), "a", "b", "c")
     for turn in range(12):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chimera.entities import table_of
 from chimera.ports import Store
@@ -48,7 +47,7 @@ class Leases:
             workers = {
                 lease.holder for lease in leases.values() if lease.name.startswith("worker/") and lease.until > now
             }
-            share = math.ceil(self._service.partitions / len(workers | {self._holder}))
+            share = self._share(sorted(workers | {self._holder}))
             mine, free = [], []
             for partition in range(self._service.partitions):
                 lease = leases.get(f"partition/{partition}")
@@ -63,6 +62,11 @@ class Leases:
                 unit.put(Lease(name, self._holder, now + self._ttl_s))
             await unit.flush()
         self._hold(frozenset(held))
+
+    def _share(self, workers: Sequence[str]) -> int:
+        """How many partitions are this worker's: the same for all, but that the first ones take the remainder."""
+        each, left = divmod(self._service.partitions, len(workers))
+        return each + (workers.index(self._holder) < left)
 
     async def give_back(self) -> None:
         """Let others take over at once."""
