@@ -29,14 +29,19 @@ from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
 CASES: list[tuple[Callable[[], Any], type[Suite], str]] = [
     (lambda: DroppingLog(MemoryLog()), LogContract, "test_what_was_confirmed_is_there_once_and_complete"),
     (lambda: DoublingLog(MemoryLog()), LogContract, "test_what_was_confirmed_is_there_once_and_complete"),
-    (lambda: DelayingLog(MemoryLog()), LogContract,
-     "test_records_of_a_partition_come_in_the_order_they_were_appended"),
+    (lambda: DelayingLog(MemoryLog()), LogContract, "test_records_of_a_partition_come_in_the_order_they_were_appended"),
     (lambda: HastyLog(MemoryLog()), LogContract, "test_what_was_confirmed_is_there_once_and_complete"),
-    (lambda: ForgettingStore(MemoryStore(), ACCOUNTS.name), StoreContract,
-     "test_saving_replaces_the_row_of_the_same_key"),
+    (
+        lambda: ForgettingStore(MemoryStore(), ACCOUNTS.name),
+        StoreContract,
+        "test_saving_replaces_the_row_of_the_same_key",
+    ),
     (lambda: HolesStore(MemoryStore()), StoreContract, "test_a_rolled_back_transaction_leaves_nothing"),
-    (lambda: UnorderedStore(MemoryStore()), StoreContract,
-     "test_numbers_are_gapless_and_none_is_visible_before_its_predecessor"),
+    (
+        lambda: UnorderedStore(MemoryStore()),
+        StoreContract,
+        "test_numbers_are_gapless_and_none_is_visible_before_its_predecessor",
+    ),
     (lambda: ForgetfulViews(MemoryViews()), ViewStoreContract, "test_documents_and_checkpoints_move_together"),
     (lambda: StubbornViews(MemoryViews()), ViewStoreContract, "test_a_checkpoint_that_has_moved_changes_nothing"),
     (lambda: CarelessViews(MemoryViews()), ViewStoreContract, "test_a_document_that_has_changed_changes_nothing"),
@@ -50,11 +55,14 @@ async def test_the_contract_notices_a_broken_promise(
     assert expected in await failing(make, suite)
 
 
-@pytest.mark.parametrize(("make", "suite"), [
-    (lambda: WrappedLog(MemoryLog()), LogContract),
-    (lambda: WrappedStore(MemoryStore()), StoreContract),
-    (lambda: WrappedViews(MemoryViews()), ViewStoreContract),
-])
+@pytest.mark.parametrize(
+    ("make", "suite"),
+    [
+        (lambda: WrappedLog(MemoryLog()), LogContract),
+        (lambda: WrappedStore(MemoryStore()), StoreContract),
+        (lambda: WrappedViews(MemoryViews()), ViewStoreContract),
+    ],
+)
 async def test_a_wrapper_that_breaks_nothing_passes(make: Callable[[], Any], suite: type[Suite]) -> None:
     assert await failing(make, suite) == []
 

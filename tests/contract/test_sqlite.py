@@ -120,10 +120,13 @@ async def test_an_optional_field_that_is_new_becomes_a_column(store: SQLiteStore
         assert await tx.load(table, [("a",)]) == [("a", NOON, None)]
 
 
-@pytest.mark.parametrize(("entity", "says"), [
-    (ThingWithCount, "lacks the column 'count': make its field optional"),
-    (ThingOfAnotherType, "column 'at' of table things in .* is TEXT, not INTEGER"),
-])
+@pytest.mark.parametrize(
+    ("entity", "says"),
+    [
+        (ThingWithCount, "lacks the column 'count': make its field optional"),
+        (ThingOfAnotherType, "column 'at' of table things in .* is TEXT, not INTEGER"),
+    ],
+)
 async def test_a_table_that_does_not_fit_is_refused_with_what_to_do(
     store: SQLiteStore, entity: type[Entity], says: str
 ) -> None:
@@ -143,9 +146,7 @@ async def test_another_number_of_partitions_is_refused(store: SQLiteStore, log: 
         await log.create("events", 8)
 
 
-async def test_a_file_locked_for_too_long_is_unavailable(
-    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_file_locked_for_too_long_is_unavailable(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_LOCK_WAIT_S", 0.02)
     [(_, _, path)] = store._file.reader.run("PRAGMA database_list")
     locker = sqlite3.connect(path, isolation_level=None)
@@ -248,9 +249,10 @@ async def test_a_session_is_of_no_use_after_its_block(store: SQLiteStore) -> Non
 async def test_a_store_and_views_may_share_a_file(tmp_path: Path) -> None:
     store, views = SQLiteStore(tmp_path / "one.db"), SQLiteViews(tmp_path / "one.db")
     await asyncio.gather(store.create([THINGS], 2), views.create())
-    await asyncio.gather(*(_save(store, f"{at}") for at in range(20)), *(
-        views.write("c", [Document("v", f"{at}", b"1")], []) for at in range(20)
-    ))
+    await asyncio.gather(
+        *(_save(store, f"{at}") for at in range(20)),
+        *(views.write("c", [Document("v", f"{at}", b"1")], []) for at in range(20)),
+    )
     async with store.snapshot() as session:
         assert len(await session.find(THINGS, {})) == len(await views.scan("v")) == 20
     await store.close()

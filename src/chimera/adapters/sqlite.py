@@ -38,10 +38,16 @@ _MAPPED_BYTES = 256 * 1024 * 1024
 _FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 _TOPIC = re.compile(r"[a-z0-9.-]+")
 _RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions"})
-_OUT_OF_REACH = frozenset({
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-})
+_OUT_OF_REACH = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 _LOG_SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -66,7 +72,12 @@ CREATE TABLE IF NOT EXISTS checkpoints (
 CREATE TABLE IF NOT EXISTS revisions (last INTEGER NOT NULL) STRICT
 """
 _TYPES: dict[ColumnKind, str] = {
-    "text": "TEXT", "integer": "INTEGER", "real": "REAL", "boolean": "INTEGER", "bytes": "BLOB", "time": "TEXT",
+    "text": "TEXT",
+    "integer": "INTEGER",
+    "real": "REAL",
+    "boolean": "INTEGER",
+    "bytes": "BLOB",
+    "time": "TEXT",
     "json": "TEXT",
 }
 
@@ -368,7 +379,8 @@ class _Topic:
         """Add at most `room` records of a partition; says whether there may be more."""
         rows = self._file.reader.run(
             "SELECT offset, id, source, type, key, time, data, partition, number, traceparent FROM records "
-            "WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?", (partition, offsets[partition], room),
+            "WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?",
+            (partition, offsets[partition], room),
         )
         if rows:
             batch.extend(Record(offset, Message(*message)) for offset, *message in rows)
@@ -467,7 +479,8 @@ class _WriteSession(_Session):
 def _events(connection: _Connection, partition: int, which: str, parameters: Row, limit: int) -> Sequence[Message]:
     rows = connection.run(
         "SELECT number, source, type, key, time, data, traceparent FROM journal "
-        f"WHERE partition = ? AND {which} ORDER BY number LIMIT ?", (partition, *parameters, limit),
+        f"WHERE partition = ? AND {which} ORDER BY number LIMIT ?",
+        (partition, *parameters, limit),
     )
     return [
         Message(f"{source}/{partition}@{number}", source, kind, key, moment, data, partition, number, traceparent)
@@ -488,8 +501,10 @@ class _Statements:
         columns = ", ".join(f"kept.{each}" for each in names)
         self.load = f"SELECT {columns} FROM (VALUES {{}}) wanted CROSS JOIN {name} kept ON {on}"
         changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)
-        self.upsert = (f"INSERT INTO {name} ({', '.join(names)}) VALUES ({_marks(len(names))}) "
-                       f"ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}")
+        self.upsert = (
+            f"INSERT INTO {name} ({', '.join(names)}) VALUES ({_marks(len(names))}) "
+            f"ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
+        )
         self.delete = f"DELETE FROM {name} WHERE ({self.key}) = ({_marks(len(keys))})"
         self.kinds = {column.name: column.kind for column in table.columns}
         self._times = [at for at, column in enumerate(table.columns) if column.kind == "time"]
@@ -575,11 +590,15 @@ def _prepare(connection: _Connection, table: Table) -> None:
         if kind is None and column.optional:
             connection.run(f"ALTER TABLE {_quoted(table.name)} ADD COLUMN {_declaration(column)}")
         elif kind is None:
-            raise SettingsError(f"table {table.name} in {connection.path} lacks the column {column.name!r}: make its "
-                                "field optional (`| None = None`), or add the column and fill it before starting")
+            raise SettingsError(
+                f"table {table.name} in {connection.path} lacks the column {column.name!r}: make its "
+                "field optional (`| None = None`), or add the column and fill it before starting"
+            )
         elif kind != _TYPES[column.kind]:
-            raise SettingsError(f"column {column.name!r} of table {table.name} in {connection.path} is {kind}, not "
-                                f"{_TYPES[column.kind]} as its field: give the field a new name, or convert the column")
+            raise SettingsError(
+                f"column {column.name!r} of table {table.name} in {connection.path} is {kind}, not "
+                f"{_TYPES[column.kind]} as its field: give the field a new name, or convert the column"
+            )
 
 
 def _declaration(column: Column) -> str:
@@ -589,8 +608,14 @@ def _declaration(column: Column) -> str:
 def _connect(path: Path, *pragmas: str) -> _Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=False,
-                                     factory=_Connection, cached_statements=128)
+        connection = sqlite3.connect(
+            path,
+            timeout=_LOCK_WAIT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_Connection,
+            cached_statements=128,
+        )
     except (sqlite3.OperationalError, OSError) as error:
         raise Unavailable(f"{path} can't be opened: {error}") from error
     connection.path = path

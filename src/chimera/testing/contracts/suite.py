@@ -10,7 +10,7 @@ import pytest
 
 from chimera.messages import Message
 
-NAMES = ("plain", "it's \"quoted\"; --", "straße", "日本語", "🦁🐐🐍", "a b\tc\nd", "%_\\", "Ω", "z" * 200)
+NAMES = ("plain", 'it\'s "quoted"; --', "straße", "日本語", "🦁🐐🐍", "a b\tc\nd", "%_\\", "Ω", "z" * 200)
 """Keys that engines get wrong."""
 
 MEBIBYTE = b'"' + b"x" * (1024 * 1024 - 2) + b'"'

@@ -124,10 +124,14 @@ class ViewStoreContract(Suite):
 
     async def test_only_one_of_several_writers_moves_a_checkpoint(self, engine: ViewStore) -> None:
         await engine.create()
-        done = await asyncio.gather(*(
-            engine.write(CONSUMER, [Document(VIEW, f"k{writer}", b"1")], [Move("orders", 0, 0, Checkpoint(writer + 1))])
-            for writer in range(10)
-        ))
+        done = await asyncio.gather(
+            *(
+                engine.write(
+                    CONSUMER, [Document(VIEW, f"k{writer}", b"1")], [Move("orders", 0, 0, Checkpoint(writer + 1))]
+                )
+                for writer in range(10)
+            )
+        )
         [winner] = [writer for writer, moved in enumerate(done) if moved]
         assert [document.key for document in await engine.scan(VIEW)] == [f"k{winner}"]
         assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(winner + 1)}
@@ -166,10 +170,12 @@ class ViewStoreContract(Suite):
         assert not await engine.write(CONSUMER, [Document(VIEW, "a", b"3", old)], [])
 
     @quick
-    @hypothesis.given(st.lists(
-        st.tuples(st.sampled_from("abc"), st.none() | st.just(b"1"), st.booleans(), st.integers(0, 2)),
-        max_size=12,
-    ))
+    @hypothesis.given(
+        st.lists(
+            st.tuples(st.sampled_from("abc"), st.none() | st.just(b"1"), st.booleans(), st.integers(0, 2)),
+            max_size=12,
+        )
+    )
     async def test_any_mix_of_writes_behaves_like_a_dict(
         self, engine: ViewStore, steps: Sequence[tuple[str, bytes | None, bool, int]]
     ) -> None:
