@@ -7,11 +7,11 @@ PROCESSES ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run load test check format clean
+.PHONY: help run test check format services services-stop clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1]
 	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes)
@@ -27,6 +27,12 @@ check: .venv/dev ## Lint and type-check
 format: .venv/dev ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
+services: ## Start real engines for the tests: PostgreSQL, MariaDB, MongoDB, Redis, memcached, RabbitMQ, Kafka
+	@$(PYTHON) services/run.py start
+
+services-stop: ## Stop them; their data stays
+	@$(PYTHON) services/run.py stop
+
 clean: ## Remove what was installed and built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -39,4 +45,4 @@ clean: ## Remove what was installed and built
 	@echo "installing what the marketplace needs" && $(PIP) --editable . --group marketplace && touch $@
 
 .venv/dev: pyproject.toml .venv/run
-	@echo "installing what the tests need" && $(PIP) --group dev && touch $@
+	@echo "installing what the tests need" && $(PIP) --editable '.[engines]' --group dev && touch $@

@@ -18,6 +18,14 @@ logger = logging.getLogger("chimera")
 
 ADAPTERS = {
     "sqlite": "chimera.adapters.sqlite",
+    "postgresql": "chimera.adapters.postgresql",
+    "mysql": "chimera.adapters.mysql",
+    "mongodb": "chimera.adapters.mongodb",
+    "redis": "chimera.adapters.redis",
+    "rediss": "chimera.adapters.redis",
+    "rabbitmq": "chimera.adapters.rabbitmq",
+    "kafka": "chimera.adapters.kafka",
+    "kafka+ssl": "chimera.adapters.kafka",
     "memory": "chimera.testing.memory",
 }
 

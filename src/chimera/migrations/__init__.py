@@ -1,0 +1,1 @@
+"""Alembic migrations of the tables that Chimera itself keeps in a relational store, and in relational views."""

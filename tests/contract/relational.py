@@ -1,0 +1,323 @@
+"""What PostgreSQL and MySQL promise alike, beyond the contract of the port `Store`."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chimera.adapters import relational
+from chimera.entities import Entity, Table, table_of
+from chimera.errors import Conflict, DeclarationError, SettingsError, Unavailable
+from chimera.ports import Document, Store
+from chimera.testing.contracts.bank import ACCOUNTS, PARTITIONS, TABLES, emitted, get, numbers, put
+
+
+class Thing(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: datetime
+
+
+class ThingWithNote(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: datetime
+    note: str | None = None
+
+
+class ThingWithRemark(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: datetime
+    remark: str | None = None
+
+
+class ThingWithCount(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: datetime
+    count: int
+
+
+class ThingOfAnotherType(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: int
+
+
+class ThingOfAnotherKey(Entity, key=("thing_id", "at"), table="things"):
+    thing_id: str
+    at: datetime
+
+
+class ThingSometime(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: datetime | None = None
+
+
+class Journal(Entity, key="name"):
+    name: str
+
+
+THING, NOTED, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
+    table_of,
+    (
+        Thing,
+        ThingWithNote,
+        ThingWithRemark,
+        ThingWithCount,
+        ThingOfAnotherType,
+        ThingOfAnotherKey,
+        ThingSometime,
+    ),
+)
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+Reopen = Callable[[], Any]
+
+
+class RelationalGuarantees:
+    """A subclass has the fixtures of `StoreContract`, `url`, `views`, and what follows."""
+
+    async def hang_up(self, engine: Any) -> None:
+        """Make the server end every connection of this engine."""
+        raise NotImplementedError
+
+    async def test_an_optional_field_that_is_new_becomes_a_column(self, engine: Store) -> None:
+        await engine.create([THING], PARTITIONS)
+        await save(engine, THING, ("a", NOON))
+        await engine.create([NOTED], PARTITIONS)
+        async with engine.transaction() as tx:
+            assert await tx.load(NOTED, [("a",)]) == [("a", NOON, None)]
+
+    async def test_an_older_version_of_the_service_goes_on_beside_a_newer_one(
+        self, engine: Store, reopen: Reopen
+    ) -> None:
+        await engine.create([NOTED], PARTITIONS)
+        await save(engine, NOTED, ("a", NOON, "kept"))
+        older = reopen()
+        await older.create([THING], PARTITIONS)
+        await save(older, THING, ("a", NOON.replace(hour=13)), ("b", NOON))
+        async with engine.snapshot() as session:
+            assert await session.find(NOTED, {}) == [("a", NOON.replace(hour=13), "kept"), ("b", NOON, None)]
+        await older.close()
+
+    async def test_a_field_that_may_be_none_from_now_on_may_be_null(self, engine: Store) -> None:
+        await engine.create([THING], PARTITIONS)
+        await engine.create([SOMETIME], PARTITIONS)
+        await save(engine, SOMETIME, ("a", None))
+
+    @pytest.mark.parametrize(
+        ("before", "after", "says"),
+        [
+            (THING, COUNTED, "lacks the column 'count', .*make the field optional"),
+            (THING, RETYPED, r"has 'at' as .*, its field needs bigint: .*op\.alter_column\('things', 'at'"),
+            (THING, REKEYED, "has the key thing_id, not thing_id, at"),
+            (SOMETIME, THING, r"may hold NULL in 'at', .*op\.alter_column\('things', 'at',.* nullable=False"),
+            (COUNTED, THING, r"has the column 'count', .*op\.drop_column\('things', 'count'"),
+            (
+                NOTED,
+                REMARKED,
+                r"lacks .*'remark' and has 'note', .*op\.alter_column\('things', 'note', .*'remark'.* op\.drop_column",
+            ),
+        ],
+        ids=["new", "type", "key", "null", "gone", "renamed"],
+    )
+    async def test_what_would_lose_or_misread_data_is_refused_with_what_to_do(
+        self, engine: Store, before: Table, after: Table, says: str
+    ) -> None:
+        await engine.create([before], PARTITIONS)
+        with pytest.raises(SettingsError, match=says) as refused:
+            await engine.create([after], PARTITIONS)
+        assert "chimera:" not in str(refused.value)
+
+    async def test_a_refusal_gives_the_operation_that_adds_a_column_with_a_value(self, engine: Store) -> None:
+        await engine.create([THING], PARTITIONS)
+        with pytest.raises(SettingsError) as refused:
+            await engine.create([COUNTED], PARTITIONS)
+        column = "sa.Column('count', sa.BigInteger(), server_default='…', nullable=False)"
+        assert f"with Alembic: op.add_column('things', {column})" in str(refused.value)
+
+    async def test_a_table_can_not_take_the_name_of_one_of_chimeras(self, engine: Store) -> None:
+        with pytest.raises(DeclarationError, match="'journal'"):
+            await engine.create([table_of(Journal)], PARTITIONS)
+
+    async def test_many_may_create_at_once(self, engine: Any, reopen: Reopen, views: Any) -> None:
+        stores = [engine, *(reopen() for _ in range(4))]
+        await asyncio.gather(views.create(), *(store.create([*TABLES, NOTED], PARTITIONS) for store in stores))
+        for at, store in enumerate(stores):
+            await put(store, (f"{at}", at, None))
+            await emitted(store, 0, "key")
+        assert await numbers(engine, 0) == [1, 2, 3, 4, 5]
+        assert await views.write("consumer", [Document("view", "key", b"1")], [])
+        for store in stores[1:]:
+            await store.close()
+
+    async def test_tables_of_a_newer_chimera_are_refused(self, engine: Store) -> None:
+        await engine.create([], PARTITIONS)
+        async with engine.transaction() as tx:
+            await tx.execute("UPDATE chimera_store_version SET version_num = 'store_999'")
+        with pytest.raises(SettingsError, match=r"moved to store_999 by a newer Chimera.*update chimera-kit"):
+            await engine.create([], PARTITIONS)
+
+    async def test_of_two_that_found_a_key_free_the_second_conflicts(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        found, saved = asyncio.Barrier(2), asyncio.Event()
+
+        async def insert(balance: int) -> None:
+            async with engine.transaction() as tx:
+                assert await tx.load(ACCOUNTS, [("a",)]) == []
+                await found.wait()
+                await tx.save(ACCOUNTS, [("a", balance, None)])
+                saved.set()
+
+        first, second = await asyncio.gather(insert(1), insert(2), return_exceptions=True)
+        assert [type(first), type(second)].count(Conflict) == 1
+        assert await get(engine, "a") == ("a", 1 if first is None else 2, None)
+
+    async def test_of_two_that_read_a_whole_table_the_second_to_add_a_row_conflicts(self, engine: Store) -> None:
+        await put(engine, ("z", 0, None))
+
+        async def add() -> None:
+            async with engine.transaction() as tx:
+                assert len(await tx.find(ACCOUNTS, {})) == 1
+                await put(engine, ("a", 1, None))
+                await tx.save(ACCOUNTS, [("a", 2, None)])
+
+        with pytest.raises(Conflict, match="somebody else inserted a row of contract_accounts"):
+            await add()
+        assert await get(engine, "a") == ("a", 1, None)
+
+    async def test_a_deadlock_is_a_conflict_of_one_and_the_other_goes_on(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None), ("b", 1, None))
+        locked = asyncio.Barrier(2)
+
+        async def cross(own: str, other: str) -> None:
+            async with engine.transaction() as tx:
+                await tx.load(ACCOUNTS, [(own,)])
+                await locked.wait()
+                await tx.load(ACCOUNTS, [(other,)])
+                await tx.save(ACCOUNTS, [(own, 2, None), (other, 2, None)])
+
+        done = await asyncio.gather(cross("a", "b"), cross("b", "a"), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in done) == ["Conflict", "NoneType"]
+        assert await get(engine, "a") == ("a", 2, None)
+
+    async def test_a_failure_that_was_swallowed_keeps_nothing(self, engine: Store) -> None:
+        await put(engine, ("a", 1, None))
+
+        async def swallow() -> None:
+            async with engine.transaction() as tx:
+                await tx.save(ACCOUNTS, [("b", 1, None)])
+                with suppress(Exception):
+                    await tx.execute("SELEC 1")
+
+        with pytest.raises(Exception, match="SELEC"):
+            await swallow()
+        assert await get(engine, "b") is None
+
+    async def test_a_session_is_of_no_use_after_its_block(self, engine: Store) -> None:
+        await engine.create([THING], PARTITIONS)
+        async with engine.transaction() as tx:
+            pass
+        with pytest.raises(RuntimeError, match="this session has ended"):
+            await tx.load(THING, [("a",)])
+
+    async def test_keys_compare_and_order_by_their_bytes(self, engine: Store) -> None:
+        names = ["a", "A", "a ", "ä", "a\u0301", "b", "B", "🦁", "\uffff", "ß", "ss", " a"]
+        await put(engine, *((name, at, name) for at, name in enumerate(names)))
+        async with engine.snapshot() as session:
+            assert [row[0] for row in await session.find(ACCOUNTS, {})] == sorted(names, key=str.encode)
+            for at, name in enumerate(names):
+                assert await session.load(ACCOUNTS, [(name,)]) == [(name, at, name)]
+                assert [row[0] for row in await session.find(ACCOUNTS, {"nickname": [name]})] == [name]
+
+    async def test_a_key_longer_than_a_column_can_hold_is_refused_or_kept(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        name = "k" * 300
+        try:
+            await put(engine, (name, 1, None))
+        except ValueError as error:
+            assert "text in keys holds at most 255 characters" in str(error)  # noqa: PT017 - both are right
+        else:
+            assert await get(engine, name) == (name, 1, None)
+
+    async def test_a_unique_index_of_ones_own_is_no_conflict_and_guards_the_other_row(self, engine: Store) -> None:
+        await put(engine, ("a", 7, None))
+        async with engine.transaction() as tx:
+            await tx.execute("CREATE UNIQUE INDEX one_balance ON contract_accounts (balance)")
+        with pytest.raises(Exception, match="one_balance") as refused:
+            await put(engine, ("b", 7, "new"))
+        assert not isinstance(refused.value, Conflict)
+        assert await get(engine, "a") == ("a", 7, None)
+
+    async def test_idle_connections_that_the_server_ended_are_replaced_unseen(self, engine: Any, views: Any) -> None:
+        await put(engine, ("a", 1, None))
+        await views.create()
+        for each in (engine, views):
+            await self.hang_up(each)
+        assert await numbers(engine, 0) == []
+        assert dict(await views.get("view", ["a"])) == {}
+        await put(engine, ("b", 1, None))
+
+    async def test_a_connection_lost_in_a_transaction_is_unavailable_and_nothing_is_kept(self, engine: Any) -> None:
+        await put(engine, ("a", 1, None))
+
+        async def lose() -> None:
+            async with engine.transaction() as tx:
+                await tx.save(ACCOUNTS, [("a", 2, None)])
+                await self.hang_up(engine)
+                await tx.save(ACCOUNTS, [("b", 2, None)])
+
+        with pytest.raises(Unavailable, match=r"://chimera@127\.0\.0\.1"):
+            await lose()
+        assert await get(engine, "a") == ("a", 1, None)
+        assert await get(engine, "b") is None
+
+    async def test_too_few_connections_are_unavailable_with_what_to_do(
+        self, engine: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        monkeypatch.setattr(relational, "_WAIT_S", 0.05)
+        entered, leave = asyncio.Semaphore(0), asyncio.Event()
+
+        async def hold() -> None:
+            async with engine.snapshot():
+                entered.release()
+                await leave.wait()
+
+        holding = [asyncio.create_task(hold()) for _ in range(8)]
+        for _ in holding:
+            await entered.acquire()
+        with pytest.raises(Unavailable, match=r"all 8 connections were in use .*pool="):
+            await engine.heads()
+        leave.set()
+        await asyncio.gather(*holding)
+        assert len(await engine.heads()) == PARTITIONS
+
+    async def test_an_engine_that_is_not_open_is_unavailable(self, engine: Store) -> None:
+        with pytest.raises(Unavailable, match="call create first"):
+            await engine.heads()
+
+    async def test_wrong_addresses_say_what_is_wrong_without_the_password(self, url: str) -> None:
+        start, at, place = url.rpartition("@")
+        scheme, _, _ = start.partition("://")
+        host, _, rest = place.partition(":")
+        port, _, path = rest.partition("/")
+        wrong = {
+            f"{scheme}://chimera:hunter2@{place}": SettingsError,
+            f"{scheme}://chimera:hunter2@{host}:1/{path}": Unavailable,
+            f"{start}{at}{host}:{port}/no_such_database": SettingsError,
+        }
+        for address, error in wrong.items():
+            store = self.open(address)
+            with pytest.raises(error) as refused:
+                await store.create([], 1)
+            assert f"{scheme}://chimera@{host}" in str(refused.value)
+            assert "hunter2" not in str(refused.value)
+            await store.close()
+
+    def open(self, url: str) -> Any:
+        raise NotImplementedError
+
+
+async def save(engine: Store, table: Table, *rows: Any) -> None:
+    async with engine.transaction() as tx:
+        await tx.save(table, rows)

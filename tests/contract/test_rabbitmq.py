@@ -1,0 +1,552 @@
+"""RabbitMQ keeps the contract of a log, and what it promises beyond it."""
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+import rstream
+import uvloop
+from cloudevents.core.bindings import amqp
+from cloudevents.core.formats.json import JSONFormat
+
+from chimera.adapters import rabbitmq
+from chimera.adapters.rabbitmq import RabbitMQLog, _Link, _parse, _string, open_engine
+from chimera.errors import SettingsError, Unavailable
+from chimera.messages import Message
+from chimera.ports import Record
+from chimera.testing.contracts import LogContract
+from chimera.testing.contracts.suite import event
+from tests.contract.services import url_of
+
+ROOT = Path(__file__).parents[2]
+DELETE = 14
+
+
+class FreshLog(RabbitMQLog):
+    """A log whose topics' names nobody else has."""
+
+    def __init__(self, url: str, prefix: str, seen: set[str]) -> None:
+        super().__init__(url)
+        self._prefix = prefix
+        self._seen = seen
+
+    async def create(self, topic: str, partitions: int) -> None:
+        self._seen |= {f"{self._prefix}{topic}-{partition}" for partition in range(partitions)}
+        await super().create(self._prefix + topic, partitions)
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await super().append(self._prefix + topic, messages)
+
+    def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
+        return super().read(self._prefix + topic, after, limit)
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        return await super().ends(self._prefix + topic)
+
+
+Opened = Callable[..., FreshLog]
+
+
+def stream_url(engine: str = "rabbitmq_stream") -> str:
+    return "rabbitmq://" + url_of(engine).partition("://")[2]
+
+
+@pytest.fixture
+def url() -> str:
+    return stream_url()
+
+
+@pytest.fixture
+async def opened(url: str) -> AsyncIterator[Opened]:
+    """Opens logs whose topics are deleted after the test."""
+    prefix, seen, logs = f"t{uuid.uuid4().hex[:8]}.", set[str](), list[FreshLog]()
+
+    def fresh(options: str = "", url: str = url) -> FreshLog:
+        logs.append(FreshLog(url + options, prefix, seen))
+        return logs[-1]
+
+    fresh.prefix = prefix  # type: ignore[attr-defined]
+    yield fresh
+    for log in logs:
+        await log.close()
+    await _delete(url, *seen)
+
+
+@pytest.fixture
+async def log(opened: Opened) -> FreshLog:
+    log = opened()
+    await log.create("events", 2)
+    return log
+
+
+class TestRabbitMQLog(LogContract):
+    @pytest.fixture
+    def reopen(self, opened: Opened) -> Opened:
+        return opened
+
+    @pytest.fixture
+    async def engine(self, opened: Opened) -> FreshLog:
+        return opened()
+
+
+async def test_reading_starts_in_the_middle_of_a_chunk(log: FreshLog) -> None:
+    await log.append("events", [event(0, number) for number in range(1, 101)])
+    records = await _take(log, 40, {0: 60})
+    assert [record.message.number for record in records] == list(range(61, 101))
+    assert [record.offset for record in records] == list(range(61, 101))
+
+
+async def test_a_partition_with_a_backlog_does_not_starve_another(log: FreshLog) -> None:
+    await log.append("events", [event(0, number) for number in range(1, 1001)] + [event(1, 1)])
+    seen: list[int] = []
+    async with aclosing(log.read("events", {0: 0, 1: 0}, limit=10)) as batches:
+        while 1 not in seen:
+            seen += [record.message.partition for record in await anext(batches)]
+            await asyncio.sleep(0.02)
+    assert len(seen) < 900
+
+
+async def test_a_slow_reader_holds_few_of_many_records(opened: Opened) -> None:
+    writer, log, data = opened(), opened(), b'"' + b"x" * 1000 + b'"'
+    await writer.create("events", 2)
+    for start in range(1, 50_001, 500):
+        await writer.append("events", [event(number % 2, number, data=data) for number in range(start, start + 500)])
+    numbers: dict[int, list[int]] = {0: [], 1: []}
+    held = 0
+    async with aclosing(log.read("events", {0: 0, 1: 0})) as batches:
+        async for batch in batches:
+            [reader] = log._readers
+            held = max(held, *(tail._bytes for tail in reader._tails.values()))
+            for record in batch:
+                numbers[record.message.partition].append(record.message.number)
+            await asyncio.sleep(0.002)
+            if sum(map(len, numbers.values())) >= 50_000:
+                break
+    assert numbers == {0: list(range(2, 50_001, 2)), 1: list(range(1, 50_001, 2))}
+    assert held < 6 * 1024 * 1024
+
+
+async def test_two_readers_read_at_their_own_pace(log: FreshLog) -> None:
+    await log.append("events", [event(0, number) for number in range(1, 3001)])
+    slow = log.read("events", {0: 0}, limit=1)
+    async with aclosing(slow) as batches:
+        assert [record.message.number for record in await anext(batches)] == [1]
+        assert len(await _take(log, 3000, {0: 0})) == 3000
+        assert [record.message.number for record in await anext(batches)] == [2]
+
+
+@pytest.mark.parametrize("verbs", [("restart",), ("kill", "start")])
+async def test_appends_and_reads_go_on_after_a_restart_of_the_broker(log: FreshLog, verbs: Sequence[str]) -> None:
+    confirmed: list[int] = []
+    failed: list[Unavailable] = []
+    reading = asyncio.create_task(_read_up_to(log, 10**6))
+    appending = asyncio.create_task(_append_numbers(log, confirmed, failed))
+    await asyncio.sleep(0.3)
+    before = len(confirmed)
+    for verb in verbs:
+        await _run_services(verb)
+    while len(confirmed) < before + 300:  # noqa: ASYNC110 - what it waits for is a count
+        await asyncio.sleep(0.05)
+    appending.cancel()
+    await asyncio.wait([appending])
+    await log.append("events", [event(0, 10**6)])
+    numbers = await asyncio.wait_for(reading, 15)
+    assert failed
+    assert set(numbers) >= {*confirmed}
+    assert sorted(set(numbers)) == list(dict.fromkeys(numbers))
+
+
+@pytest.mark.parametrize("code", [6, 2])
+async def test_a_reader_pauses_while_a_stream_is_not_available(
+    log: FreshLog, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    reading = asyncio.create_task(_take(log, 1, {0: 0}))
+    await asyncio.sleep(0.1)
+    tries, subscribe = [], _Link.subscribe
+
+    async def refuse(*args: Any) -> None:
+        tries.append(args)
+        raise rabbitmq._Refused(code, "not now")
+
+    monkeypatch.setattr(_Link, "subscribe", refuse)
+    [reader] = log._readers
+    reader._link._transport.abort()
+    await asyncio.sleep(0.5)
+    assert 2 <= len(tries) <= 5
+    monkeypatch.setattr(_Link, "subscribe", subscribe)
+    await log.append("events", [event(0, 1)])
+    assert [record.message for record in await reading] == [event(0, 1)]
+
+
+async def test_a_reader_gives_up_when_the_broker_stays_away(log: FreshLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "_BRIDGE_S", 0.2)
+    reading = asyncio.create_task(_take(log, 1, {0: 0}))
+    await asyncio.sleep(0.1)
+    [reader] = log._readers
+    reader._address = reader._address._replace(port=1)
+    reader._link._transport.abort()
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/"):
+        await reading
+
+
+async def test_a_connection_that_is_lost_fails_what_waits_for_it_and_is_opened_again(log: FreshLog) -> None:
+    await log.append("events", [event(0, 1)])
+    link = await log._topics[f"{log._prefix}events"]._kept.get()
+    appending = asyncio.create_task(log.append("events", [event(0, 2)]))
+    await asyncio.sleep(0)
+    link._transport.abort()
+    with pytest.raises(Unavailable, match="connection was lost"):
+        await appending
+    await log.append("events", [event(0, 3)])
+
+
+@pytest.mark.parametrize("deleted", [(0, 1), (0,), (1,)])
+async def test_streams_that_were_deleted_are_made_again(log: FreshLog, url: str, deleted: Sequence[int]) -> None:
+    await log.append("events", [event(0, 1)])
+    await _delete(url, *(f"{log._prefix}events-{partition}" for partition in deleted))
+    await _until_it_works(lambda: log.append("events", [event(0, 2)]))
+    kept = [] if 0 in deleted else [1]
+    assert [record.message.number for record in await _take(log, len(kept) + 1, {0: 0})] == [*kept, 2]
+    assert set(await log.ends("events")) == {0, 1}
+
+
+async def test_a_stream_that_is_shorter_than_what_was_read_is_logged_as_an_error(
+    log: FreshLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    await log.append("events", [event(0, 1)])
+    reading = asyncio.ensure_future(_take(log, 1, {0: 9}))
+    await asyncio.sleep(0.1)
+    for number in range(2, 12):
+        await log.append("events", [event(0, number)])
+    assert (await reading)[0].offset == 10
+    assert "events-0 was read up to 9 before, but is at 2 now" in caplog.text
+
+
+async def test_a_stream_that_was_trimmed_is_read_from_the_oldest_kept(opened: Opened) -> None:
+    log = opened("?max_bytes=200000&segment_bytes=100000")
+    await log.create("events", 1)
+    for number in range(1, 101):
+        await log.append("events", [event(0, number, data=b'"' + b"x" * 20_000 + b'"')])
+    await asyncio.sleep(0.5)
+    records = await _take(log, 1, {0: 0})
+    assert records[0].offset == records[0].message.number > 50
+    assert (await _take(log, 1, {0: 3}))[0] == records[0]
+    assert await log.ends("events") == {0: 100}
+
+
+async def test_another_number_of_partitions_is_refused(log: FreshLog) -> None:
+    with pytest.raises(SettingsError, match=r"events at rabbitmq://.* has 2 partitions, not 3"):
+        await log.create("events", 3)
+    with pytest.raises(ValueError, match="has 2 partitions, no number 2"):
+        await log.append("events", [event(2, 1)])
+    with pytest.raises(SettingsError, match="can't name a topic"):
+        await log.create("Events/1", 2)
+    with pytest.raises(SettingsError, match="1 to 256"):
+        await log.create("more", 257)
+
+
+async def test_a_topic_that_was_left_half_made_is_completed(opened: Opened, url: str) -> None:
+    log = opened()
+    link = await _Link.open(_parse(url)[0])
+    for partition in (3, 2):
+        await link.ask(rabbitmq._CREATE, _string(f"{log._prefix}events-{partition}") + rabbitmq._pairs({}))
+    link.close()
+    with pytest.raises(Unavailable, match="no topic"):
+        await log.ends("events")
+    await log.create("events", 4)
+    assert await log.ends("events") == {0: 0, 1: 0, 2: 0, 3: 0}
+
+
+async def test_engines_create_a_topic_at_the_same_time(opened: Opened) -> None:
+    logs = [opened() for _ in range(5)]
+    await asyncio.gather(*(log.create("events", 4) for log in logs))
+    await asyncio.gather(*(log.append("events", [event(at % 4, 1)]) for at, log in enumerate(logs)))
+    assert sum((await logs[0].ends("events")).values()) == 5
+
+
+async def test_a_foreign_client_reads_plain_cloud_events(log: FreshLog, url: str) -> None:
+    sent = event(0, 7, "straße", b'{"name": "x"}')
+    await log.append("events", [sent])
+    got: asyncio.Queue[Any] = asyncio.Queue()
+    consumer = rstream.Consumer(**_login(url))
+    await consumer.subscribe(
+        f"{log._prefix}events-0",
+        lambda message, _: got.put_nowait(message),
+        decoder=rstream.amqp_decoder,
+        offset_specification=rstream.ConsumerOffsetSpecification(rstream.OffsetType.FIRST, None),
+    )
+    message = await asyncio.wait_for(got.get(), 5)
+    await consumer.close()
+    properties = {_text(name): _text(value) for name, value in message.application_properties.items()}
+    binary = amqp.AMQPMessage(
+        properties={"content-type": _text(message.properties.content_type)},
+        application_properties=properties,
+        application_data=message.body,
+    )
+    _is_same(amqp.from_binary(binary, JSONFormat()), sent, {"name": "x"})
+
+
+@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_"])
+@pytest.mark.parametrize("compression", [None, rstream.CompressionType.No, rstream.CompressionType.Gzip])
+async def test_a_foreign_client_writes_plain_cloud_events(
+    log: FreshLog, url: str, prefix: str, compression: rstream.CompressionType | None
+) -> None:
+    values = {"specversion": "1.0", "id": "c0ffee", "source": "shop", "type": "shop.Buy", "subject": "key"}
+    properties = {prefix + name: value for name, value in values.items()} | {"other": 1.5, "flag": True, "none": None}
+    messages = [rstream.AMQPMessage(body=b'{"at": %d}' % at, application_properties=properties) for at in range(5)]
+    async with rstream.Producer(**_login(url)) as producer:
+        if compression is None:
+            await producer.send_batch(f"{log._prefix}events-1", messages)
+        else:
+            await producer.send_sub_entry(f"{log._prefix}events-1", messages, compression_type=compression)
+    await log.append("events", [event(1, 1)])
+    records = await _take(log, 6, {1: 0})
+    assert [record.offset for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record.message for record in records[:5]] == [
+        Message("c0ffee", "shop", "shop.Buy", "key", "", b'{"at": %d}' % at, 1) for at in range(5)
+    ]
+    assert await log.ends("events") == {0: 0, 1: 6}
+
+
+async def test_what_is_no_message_is_handed_on_without_a_type(log: FreshLog) -> None:
+    await log.append("events", [event(0, 1)])
+    link = await log._topics[f"{log._prefix}events"]._kept.get()
+    garbage = [b"", b"\x00", b"hello", b"\x00\x53\x74\xd1\xff\xff\xff\xff", rabbitmq._encode(event(0, 2))[:90]]
+    await link.publish({0: garbage})
+    await log.append("events", [event(0, 3)])
+    records = await _take(log, 7, {0: 0})
+    assert [record.message.type for record in records[1:6]] == [""] * 5
+    assert [record.message.data for record in records[1:6]] == garbage
+    assert records[6].message == event(0, 3)
+
+
+async def test_foreign_consumers_get_events_from_the_exchange(opened: Opened, url: str) -> None:
+    exchange = f"test-{uuid.uuid4().hex[:8]}"
+    log = opened(f"?exchange={exchange}&amqp_port={urlsplit(url_of('rabbitmq')).port}")
+    await log.create("contract.events", 2)
+    await log.create("contract.commands", 2)
+    await log.append("contract.events", [event(0, 1)])
+    connection = await aio_pika.connect(url_of("rabbitmq"))
+    channel = await connection.channel()
+    queue = await channel.declare_queue(exclusive=True)
+    await queue.bind(exchange, "contract.*")
+    sent = event(1, 1, "straße", b'{"name": "x"}')
+    await log.append("contract.events", [sent])
+    await log.append("contract.commands", [event(1, 2)])
+    got = await queue.get(timeout=5, no_ack=True)
+    assert await queue.get(fail=False) is None
+    assert got is not None
+    assert got.routing_key == "contract.Happened"
+    binary = amqp.AMQPMessage(
+        properties={"content-type": got.content_type},
+        application_properties=dict(got.headers),
+        application_data=got.body,
+    )
+    _is_same(amqp.from_binary(binary, JSONFormat()), sent, {"name": "x"})
+    await (await channel.get_exchange(exchange)).delete()
+    await connection.close()
+    assert [record.message for record in await _take(log, 1, {1: 0}, "contract.events")] == [sent]
+
+
+async def test_nothing_is_appended_while_the_exchange_fails(opened: Opened) -> None:
+    log = opened("?exchange=test&amqp_port=1")
+    await log.create("contract.events", 1)
+    with pytest.raises(Unavailable, match="exchange test at"):
+        await log.append("contract.events", [event(0, 1)])
+    with pytest.raises(ValueError, match="no number 1"):
+        await log.append("contract.events", [event(1, 1)])
+    assert await log.ends("contract.events") == {0: 0}
+
+
+async def test_connections_can_be_encrypted(opened: Opened) -> None:
+    tls, ca = stream_url("rabbitmq_stream_tls"), url_of("ca")
+    log = opened(f"?tls=1&ca={ca}", tls)
+    await log.create("events", 1)
+    await log.append("events", [event(0, 1)])
+    assert [record.message for record in await _take(log, 1, {0: 0})] == [event(0, 1)]
+    with pytest.raises(Unavailable, match="certificate verify failed"):
+        await opened("?tls=1", tls).create("events", 1)
+    with pytest.raises(SettingsError, match=r"\?ca=/nowhere"):
+        opened("?tls=1&ca=/nowhere", tls)
+
+
+async def test_a_login_that_is_refused_says_so_without_the_password(url: str) -> None:
+    parts = urlsplit(url)
+    place = f"{parts.hostname}:{parts.port}"
+    for wrong, says in (
+        (f"rabbitmq://{parts.username}:secret@{place}/", "wrong user or password"),
+        (f"rabbitmq://{parts.username}:{parts.password}@{place}/nowhere", "no access to this virtual host"),
+    ):
+        log = open_engine("log", wrong)
+        assert isinstance(log, RabbitMQLog)
+        for use in (log.create("events", 1), log.append("events", [event(0, 1)]), log.ends("events")):
+            with pytest.raises(SettingsError, match=says) as caught:
+                await use
+            assert f"{parts.username}@{place}" in str(caught.value)
+            assert "secret" not in str(caught.value)
+        await log.close()
+
+
+async def test_a_broker_that_is_not_there_is_unavailable_at_once() -> None:
+    for host, port in (("127.0.0.1", 1), ("nowhere.invalid", 5552)):
+        log = RabbitMQLog(f"rabbitmq://me:secret@{host}:{port}/")
+        started = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=f"rabbitmq://me@{host}:{port}/") as caught:
+                await log.append("events", [event(0, 1)])
+            assert "secret" not in str(caught.value)
+        with pytest.raises(Unavailable, match=host):
+            await anext(log.read("events", {0: 0}))
+        assert time.monotonic() - started < 5
+        await log.close()
+
+
+async def test_a_broker_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "_PATIENCE_S", 0.1)
+    silent = await asyncio.start_server(_say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    log = RabbitMQLog(f"rabbitmq://127.0.0.1:{port}/")
+    with pytest.raises(Unavailable, match="no answer"):
+        await log.append("events", [event(0, 1)])
+    await log.close()
+    silent.close()
+    await silent.wait_closed()
+
+
+def test_it_runs_on_uvloop(url: str) -> None:
+    async def use() -> list[Record]:
+        log, topic = RabbitMQLog(url), f"t{uuid.uuid4().hex[:8]}.events"
+        await log.create(topic, 1)
+        await log.append(topic, [event(0, 1)])
+        records = await _take(log, 1, {0: 0}, topic)
+        await log.close()
+        await _delete(url, f"{topic}-0")
+        return records
+
+    assert uvloop.run(use()) == [Record(1, event(0, 1))]
+
+
+async def test_those_who_ask_for_ends_together_share_an_answer(log: FreshLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, end = [], _Link.end
+    monkeypatch.setattr(_Link, "end", lambda link, *stream: asked.append(stream) or end(link, *stream))
+    await log.append("events", [event(0, 1)])
+    assert await asyncio.gather(*(log.ends("events") for _ in range(20))) == [{0: 1, 1: 0}] * 20
+    await log.append("events", [event(0, 2)])
+    assert await log.ends("events") == {0: 2, 1: 0}
+    assert len(asked) == 3 * 2
+
+
+async def test_a_log_that_was_closed_is_unavailable(log: FreshLog) -> None:
+    await log.close()
+    for use in (log.append("events", [event(0, 1)]), log.ends("events"), anext(log.read("events", {0: 0}))):
+        with pytest.raises(Unavailable, match="was closed"):
+            await use
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("rabbitmq:///", "looks like"),
+        ("amqp://host/", "looks like"),
+        ("rabbitmq://host:port/", "the URL of RabbitMQ"),
+        ("rabbitmq://me:secret@host/?color=red", "no option color"),
+        ("rabbitmq://me:secret@host/?exchange=x&amqp_port=y", "amqp_port=y is no number"),
+    ],
+)
+def test_a_wrong_url_is_refused(url: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says) as caught:
+        open_engine("log", url)
+    assert "secret" not in str(caught.value)
+
+
+def test_rabbitmq_is_a_log_only() -> None:
+    with pytest.raises(SettingsError, match="can be a log, but no store"):
+        open_engine("store", "rabbitmq://host/")
+
+
+def test_a_url_may_leave_out_and_escape_parts() -> None:
+    assert _parse("rabbitmq://host")[0][:5] == ("host", 5552, "guest", "guest", "/")
+    assert _parse("rabbitmq://a%40b:c%3A@host:1/%2Fx?tls=1")[0][:5] == ("host", 1, "a@b", "c:", "/x")
+    assert _parse("rabbitmq://host?tls=1")[0].port == 5551
+
+
+async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+async def _take(log: RabbitMQLog, count: int, after: Mapping[int, int], topic: str = "events") -> list[Record]:
+    records: list[Record] = []
+    async with asyncio.timeout(10), aclosing(log.read(topic, after)) as batches:
+        while len(records) < count:
+            records += await anext(batches)
+    return records
+
+
+async def _append_numbers(log: RabbitMQLog, confirmed: list[int], failed: list[Unavailable]) -> None:
+    for number in itertools.count(1):
+        while number not in confirmed[-1:]:
+            try:
+                await log.append("events", [event(0, number)])
+                confirmed.append(number)
+            except Unavailable as error:
+                failed.append(error)
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.002)
+
+
+async def _read_up_to(log: RabbitMQLog, last: int) -> list[int]:
+    numbers: list[int] = []
+    async with aclosing(log.read("events", {0: 0})) as batches:
+        while last not in numbers[-1:]:
+            numbers += [record.message.number for record in await anext(batches)]
+    return numbers
+
+
+async def _until_it_works(use: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(Unavailable):
+                return await use()
+            await asyncio.sleep(0.05)
+
+
+async def _run_services(verb: str) -> None:
+    command = [sys.executable, str(ROOT / "services" / "run.py"), verb, "rabbitmq"]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+
+
+async def _delete(url: str, *streams: str) -> None:
+    link = await _Link.open(_parse(url)[0])
+    for stream in streams:
+        with suppress(Unavailable):
+            await link.ask(DELETE, _string(stream))
+    link.close()
+
+
+def _login(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    return {"host": parts.hostname, "port": parts.port, "username": parts.username, "password": parts.password}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _is_same(got: Any, sent: Message, data: Any) -> None:
+    assert (got.get_id(), got.get_source(), got.get_type()) == (sent.id, sent.source, sent.type)
+    assert (got.get_subject(), got.get_datacontenttype()) == (sent.key, "application/json")
+    assert got.get_time().isoformat().replace("+00:00", "Z") == sent.time
+    for name in ("traceparent", "partition", "number"):
+        assert got.get_extension(name) == getattr(sent, name)
+    assert got.get_data() == data
