@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
+from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Owner, Store
 from chimera.service import Service
@@ -21,6 +22,8 @@ class OwnStore:
         self._store = store
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        if share not in self._service.shares:
+            raise Unavailable(f"{self._service.name} does not share {share!r}")
         async with self._store.snapshot() as session:
             return await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
 

@@ -194,7 +194,10 @@ class Owner(Protocol):
     """Another service, as those who borrow from it or consume its events see it."""
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        """The owner's current documents as JSON, in one call; keys without one are left out."""
+        """The owner's current documents as JSON, in one call; keys without one are left out.
+
+        Unavailable for a share that the owner does not have.
+        """
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         """As `Store.journal`, of the owner's store."""

@@ -20,7 +20,8 @@ must do no harm). `patience_s`, a class attribute, is how long the suite waits f
 """
 
 from chimera.testing.contracts.log import LogContract
+from chimera.testing.contracts.owner import OwnerContract
 from chimera.testing.contracts.store import StoreContract
 from chimera.testing.contracts.views import ViewStoreContract
 
-__all__ = ["LogContract", "StoreContract", "ViewStoreContract"]
+__all__ = ["LogContract", "OwnerContract", "StoreContract", "ViewStoreContract"]

@@ -1,0 +1,138 @@
+"""The contract of the port `Owner`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+import msgspec
+import pytest
+
+from chimera.body import Body
+from chimera.entities import Entity
+from chimera.errors import Unavailable
+from chimera.execution import Task
+from chimera.messages import Command, Event, Message, partition_of
+from chimera.ports import Owner
+from chimera.service import Service
+from chimera.testing.contracts.suite import NAMES
+from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
+from chimera.transaction import Reads, Transaction
+
+SHARE = "notes"
+Change = Callable[[str, "str | None"], Awaitable[None]]
+
+owner_service = Service("contract-owner", partitions=3)
+"""A service that owns notes and shares them; what a subclass serves in its own way."""
+
+
+class Note(msgspec.Struct):
+    note_id: str
+    text: str
+
+
+@owner_service.entity
+class KeptNote(Entity, key="note_id", table="notes"):
+    note_id: str
+    text: str
+
+
+class ChangeNote(Command, key="note_id"):
+    note_id: str
+    text: str | None
+
+
+class NoteChanged(Event, source="contract-owner", key="note_id"):
+    note_id: str
+
+
+@owner_service.handle(direct=True)
+async def change_note(command: ChangeNote, tx: Transaction) -> None:
+    if command.text is None:
+        tx.delete(KeptNote(command.note_id, ""))
+    else:
+        tx.save(KeptNote(command.note_id, command.text))
+    tx.emit(NoteChanged(command.note_id))
+
+
+@owner_service.share(SHARE, key="note_id", changed_by=[NoteChanged])
+async def notes_of(note_ids: list[str], reads: Reads) -> dict[str, Note]:
+    return {kept.note_id: Note(kept.note_id, kept.text) for kept in await reads.find(KeptNote, note_id=note_ids)}
+
+
+class OwnerContract:
+    """Every guarantee of `Owner`.
+
+    A subclass provides `engine`: `owner_service` of the fixture `body`, as an owner. It may override `body`, for
+    other engines, and `change`, which gives a key another text, or none.
+    """
+
+    @pytest.fixture
+    async def body(self) -> AsyncIterator[Body]:
+        body = Body(owner_service, log=MemoryLog(), store=MemoryStore(), views=MemoryViews(), owner_of=nobody_else)
+        await body.open()
+        yield body
+        await body.close()
+
+    @pytest.fixture
+    def change(self, body: Body) -> Change:
+        async def change(key: str, text: str | None) -> None:
+            data = msgspec.json.encode(ChangeNote(key, text))
+            partition = partition_of(key, owner_service.partitions)
+            name, time = f"{key}-{text}", "2024-05-01T12:00:00Z"
+            message = Message(name, owner_service.name, "contract-owner.ChangeNote", key, time, data, partition)
+            [outcome] = await body.direct.run([Task(message)])
+            assert not isinstance(outcome, Unavailable)
+            assert outcome.state == "done"
+
+        return change
+
+    async def test_documents_come_by_key_and_keys_without_one_are_left_out(self, engine: Owner, change: Change) -> None:
+        await change("a", "first")
+        await change("b", "second")
+        assert texts(await engine.fetch(SHARE, ["b", "nobody", "a"])) == {"a": "first", "b": "second"}
+        assert texts(await engine.fetch(SHARE, ["nobody"])) == {}
+
+    async def test_what_is_fetched_is_what_the_owner_has_now(self, engine: Owner, change: Change) -> None:
+        await change("a", "first")
+        assert texts(await engine.fetch(SHARE, ["a"])) == {"a": "first"}
+        await change("a", "second")
+        assert texts(await engine.fetch(SHARE, ["a"])) == {"a": "second"}
+        await change("a", None)
+        assert texts(await engine.fetch(SHARE, ["a"])) == {}
+
+    async def test_documents_come_under_any_key(self, engine: Owner, change: Change) -> None:
+        for name in NAMES:
+            await change(name, name)
+        assert texts(await engine.fetch(SHARE, NAMES)) == {name: name for name in NAMES}
+
+    async def test_a_thousand_keys_are_fetched_at_once(self, engine: Owner, change: Change) -> None:
+        await change("key-999", "last")
+        assert texts(await engine.fetch(SHARE, [f"key-{at}" for at in range(1000)])) == {"key-999": "last"}
+
+    async def test_a_share_that_is_not_there_is_unavailable(self, engine: Owner) -> None:
+        with pytest.raises(Unavailable):
+            await engine.fetch("secrets", ["a"])
+
+    async def test_the_journal_is_the_owners_page_by_page(self, engine: Owner, body: Body, change: Change) -> None:
+        for at in range(20):
+            await change(f"key-{at}", "text")
+        for partition in range(owner_service.partitions):
+            everything = list(await body.store.journal(partition, 0, 1000))
+            assert list(await engine.journal(partition, 0, 1000)) == everything
+            assert list(await engine.journal(partition, 2, 3)) == everything[2:5]
+            assert list(await engine.journal(partition, len(everything), 10)) == []
+
+    async def test_heads_are_the_newest_numbers(self, engine: Owner, body: Body, change: Change) -> None:
+        assert dict(await engine.heads()) == {0: 0, 1: 0, 2: 0}
+        for at in range(5):
+            await change(f"key-{at}", "text")
+        assert dict(await engine.heads()) == dict(await body.store.heads())
+
+
+def texts(documents: Mapping[str, bytes]) -> dict[str, str]:
+    """The notes' texts by key."""
+    return {key: msgspec.json.decode(document, type=Note).text for key, document in documents.items()}
+
+
+def nobody_else(name: str) -> Owner:
+    raise Unavailable(f"nobody knows {name}")
