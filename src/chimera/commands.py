@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class CommandStates:
 
     def __init__(self, body: Body) -> None:
         self._body = body
+        self._leaving = asyncio.Event()
         self._lookups: Coalescer[str, Outcome | None] = Coalescer(self._look_up, concurrency=4)
 
     async def get(self, command_id: str, wait: float = 0.0) -> CommandState:
@@ -38,6 +40,23 @@ class CommandStates:
             if state.state != "pending" or left <= 0:
                 return state
             await self._body.committed.wait(min(left, self._body.store.features.poll_s))
+
+    async def settled(self, command_id: str, wait: float) -> CommandState:
+        """The state of a command as soon as it is settled, at most `wait` seconds from now."""
+        if wait == 0:
+            return await self.get(command_id)
+        looking = asyncio.ensure_future(self.get(command_id, wait))
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
+            return looking.result() if looking.done() else await self.get(command_id)
+        finally:
+            looking.cancel()
+            leaving.cancel()
+
+    def leave(self) -> None:
+        """Hold no answer any longer: the process is about to stop."""
+        self._leaving.set()
 
     async def get_many(self, command_ids: Sequence[str]) -> list[CommandState]:
         """The states of many commands now."""

@@ -15,7 +15,7 @@ import msgspec
 
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
-from chimera.commands import CommandState, CommandStates
+from chimera.commands import CommandStates
 from chimera.errors import Invalid, Rejected
 from chimera.execution import Outcome
 from chimera.intake import Accepted, CommandDecoder, Intake
@@ -47,9 +47,8 @@ class ReadHead:
             name: BorrowedReads(body, borrow, self._documents) for name, borrow in body.service.borrows.items()
         }
         self._intake = Intake(body)
-        self.admin = Admin(self)
+        self.admin = Admin(body, self.states, self.borrows)
         self.works: dict[str, asyncio.Future[None]] = {}
-        self._leaving = asyncio.Event()
 
     async def start(self) -> None:
         """Learn the modes in force, and follow them from now on: `works` end only when they fail."""
@@ -60,20 +59,7 @@ class ReadHead:
 
     def leave(self) -> None:
         """Hold no answer any longer: the process is about to stop."""
-        self._leaving.set()
-
-    async def settled(self, command_id: str, wait: float) -> CommandState:
-        """The state of a command as soon as it is settled, at most `wait` seconds from now."""
-        if wait == 0:
-            return await self.states.get(command_id)
-        looking = asyncio.ensure_future(self.states.get(command_id, wait))
-        leaving = asyncio.ensure_future(self._leaving.wait())
-        try:
-            await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
-            return looking.result() if looking.done() else await self.states.get(command_id)
-        finally:
-            looking.cancel()
-            leaving.cancel()
+        self.states.leave()
 
     async def stop(self) -> None:
         """Finish what was taken in, unless its engine does not answer any more."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from chimera.body import Body
+from chimera.borrowing import BorrowedReads
+from chimera.commands import CommandStates
 from chimera.copies import read_mode, want_mode
 from chimera.errors import ChimeraError, Rejected
 from chimera.messages import to_cloud_event
@@ -20,9 +23,6 @@ from chimera.web import answers, openapi
 from chimera.web.http import NOT_JSON, Call, answer_problem, invalid
 from chimera.web.objects import read_object
 from chimera.web.routing import Endpoint, Route
-
-if TYPE_CHECKING:
-    from chimera.read_head import ReadHead
 
 Query = TypeVar("Query", bound=msgspec.Struct)
 
@@ -60,9 +60,10 @@ class ModeBody(msgspec.Struct, forbid_unknown_fields=True):
 class Admin:
     """The routes for operators, for borrowers, and for those who wait for their commands."""
 
-    def __init__(self, head: ReadHead) -> None:
-        self._head = head
-        self._body = head.body
+    def __init__(self, body: Body, states: CommandStates, borrows: Mapping[str, BorrowedReads[Any]]) -> None:
+        self._states = states
+        self._borrows = borrows
+        self._body = body
         self._journal_query = msgspec.defstruct(
             "JournalQuery",
             [
@@ -141,7 +142,7 @@ class Admin:
     async def command(self, call: Call) -> None:
         query = _query(call, WaitQuery)
         command_id = call.path["command_id"]
-        state = await self._head.settled(command_id, query.wait)
+        state = await self._states.settled(command_id, query.wait)
         if state.state == "unknown":
             raise Rejected(
                 "command_unknown", f"{self._body.service.name} knows no command {command_id[:64]!r}", status=404
@@ -152,7 +153,7 @@ class Admin:
 
     async def commands(self, call: Call) -> None:
         ids = _query(call, IdsQuery, repeated=["id"]).id
-        states = await self._head.states.get_many(ids)
+        states = await self._states.get_many(ids)
         shown = {key: answers.CommandShown(*state) for key, state in zip(ids, states, strict=True)}  # type: ignore[arg-type]
         await call.answer_json(answers.ManyCommands(shown))
 
@@ -203,7 +204,7 @@ class Admin:
         except NOT_JSON as error:
             raise invalid(error) from error
         setting = await want_mode(self._body, borrow, wanted)
-        await self._head.borrows[borrow.name].look()
+        await self._borrows[borrow.name].look()
         await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
 
     async def status(self, call: Call) -> None:
