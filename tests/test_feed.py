@@ -16,7 +16,7 @@ from chimera.messages import Message
 from chimera.ports import Checkpoint, Record
 from chimera.testing.broken import DelayingLog, DoublingLog, DroppingLog, HastyLog, WrappedLog
 from chimera.testing.memory import MemoryLog
-from tests.support import TIME, Engines
+from tests.support import TIME, Engines, NoOwner
 
 TOPIC, SOURCE = "orders.events", "orders"
 AT_ONCE = FeedOptions(audit_s=0.001, limit=7, patience_s=0.001)
@@ -307,10 +307,18 @@ async def test_closing_a_feed_never_raises_what_its_reader_raised() -> None:
             raise OSError("disk gone")
 
     owner = Journal({0: 1})
-    feed = Feed(Broken(MemoryLog()), TOPIC, SOURCE, owner, owner.heads, {0: Checkpoint()}, options=AT_ONCE)
+    feed = Feed(Broken(await log_with()), TOPIC, SOURCE, owner, owner.heads, {0: Checkpoint()}, options=AT_ONCE)
     await feed.next()
     feed._reading = asyncio.ensure_future(anext(feed._records))  # type: ignore[arg-type]
     await asyncio.sleep(0.001)
+    await feed.close()
+
+
+async def test_a_hint_from_a_log_that_was_made_anew_is_not_believed() -> None:
+    owner = NoOwner()
+    log = await log_with(*(event(0, n) for n in range(4, 7)))
+    feed = Feed(log, TOPIC, SOURCE, owner, owner.heads, {0: Checkpoint(3, 900)}, options=AT_ONCE)
+    assert [message.number for message in (await feed.next()).messages] == [4, 5, 6]
     await feed.close()
 
 

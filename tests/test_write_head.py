@@ -221,6 +221,24 @@ async def test_views_are_right_on_a_log_that_loses_doubles_and_reorders_events(b
     await check(body, bank)
 
 
+async def test_commands_in_a_log_that_was_made_anew_are_handled_and_those_it_repeats_are_not(
+    bank: Bank, engines: Engines
+) -> None:
+    before = await opened(bank.service, engines)
+    async with running(head(before).run()):
+        await accept(before, *commands())
+        await eventually(lambda: is_done(before, bank))
+    body = await opened(bank.service, engines._replace(log=memory_engines().log))
+    await accept(body, commands()[0], message_of(Deposit(KEYS[0], 1), "new"))
+    async with running(head(body).run()):
+        await eventually(lambda: _has(body, KEYS[0], EXPECTED[KEYS[0]] + 1))
+    assert await balances(body) == {**EXPECTED, KEYS[0]: EXPECTED[KEYS[0]] + 1}
+
+
+async def _has(body: Body, key: str, balance: int) -> bool:
+    return (await balances(body))[key] == balance
+
+
 async def test_a_worker_that_stops_gives_back_what_it_holds_and_another_goes_on(bank: Bank, engines: Engines) -> None:
     body = await opened(bank.service, engines)
     async with running(head(body, "a", ttl_s=60.0).run()):

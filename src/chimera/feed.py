@@ -122,11 +122,7 @@ class Feed:
     async def _read(self, *, wait: bool) -> Sequence[Record]:
         """Records from the log; none when it has nothing before the next audit or repair is due."""
         if self._records is None:
-            self._records = self._log.read(
-                self._topic,
-                {partition: checkpoint.offset for partition, checkpoint in self._at.items()},
-                self._options.limit,
-            )
+            self._records = self._log.read(self._topic, await self._offsets(), self._options.limit)
         if self._reading is None:
             self._reading = asyncio.ensure_future(anext(self._records))
         under_way: list[asyncio.Future[Any]] = [self._reading]
@@ -142,6 +138,12 @@ class Feed:
         except BaseException:
             self._records = None
             raise
+
+    async def _offsets(self) -> dict[int, int]:
+        """Where to read the log on: after the checkpoints' hints, but from the beginning of one that was made anew."""
+        ends = await self._log.ends(self._topic)
+        hints = {partition: checkpoint.offset for partition, checkpoint in self._at.items()}
+        return {partition: hint if hint <= ends.get(partition, 0) else 0 for partition, hint in hints.items()}
 
     def _patience(self) -> float | None:
         due = [self._retry_at] if self._behind() else []

@@ -89,10 +89,8 @@ class WriteHead:
     async def _consume(self, partitions: frozenset[int]) -> None:
         body, topic = self._body, self._body.commands_topic
         while True:
-            at = {
-                p: checkpoint.number for p, checkpoint in (await body.commands.checkpoints(topic, partitions)).items()
-            }
             with suppress(Moved):
+                at = await self._start(topic, partitions)
                 records: Any = body.log.read(topic, dict(at), BATCH)
                 async with aclosing(records) as batches:
                     async for batch in batches:
@@ -100,6 +98,19 @@ class WriteHead:
                         if len(batch) > BUSY:
                             await asyncio.sleep(COLLECT_S)
                 raise Unavailable(f"the log ended while {topic} was read")
+
+    async def _start(self, topic: str, partitions: frozenset[int]) -> dict[int, int]:
+        """Where to read on. A log that ends before its checkpoint was made anew, and is read from its beginning.
+
+        What it may repeat, the inbox knows; to go on from the checkpoint would skip commands that were accepted.
+        """
+        at = await self._body.commands.checkpoints(topic, partitions)
+        ends = await self._body.log.ends(topic)
+        anew = [Move(topic, p, at[p].number, Checkpoint()) for p in at if ends.get(p, 0) < at[p].number]
+        if anew:
+            logger.error("%s ends before what was read of it; it is read from its beginning", topic)
+            await self._body.commands.run([], anew)
+        return {p: checkpoint.number for p, checkpoint in at.items()} | {move.partition: 0 for move in anew}
 
     async def _execute(self, topic: str, batch: Sequence[Record], at: dict[int, int]) -> None:
         tasks: list[Task] = []
