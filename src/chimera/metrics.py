@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 
 class Metrics:
-    """The counters and gauges of the services that run in this process."""
+    """The counters of the services that run in this process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -48,12 +48,6 @@ class Metrics:
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
-        self._lag = Gauge(
-            "chimera_lag",
-            "Events that a consumer has not applied yet.",
-            ["service", "consumer", "source"],
-            registry=self._registry,
-        )
 
     def handled(self, service: str, consumer: str, outcome: str) -> None:
         self._handled.labels(service, consumer, outcome).inc()
@@ -75,9 +69,6 @@ class Metrics:
 
     def relayed(self, service: str, count: int) -> None:
         self._relayed.labels(service).inc(count)
-
-    def lag(self, service: str, consumer: str, source: str, events: int) -> None:
-        self._lag.labels(service, consumer, source).set(events)
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
