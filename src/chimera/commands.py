@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +27,7 @@ class CommandStates:
 
     def __init__(self, body: Body) -> None:
         self._body = body
-        self._leaving = asyncio.Event()
+        self._leaving = False
         self._lookups: Coalescer[str, Outcome | None] = Coalescer(self._look_up, concurrency=4)
 
     async def get(self, command_id: str, wait: float = 0.0) -> CommandState:
@@ -37,38 +36,30 @@ class CommandStates:
         while True:
             state = (await self.get_many([command_id]))[0]
             left = until - time.monotonic()
-            if state.state != "pending" or left <= 0:
+            if state.state != "pending" or left <= 0 or self._leaving:
                 return state
             await self._body.committed.wait(min(left, self._body.store.features.poll_s))
 
-    async def settled(self, command_id: str, wait: float) -> CommandState:
-        """The state of a command as soon as it is settled, at most `wait` seconds from now."""
-        if wait == 0:
-            return await self.get(command_id)
-        looking = asyncio.ensure_future(self.get(command_id, wait))
-        leaving = asyncio.ensure_future(self._leaving.wait())
-        try:
-            await asyncio.wait([looking, leaving], return_when=asyncio.FIRST_COMPLETED)
-            return looking.result() if looking.done() else await self.get(command_id)
-        finally:
-            looking.cancel()
-            leaving.cancel()
-
     def leave(self) -> None:
         """Hold no answer any longer: the process is about to stop."""
-        self._leaving.set()
+        self._leaving = True
 
     async def get_many(self, command_ids: Sequence[str]) -> list[CommandState]:
         """The states of many commands now."""
-        behind = None
-        outcomes = [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
-        if any(outcome is None for outcome in outcomes):
-            ends = await self._body.log.ends(self._body.commands_topic)
-            at = await self._body.commands.checkpoints(self._body.commands_topic, ends)
-            behind = any(at[partition].number < end for partition, end in ends.items())
-            if not behind:
-                outcomes = [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
-        return [_state(outcome, bool(behind)) for outcome in outcomes]
+        outcomes = await self._outcomes(command_ids)
+        behind = None in outcomes and await self._is_behind()
+        if None in outcomes and not behind:
+            outcomes = await self._outcomes(command_ids)  # it may have been handled since
+        return [_state(outcome, behind) for outcome in outcomes]
+
+    async def _is_behind(self) -> bool:
+        """Whether the log holds commands that were not handled yet."""
+        ends = await self._body.log.ends(self._body.commands_topic)
+        at = await self._body.commands.checkpoints(self._body.commands_topic, ends)
+        return any(at[partition].number < end for partition, end in ends.items())
+
+    async def _outcomes(self, command_ids: Sequence[str]) -> list[Outcome | None]:
+        return [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
 
     async def _look_up(self, command_ids: list[str]) -> list[Outcome | None]:
         async with self._body.store.snapshot() as session:

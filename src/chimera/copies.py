@@ -23,6 +23,7 @@ from chimera.projections import CopyProjection
 from chimera.projector import Projector
 from chimera.service import Borrow, Mode
 from chimera.sharing import share_type
+from chimera.tasks import stop
 
 SETTINGS = "chimera.borrows"
 COPYING: tuple[Mode, ...] = ("async", "hybrid")
@@ -86,7 +87,7 @@ class CopyKeeper:
                 await asyncio.sleep(LOOK_S)
         finally:
             for task in self._filling.values():
-                await _stop(task)
+                await stop(task)
 
     async def _fill_or_drop(self, modes: set[Mode]) -> None:
         for mode in COPYING:
@@ -97,7 +98,7 @@ class CopyKeeper:
                 elif self._filling[mode].done():
                     await self._filling.pop(mode)
             elif mode in self._filling:
-                await _stop(self._filling.pop(mode))
+                await stop(self._filling.pop(mode))
             elif time.monotonic() > self._needed_at.get(mode, 0.0) + GRACE_S:
                 await _drop(self._body, self._borrow, mode)
 
@@ -165,13 +166,6 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
         await projector.run(feed)
     finally:
         await feed.close()
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()
 
 
 async def _flip(body: Body, borrow: Borrow[Any], seen: ModeSetting) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from chimera.errors import ChimeraError
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Log, Move, Owner, Record
+from chimera.tasks import take_exception
 
 logger = logging.getLogger("chimera")
 
@@ -109,14 +110,14 @@ class Feed:
         self._stop_reading()
         if self._auditing is not None:
             self._auditing.cancel()
-            self._auditing.add_done_callback(_take_exception)
+            self._auditing.add_done_callback(take_exception)
         if under_way:
             await asyncio.wait(under_way)
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
-            self._reading.add_done_callback(_take_exception)
+            self._reading.add_done_callback(take_exception)
         self._reading = self._records = None
 
     async def _read(self, *, wait: bool) -> Sequence[Record]:
@@ -230,9 +231,3 @@ class Feed:
         }
         self._next_audit = time.monotonic() + self._options.audit_s
         return True
-
-
-def _take_exception(task: asyncio.Future[Any]) -> None:
-    """Nobody waits for it any more, so nobody else would look at it."""
-    if not task.cancelled():
-        task.exception()

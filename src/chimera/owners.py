@@ -11,6 +11,7 @@ from chimera.messages import Message
 from chimera.ports import Owner, Store
 from chimera.service import Service
 from chimera.sharing import shared_documents
+from chimera.tasks import take_exception
 from chimera.transaction import Reads
 
 
@@ -51,11 +52,5 @@ class SharedHeads:
         if self._asking is None or time.monotonic() >= self._asked_at + self._every_s:
             self._asked_at = time.monotonic()
             self._asking = asyncio.ensure_future(self._owner.heads())
-            self._asking.add_done_callback(_take_exception)
+            self._asking.add_done_callback(take_exception)
         return await asyncio.shield(self._asking)
-
-
-def _take_exception(asking: asyncio.Task[Mapping[int, int]]) -> None:
-    """Those who asked may be gone by now; then nobody else would look at it."""
-    if not asking.cancelled():
-        asking.exception()

@@ -142,7 +142,7 @@ class Admin:
     async def command(self, call: Call) -> None:
         query = _query(call, WaitQuery)
         command_id = call.path["command_id"]
-        state = await self._states.settled(command_id, query.wait)
+        state = await self._states.get(command_id, query.wait)
         if state.state == "unknown":
             raise Rejected(
                 "command_unknown", f"{self._body.service.name} knows no command {command_id[:64]!r}", status=404
