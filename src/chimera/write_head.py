@@ -21,6 +21,7 @@ from chimera.projections import Projection, ViewProjection
 from chimera.projector import Projector
 from chimera.relay import Relay
 from chimera.service import Reaction
+from chimera.tasks import stop
 
 logger = logging.getLogger("chimera")
 
@@ -79,7 +80,7 @@ class WriteHead:
                     await self._leases.changed.wait(60.0)
             finally:
                 if working is not None:
-                    await _cancel(working)
+                    await stop(working)
 
     async def _commands(self, partitions: frozenset[int]) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -203,19 +204,11 @@ async def _end_of(work: Awaitable[None]) -> BaseException | None:
     try:
         await asyncio.wait([working])
     finally:
-        working.cancel()
-        await asyncio.wait([working])
-        error = asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
-    return error
+        await stop(working)
+    return asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
 
 
 def _is_unavailable(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_unavailable(inner) for inner in error.exceptions)
     return isinstance(error, Unavailable)
-
-
-async def _cancel(task: asyncio.Future[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
