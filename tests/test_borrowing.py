@@ -4,15 +4,16 @@ import asyncio
 import gc
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
 from chimera import Borrowed, Unavailable
 from chimera.body import Body
-from chimera.borrowing import BorrowedReads, LastKnown
+from chimera.borrowing import BorrowedReads
 from chimera.copies import copy_name
+from chimera.lastknown import Known, MemoryLastKnown, Patience
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
 from chimera.reader import Documents
@@ -204,7 +205,7 @@ async def test_a_slow_answer_is_remembered_for_the_next_time() -> None:
     shop.owner.put("a", 5)
     shop.owner.behaviour = 0.03
     assert (await shop.get("a")).state == "absent"
-    await eventually(lambda: shop.reads._last_known.get("a") is not None)
+    await eventually(lambda: shop.body.last_known._values)
     assert (await shop.get("a")).state == "stale"
 
 
@@ -232,14 +233,72 @@ async def test_a_read_that_is_cancelled_leaves_no_trace() -> None:
     assert noise == []
 
 
-def test_only_the_most_recently_used_values_are_remembered() -> None:
-    known = LastKnown(limit=2)
-    known.put("a", 1)
-    known.put("b", 2)
-    assert known.get("a")
-    known.put("c", 3)
-    assert known.get("b") is None
-    assert [cast("Any", known.get(key)).value for key in "ac"] == [1, 3]
+class Cache:
+    """Last known values in a server that answers as told."""
+
+    wait_s = 0.01
+
+    def __init__(self) -> None:
+        self.kept = MemoryLastKnown()
+        self.behaviour: Any = "answers"
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Known]:
+        return await Patience("cache", wait_s=self.wait_s).ask(lambda: self._get(keys), {})
+
+    async def _get(self, keys: Sequence[str]) -> Mapping[str, Known]:
+        await self._behave()
+        return await self.kept.get_many(keys)
+
+    async def put_many(self, values: Mapping[str, bytes | None]) -> None:
+        await self._behave()
+        await self.kept.put_many(values)
+
+    async def _behave(self) -> None:
+        if self.behaviour == "hangs":
+            await asyncio.sleep(3600)
+
+    async def close(self) -> None: ...
+
+
+async def test_what_another_process_was_told_is_known_here_too() -> None:
+    one, other, cache = await borrower("sync"), await borrower("sync"), Cache()
+    one.body.last_known = other.body.last_known = cache
+    one.owner.put("a", 5)
+    await one.get("a")
+    await eventually(lambda: cache.kept._values)
+    other.owner.behaviour = Unavailable("down")
+    found = await other.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "stale")
+
+
+async def test_a_page_waits_for_neither_the_owner_nor_the_cache_beyond_its_budget(caplog: Any) -> None:
+    shop, cache = await borrower("sync", budget=0.2), Cache()
+    shop.body.last_known = cache
+    cache.behaviour = shop.owner.behaviour = "hangs"
+    started = time.monotonic()
+    found = await shop.get("a")
+    assert (found.state, found.age) == ("absent", None)
+    assert time.monotonic() - started < 0.2 + 0.15
+
+
+async def test_a_fresh_answer_does_not_wait_until_it_is_remembered() -> None:
+    shop, cache = await borrower("sync", budget=1.0), Cache()
+    shop.body.last_known = cache
+    cache.behaviour = "hangs"
+    shop.owner.put("a", 5)
+    started = time.monotonic()
+    assert (await shop.get("a")).state == "fresh"
+    assert time.monotonic() - started < 0.5
+
+
+async def test_a_remembered_value_of_another_shape_is_absent() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    await shop.get("a")
+    [name] = shop.body.last_known._values  # type: ignore[attr-defined]
+    await shop.body.last_known.put_many({name: b'{"another": "shape"}'})
+    shop.owner.behaviour = Unavailable("down")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
 
 
 # async

@@ -11,6 +11,7 @@ from chimera.entities import table_of
 from chimera.errors import DeclarationError
 from chimera.execution import Aside, Executor, Invoke, ToldToCaller
 from chimera.feed import Feed, FeedOptions
+from chimera.lastknown import LastKnownStore, MemoryLastKnown
 from chimera.messages import Event, Message
 from chimera.metrics import Metrics
 from chimera.owners import OwnStore, SharedHeads
@@ -39,6 +40,7 @@ class Body:
         store: Store,
         views: ViewStore,
         owner_of: Callable[[str], Owner],
+        last_known: LastKnownStore | None = None,
         metrics: Metrics | None = None,
         feed_options: FeedOptions = FeedOptions(),
         retry: Retry = Retry(),
@@ -48,6 +50,7 @@ class Body:
         self.log = log
         self.store = store
         self.views = views
+        self.last_known = last_known or MemoryLastKnown()
         self.metrics = metrics or Metrics()
         self.modes = dict(modes)
         self.committed = Signal()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -16,6 +14,7 @@ from chimera.borrowed import Borrowed
 from chimera.coalesce import Coalescer
 from chimera.copies import CopyAge, ModeSetting, copy_name, read_mode
 from chimera.errors import ChimeraError, Unavailable
+from chimera.lastknown import Known
 from chimera.service import Borrow, Mode
 
 logger = logging.getLogger("chimera")
@@ -23,38 +22,9 @@ logger = logging.getLogger("chimera")
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Documents = Callable[[str, str], Awaitable[bytes | None]]
 
-REMEMBERED = 50_000
 CALLS = 4
 LOOK_S = 0.5
 GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
-
-
-class Remembered(NamedTuple):
-    """A value as the owner last gave it, and when (monotonic seconds)."""
-
-    value: Any
-    at: float
-
-
-class LastKnown:
-    """The last known good values, the most recently used ones, in this process."""
-
-    def __init__(self, limit: int = REMEMBERED) -> None:
-        self._values: OrderedDict[str, Remembered] = OrderedDict()
-        self._limit = limit
-
-    def get(self, key: str) -> Remembered | None:
-        if key in self._values:
-            self._values.move_to_end(key)
-        return self._values.get(key)
-
-    def put(self, key: str, value: Any) -> None:
-        """Remember a good value; None forgets the key, for the owner has nothing there."""
-        self._values.pop(key, None)
-        if value is not None:
-            self._values[key] = Remembered(value, time.monotonic())
-            if len(self._values) > self._limit:
-                self._values.popitem(last=False)
 
 
 class BorrowedReads(Generic[Doc]):
@@ -68,8 +38,9 @@ class BorrowedReads(Generic[Doc]):
         self._borrow = borrow
         self._documents = documents
         self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
-        self._last_known = LastKnown()
         self._fetches: Coalescer[str, Doc | None] = Coalescer(self._fetch, concurrency=CALLS)
+        self._recalls: Coalescer[str, Known | None] = Coalescer(self._recall, concurrency=CALLS)
+        self._keeps: Coalescer[tuple[str, bytes | None], None] = Coalescer(self._keep)
         declared = body.modes.get(borrow.name, borrow.mode)
         self._setting = ModeSetting(declared, declared)
         self._age = CopyAge(body, borrow)
@@ -127,16 +98,17 @@ class BorrowedReads(Generic[Doc]):
         """The owner's answer, or the last known good one when it does not come in time."""
         asked = self._fetches.submit(key)
         try:
-            await asyncio.wait([asked], timeout=self._borrow.budget)
+            await asyncio.wait([asked], timeout=max(0.0, self._borrow.budget - self._body.last_known.wait_s))
         finally:
             asked.cancel()
         if not asked.cancelled() and asked.exception() is None:
             value = asked.result()
             return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
-        known = self._last_known.get(key)
-        if known is None:
+        known = await self._recalls.submit(key)
+        value = None if known is None else self._decoded(known.data, "what was last known of", key)
+        if known is None or value is None:
             return Borrowed(None, "absent", None)
-        return Borrowed(known.value, "stale", time.monotonic() - known.at)
+        return Borrowed(value, "stale", known.age_s)
 
     async def _fetch(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
         """One call for all keys; every good answer is remembered, garbage never."""
@@ -156,16 +128,30 @@ class BorrowedReads(Generic[Doc]):
         return [answers[key] for key in keys]
 
     def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
-        try:
-            value = None if document is None else self._decoder.decode(document)
-        except GARBAGE as error:
-            logger.warning(
-                "%s answered something else than %s for %r: %s",
-                self._borrow.owner,
-                self._borrow.document.__name__,
-                key,
-                error,
-            )
-            return Unavailable(str(error))
-        self._last_known.put(key, value)
+        """The owner's document, if it is one; it is remembered, or that there is none. Nobody waits for that."""
+        value = None
+        if (
+            document is not None
+            and (value := self._decoded(document, f"{self._borrow.owner}'s answer for", key)) is None
+        ):
+            return Unavailable(f"{self._borrow.owner} answered garbage")
+        self._keeps.submit((key, document))
         return value
+
+    def _decoded(self, document: bytes, what: str, key: str) -> Doc | None:
+        try:
+            return self._decoder.decode(document)
+        except GARBAGE as error:
+            logger.warning("%s %r is not a %s: %s", what, key, self._borrow.document.__name__, error)
+            return None
+
+    async def _recall(self, keys: list[str]) -> Sequence[Known | None]:
+        known = await self._body.last_known.get_many([self._name(key) for key in keys])
+        return [known.get(self._name(key)) for key in keys]
+
+    async def _keep(self, documents: list[tuple[str, bytes | None]]) -> Sequence[None]:
+        await self._body.last_known.put_many({self._name(key): document for key, document in documents})
+        return [None] * len(documents)
+
+    def _name(self, key: str) -> str:
+        return f"{self._body.service.name}/{self._borrow.name}/{key}"

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from chimera.body import Body
 from chimera.errors import DeclarationError, SettingsError
+from chimera.lastknown import LastKnownStore
 from chimera.metrics import Metrics
 from chimera.ports import Log, Owner, Store, ViewStore
 from chimera.service import Mode, Service
@@ -16,16 +17,21 @@ from chimera.settings import Settings
 
 logger = logging.getLogger("chimera")
 
+Kind = Literal["log", "store", "views", "last_known"]
+
 ADAPTERS = {
     "sqlite": "chimera.adapters.sqlite",
     "postgresql": "chimera.adapters.postgresql",
     "mysql": "chimera.adapters.mysql",
     "mongodb": "chimera.adapters.mongodb",
+    "mongodb+srv": "chimera.adapters.mongodb",
     "redis": "chimera.adapters.redis",
     "rediss": "chimera.adapters.redis",
     "rabbitmq": "chimera.adapters.rabbitmq",
     "kafka": "chimera.adapters.kafka",
     "kafka+ssl": "chimera.adapters.kafka",
+    "memcached": "chimera.adapters.memcached",
+    "memcached+tls": "chimera.adapters.memcached",
     "memory": "chimera.testing.memory",
 }
 
@@ -50,6 +56,7 @@ class Engines:
             log=cast("Log", self._engine("log", name)),
             store=cast("Store", self._engine("store", name)),
             views=cast("ViewStore", self._engine("views", name)),
+            last_known=cast("LastKnownStore | None", self._last_known(name)),
             owner_of=self._owner,
             metrics=self.metrics,
             modes=self._modes(service),
@@ -72,7 +79,10 @@ class Engines:
                 )
         return modes
 
-    def _engine(self, kind: Literal["log", "store", "views"], service: str) -> Any:
+    def _last_known(self, service: str) -> Any:
+        return self._engine("last_known", service) if self._settings.engine_url("last_known", service) else None
+
+    def _engine(self, kind: Kind, service: str) -> Any:
         url = self._settings.engine_url(kind, service)
         if (kind, url) not in self._open:
             self._open[kind, url] = open_engine(kind, url)
@@ -88,7 +98,7 @@ class Engines:
         return HttpOwner(name, self._settings.base(name, fleet=self._fleet))
 
 
-def open_engine(kind: Literal["log", "store", "views"], url: str) -> Any:
+def open_engine(kind: Kind, url: str) -> Any:
     """An engine by its URL. Raises SettingsError for one that is not known or not installed."""
     scheme = url.partition(":")[0]
     if scheme not in ADAPTERS:

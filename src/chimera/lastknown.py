@@ -31,7 +31,10 @@ class Known(NamedTuple):
 
 
 class LastKnownStore(Protocol):
-    """Values by key, kept for a while and perhaps forgotten sooner. No method raises or waits more than a few ms."""
+    """Values by key, kept for a while, perhaps forgotten sooner. No method raises, or waits for more than `wait_s`."""
+
+    wait_s: float
+    """The most seconds that an answer takes."""
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, Known]:
         """The values known among these keys; what can't be had in time is left out."""
@@ -44,6 +47,8 @@ class LastKnownStore(Protocol):
 
 class MemoryLastKnown:
     """The most recently used values, in this process."""
+
+    wait_s = 0.0
 
     def __init__(self, *, limit: int = LIMIT, ttl_s: float = TTL_S) -> None:
         self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()

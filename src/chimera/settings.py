@@ -33,11 +33,15 @@ class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     log: str | None = None
     store: str | None = None
     views: str | None = None
+    last_known: str | None = None
     borrows: dict[str, Mode] = {}
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set. In URLs, `{state}` and `{service}` are filled in."""
+    """Everything that can be set. In URLs, `{state}` and `{service}` are filled in.
+
+    `last_known` keeps what owners last answered, for the time when they don't: in the process where it is not set.
+    """
 
     services: dict[str, ServiceSettings]
     title: str = "Chimera"
@@ -47,9 +51,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     log: str = "sqlite:///{state}/log"
     store: str = "sqlite:///{state}/{service}.db"
     views: str = "sqlite:///{state}/{service}-views.db"
+    last_known: str = ""
 
     def engine_url(self, kind: str, service: str) -> str:
-        """The URL of a service's log, store or views."""
+        """The URL of a service's log, store, views or last known values; empty for those kept in the process."""
         url = getattr(self.services[service], kind) or getattr(self, kind)
         return str(url).replace("{state}", str(Path(self.state).absolute())).replace("{service}", service)
 

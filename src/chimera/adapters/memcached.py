@@ -18,7 +18,7 @@ from aiomcache import Client
 from aiomcache.exceptions import ClientException
 
 from chimera.errors import SettingsError
-from chimera.lastknown import TTL_S, Known, LastKnownStore, Patience, known_at, with_time
+from chimera.lastknown import TTL_S, WAIT_S, Known, LastKnownStore, Patience, known_at, with_time
 
 _CONNECTIONS = 4
 _LONGEST_TTL_S = 30 * 24 * 3600.0
@@ -47,6 +47,8 @@ def open_engine(kind: Literal["log", "store", "views", "last_known"], url: str) 
 
 class MemcachedLastKnown:
     """Last known values as items with an expiry, each with the time when it was put at its front."""
+
+    wait_s = WAIT_S
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ import redis.exceptions as failures
 from redis.asyncio.connection import Connection, parse_url
 
 from chimera.errors import SettingsError, Unavailable
-from chimera.lastknown import TTL_S, Known, LastKnownStore, Patience, known_at, with_time
+from chimera.lastknown import TTL_S, WAIT_S, Known, LastKnownStore, Patience, known_at, with_time
 from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
 
 Command = tuple[Any, ...]
@@ -190,6 +190,8 @@ class RedisViews:
 
 class RedisLastKnown:
     """Last known values as strings with an expiry, each with the time when it was put at its front."""
+
+    wait_s = WAIT_S
 
     def __init__(self, url: str, *, prefix: str = "chimera", ttl_s: float = TTL_S, connections: int = 4) -> None:
         self._server = _Server(url, connections)
