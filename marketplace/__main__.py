@@ -27,12 +27,14 @@ CONFIG = Path(__file__).parent.parent / "chimera.toml"
     "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="The folder with the Olist files."
 )
 @click.option("--processes", is_flag=True, help="A process for each head.")
-def main(port: int, state: str, data: Path | None, processes: bool) -> None:
+@click.option("--workers", type=click.IntRange(1, 64), default=1, help="Write heads of each service, with --processes.")
+def main(port: int, state: str, data: Path | None, processes: bool, workers: int) -> None:
     """Run the reference marketplace."""
-    run(serve_and_fill(read_settings(CONFIG, os.environ, {"port": port, "state": state}), data, processes=processes))
+    settings = read_settings(CONFIG, os.environ, {"port": port, "state": state})
+    run(serve_and_fill(settings, data, processes=processes or workers > 1, workers=workers))
 
 
-async def serve_and_fill(settings: Settings, data: Path | None, *, processes: bool) -> None:
+async def serve_and_fill(settings: Settings, data: Path | None, *, processes: bool, workers: int) -> None:
     """Serve until told to stop; once ready, send the data from a process of its own."""
     filling: list[asyncio.Task[None]] = []
 
@@ -42,7 +44,7 @@ async def serve_and_fill(settings: Settings, data: Path | None, *, processes: bo
 
     try:
         if processes:
-            await supervise(settings, str(CONFIG), ready)
+            await supervise(settings, str(CONFIG), ready, workers=workers)
         else:
             await serve(settings, list(settings.services), read=True, write=True, fleet=False, ready=ready)
     finally:

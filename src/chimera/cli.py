@@ -43,15 +43,24 @@ def main(context: click.Context, config: str, verbose: bool) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
 @click.option("--state", help="The folder of the embedded engines.")
 @click.option("--processes", is_flag=True, help="A process for each head, started again when one dies.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="With --processes: a service's write heads.",
+)
 @click.pass_obj
-def up(config: str, port: int | None, state: str | None, processes: bool) -> None:
+def up(config: str, port: int | None, state: str | None, processes: bool, workers: int) -> None:
     """Run all services with both heads, in one process unless told otherwise."""
     from chimera.serving import serve
     from chimera.supervisor import supervise
 
+    if workers > 1 and not processes:
+        raise click.UsageError("--workers are processes of their own; add --processes")
     settings = _settings(config, port=port, state=state)
     if processes:
-        run(supervise(settings, config, say_ready))
+        run(supervise(settings, config, say_ready, workers=workers))
     else:
         run(serve(settings, list(settings.services), read=True, write=True, fleet=False, ready=say_ready))
 
@@ -59,10 +68,11 @@ def up(config: str, port: int | None, state: str | None, processes: bool) -> Non
 @main.command("run")
 @click.argument("service")
 @click.option("--read", is_flag=True, help="Only the read head.")
-@click.option("--write", is_flag=True, help="Only the write head.")
+@click.option("--write", is_flag=True, help="Only the write head, which serves its health and metrics.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Its port; a write head alone takes any free one.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
 @click.pass_obj
-def run_service(config: str, service: str, read: bool, write: bool, with_parent: bool) -> None:
+def run_service(config: str, service: str, read: bool, write: bool, port: int | None, with_parent: bool) -> None:
     """Run one service on its own port, with both heads or one."""
     from chimera.serving import serve
 
@@ -71,10 +81,27 @@ def run_service(config: str, service: str, read: bool, write: bool, with_parent:
     patience = PORT_PATIENCE_S if with_parent else 0.0
     run(
         serve(
-            settings, [service], read=read or both, write=write or both, fleet=True, ready=say_ready, patience=patience
+            settings,
+            [service],
+            read=read or both,
+            write=write or both,
+            fleet=True,
+            ready=say_ready,
+            port=port,
+            patience=patience,
         ),
         with_parent=with_parent,
     )
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
+@click.pass_obj
+def gateway(config: str, port: int | None) -> None:
+    """Serve all services' routes on one port, each from where its service runs (its `url`, or its own port)."""
+    from chimera.gateway import serve_gateway
+
+    run(serve_gateway(_settings(config, port=port), say_ready))
 
 
 @main.command()

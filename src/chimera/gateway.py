@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
@@ -17,10 +18,11 @@ from chimera.engines import Engines, about
 from chimera.intake import new_id
 from chimera.metrics import merge_expositions
 from chimera.read_head import ReadHead
+from chimera.serving import answering, base_of, listen, stop_signal, until
 from chimera.settings import Settings
-from chimera.web.admin import EXPOSITION
 from chimera.web.home import Home
 from chimera.web.http import Call, Header, answer_problem
+from chimera.web.probes import EXPOSITION
 from chimera.web.routing import Endpoint, Route
 from chimera.web.site import Site
 
@@ -59,17 +61,32 @@ class _Forwarded(NamedTuple):
     body: bytes | None
 
 
+async def serve_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Run a gateway on the settings' port until SIGTERM or SIGINT; the services run elsewhere."""
+    stop = stop_signal()
+    gateway = Gateway(settings)
+    try:
+        with closing(await listen(settings.host, settings.port)) as listener:
+            async with answering(gateway.site(), listener) as serving:
+                ready(base_of(settings.host, listener))
+                await until(stop, {"the gateway": serving})
+    finally:
+        await gateway.close()
+
+
 class Gateway:
     """Forwards each route to the process of its service.
 
     A request whose connection breaks is sent once more. That is safe for a command too, for the gateway
     gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer.
+    `processes` says where the processes are whose metrics are its own too, by name: without it, the read heads.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, processes: Callable[[], Mapping[str, str]] | None = None) -> None:
         self._engines = Engines(settings, fleet=True)
         self._heads = [ReadHead(self._engines.body(name)) for name in settings.services]
         self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
+        self._processes = processes or (lambda: {f"{name} read": base for name, base in self._bases.items()})
         self._title = settings.title
         self._about = {name: about(service.app) for name, service in settings.services.items()}
         self._session: aiohttp.ClientSession | None = None
@@ -92,9 +109,11 @@ class Gateway:
         await self._engines.close()
 
     async def metrics(self, call: Call) -> None:
-        """What the read heads' processes count, together; one that does not answer is left out."""
-        found = await asyncio.gather(*(self._exposition(name, base) for name, base in self._bases.items()))
-        await call.answer(merge_expositions([text for text in found if text]), 200, EXPOSITION)
+        """What the processes count, each by its name; one that does not answer is left out."""
+        processes = self._processes()
+        found = await asyncio.gather(*(self._exposition(base) for base in processes.values()))
+        texts = {name: text for name, text in zip(processes, found, strict=True) if text}
+        await call.answer(merge_expositions(texts), 200, EXPOSITION)
 
     def _forward(self, base: str) -> Endpoint:
         async def forward(call: Call) -> None:
@@ -135,9 +154,9 @@ class Gateway:
         content_type = next((value for name, value in headers if name == b"content-type"), b"application/octet-stream")
         return response.status, content_type, [pair for pair in headers if pair[0] != b"content-type"], body
 
-    async def _exposition(self, name: str, base: str) -> str:
+    async def _exposition(self, base: str) -> str:
         try:
-            async with self._open().get(f"{base}/_chimera/{name}/metrics", timeout=METRICS_TIMEOUT) as response:
+            async with self._open().get(f"{base}/metrics", timeout=METRICS_TIMEOUT) as response:
                 return await response.text() if response.status == 200 else ""
         except FAILED:
             return ""

@@ -13,6 +13,8 @@ from chimera.service import Service
 from chimera.signals import Signal
 from chimera.transaction import Unit
 
+TTL_S = 3.0
+
 
 class Leases:
     """Shares a service's partitions evenly among the workers that renew in time.
@@ -22,7 +24,13 @@ class Leases:
     """
 
     def __init__(
-        self, service: Service, store: Store, holder: str, *, ttl_s: float = 3.0, clock: Callable[[], float] = time.time
+        self,
+        service: Service,
+        store: Store,
+        holder: str,
+        *,
+        ttl_s: float = TTL_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
         self._store = store

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 
 class Metrics:
@@ -75,13 +77,22 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-def merge_expositions(texts: Iterable[str]) -> bytes:
-    """The metrics of several processes as one text; each series must come from one process only."""
-    families: dict[str, dict[str, None]] = {}
-    for text in texts:
-        family: dict[str, None] = {}
-        for line in text.splitlines():
-            if line.startswith("# HELP "):
-                family = families.setdefault(line.split(" ")[2], {})
-            family[line] = None
-    return "".join(f"{line}\n" for family in families.values() for line in family).encode()
+def merge_expositions(texts: Mapping[str, str]) -> bytes:
+    """The metrics of several processes as one text, in which the label `process` tells whose they are."""
+    families: dict[str, Metric] = {}
+    for process, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                merged.add_sample(sample.name, {"process": process, **sample.labels}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families(families.values()))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

@@ -25,6 +25,7 @@ from chimera.service import Handler, Page, Query, View, path_parameters
 from chimera.web import openapi
 from chimera.web.admin import Admin
 from chimera.web.http import HTML, JSON, Call, Header, answer_problem, invalid
+from chimera.web.probes import Probes
 from chimera.web.routing import Route
 
 logger = logging.getLogger("chimera")
@@ -47,7 +48,8 @@ class ReadHead:
             name: BorrowedReads(body, borrow, self._documents) for name, borrow in body.service.borrows.items()
         }
         self._intake = Intake(body)
-        self.admin = Admin(body, self.states, self.borrows)
+        self.probes = Probes(body)
+        self._admin = Admin(body, self.states, self.borrows)
         self.works: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
@@ -78,7 +80,7 @@ class ReadHead:
         routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
-        return [*routes, *self.admin.routes()]
+        return [*routes, *self._admin.routes(), *self.probes.routes()]
 
     def _command_route(self, handler: Handler) -> Route:
         method, _, template = (handler.route or "").partition(" ")

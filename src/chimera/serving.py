@@ -22,6 +22,8 @@ from chimera.errors import SettingsError
 from chimera.read_head import ReadHead
 from chimera.settings import Settings
 from chimera.web.home import Home
+from chimera.web.probes import Probes
+from chimera.web.routing import Route
 from chimera.web.server import Server, serve_until_told
 from chimera.web.site import Site
 from chimera.write_head import WriteHead
@@ -43,45 +45,63 @@ async def serve(
     write: bool,
     fleet: bool,
     ready: Callable[[str], None],
+    port: int | None = None,
     patience: float = 0.0,
 ) -> None:
     """Run the heads of these services until SIGTERM or SIGINT. Raises Died when one of them ends by itself.
 
-    `ready` is called with the base URL (or the services' names, without a read head) once they serve.
+    A read head serves its service; a write head by itself serves health, status and metrics. `port` is where, over
+    the settings: without it a lone write head takes any free one. `ready` is called with the base URL once they serve.
     `patience` is how many seconds a port may still be in use by one who is about to leave it.
     """
     for name in names:
         settings.check_service(name)
     stop = stop_signal()
     works: dict[str, asyncio.Future[None]] = {}
+    if port is None:
+        port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
     async with AsyncExitStack() as stack:
-        if read:
-            port = settings.own_port(names[0]) if fleet else settings.port
-            listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
-            if not fleet:
-                settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
+        listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
+        if not fleet:
+            settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
         bodies = await stack.enter_async_context(opened(settings, names, fleet=fleet))
         if write:
-            holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-            works |= {
-                f"{body.service.name}'s write head": asyncio.ensure_future(WriteHead(body, holder).run())
-                for body in bodies
-            }
+            works |= _write_heads(bodies)
             stack.push_async_callback(stop_all, list(works.values()))
-        if read:
-            heads = [ReadHead(body) for body in bodies]
-            for head in heads:
-                await head.start()
-                stack.push_async_callback(head.stop)
-                works |= head.works
-            home = Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
-            works["the HTTP server"] = await stack.enter_async_context(answering(Site([*heads, home]), listener))
-            for head in heads:
-                stack.callback(head.leave)
-            ready(base_of(settings.host, listener))
-        else:
-            ready(", ".join(names))
+        heads = [ReadHead(body) for body in bodies] if read else []
+        for head in heads:
+            await head.start()
+            stack.push_async_callback(head.stop)
+            works |= head.works
+        site = Site([*heads, _home(settings, heads)] if read else [Lone(bodies)])
+        works["the HTTP server"] = await stack.enter_async_context(answering(site, listener))
+        for head in heads:
+            stack.callback(head.leave)
+        ready(base_of(settings.host, listener))
         await until(stop, works)
+
+
+class Lone:
+    """What write heads without a read head serve."""
+
+    def __init__(self, bodies: Sequence[Body]) -> None:
+        self._probes = [Probes(body) for body in bodies]
+
+    def routes(self) -> Sequence[Route]:
+        own = [route for probes in self._probes for route in probes.routes()]
+        return [*own, *self._probes[0].process_routes()]
+
+
+def _write_heads(bodies: Sequence[Body]) -> dict[str, asyncio.Future[None]]:
+    holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return {
+        f"{body.service.name}'s write head": asyncio.ensure_future(WriteHead(body, holder).run()) for body in bodies
+    }
+
+
+def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:
+    names = [head.body.service.name for head in heads]
+    return Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
 
 
 @asynccontextmanager

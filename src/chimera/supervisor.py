@@ -25,11 +25,15 @@ WRONG_SETTINGS = 2
 
 
 class Head:
-    """One child process: `chimera run SERVICE --read` or `--write`. `ready` is set once it has said that it serves."""
+    """One child process: `chimera run SERVICE --read` or `--write`.
 
-    def __init__(self, service: str, kind: str, command: Sequence[str], environment: dict[str, str]) -> None:
-        self.name = f"{service} {kind}"
+    `ready` is set once it has said that it serves; `base` is where.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.name = name
         self.ready = asyncio.Event()
+        self.base = ""
         self._command = command
         self._environment = environment
         self._process: Process | None = None
@@ -78,6 +82,7 @@ class Head:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 if line.startswith(b"ready "):
+                    self.base = line.removeprefix(b"ready ").decode().strip()
                     self.ready.set()
                 else:
                     sys.stderr.write(f"{self.name}: {line.decode(errors='replace')}\n")
@@ -98,8 +103,11 @@ class Head:
             await process.wait()
 
 
-async def supervise(settings: Settings, config: str, ready: Callable[[str], None]) -> None:
-    """Run every head of every service in its own process, and a gateway on the one port, until SIGTERM or SIGINT."""
+async def supervise(settings: Settings, config: str, ready: Callable[[str], None], *, workers: int = 1) -> None:
+    """Run every head of every service in its own process, and a gateway on the one port, until SIGTERM or SIGINT.
+
+    A service has one read head and `workers` write heads, which share its partitions by leases.
+    """
     if settings.port == 0:
         raise SettingsError("port 0 is for a single process; with --processes name a port, as in: --port 8000")
     stop = stop_signal()
@@ -107,9 +115,9 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
         pass  # what is wrong with the engines is said once, not by every head
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(closing(await listen(settings.host, settings.port)))
-        gateway = Gateway(settings)
+        heads = _heads(settings, config, workers)
+        gateway = Gateway(settings, processes=lambda: {head.name: head.base for head in heads if head.base})
         stack.push_async_callback(gateway.close)
-        heads = _heads(settings, config)
         works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
         stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
         works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener))
@@ -125,15 +133,13 @@ async def _announce(heads: Sequence[Head], base: str, ready: Callable[[str], Non
     await asyncio.Event().wait()
 
 
-def _heads(settings: Settings, config: str) -> list[Head]:
+def _heads(settings: Settings, config: str, workers: int) -> list[Head]:
     environment = {**os.environ, "CHIMERA_PORT": str(settings.port), "CHIMERA_STATE": settings.state}
-    return [
-        Head(
-            name,
-            kind,
-            [sys.executable, "-m", "chimera", "--config", config, "run", name, f"--{kind}", "--with-parent"],
-            environment,
-        )
-        for name in settings.services
-        for kind in ("read", "write")
-    ]
+    command = [sys.executable, "-m", "chimera", "--config", config, "run"]
+    heads = []
+    for name in settings.services:
+        heads.append(Head(f"{name} read", [*command, name, "--read", "--with-parent"], environment))
+        for number in range(1, workers + 1):
+            named = f"{name} write" if workers == 1 else f"{name} write {number}"
+            heads.append(Head(named, [*command, name, "--write", "--with-parent"], environment))
+    return heads

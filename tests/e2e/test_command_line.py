@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -252,6 +253,30 @@ def test_the_gateway_answers_503_while_a_head_is_away_and_finds_it_again(clumsy)
     page = urlopen(f"{clumsy.base}/metrics", timeout=5)
     assert b"chimera_accepted_total" in page.read()
     page.close()
+
+
+def test_each_head_alone_says_how_it_is_and_a_gateway_serves_them_all(clumsy):
+    reading, writing = clumsy.start("run", "clumsy", "--read"), clumsy.start("run", "clumsy", "--write")
+    base, probed = reading.wait_ready(), writing.wait_ready()
+    assert base != probed
+    for path in (
+        "/_chimera/clumsy/health/live",
+        "/_chimera/clumsy/health/ready",
+        "/_chimera/clumsy/metrics",
+        "/metrics",
+    ):
+        for where in (base, probed):
+            with urlopen(where + path, timeout=5) as answer:
+                assert answer.status == 200
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"{probed}/cups/a", timeout=5)
+    front = clumsy.start("gateway").wait_ready()
+    assert front == clumsy.base
+    with urlopen(Request(f"{front}/cups/a/carry", b"{}", method="POST"), timeout=5) as answer:
+        assert answer.status == 201
+    with urlopen(f"{front}/metrics", timeout=5) as answer:
+        assert b'chimera_accepted_total{command="clumsy.Carry",process="clumsy read"' in answer.read()
+    assert clumsy.run("up", "--workers", "2").returncode == 2
 
 
 def test_a_write_head_that_dies_takes_its_process_with_it(tmp_path):

@@ -6,9 +6,11 @@ import asyncio
 import os
 import signal
 import time
+from urllib.request import urlopen
 
 import pytest
 
+from chimera.leases import TTL_S as LEASE_S
 from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
@@ -42,6 +44,11 @@ async def check(chimera):
     expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
     assert expected
     assert await compare(expected, chimera.base) == []
+
+
+def metrics_of(chimera):
+    with urlopen(f"{chimera.base}/metrics", timeout=5) as answer:
+        return answer.read().decode()
 
 
 async def test_one_process_takes_a_load_stops_and_starts_again(chimera):
@@ -135,6 +142,34 @@ async def test_a_view_is_rebuilt_while_the_services_serve(chimera):
     assert shown.returncode == 0, shown.stderr
     for name in (*SERVICES, "seller_sales", "index:gig-page", "borrow.top-clients.async"):
         assert name in shown.stdout
+
+
+async def test_workers_share_a_services_partitions_and_take_over_from_one_that_is_killed_or_paused(chimera):
+    """One is gone for good, its supervisor starts another; one sleeps longer than its lease and wakes up again."""
+    server = chimera.up("--processes", "--workers", "3")
+    assert len(descendants(server.pid)) == 4 * len(SERVICES)
+    struck = []
+
+    def strike():
+        workers = [child for child in descendants(server.pid) if "run orders --write" in command_of(child)]
+        views = [child for child in descendants(server.pid) if "run analytics --write" in command_of(child)]
+        assert len(workers) == len(views) == 3
+        paused = [workers[1], views[1]]
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in (workers[0], views[0]):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(2 * LEASE_S)
+        for pid in paused:
+            os.kill(pid, signal.SIGCONT)
+        struck.extend(paused)
+
+    await load_all(chimera, 100, strike)
+    assert struck
+    await check(chimera)
+    metrics = await asyncio.to_thread(metrics_of, chimera)
+    for worker in (1, 2, 3):
+        assert f'process="orders write {worker}"' in metrics
 
 
 async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera):

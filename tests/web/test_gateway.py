@@ -9,10 +9,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from chimera.gateway import Gateway
-from chimera.metrics import merge_expositions
+from chimera.metrics import Metrics, merge_expositions
 from chimera.serving import listening
 from chimera.settings import read_settings
 
@@ -146,12 +147,25 @@ async def test_connections_are_kept(tmp_path):
     assert upstream.connections == 1
 
 
-def test_metrics_of_several_processes_become_one_text():
-    one = '# HELP a A.\n# TYPE a counter\na{s="x"} 1.0\n# HELP b B.\n# TYPE b gauge\n'
-    two = '# HELP a A.\n# TYPE a counter\na{s="y"} 2.0\n# HELP b B.\n# TYPE b gauge\nb 3.0\n'
-    assert merge_expositions([one, two]).decode() == (
-        '# HELP a A.\n# TYPE a counter\na{s="x"} 1.0\na{s="y"} 2.0\n# HELP b B.\n# TYPE b gauge\nb 3.0\n'
-    )
+def test_metrics_of_several_processes_become_one_text_that_says_whose_each_is():
+    one, two = Metrics(), Metrics()
+    one.accepted("orders", "PlaceOrder")
+    for metrics in (one, two):
+        metrics.handled("orders", "commands", "done")
+    two.handled("orders", "commands", "done")
+    merged = merge_expositions({"orders read": one.exposition().decode(), "orders write": two.exposition().decode()})
+    values = {
+        (sample.name, sample.labels["process"]): sample.value
+        for family in text_string_to_metric_families(merged.decode())
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+    assert values == {
+        ("chimera_accepted_total", "orders read"): 1.0,
+        ("chimera_handled_total", "orders read"): 1.0,
+        ("chimera_handled_total", "orders write"): 2.0,
+    }
+    assert merged.count(b"# TYPE chimera_handled_total counter") == 1
 
 
 def test_through_a_gateway_everything_is_as_without(gateway, served):

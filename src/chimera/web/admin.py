@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,25 +12,20 @@ from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.commands import CommandStates
 from chimera.copies import read_mode, want_mode
-from chimera.errors import ChimeraError, Rejected
+from chimera.errors import Rejected
 from chimera.messages import to_cloud_event
 from chimera.service import Borrow, Mode, Share
 from chimera.sharing import shared_documents
-from chimera.status import service_status
 from chimera.transaction import Reads
 from chimera.web import answers, openapi
-from chimera.web.http import NOT_JSON, Call, answer_problem, invalid
+from chimera.web.added import NoQuery, added_route, read_query
+from chimera.web.http import NOT_JSON, Call, invalid
 from chimera.web.objects import read_object
-from chimera.web.routing import Endpoint, Route
-
-Query = TypeVar("Query", bound=msgspec.Struct)
+from chimera.web.routing import Route
 
 KEYS_LIMIT = 250
 IDS_LIMIT = 500
 LONGEST_WAIT_S = 30
-CHECK_S = 5.0
-METRICS = "Metrics of this process, for Prometheus"
-EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
@@ -47,10 +41,6 @@ class KeysQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 class IdsQuery(msgspec.Struct, forbid_unknown_fields=True):
     id: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=IDS_LIMIT)]
-
-
-class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
-    pass
 
 
 class ModeBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,7 +65,7 @@ class Admin:
         )
 
     def routes(self) -> list[Route]:
-        get = self._get
+        get = partial(added_route, self._body.service.name)
         return [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
             get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
@@ -85,29 +75,14 @@ class Admin:
             *self._share_routes(),
             get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
             *self._mode_routes(),
-            get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status),
-            get("/health/live", self.live, "Whether the process answers", answers.Live),
-            get("/health/ready", self.ready, "Whether the engines answer", answers.Ready),
-            get("/metrics", self.metrics, METRICS, openapi.TEXT),
         ]
-
-    def process_routes(self) -> list[Route]:
-        """What is served once per process, whichever services run in it."""
-        return [
-            Route("GET", "/metrics", self.metrics, openapi.added("process", "/metrics", METRICS, openapi.TEXT, NoQuery))
-        ]
-
-    def _get(
-        self, path: str, endpoint: Endpoint, what: str, answer: Any, query: type[msgspec.Struct] = NoQuery
-    ) -> Route:
-        name = self._body.service.name
-        return Route("GET", f"/_chimera/{name}{path}", endpoint, openapi.added(name, path, what, answer, query))
 
     def _share_routes(self) -> list[Route]:
         """A described route for each share, and one that says which there are."""
         base = f"/_chimera/{self._body.service.name}/share"
         described = [
-            self._get(
+            added_route(
+                self._body.service.name,
                 f"/share/{share.name}",
                 partial(self.share, share),
                 f"The current documents of {share.name}",
@@ -140,7 +115,7 @@ class Admin:
         return [*described, Route("PUT", f"/_chimera/{name}/borrows/{{name}}", self.no_borrow)]
 
     async def command(self, call: Call) -> None:
-        query = _query(call, WaitQuery)
+        query = read_query(call, WaitQuery)
         command_id = call.path["command_id"]
         state = await self._states.get(command_id, query.wait)
         if state.state == "unknown":
@@ -152,20 +127,20 @@ class Admin:
         await call.answer_json(shown, headers=headers)
 
     async def commands(self, call: Call) -> None:
-        ids = _query(call, IdsQuery, repeated=["id"]).id
+        ids = read_query(call, IdsQuery, repeated=["id"]).id
         states = await self._states.get_many(ids)
         shown = {key: answers.CommandShown(*state) for key, state in zip(ids, states, strict=True)}  # type: ignore[arg-type]
         await call.answer_json(answers.ManyCommands(shown))
 
     async def journal(self, call: Call) -> None:
-        query: Any = _query(call, self._journal_query)
+        query: Any = read_query(call, self._journal_query)
         events = await self._body.store.journal(query.partition, query.after, query.limit)
         await call.answer_json(
             {"partition": query.partition, "after": query.after, "events": [to_cloud_event(event) for event in events]}
         )
 
     async def heads(self, call: Call) -> None:
-        _query(call, NoQuery)
+        read_query(call, NoQuery)
         heads = await self._body.store.heads()
         await call.answer_json(answers.Heads({str(partition): number for partition, number in sorted(heads.items())}))
 
@@ -173,7 +148,7 @@ class Admin:
         raise _unknown("share", call.path["name"], self._body.service.shares)
 
     async def share(self, share: Share, call: Call) -> None:
-        keys = _query(call, KeysQuery, repeated=["key"]).key
+        keys = read_query(call, KeysQuery, repeated=["key"]).key
         async with self._body.store.snapshot() as session:
             reads = Reads(self._body.service, session)
             documents = await shared_documents(share, reads, list(dict.fromkeys(keys)))
@@ -181,7 +156,7 @@ class Admin:
         await call.answer_json(answers.SharedDocuments(share.name, shown))
 
     async def borrows(self, call: Call) -> None:
-        _query(call, NoQuery)
+        read_query(call, NoQuery)
         shown = []
         for borrow in self._body.service.borrows.values():
             setting = await read_mode(self._body, borrow)
@@ -196,7 +171,7 @@ class Admin:
         raise _unknown("borrow", call.path["name"], self._body.service.borrows)
 
     async def set_mode(self, borrow: Borrow[Any], call: Call) -> None:
-        _query(call, NoQuery)
+        read_query(call, NoQuery)
         body = await call.body()
         read_object(body)
         try:
@@ -206,38 +181,6 @@ class Admin:
         setting = await want_mode(self._body, borrow, wanted)
         await self._borrows[borrow.name].look()
         await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
-
-    async def status(self, call: Call) -> None:
-        _query(call, NoQuery)
-        await call.answer_json(await service_status(self._body))
-
-    async def live(self, call: Call) -> None:
-        _query(call, NoQuery)
-        await call.answer_json(answers.Live())
-
-    async def ready(self, call: Call) -> None:
-        _query(call, NoQuery)
-        try:
-            async with asyncio.timeout(CHECK_S):
-                await self._body.store.heads()
-                await self._body.log.ends(self._body.commands_topic)
-                await self._body.views.checkpoints("")
-        except (ChimeraError, TimeoutError) as error:
-            cause = str(error) or "it takes too long"
-            await answer_problem(call, 503, f"an engine does not answer: {cause}", headers=[(b"retry-after", b"1")])
-            return
-        await call.answer_json(answers.Ready())
-
-    async def metrics(self, call: Call) -> None:
-        _query(call, NoQuery)
-        await call.answer(self._body.metrics.exposition(), 200, EXPOSITION)
-
-
-def _query(call: Call, type_: type[Query], *, repeated: Sequence[str] = ()) -> Query:
-    try:
-        return msgspec.convert(call.query(repeated=repeated), type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise invalid(error, "query") from error
 
 
 def _shared(service: str, share: Share) -> Any:

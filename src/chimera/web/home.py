@@ -46,7 +46,7 @@ class Home:
     """
 
     def __init__(self, title: str, heads: Sequence[ReadHead], about: Mapping[str, str] = {}) -> None:
-        self._process = heads[0].admin.process_routes()
+        self._process = heads[0].probes.process_routes()
         routes = {head.body.service.name: head.routes() for head in heads}
         every = [route for own in routes.values() for route in own] + self._process
         document = openapi.document(title, every, about)
