@@ -4,6 +4,7 @@ PORT ?= 8000
 STATE ?= .state
 DATA ?=
 PROCESSES ?=
+WORKERS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
@@ -13,8 +14,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1]
-	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes)
+run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1] [WORKERS=1]
+	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes) $(if $(WORKERS),--workers $(WORKERS))
 
 test: .venv/dev ## Run the tests: [ARGS=what pytest takes]
 	@$(BIN)/python -m pytest $(ARGS)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from chimera.entities import table_of
+from chimera.metrics import Metrics
 from chimera.ports import Store
 from chimera.records import Lease
 from chimera.service import Service
@@ -31,12 +32,14 @@ class Leases:
         *,
         ttl_s: float = TTL_S,
         clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
     ) -> None:
         self._service = service
         self._store = store
         self._holder = holder
         self._ttl_s = ttl_s
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self.held: frozenset[int] = frozenset()
         self.changed = Signal()
 
@@ -91,6 +94,7 @@ class Leases:
         return {lease.name: lease for lease in map(table.from_row, await unit.session.find(table, {}))}
 
     def _hold(self, held: frozenset[int]) -> None:
+        self._metrics.held(self._service.name, len(held))
         if held != self.held:
             self.held = held
             self.changed.notify()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -50,6 +50,9 @@ class Metrics:
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
+        self._held = Gauge(
+            "chimera_partitions_held", "Partitions that this worker works on.", ["service"], registry=self._registry
+        )
 
     def handled(self, service: str, consumer: str, outcome: str) -> None:
         self._handled.labels(service, consumer, outcome).inc()
@@ -71,6 +74,9 @@ class Metrics:
 
     def relayed(self, service: str, count: int) -> None:
         self._relayed.labels(service).inc(count)
+
+    def held(self, service: str, count: int) -> None:
+        self._held.labels(service).set(count)
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -39,7 +39,7 @@ class WriteHead:
 
     def __init__(self, body: Body, holder: str) -> None:
         self._body = body
-        self._leases = Leases(body.service, body.store, holder)
+        self._leases = Leases(body.service, body.store, holder, metrics=body.metrics)
 
     async def run(self) -> None:
         """Work until cancelled, through whatever fails; gives back its leases at the end."""
