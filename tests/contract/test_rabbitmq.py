@@ -2,63 +2,55 @@
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aio_pika
+import aio_pika.abc
+import msgspec
 import pytest
 import rstream
 import uvloop
 from cloudevents.core.bindings import amqp
 from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
 
-from chimera.adapters import rabbitmq
-from chimera.adapters.rabbitmq import RabbitMQLog, _Link, _parse, _string, open_engine
+from chimera.adapters import rabbitmq, rabbitmq_messages
+from chimera.adapters.rabbitmq import RabbitMQLog, _parse, open_engine
+from chimera.adapters.rabbitstream import link as links
+from chimera.adapters.rabbitstream import protocol
+from chimera.adapters.rabbitstream.link import Link, Refused
+from chimera.adapters.rabbitstream.protocol import Command
+from chimera.body import Body
 from chimera.errors import SettingsError, Unavailable
 from chimera.messages import Message
+from chimera.metrics import Metrics
 from chimera.ports import Record
+from chimera.relay import Relay
 from chimera.testing.contracts import LogContract
 from chimera.testing.contracts.suite import event
+from tests import support
 from tests.contract.services import url_of
+from tests.support import PARTITIONS, Bank, Deposit, eventually, running
 
 ROOT = Path(__file__).parents[2]
-DELETE = 14
 
 
-class FreshLog(RabbitMQLog):
-    """A log whose topics' names nobody else has."""
-
-    def __init__(self, url: str, prefix: str, seen: set[str]) -> None:
-        super().__init__(url)
-        self._prefix = prefix
-        self._seen = seen
-
-    async def create(self, topic: str, partitions: int) -> None:
-        self._seen |= {f"{self._prefix}{topic}-{partition}" for partition in range(partitions)}
-        await super().create(self._prefix + topic, partitions)
-
-    async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        await super().append(self._prefix + topic, messages)
-
-    def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
-        return super().read(self._prefix + topic, after, limit)
-
-    async def ends(self, topic: str) -> Mapping[int, int]:
-        return await super().ends(self._prefix + topic)
-
-
-Opened = Callable[..., FreshLog]
+Opened = Callable[..., RabbitMQLog]
 
 
 def stream_url(engine: str = "rabbitmq_stream") -> str:
-    return "rabbitmq://" + url_of(engine).partition("://")[2]
+    """The URL without options, whatever its scheme."""
+    return "rabbitmq://" + url_of(engine).partition("://")[2].partition("?")[0]
 
 
 @pytest.fixture
@@ -67,23 +59,29 @@ def url() -> str:
 
 
 @pytest.fixture
-async def opened(url: str) -> AsyncIterator[Opened]:
-    """Opens logs whose topics are deleted after the test."""
-    prefix, seen, logs = f"t{uuid.uuid4().hex[:8]}.", set[str](), list[FreshLog]()
-
-    def fresh(options: str = "", url: str = url) -> FreshLog:
-        logs.append(FreshLog(url + options, prefix, seen))
-        return logs[-1]
-
-    fresh.prefix = prefix  # type: ignore[attr-defined]
-    yield fresh
-    for log in logs:
-        await log.close()
-    await _delete(url, *seen)
+def prefix() -> str:
+    """What nobody else's topics begin with."""
+    return f"t{uuid.uuid4().hex[:8]}."
 
 
 @pytest.fixture
-async def log(opened: Opened) -> FreshLog:
+async def opened(url: str, prefix: str) -> AsyncIterator[Opened]:
+    """Opens logs with the prefix; the streams of their topics are deleted after the test."""
+    logs: list[RabbitMQLog] = []
+
+    def fresh(options: str = "", url: str = url, prefix: str = prefix) -> RabbitMQLog:
+        logs.append(RabbitMQLog(f"{url}?prefix={prefix}{options}"))
+        return logs[-1]
+
+    yield fresh
+    for log in logs:
+        await log.close()
+    topics = {topic._name: topic._created for log in logs for topic in log._topics.values() if topic._created}
+    await _delete(url, *(f"{name}-{partition}" for name, created in topics.items() for partition in range(created)))
+
+
+@pytest.fixture
+async def log(opened: Opened) -> RabbitMQLog:
     log = opened()
     await log.create("events", 2)
     return log
@@ -95,18 +93,18 @@ class TestRabbitMQLog(LogContract):
         return opened
 
     @pytest.fixture
-    async def engine(self, opened: Opened) -> FreshLog:
+    async def engine(self, opened: Opened) -> RabbitMQLog:
         return opened()
 
 
-async def test_reading_starts_in_the_middle_of_a_chunk(log: FreshLog) -> None:
+async def test_reading_starts_in_the_middle_of_a_chunk(log: RabbitMQLog) -> None:
     await log.append("events", [event(0, number) for number in range(1, 101)])
     records = await _take(log, 40, {0: 60})
     assert [record.message.number for record in records] == list(range(61, 101))
     assert [record.offset for record in records] == list(range(61, 101))
 
 
-async def test_a_partition_with_a_backlog_does_not_starve_another(log: FreshLog) -> None:
+async def test_a_partition_with_a_backlog_does_not_starve_another(log: RabbitMQLog) -> None:
     await log.append("events", [event(0, number) for number in range(1, 1001)] + [event(1, 1)])
     seen: list[int] = []
     async with aclosing(log.read("events", {0: 0, 1: 0}, limit=10)) as batches:
@@ -136,7 +134,7 @@ async def test_a_slow_reader_holds_few_of_many_records(opened: Opened) -> None:
     assert held < 6 * 1024 * 1024
 
 
-async def test_two_readers_read_at_their_own_pace(log: FreshLog) -> None:
+async def test_two_readers_read_at_their_own_pace(log: RabbitMQLog) -> None:
     await log.append("events", [event(0, number) for number in range(1, 3001)])
     slow = log.read("events", {0: 0}, limit=1)
     async with aclosing(slow) as batches:
@@ -146,7 +144,7 @@ async def test_two_readers_read_at_their_own_pace(log: FreshLog) -> None:
 
 
 @pytest.mark.parametrize("verbs", [("restart",), ("kill", "start")])
-async def test_appends_and_reads_go_on_after_a_restart_of_the_broker(log: FreshLog, verbs: Sequence[str]) -> None:
+async def test_appends_and_reads_go_on_after_a_restart_of_the_broker(log: RabbitMQLog, verbs: Sequence[str]) -> None:
     confirmed: list[int] = []
     failed: list[Unavailable] = []
     reading = asyncio.create_task(_read_up_to(log, 10**6))
@@ -168,27 +166,27 @@ async def test_appends_and_reads_go_on_after_a_restart_of_the_broker(log: FreshL
 
 @pytest.mark.parametrize("code", [6, 2])
 async def test_a_reader_pauses_while_a_stream_is_not_available(
-    log: FreshLog, monkeypatch: pytest.MonkeyPatch, code: int
+    log: RabbitMQLog, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     reading = asyncio.create_task(_take(log, 1, {0: 0}))
     await asyncio.sleep(0.1)
-    tries, subscribe = [], _Link.subscribe
+    tries, subscribe = [], Link.subscribe
 
     async def refuse(*args: Any) -> None:
         tries.append(args)
-        raise rabbitmq._Refused(code, "not now")
+        raise Refused(code, "not now")
 
-    monkeypatch.setattr(_Link, "subscribe", refuse)
+    monkeypatch.setattr(Link, "subscribe", refuse)
     [reader] = log._readers
     reader._link._transport.abort()
     await asyncio.sleep(0.5)
     assert 2 <= len(tries) <= 5
-    monkeypatch.setattr(_Link, "subscribe", subscribe)
+    monkeypatch.setattr(Link, "subscribe", subscribe)
     await log.append("events", [event(0, 1)])
     assert [record.message for record in await reading] == [event(0, 1)]
 
 
-async def test_a_reader_gives_up_when_the_broker_stays_away(log: FreshLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_gives_up_when_the_broker_stays_away(log: RabbitMQLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rabbitmq, "_BRIDGE_S", 0.2)
     reading = asyncio.create_task(_take(log, 1, {0: 0}))
     await asyncio.sleep(0.1)
@@ -199,9 +197,9 @@ async def test_a_reader_gives_up_when_the_broker_stays_away(log: FreshLog, monke
         await reading
 
 
-async def test_a_connection_that_is_lost_fails_what_waits_for_it_and_is_opened_again(log: FreshLog) -> None:
+async def test_a_connection_that_is_lost_fails_what_waits_for_it_and_is_opened_again(log: RabbitMQLog) -> None:
     await log.append("events", [event(0, 1)])
-    link = await log._topics[f"{log._prefix}events"]._kept.get()
+    link = await log._topics["events"]._kept.get()
     appending = asyncio.create_task(log.append("events", [event(0, 2)]))
     await asyncio.sleep(0)
     link._transport.abort()
@@ -211,9 +209,11 @@ async def test_a_connection_that_is_lost_fails_what_waits_for_it_and_is_opened_a
 
 
 @pytest.mark.parametrize("deleted", [(0, 1), (0,), (1,)])
-async def test_streams_that_were_deleted_are_made_again(log: FreshLog, url: str, deleted: Sequence[int]) -> None:
+async def test_streams_that_were_deleted_are_made_again(
+    log: RabbitMQLog, url: str, prefix: str, deleted: Sequence[int]
+) -> None:
     await log.append("events", [event(0, 1)])
-    await _delete(url, *(f"{log._prefix}events-{partition}" for partition in deleted))
+    await _delete(url, *(f"{prefix}events-{partition}" for partition in deleted))
     await _until_it_works(lambda: log.append("events", [event(0, 2)]))
     kept = [] if 0 in deleted else [1]
     assert [record.message.number for record in await _take(log, len(kept) + 1, {0: 0})] == [*kept, 2]
@@ -221,7 +221,7 @@ async def test_streams_that_were_deleted_are_made_again(log: FreshLog, url: str,
 
 
 async def test_a_stream_that_is_shorter_than_what_was_read_is_logged_as_an_error(
-    log: FreshLog, caplog: pytest.LogCaptureFixture
+    log: RabbitMQLog, caplog: pytest.LogCaptureFixture
 ) -> None:
     await log.append("events", [event(0, 1)])
     reading = asyncio.ensure_future(_take(log, 1, {0: 9}))
@@ -233,7 +233,7 @@ async def test_a_stream_that_is_shorter_than_what_was_read_is_logged_as_an_error
 
 
 async def test_a_stream_that_was_trimmed_is_read_from_the_oldest_kept(opened: Opened) -> None:
-    log = opened("?max_bytes=200000&segment_bytes=100000")
+    log = opened("&max_bytes=200000&segment_bytes=100000")
     await log.create("events", 1)
     for number in range(1, 101):
         await log.append("events", [event(0, number, data=b'"' + b"x" * 20_000 + b'"')])
@@ -244,7 +244,7 @@ async def test_a_stream_that_was_trimmed_is_read_from_the_oldest_kept(opened: Op
     assert await log.ends("events") == {0: 100}
 
 
-async def test_another_number_of_partitions_is_refused(log: FreshLog) -> None:
+async def test_another_number_of_partitions_is_refused(log: RabbitMQLog) -> None:
     with pytest.raises(SettingsError, match=r"events at rabbitmq://.* has 2 partitions, not 3"):
         await log.create("events", 3)
     with pytest.raises(ValueError, match="has 2 partitions, no number 2"):
@@ -255,11 +255,11 @@ async def test_another_number_of_partitions_is_refused(log: FreshLog) -> None:
         await log.create("more", 257)
 
 
-async def test_a_topic_that_was_left_half_made_is_completed(opened: Opened, url: str) -> None:
+async def test_a_topic_that_was_left_half_made_is_completed(opened: Opened, url: str, prefix: str) -> None:
     log = opened()
-    link = await _Link.open(_parse(url)[0])
+    link = await Link.open(_parse(url)[0])
     for partition in (3, 2):
-        await link.ask(rabbitmq._CREATE, _string(f"{log._prefix}events-{partition}") + rabbitmq._pairs({}))
+        await link.create(f"{prefix}events-{partition}", {})
     link.close()
     with pytest.raises(Unavailable, match="no topic"):
         await log.ends("events")
@@ -274,13 +274,13 @@ async def test_engines_create_a_topic_at_the_same_time(opened: Opened) -> None:
     assert sum((await logs[0].ends("events")).values()) == 5
 
 
-async def test_a_foreign_client_reads_plain_cloud_events(log: FreshLog, url: str) -> None:
+async def test_a_foreign_client_reads_plain_cloud_events(log: RabbitMQLog, url: str, prefix: str) -> None:
     sent = event(0, 7, "straße", b'{"name": "x"}')
     await log.append("events", [sent])
     got: asyncio.Queue[Any] = asyncio.Queue()
     consumer = rstream.Consumer(**_login(url))
     await consumer.subscribe(
-        f"{log._prefix}events-0",
+        f"{prefix}events-0",
         lambda message, _: got.put_nowait(message),
         decoder=rstream.amqp_decoder,
         offset_specification=rstream.ConsumerOffsetSpecification(rstream.OffsetType.FIRST, None),
@@ -296,19 +296,20 @@ async def test_a_foreign_client_reads_plain_cloud_events(log: FreshLog, url: str
     _is_same(amqp.from_binary(binary, JSONFormat()), sent, {"name": "x"})
 
 
-@pytest.mark.parametrize("prefix", ["cloudEvents:", "cloudEvents_"])
+@pytest.mark.parametrize("mark", [":", "_"])
 @pytest.mark.parametrize("compression", [None, rstream.CompressionType.No, rstream.CompressionType.Gzip])
 async def test_a_foreign_client_writes_plain_cloud_events(
-    log: FreshLog, url: str, prefix: str, compression: rstream.CompressionType | None
+    log: RabbitMQLog, url: str, prefix: str, mark: str, compression: rstream.CompressionType | None
 ) -> None:
     values = {"specversion": "1.0", "id": "c0ffee", "source": "shop", "type": "shop.Buy", "subject": "key"}
-    properties = {prefix + name: value for name, value in values.items()} | {"other": 1.5, "flag": True, "none": None}
+    properties = {f"cloudEvents{mark}{name}": value for name, value in values.items()}
+    properties |= {"other": 1.5, "flag": True, "none": None}
     messages = [rstream.AMQPMessage(body=b'{"at": %d}' % at, application_properties=properties) for at in range(5)]
     async with rstream.Producer(**_login(url)) as producer:
         if compression is None:
-            await producer.send_batch(f"{log._prefix}events-1", messages)
+            await producer.send_batch(f"{prefix}events-1", messages)
         else:
-            await producer.send_sub_entry(f"{log._prefix}events-1", messages, compression_type=compression)
+            await producer.send_sub_entry(f"{prefix}events-1", messages, compression_type=compression)
     await log.append("events", [event(1, 1)])
     records = await _take(log, 6, {1: 0})
     assert [record.offset for record in records] == [1, 2, 3, 4, 5, 6]
@@ -318,10 +319,32 @@ async def test_a_foreign_client_writes_plain_cloud_events(
     assert await log.ends("events") == {0: 0, 1: 6}
 
 
-async def test_what_is_no_message_is_handed_on_without_a_type(log: FreshLog) -> None:
+async def test_a_command_that_a_foreign_client_writes_with_the_cloud_events_sdk_is_read_as_a_message(
+    opened: Opened, url: str, prefix: str
+) -> None:
+    log = opened()
+    await log.create("shop.commands", 1)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    attributes = {"id": "c0ffee", "source": "/till", "type": "shop.Buy", "subject": "straße", "traceparent": trace}
+    time = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    binary = amqp.to_binary(CloudEvent({**attributes, "time": time, "specversion": "1.0"}, {"gig": 7}), JSONFormat())
+    async with rstream.Producer(**_login(url)) as producer:
+        message = rstream.AMQPMessage(
+            body=binary.application_data, application_properties=binary.application_properties
+        )
+        await producer.send_wait(f"{prefix}shop.commands-0", message)
+    [record] = await _take(log, 1, {0: 0}, "shop.commands")
+    assert json.loads(record.message.data) == {"gig": 7}
+    assert datetime.fromisoformat(record.message.time) == time
+    assert record == Record(
+        1, Message("c0ffee", "/till", "shop.Buy", "straße", record.message.time, record.message.data, 0, 0, trace)
+    )
+
+
+async def test_what_is_no_message_is_handed_on_without_a_type(log: RabbitMQLog) -> None:
     await log.append("events", [event(0, 1)])
-    link = await log._topics[f"{log._prefix}events"]._kept.get()
-    garbage = [b"", b"\x00", b"hello", b"\x00\x53\x74\xd1\xff\xff\xff\xff", rabbitmq._encode(event(0, 2))[:90]]
+    link = await log._topics["events"]._kept.get()
+    garbage = [b"", b"\x00", b"hello", b"\x00\x53\x74\xd1\xff\xff\xff\xff", rabbitmq_messages.encode(event(0, 2))[:90]]
     await link.publish({0: garbage})
     await log.append("events", [event(0, 3)])
     records = await _take(log, 7, {0: 0})
@@ -330,36 +353,139 @@ async def test_what_is_no_message_is_handed_on_without_a_type(log: FreshLog) -> 
     assert records[6].message == event(0, 3)
 
 
-async def test_foreign_consumers_get_events_from_the_exchange(opened: Opened, url: str) -> None:
+class Foreign(NamedTuple):
+    """A topic exchange with the option that publishes to it, and a foreign consumer's channel and queue."""
+
+    exchange: str
+    option: str
+    channel: aio_pika.abc.AbstractChannel
+    queue: aio_pika.abc.AbstractQueue
+
+    async def get(self) -> aio_pika.abc.AbstractIncomingMessage:
+        async with asyncio.timeout(5):
+            while not (got := await self.queue.get(no_ack=True, fail=False)):  # noqa: ASYNC110 - basic.get does not wait
+                await asyncio.sleep(0.01)
+        return got
+
+
+@pytest.fixture
+async def foreign() -> AsyncIterator[Foreign]:
+    """The queue is bound to one type of event."""
     exchange = f"test-{uuid.uuid4().hex[:8]}"
-    log = opened(f"?exchange={exchange}&amqp_port={urlsplit(url_of('rabbitmq')).port}")
+    async with await aio_pika.connect(url_of("rabbitmq")) as connection:
+        channel = await connection.channel()
+        declared = await channel.declare_exchange(exchange, aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(exchange, "contract.Happened")
+        yield Foreign(exchange, f"&exchange={exchange}&amqp_port={urlsplit(url_of('rabbitmq')).port}", channel, queue)
+        await declared.delete()
+
+
+async def test_a_foreign_consumer_gets_the_events_that_its_queue_is_bound_to(opened: Opened, foreign: Foreign) -> None:
+    log = opened(foreign.option)
     await log.create("contract.events", 2)
     await log.create("contract.commands", 2)
-    await log.append("contract.events", [event(0, 1)])
-    connection = await aio_pika.connect(url_of("rabbitmq"))
-    channel = await connection.channel()
-    queue = await channel.declare_queue(exclusive=True)
-    await queue.bind(exchange, "contract.*")
     sent = event(1, 1, "straße", b'{"name": "x"}')
-    await log.append("contract.events", [sent])
-    await log.append("contract.commands", [event(1, 2)])
-    got = await queue.get(timeout=5, no_ack=True)
-    assert await queue.get(fail=False) is None
-    assert got is not None
-    assert got.routing_key == "contract.Happened"
+    other = msgspec.structs.replace(event(1, 2), type="contract.Else")
+    await log.append("contract.events", [sent, other])
+    await log.append("contract.commands", [event(1, 3)])
+    got = await foreign.get()
+    assert await foreign.queue.get(fail=False) is None
+    assert got.routing_key == sent.type
+    assert got.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     binary = amqp.AMQPMessage(
         properties={"content-type": got.content_type},
         application_properties=dict(got.headers),
         application_data=got.body,
     )
     _is_same(amqp.from_binary(binary, JSONFormat()), sent, {"name": "x"})
-    await (await channel.get_exchange(exchange)).delete()
-    await connection.close()
-    assert [record.message for record in await _take(log, 1, {1: 0}, "contract.events")] == [sent]
+    assert [record.message for record in await _take(log, 2, {1: 0}, "contract.events")] == [sent, other]
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+async def test_a_relay_that_dies_between_the_exchange_and_the_stream_loses_no_event_for_either(
+    opened: Opened, foreign: Foreign, monkeypatch: pytest.MonkeyPatch, dies: str
+) -> None:
+    topic = "accounts.events"
+    body = await support.opened(Bank().service, support.memory_engines())
+    await support.direct(body, Deposit("a", 1))
+    events = [each.id for each in await support.journal_of(body.store)]
+    log = opened(foreign.option)
+    await log.create(topic, PARTITIONS)
+    await foreign.queue.bind(foreign.exchange, "accounts.#")
+    reached, append = asyncio.Event(), rabbitmq._Topic.append
+
+    async def die(topic: Any, messages: Sequence[Message]) -> None:
+        if dies == "after":
+            await append(topic, messages)
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rabbitmq._Topic, "append", die)
+        async with running(_relay(body, log, topic).run(range(PARTITIONS))):
+            await asyncio.wait_for(reached.wait(), 5)
+    got = [(await foreign.get()).message_id for _ in events]
+    again = opened(foreign.option)
+    async with running(_relay(body, again, topic).run(range(PARTITIONS))):
+        repeated = [(await foreign.get()).message_id for _ in events]
+        await eventually(lambda: _is_relayed(again, topic, set(events)))
+    assert sorted(got) == sorted(repeated) == sorted(events)
+    await body.close()
+
+
+def _relay(body: Body, log: RabbitMQLog, topic: str) -> Relay:
+    return Relay(body.service, body.store, log, topic, committed=body.committed, metrics=Metrics())
+
+
+async def _is_relayed(log: RabbitMQLog, topic: str, ids: set[str]) -> bool:
+    records = await support.read_all(log, topic, dict.fromkeys(range(PARTITIONS), 0))
+    return {record.message.id for record in records} == ids
+
+
+async def test_an_exchange_that_was_deleted_is_made_again(opened: Opened, foreign: Foreign) -> None:
+    log = opened(foreign.option)
+    await log.create("contract.events", 1)
+    await log.append("contract.events", [event(0, 1)])
+    await foreign.channel.exchange_delete(foreign.exchange)
+    with pytest.raises(Unavailable, match=f"exchange {foreign.exchange} at"):
+        await log.append("contract.events", [event(0, 2)])
+    assert await log.ends("contract.events") == {0: 1}
+    await _until_it_works(lambda: log.append("contract.events", [event(0, 2)]))
+    assert await log.ends("contract.events") == {0: 2}
+
+
+async def test_a_queue_that_refuses_an_event_holds_up_the_append(opened: Opened, foreign: Foreign) -> None:
+    log = opened(foreign.option)
+    await log.create("contract.events", 1)
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    queue = await foreign.channel.declare_queue(exclusive=True, arguments=full)
+    await queue.bind(foreign.exchange, "contract.*")
+    await log.append("contract.events", [event(0, 1)])
+    with pytest.raises(Unavailable, match=f"exchange {foreign.exchange} at"):
+        await log.append("contract.events", [event(0, 2)])
+    assert await log.ends("contract.events") == {0: 1}
+    await queue.purge()
+    await _until_it_works(lambda: log.append("contract.events", [event(0, 2)]))
+    assert await log.ends("contract.events") == {0: 2}
+
+
+async def test_deployments_with_prefixes_of_their_own_share_a_broker(opened: Opened, url: str, prefix: str) -> None:
+    logs = [opened(prefix=f"{prefix}{name}.") for name in ("one", "two")]
+    for number, log in enumerate(logs, 1):
+        await log.create("events", number)
+        await log.append("events", [event(0, number)])
+    for number, log in enumerate(logs, 1):
+        assert [record.message.number for record in await _take(log, 1, {0: 0})] == [number]
+        assert await log.ends("events") == dict.fromkeys(range(number), 0) | {0: 1}
+    link = await Link.open(_parse(url)[0])
+    streams = {f"{prefix}one.events-0", f"{prefix}two.events-0", f"{prefix}two.events-1"}
+    assert await link.existing([*streams, "events-0", f"{prefix}events-0"]) == streams
+    link.close()
 
 
 async def test_nothing_is_appended_while_the_exchange_fails(opened: Opened) -> None:
-    log = opened("?exchange=test&amqp_port=1")
+    log = opened("&exchange=test&amqp_port=1")
     await log.create("contract.events", 1)
     with pytest.raises(Unavailable, match="exchange test at"):
         await log.append("contract.events", [event(0, 1)])
@@ -368,16 +494,20 @@ async def test_nothing_is_appended_while_the_exchange_fails(opened: Opened) -> N
     assert await log.ends("contract.events") == {0: 0}
 
 
-async def test_connections_can_be_encrypted(opened: Opened) -> None:
+async def test_connections_can_be_encrypted(opened: Opened, foreign: Foreign) -> None:
     tls, ca = stream_url("rabbitmq_stream_tls"), url_of("ca")
-    log = opened(f"?tls=1&ca={ca}", tls)
+    log = opened(f"&tls=1&ca={ca}", tls)
     await log.create("events", 1)
     await log.append("events", [event(0, 1)])
     assert [record.message for record in await _take(log, 1, {0: 0})] == [event(0, 1)]
+    both = opened(f"&tls=1&ca={ca}&exchange={foreign.exchange}&amqp_port={urlsplit(url_of('rabbitmq_tls')).port}", tls)
+    await both.create("contract.events", 1)
+    await both.append("contract.events", [event(0, 1)])
+    assert (await foreign.get()).message_id == event(0, 1).id
     with pytest.raises(Unavailable, match="certificate verify failed"):
-        await opened("?tls=1", tls).create("events", 1)
+        await opened("&tls=1", tls).create("events", 1)
     with pytest.raises(SettingsError, match=r"\?ca=/nowhere"):
-        opened("?tls=1&ca=/nowhere", tls)
+        opened("&tls=1&ca=/nowhere", tls)
 
 
 async def test_a_login_that_is_refused_says_so_without_the_password(url: str) -> None:
@@ -412,7 +542,7 @@ async def test_a_broker_that_is_not_there_is_unavailable_at_once() -> None:
 
 
 async def test_a_broker_that_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rabbitmq, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(links, "PATIENCE_S", 0.1)
     silent = await asyncio.start_server(_say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     log = RabbitMQLog(f"rabbitmq://127.0.0.1:{port}/")
@@ -436,9 +566,11 @@ def test_it_runs_on_uvloop(url: str) -> None:
     assert uvloop.run(use()) == [Record(1, event(0, 1))]
 
 
-async def test_those_who_ask_for_ends_together_share_an_answer(log: FreshLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, end = [], _Link.end
-    monkeypatch.setattr(_Link, "end", lambda link, *stream: asked.append(stream) or end(link, *stream))
+async def test_those_who_ask_for_ends_together_share_an_answer(
+    log: RabbitMQLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, end = [], Link.end
+    monkeypatch.setattr(Link, "end", lambda link, *stream: asked.append(stream) or end(link, *stream))
     await log.append("events", [event(0, 1)])
     assert await asyncio.gather(*(log.ends("events") for _ in range(20))) == [{0: 1, 1: 0}] * 20
     await log.append("events", [event(0, 2)])
@@ -446,7 +578,7 @@ async def test_those_who_ask_for_ends_together_share_an_answer(log: FreshLog, mo
     assert len(asked) == 3 * 2
 
 
-async def test_a_log_that_was_closed_is_unavailable(log: FreshLog) -> None:
+async def test_a_log_that_was_closed_is_unavailable(log: RabbitMQLog) -> None:
     await log.close()
     for use in (log.append("events", [event(0, 1)]), log.ends("events"), anext(log.read("events", {0: 0}))):
         with pytest.raises(Unavailable, match="was closed"):
@@ -461,6 +593,7 @@ async def test_a_log_that_was_closed_is_unavailable(log: FreshLog) -> None:
         ("rabbitmq://host:port/", "the URL of RabbitMQ"),
         ("rabbitmq://me:secret@host/?color=red", "no option color"),
         ("rabbitmq://me:secret@host/?exchange=x&amqp_port=y", "amqp_port=y is no number"),
+        ("rabbitmq://me:secret@host/?prefix=Team/1", r"\?prefix=Team/1: a prefix has lower case"),
     ],
 )
 def test_a_wrong_url_is_refused(url: str, says: str) -> None:
@@ -527,10 +660,10 @@ async def _run_services(verb: str) -> None:
 
 
 async def _delete(url: str, *streams: str) -> None:
-    link = await _Link.open(_parse(url)[0])
+    link = await Link.open(_parse(url)[0])
     for stream in streams:
         with suppress(Unavailable):
-            await link.ask(DELETE, _string(stream))
+            await link.ask(Command.DELETE, protocol.string(stream))
     link.close()
 
 
