@@ -10,18 +10,21 @@ import msgspec
 import pytest
 
 from chimera import Borrowed, Unavailable
+from chimera import breaker as breakers
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
+from chimera.breaker import Breaker
 from chimera.copies import copy_name
+from chimera.fetching import CALLS
 from chimera.lastknown import Known, MemoryLastKnown, Patience
-from chimera.messages import Message
+from chimera.messages import Message, Position
 from chimera.ports import Checkpoint, Document, Move
 from chimera.reader import Documents
 from chimera.service import Mode
 from tests.support import Card, Shop, eventually, memory_engines, opened, running
 
 BUDGET = 0.05
-SLACK = 0.25
+SLACK = 0.6
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
 
 
@@ -181,7 +184,8 @@ async def test_an_owner_that_answers_with_something_else_altogether_is_an_owner_
     assert (found.value, found.state) == (None, "absent")
 
 
-async def test_what_the_owner_removed_is_not_remembered() -> None:
+async def test_what_the_owner_removed_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chimera.fetching.ABSENT_S", 0.0)
     shop = await borrower("sync")
     shop.owner.put("a", 5)
     await shop.get("a")
@@ -328,6 +332,7 @@ async def test_async_says_absent_for_a_key_without_a_document_and_after_its_remo
 
 async def test_a_copy_is_stale_before_it_was_ever_compared_with_the_owner() -> None:
     shop = await borrower("async")
+    shop.owner.behaviour = Unavailable("down")
     await shop.keep("a", msgspec.json.encode(Card("a", 5)))
     assert await shop.get("a") == Borrowed(Card("a", 5), "stale", None)
 
@@ -364,6 +369,7 @@ async def test_a_copy_that_lags_behind_the_owner_is_not_called_fresh() -> None:
     await shop.keep("a", msgspec.json.encode(Card("a", 5)))
     shop.owner.counts = {0: 100}
     await shop.reads._age.watch("async")
+    shop.owner.behaviour = Unavailable("down")
     assert (await shop.get("a")).state == "stale"
 
 
@@ -380,8 +386,185 @@ async def test_async_answers_whatever_the_owner_does(failure: Any) -> None:
 async def test_a_copy_of_an_older_shape_than_the_borrower_expects_does_not_break_the_page() -> None:
     shop = await borrower("async")
     await shop.keep("a", b'{"account_id":"a"}')
+    shop.owner.behaviour = Unavailable("down")
     found = await shop.get("a")
     assert (found.value, found.state) == (None, "absent")
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = "answers"
+    assert await shop.get("a") == Borrowed(Card("a", 5), "fresh", 0.0)
+
+
+async def test_a_copy_that_is_too_old_is_refreshed_from_the_owner_in_time_or_else_said_to_be_stale() -> None:
+    shop = await borrower("async", max_age=0.02)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    assert (await shop.get("a")).value == Card("a", 5)
+    assert shop.owner.calls == []
+    shop.owner.put("a", 6)
+    await asyncio.sleep(0.03)
+    assert await shop.get("a") == Borrowed(Card("a", 6), "fresh", 0.0)
+    shop.owner.behaviour = "hangs"
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 5), "stale")
+
+
+# read your own writes
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_brings_a_position_back_sees_what_the_owner_did_there_before_the_copy_has_it(mode: Mode) -> None:
+    shop = await borrower(mode)
+    shop.owner.put("a", 6)
+    if mode != "sync":
+        await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
+        await shop.reads._age.watch(mode)
+    after = [Position("accounts", 0, 7)]
+    assert await shop.reads.get("a", after) == Borrowed(Card("a", 6), "fresh", 0.0)
+    assert await shop.reads.missing(after) == [Position("accounts", 0, 0 if mode == "sync" else 1)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_brings_a_position_back_is_not_given_the_answer_to_an_earlier_call(mode: Mode) -> None:
+    shop = await borrower(mode, budget=0.5)
+    if mode != "sync":
+        await shop.keep("a", b"true")
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = 0.05
+    early = asyncio.ensure_future(shop.reads._fetches.get("a"))
+    await eventually(lambda: shop.owner.calls)
+    after = asyncio.ensure_future(shop.reads.get("a", [Position("accounts", 0, 7)]))
+    await eventually(lambda: len(shop.owner.calls) == 2)
+    await asyncio.gather(early, after)
+
+
+async def test_a_copy_that_has_the_position_is_enough() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    after = [Position("accounts", 0, 1)]
+    assert (await shop.reads.get("a", after)).value == Card("a", 5)
+    assert shop.owner.calls == []
+    assert await shop.reads.missing(after) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_brings_a_position_back_waits_no_longer_than_the_budget_for_an_owner_that_hangs(mode: Mode) -> None:
+    shop = await borrower(mode)
+    if mode != "sync":
+        await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
+    shop.owner.behaviour = "hangs"
+    started = time.monotonic()
+    found = await shop.reads.get("a", [Position("accounts", 0, 7)])
+    assert time.monotonic() - started < BUDGET + SLACK
+    assert found.state == ("stale" if mode == "async" else "absent")
+
+
+# asking the owner
+
+
+async def test_readers_of_one_key_share_one_call_also_when_it_is_under_way() -> None:
+    shop = await borrower("sync", budget=0.5)
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = 0.05
+    first = asyncio.ensure_future(shop.get("a"))
+    await eventually(lambda: shop.owner.calls)
+    found = await asyncio.gather(first, *(shop.get("a") for _ in range(50)))
+    assert all(each.value == Card("a", 5) for each in found)
+    assert shop.owner.calls == [["a"]]
+
+
+async def test_that_a_key_has_nothing_is_remembered_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chimera.fetching.ABSENT_S", 0.05)
+    shop = await borrower("sync")
+    for _ in range(5):
+        assert (await shop.get("a")).state == "absent"
+    assert shop.owner.calls == [["a"]]
+    shop.owner.put("a", 5)
+    assert (await shop.reads.get("a", [Position("accounts", 0, 1)])).value == Card("a", 5)
+    assert (await shop.get("a")).value == Card("a", 5)
+
+
+async def test_absences_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chimera.fetching.ABSENT_KEYS", 3)
+    shop = await borrower("sync")
+    for number in range(5):
+        await shop.get(f"k{number}")
+    assert list(shop.reads._fetches._absent) == ["k2", "k3", "k4"]
+
+
+async def test_no_more_than_a_few_calls_are_under_way_and_no_more_than_so_many_keys_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chimera.fetching.WAITING", 10)
+    shop = await borrower("sync")
+    shop.owner.behaviour = "hangs"
+    under_way = []
+    for number in range(30):
+        under_way.append(asyncio.ensure_future(shop.get(f"k{number}")))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert len(shop.owner.calls) == CALLS
+    assert len(shop.reads._fetches._queued) <= 10
+    assert {(await each).state for each in under_way} == {"absent"}
+
+
+async def test_an_owner_that_keeps_failing_is_left_alone_and_pages_do_not_wait_for_it() -> None:
+    shop = await borrower("sync", budget=0.2)
+    shop.owner.put("a", 5)
+    await shop.get("a")
+    shop.owner.behaviour = Unavailable("down")
+    for _ in range(20):
+        assert (await shop.get("a")).state == "stale"
+    assert len(shop.owner.calls) == 1 + breakers.FAILURES
+    shop.owner.behaviour = "hangs"
+    started = time.monotonic()
+    assert (await shop.get("a")).state == "stale"
+    assert time.monotonic() - started < 0.1
+    text = shop.body.metrics.exposition().decode()
+    assert 'chimera_owner_circuit_open{service="shop",share="cards"} 1.0' in text
+
+
+async def test_one_call_at_a_time_tries_an_owner_that_was_left_alone_and_success_ends_it() -> None:
+    shop = await borrower("sync", budget=0.5)
+    shop.reads._fetches._breaker = Breaker(pause_s=0.02)
+    shop.owner.put("a", 5)
+    shop.owner.behaviour = Unavailable("down")
+    for _ in range(breakers.FAILURES):
+        await shop.get("a")
+    await asyncio.sleep(0.03)
+    shop.owner.calls.clear()
+    shop.owner.behaviour = 0.03
+    probe = asyncio.ensure_future(shop.get("a"))
+    await eventually(lambda: shop.owner.calls)
+    others = await asyncio.gather(*(shop.get(f"k{number}") for number in range(5)))
+    assert {other.state for other in others} == {"absent"}
+    assert (await probe).state == "fresh"
+    assert shop.owner.calls == [["a"]]
+    assert (await shop.get("a")).state == "fresh"
+
+
+def test_a_breaker_opens_after_failures_in_a_row_tries_once_and_opens_or_closes_again() -> None:
+    now = [0.0]
+    breaker = Breaker(failures=2, pause_s=1.0, clock=lambda: now[0])
+    breaker.failed()
+    breaker.succeeded()
+    breaker.failed()
+    assert breaker.admits()
+    breaker.failed()
+    assert (breaker.state, breaker.admits()) == ("open", False)
+    now[0] = 1.0
+    assert breaker.state == "half-open"
+    assert breaker.admits()
+    assert not breaker.admits()
+    breaker.failed()
+    assert (breaker.state, breaker.admits()) == ("open", False)
+    now[0] = 2.0
+    assert breaker.admits()
+    breaker.succeeded()
+    assert breaker.state == "closed"
+    assert breaker.admits()
+    assert breaker.admits()
 
 
 # hybrid

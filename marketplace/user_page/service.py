@@ -1,5 +1,7 @@
 """Owns the users' profiles; shows a seller with gigs, top clients and how many orders were completed."""
 
+from asyncio import gather
+
 from msgspec.structs import asdict
 
 from chimera import Reader, Reply, Service, Transaction
@@ -41,12 +43,14 @@ async def change_user(command: ChangeUser, tx: Transaction) -> Reply[User]:
 
 @user_page.get("/users/{user_id}", page=render_user)
 async def show_user(user_id: Id, read: Reader) -> UserPage | None:
-    user = await read.load(User, user_id)
+    user, offered, finished, borrowed = await gather(
+        read.load(User, user_id),
+        read.view(gigs, user_id),
+        read.view(completed, user_id),
+        read.borrowed(clients, user_id),
+    )
     if user is None:
         return None
-    offered = await read.view(gigs, user_id)
-    finished = await read.view(completed, user_id)
-    borrowed = await read.borrowed(clients, user_id)
     return UserPage(
         **asdict(user),
         gigs=offered.gigs if offered else [],

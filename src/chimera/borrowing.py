@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -11,10 +12,10 @@ import msgspec
 
 from chimera.body import Body
 from chimera.borrowed import Borrowed
-from chimera.coalesce import Coalescer
 from chimera.copies import CopyAge, ModeSetting, copy_name, read_mode
-from chimera.errors import ChimeraError, Unavailable
-from chimera.lastknown import Known
+from chimera.errors import ChimeraError
+from chimera.fetching import GARBAGE, Fetches
+from chimera.messages import Position
 from chimera.service import Borrow, Mode
 
 logger = logging.getLogger("chimera")
@@ -22,9 +23,7 @@ logger = logging.getLogger("chimera")
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Documents = Callable[[str, str], Awaitable[bytes | None]]
 
-CALLS = 4
 LOOK_S = 0.5
-GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
 
 
 class BorrowedReads(Generic[Doc]):
@@ -38,9 +37,7 @@ class BorrowedReads(Generic[Doc]):
         self._borrow = borrow
         self._documents = documents
         self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
-        self._fetches: Coalescer[str, Doc | None] = Coalescer(self._fetch, concurrency=CALLS)
-        self._recalls: Coalescer[str, Known | None] = Coalescer(self._recall, concurrency=CALLS)
-        self._keeps: Coalescer[tuple[str, bytes | None], None] = Coalescer(self._keep)
+        self._fetches = Fetches(body, borrow)
         declared = body.modes.get(borrow.name, borrow.mode)
         self._setting = ModeSetting(declared, declared)
         self._age = CopyAge(body, borrow)
@@ -65,93 +62,71 @@ class BorrowedReads(Generic[Doc]):
                 logger.debug("borrow %s: %s", self._borrow.name, error)
             await asyncio.sleep(LOOK_S)
 
-    async def get(self, key: str) -> Borrowed[Doc]:
-        """The borrowed value of a key. Never raises for the owner's sake, never takes longer than the budget for it."""
+    async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Doc]:
+        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
+
+        Never raises for the owner's sake, never takes longer than the budget for it.
+        """
         mode = self.mode
         if mode == "sync":
-            found = await self._ask(key)
+            found = await self._ask(key, anew=bool(after))
+        elif after and await self.missing(after):
+            until = time.monotonic() + self._borrow.budget
+            found = await self._ask(key, anew=True, otherwise=lambda: self._copied_after(key, mode, after, until))
         else:
-            document = await self._documents(copy_name(self._borrow, mode), key)
-            if document is None:
-                found = Borrowed(None, "absent", self._age.seconds(mode))
-            else:
-                found = await self._ask(key) if mode == "hybrid" else self._copied(document)
+            found = await self._copied(key, mode)
+            if found.state == "stale":
+                copied = found
+                found = await self._ask(key, otherwise=lambda: _ready(copied))
         self._body.metrics.borrowed(self._body.service.name, self._borrow.name, mode, found.state)
         return found
 
-    def _copied(self, document: bytes) -> Borrowed[Doc]:
-        age = self._age.seconds("async")
+    async def missing(self, after: Sequence[Position]) -> list[Position]:
+        """Where the copy is in those partitions in which it has not reached a position; in sync mode, at 0 in all."""
+        mode = self.mode
+        at = {} if mode == "sync" else await self._body.views.checkpoints(copy_name(self._borrow, mode))
+        reached = {place: checkpoint.number for place, checkpoint in at.items()}
+        here = [Position(each.source, each.partition, reached.get((each.source, each.partition), 0)) for each in after]
+        return [now for now, wanted in zip(here, after, strict=True) if now.number < wanted.number]
+
+    async def _copied_after(self, key: str, mode: Mode, after: Sequence[Position], until: float) -> Borrowed[Doc]:
+        """What the copy has once it has reached the positions, or when the time is over."""
+        while await self.missing(after) and (left := until - time.monotonic()) > 0:
+            await self._body.moved.wait(min(left, self._body.views.features.poll_s))
+        return await self._copied(key, mode)
+
+    async def _copied(self, key: str, mode: Mode) -> Borrowed[Doc]:
+        """What the copy has: in hybrid mode, only whether there is something."""
+        document = await self._documents(copy_name(self._borrow, mode), key)
+        age = self._age.seconds(mode)
+        if document is None:
+            return Borrowed(None, "absent", age)
+        if mode == "hybrid":
+            return Borrowed(None, "stale", age)
         try:
             value = self._decoder.decode(document)
         except GARBAGE as error:
-            logger.warning(
-                "the copy %s holds something else than %s; switch to sync and back to fill it anew: %s",
-                copy_name(self._borrow, "async"),
-                self._borrow.document.__name__,
-                error,
-            )
-            return Borrowed(None, "absent", None)
+            logger.warning("the copy of %r in %s can't be read: %s", key, copy_name(self._borrow, mode), error)
+            return Borrowed(None, "stale", None)
         fresh = age is not None and age <= self._borrow.max_age
         return Borrowed(value, "fresh" if fresh else "stale", age)
 
-    async def _ask(self, key: str) -> Borrowed[Doc]:
-        """The owner's answer, or the last known good one when it does not come in time."""
-        asked = self._fetches.submit(key)
+    async def _ask(
+        self, key: str, *, anew: bool = False, otherwise: Callable[[], Awaitable[Borrowed[Doc]]] | None = None
+    ) -> Borrowed[Doc]:
+        """The owner's answer, or, when it does not come in time, the copy's value or the last known good one."""
         try:
-            await asyncio.wait([asked], timeout=max(0.0, self._borrow.budget - self._body.last_known.wait_s))
-        finally:
-            asked.cancel()
-        if not asked.cancelled() and asked.exception() is None:
-            value = asked.result()
+            value = await self._fetches.get(key, anew=anew)
+        except Exception as error:  # noqa: BLE001 - whatever an owner does, it never breaks a page
+            logger.debug("borrow %s of %r: %r", self._borrow.name, key, error)
+        else:
             return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
-        known = await self._recalls.submit(key)
-        value = None if known is None else self._decoded(known.data, "what was last known of", key)
-        if known is None or value is None:
-            return Borrowed(None, "absent", None)
-        return Borrowed(value, "stale", known.age_s)
+        copied = None if otherwise is None else await otherwise()
+        if copied is not None and (copied.value is not None or copied.state == "absent"):
+            return copied
+        known = await self._fetches.last_known(key)
+        return Borrowed(None, "absent", None) if known is None else Borrowed(known[0], "stale", known[1])
 
-    async def _fetch(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
-        """One call for all keys; every good answer is remembered, garbage never."""
-        wanted = list(dict.fromkeys(keys))
-        service, share = self._body.service.name, self._borrow.share
-        try:
-            async with asyncio.timeout(max(1.0, self._borrow.budget)):
-                documents = await self._body.owner(self._borrow.owner).fetch(share, wanted)
-        except TimeoutError as error:
-            self._body.metrics.owner_called(service, share, "timeout")
-            raise Unavailable(f"{self._borrow.owner} did not answer in time") from error
-        except ChimeraError:
-            self._body.metrics.owner_called(service, share, "failed")
-            raise
-        self._body.metrics.owner_called(service, share, "answered")
-        answers = {key: self._checked(key, documents.get(key)) for key in wanted}
-        return [answers[key] for key in keys]
 
-    def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
-        """The owner's document, if it is one; it is remembered, or that there is none. Nobody waits for that."""
-        value = None
-        if (
-            document is not None
-            and (value := self._decoded(document, f"{self._borrow.owner}'s answer for", key)) is None
-        ):
-            return Unavailable(f"{self._borrow.owner} answered garbage")
-        self._keeps.submit((key, document))
-        return value
-
-    def _decoded(self, document: bytes, what: str, key: str) -> Doc | None:
-        try:
-            return self._decoder.decode(document)
-        except GARBAGE as error:
-            logger.warning("%s %r is not a %s: %s", what, key, self._borrow.document.__name__, error)
-            return None
-
-    async def _recall(self, keys: list[str]) -> Sequence[Known | None]:
-        known = await self._body.last_known.get_many([self._name(key) for key in keys])
-        return [known.get(self._name(key)) for key in keys]
-
-    async def _keep(self, documents: list[tuple[str, bytes | None]]) -> Sequence[None]:
-        await self._body.last_known.put_many({self._name(key): document for key, document in documents})
-        return [None] * len(documents)
-
-    def _name(self, key: str) -> str:
-        return f"{self._body.service.name}/{self._borrow.name}/{key}"
+async def _ready(found: Borrowed[Doc]) -> Borrowed[Doc]:
+    return found

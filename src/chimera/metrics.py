@@ -47,6 +47,12 @@ class Metrics:
         self._fetches = Counter(
             "chimera_owner_calls", "Calls to owners.", ["service", "share", "outcome"], registry=self._registry
         )
+        self._circuit = Gauge(
+            "chimera_owner_circuit_open",
+            "Whether an owner is left alone because it keeps failing.",
+            ["service", "share"],
+            registry=self._registry,
+        )
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
@@ -71,6 +77,9 @@ class Metrics:
 
     def owner_called(self, service: str, share: str, outcome: str) -> None:
         self._fetches.labels(service, share, outcome).inc()
+
+    def circuit(self, service: str, share: str, *, is_open: bool) -> None:
+        self._circuit.labels(service, share).set(is_open)
 
     def relayed(self, service: str, count: int) -> None:
         self._relayed.labels(service).inc(count)

@@ -13,7 +13,6 @@ from chimera.body import Body
 from chimera.borrowed import Borrowed
 from chimera.borrowing import BorrowedReads
 from chimera.coalesce import Coalescer
-from chimera.copies import copy_name
 from chimera.messages import Position
 from chimera.ports import Checkpoint, Session
 from chimera.service import Borrow, View
@@ -52,6 +51,14 @@ class Waiting:
         self._after = after
         self._until = time.monotonic() + budget
         self.behind: list[Position] = []
+
+    def after(self, source: str) -> list[Position]:
+        """The positions of one source."""
+        return [position for position in self._after if position.source == source]
+
+    def missed(self, positions: Sequence[Position]) -> None:
+        """Note where something is that did not reach a position."""
+        self.behind += [position for position in positions if position not in self.behind]
 
     async def reach(self, consumer: str, sources: set[str]) -> None:
         """Wait for the consumer, as long as the request's budget lasts."""
@@ -98,9 +105,11 @@ class Reader(Reads):
     async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
         """The borrowed value of a key and its state. Never raises for the owner's sake."""
         reads = self._borrows[borrow.name]
-        if reads.mode != "sync":
-            await self._waiting.reach(copy_name(borrow, reads.mode), {borrow.owner})
-        return await reads.get(key)
+        after = self._waiting.after(borrow.owner)
+        found = await reads.get(key, after)
+        if after and found.age != 0.0:
+            self._waiting.missed(await reads.missing(after))
+        return found
 
     async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
         """The borrowed values of many keys, in one call to the owner at most."""

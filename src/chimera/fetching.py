@@ -1,0 +1,150 @@
+"""Asking an owner: one call for all keys wanted at once, one flight per key, and none while it keeps failing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from chimera.body import Body
+from chimera.breaker import Breaker
+from chimera.coalesce import Coalescer
+from chimera.errors import Unavailable
+from chimera.lastknown import Known
+from chimera.service import Borrow
+from chimera.tasks import take_exception
+
+logger = logging.getLogger("chimera")
+
+Doc = TypeVar("Doc", bound=msgspec.Struct)
+
+CALLS = 4
+CALL_S = 1.0
+WAITING = 10_000
+ABSENT_S = 0.2
+ABSENT_KEYS = 50_000
+GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
+
+
+class Fetches(Generic[Doc]):
+    """The owner's documents of one share, as one process of a borrower asks for them.
+
+    At most `CALLS` calls are under way. What the owner answers is checked against the declared type, and remembered
+    as last known good, garbage never; that a key has no document is remembered for `ABSENT_S` seconds.
+    """
+
+    def __init__(self, body: Body, borrow: Borrow[Doc], breaker: Breaker | None = None) -> None:
+        self._body = body
+        self._borrow = borrow
+        self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
+        self._breaker = breaker or Breaker()
+        self._calls: Coalescer[str, Doc | None] = Coalescer(self._call, concurrency=CALLS)
+        self._recalls: Coalescer[str, Known | None] = Coalescer(self._recall, concurrency=CALLS)
+        self._keeps: Coalescer[tuple[str, bytes | None], None] = Coalescer(self._keep)
+        self._queued: dict[str, asyncio.Future[Doc | None]] = {}
+        self._flying: dict[str, asyncio.Future[Doc | None]] = {}
+        self._absent: OrderedDict[str, float] = OrderedDict()
+
+    async def get(self, key: str, *, anew: bool = False) -> Doc | None:
+        """The owner's document, or None where it has none. Raises Unavailable once the budget is over, or sooner.
+
+        `anew`: as the owner has it from now on; else a call that is under way will do, or that there was none lately.
+        """
+        if not anew and self._absent.get(key, 0.0) > time.monotonic():
+            return None
+        flight = self._flight(key, anew=anew)
+        await asyncio.wait([flight], timeout=max(0.0, self._borrow.budget - self._body.last_known.wait_s))
+        if not flight.done():
+            raise Unavailable(f"{self._borrow.owner} did not answer within {self._borrow.budget:g} s")
+        return flight.result()
+
+    async def last_known(self, key: str) -> tuple[Doc, float] | None:
+        """What the owner last answered, and how many seconds ago."""
+        known = await self._recalls.submit(key)
+        value = None if known is None else self._decoded(known.data, "what was last known of", key)
+        return None if known is None or value is None else (value, known.age_s)
+
+    async def drain(self) -> None:
+        """Wait until no call is under way."""
+        await self._calls.drain()
+
+    def _flight(self, key: str, *, anew: bool) -> asyncio.Future[Doc | None]:
+        flight = self._queued.get(key) or (None if anew else self._flying.get(key))
+        if flight is None:
+            if len(self._queued) >= WAITING:
+                raise Unavailable(f"{len(self._queued)} keys wait for {self._borrow.owner} already")
+            flight = self._queued[key] = self._calls.submit(key)
+            flight.add_done_callback(take_exception)
+        return flight
+
+    async def _call(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
+        flights = {key: self._queued.pop(key) for key in keys}
+        self._flying.update(flights)
+        try:
+            documents = await self._documents(keys)
+            return [self._checked(key, documents.get(key)) for key in keys]
+        finally:
+            for key, flight in flights.items():
+                if self._flying.get(key) is flight:
+                    del self._flying[key]
+
+    async def _documents(self, keys: Sequence[str]) -> Any:
+        owner, service, share = self._borrow.owner, self._body.service.name, self._borrow.share
+        if not self._breaker.admits():
+            self._body.metrics.owner_called(service, share, "spared")
+            raise Unavailable(f"{owner} failed again and again; it is left alone for a moment")
+        outcome = "failed"
+        try:
+            async with asyncio.timeout(max(CALL_S, self._borrow.budget)):
+                documents = await self._body.owner(owner).fetch(share, keys)
+            outcome = "answered"
+        except TimeoutError as error:
+            outcome = "timeout"
+            raise Unavailable(f"{owner} did not answer in time") from error
+        finally:
+            self._body.metrics.owner_called(service, share, outcome)
+            (self._breaker.succeeded if outcome == "answered" else self._breaker.failed)()
+            self._body.metrics.circuit(service, share, is_open=self._breaker.state != "closed")
+        return documents
+
+    def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
+        """The owner's document, if it is one; it is remembered, or that there is none. Nobody waits for that."""
+        value = None
+        if (
+            document is not None
+            and (value := self._decoded(document, f"{self._borrow.owner}'s answer for", key)) is None
+        ):
+            return Unavailable(f"{self._borrow.owner} answered garbage")
+        self._note_absence(key, absent=value is None)
+        self._keeps.submit((key, document))
+        return value
+
+    def _decoded(self, document: bytes, what: str, key: str) -> Doc | None:
+        try:
+            return self._decoder.decode(document)
+        except GARBAGE as error:
+            logger.warning("%s %r is not a %s: %s", what, key, self._borrow.document.__name__, error)
+            return None
+
+    def _note_absence(self, key: str, *, absent: bool) -> None:
+        self._absent.pop(key, None)
+        if absent:
+            self._absent[key] = time.monotonic() + ABSENT_S
+            if len(self._absent) > ABSENT_KEYS:
+                self._absent.popitem(last=False)
+
+    async def _recall(self, keys: list[str]) -> Sequence[Known | None]:
+        known = await self._body.last_known.get_many([self._name(key) for key in keys])
+        return [known.get(self._name(key)) for key in keys]
+
+    async def _keep(self, documents: list[tuple[str, bytes | None]]) -> Sequence[None]:
+        await self._body.last_known.put_many({self._name(key): document for key, document in documents})
+        return [None] * len(documents)
+
+    def _name(self, key: str) -> str:
+        return f"{self._body.service.name}/{self._borrow.name}/{key}"
