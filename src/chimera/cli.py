@@ -104,6 +104,39 @@ def gateway(config: str, port: int | None) -> None:
     run(serve_gateway(_settings(config, port=port), say_ready))
 
 
+@main.command("deploy")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="deploy", show_default=True, help="The folder to write to."
+)
+@click.option("--image", help="The fleet's container image; without it one that is named after the title.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=2,
+    show_default=True,
+    help="A service's write heads in Kubernetes, at most one for each of its partitions.",
+)
+@click.option("--namespace", help="The namespace in Kubernetes; without it the current one.")
+@click.option(
+    "--stack",
+    type=click.Choice(["rabbitmq", "kafka"]),
+    default="rabbitmq",
+    show_default=True,
+    help="In place of embedded engines: RabbitMQ, MySQL, MongoDB and Redis, or Kafka and PostgreSQL.",
+)
+@click.pass_obj
+def deploy_fleet(config: str, out: Path, image: str | None, workers: int, namespace: str | None, stack: Any) -> None:
+    """Write a Docker Compose file and Kubernetes manifests, with a deployment for each head and a gateway."""
+    from chimera.deploy import Options, deploy
+
+    options = Options(image=image, workers=workers, namespace=namespace, stack=stack)
+    try:
+        for line in deploy(Path(config), out, options):
+            click.echo(line)
+    except ChimeraError as error:
+        _fail(error)
+
+
 @main.command()
 @click.pass_obj
 def status(config: str) -> None:
