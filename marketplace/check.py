@@ -1,11 +1,12 @@
-"""Recounts every seller's sales with SQL and compares: `python -m marketplace.check --state DIR --base URL`."""
+"""Recounts every seller's sales with SQL and compares: `python -m marketplace.check --state DIR --base URL`.
+
+`--store URL` instead of `--state` is for orders that are kept in PostgreSQL or MySQL.
+"""
 
 import asyncio
-import sqlite3
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +14,31 @@ import aiohttp
 import click
 import msgspec
 
+from chimera.engines import open_engine
+from chimera.entities import table_of
+from chimera.errors import ChimeraError, SettingsError
+from chimera.ports import Store
+from marketplace.orders.model import Order
+from marketplace.orders.service import orders
+
 _STAGES = ("placed", "paid", "started", "delivered", "completed", "cancelled")
 _SHOWN = 10
 _AT_ONCE = 16
 _BUCKETS = ", ".join(
     (
         "count(*)",
-        *(f"count(*) FILTER (WHERE stage = '{stage}')" for stage in _STAGES),
-        "coalesce(sum(amount_cents) FILTER (WHERE stage <> 'cancelled'), 0)",
+        *(f"count(CASE WHEN stage = '{stage}' THEN 1 END)" for stage in _STAGES),
+        "sum(CASE WHEN stage = 'cancelled' THEN 0 ELSE amount_cents END)",
     )
 )
 _BY_SELLER = f"SELECT seller_id, {_BUCKETS} FROM orders GROUP BY seller_id ORDER BY seller_id"  # noqa: S608 - made of constants
-_BY_DAY = (
-    f"SELECT seller_id, substr(placed_at, 1, 10) AS day, {_BUCKETS} FROM orders"  # noqa: S608 - made of constants
-    " GROUP BY seller_id, day ORDER BY seller_id, day"
-)
+_BY_DAY = f"SELECT seller_id, {{}} AS day, {_BUCKETS} FROM orders GROUP BY seller_id, day ORDER BY seller_id, day"  # noqa: S608 - made of constants
+_DAYS = {
+    "sqlite": "substr(placed_at, 1, 10)",
+    "postgresql": "to_char(placed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "mysql": "substr(placed_at, 1, 10)",
+}
+"""The day in UTC. SQLite keeps times as text and MySQL as DATETIME, both in UTC; PostgreSQL as a moment."""
 
 Expected = dict[str, dict[str, Any]]
 
@@ -38,19 +49,33 @@ class Difference(NamedTuple):
     served: Any
 
 
-def recount(orders_db: Path) -> tuple[Expected, Expected]:
-    """What every seller's dashboard should say: in all, and by day."""
-    with closing(sqlite3.connect(f"{orders_db.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        sellers = {row[0]: {"seller_id": row[0], **_buckets(row[1:])} for row in connection.execute(_BY_SELLER)}
-        days: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for seller_id, day, *counts in connection.execute(_BY_DAY):
-            days[seller_id].append({"day": day, **_buckets(counts)})
-    return sellers, {seller_id: {"seller_id": seller_id, "days": listed} for seller_id, listed in days.items()}
+async def recount(store: str) -> tuple[Expected, Expected]:
+    """What every seller's dashboard should say, in all and by day, by the orders in the store with this URL.
+
+    Raises SettingsError or Unavailable, saying why the orders can't be read.
+    """
+    engine: Store = open_engine("store", store)
+    try:
+        await engine.create([table_of(Order)], orders.partitions)
+        async with engine.snapshot() as session:
+            if session.dialect not in _DAYS:
+                raise SettingsError(f"orders are recounted in {', '.join(_DAYS)}; this store takes no such SQL")
+            by_seller = await session.execute(_BY_SELLER)
+            by_day = await session.execute(_BY_DAY.format(_DAYS[session.dialect]))
+    finally:
+        await engine.close()
+    days: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for seller_id, day, *counts in by_day:
+        days[seller_id].append({"day": day, **_buckets(counts)})
+    return (
+        {seller_id: {"seller_id": seller_id, **_buckets(counts)} for seller_id, *counts in by_seller},
+        {seller_id: {"seller_id": seller_id, "days": listed} for seller_id, listed in days.items()},
+    )
 
 
-def _buckets(counts: Sequence[int]) -> dict[str, Any]:
-    orders, *stages, revenue_cents = counts
-    return {"orders": orders, "stages": dict(zip(_STAGES, stages, strict=True)), "revenue_cents": revenue_cents}
+def _buckets(counts: Sequence[Any]) -> dict[str, Any]:
+    placed, *stages, revenue_cents = map(int, counts)  # a sum may come as a Decimal
+    return {"orders": placed, "stages": dict(zip(_STAGES, stages, strict=True)), "revenue_cents": revenue_cents}
 
 
 async def compare(expected: Mapping[str, Any], base: str) -> list[Difference]:
@@ -78,25 +103,38 @@ async def _collect(differences: AsyncIterator[Difference]) -> list[Difference]:
 @click.option("--base", required=True, help="Where analytics is, such as http://127.0.0.1:8000")
 @click.option("--state", type=click.Path(path_type=Path), help="The directory that holds orders.db.")
 @click.option("--orders-db", type=click.Path(path_type=Path), help="The orders' database, if it is elsewhere.")
-def main(base: str, state: Path | None, orders_db: Path | None) -> None:
+@click.option("--store", help="The URL of the orders' store, such as postgresql://me:secret@host/shop?schema=orders")
+def main(base: str, state: Path | None, orders_db: Path | None, store: str | None) -> None:
     """Compare every seller's dashboard with a recount of the orders table."""
-    if orders_db is None and state is None:
-        raise click.UsageError("say where the orders are: --orders-db FILE or --state DIR")
-    database = orders_db or (state or Path()) / "orders.db"
-    if not database.is_file():
-        raise click.UsageError(f"there is no {database}; name the file with --orders-db")
-    sellers, days = recount(database)
+    try:
+        sellers, days = asyncio.run(recount(store or _url_of_file(state, orders_db)))
+    except ChimeraError as error:
+        raise click.ClickException(str(error)) from error
+    if not sellers:
+        raise click.ClickException("there are no orders in this store; is it the one of the service orders?")
     expected = {f"/sellers/{seller_id}/sales": sales for seller_id, sales in sellers.items()}
     expected |= {f"/sellers/{seller_id}/sales?by=day": by_day for seller_id, by_day in days.items()}
-    differences = asyncio.run(compare(expected, base.rstrip("/")))
+    try:
+        differences = asyncio.run(compare(expected, base.rstrip("/")))
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise click.ClickException(f"{base}: {error}") from error
     for difference in differences[:_SHOWN]:
         click.echo(f"{difference.path}\n  recount {difference.expected}\n  served  {difference.served}")
-    orders = sum(sales["orders"] for sales in sellers.values())
+    placed = sum(sales["orders"] for sales in sellers.values())
     click.echo(
-        f"compared {len(expected):,} dashboards of {len(sellers):,} sellers with {orders:,} orders: "
+        f"compared {len(expected):,} dashboards of {len(sellers):,} sellers with {placed:,} orders: "
         f"{len(differences):,} differ"
     )
     sys.exit(1 if differences else 0)
+
+
+def _url_of_file(state: Path | None, orders_db: Path | None) -> str:
+    if orders_db is None and state is None:
+        raise click.UsageError("say where the orders are: --store URL, --state DIR or --orders-db FILE")
+    database = orders_db or (state or Path()) / "orders.db"
+    if not database.is_file():
+        raise click.UsageError(f"there is no {database}; name the file with --orders-db, or its store with --store")
+    return f"sqlite:///{database.absolute()}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from chimera import Rejected, Transaction, Unavailable
 from chimera.adapters.sqlite import SQLiteStore
 from chimera.body import Body
 from chimera.errors import Conflict
-from chimera.execution import Moved, Outcome, Task, read_outcomes
+from chimera.execution import Moved, Outcome, Task, ToldToCaller, read_outcomes
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Move
 from chimera.records import Handled
@@ -334,6 +334,15 @@ async def test_a_conflict_that_never_ends_is_set_aside_like_any_failure(body: Bo
     [outcome] = await executor.run([Task(message_of(Deposit("a", 1)), 1)])
     assert outcome.state == "retrying"
     assert "always" in outcome.detail
+
+
+async def test_a_conflict_that_never_ends_is_told_to_who_waits_as_something_to_try_again(body: Body) -> None:
+    async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
+        raise Conflict("always")
+
+    executor = body.executor("conflicts", invoke, ToldToCaller(), inbox=True)
+    with pytest.raises(Unavailable, match="always"):
+        await executor.run([Task(message_of(Deposit("a", 1)))])
 
 
 async def test_an_answer_that_is_not_json_is_a_failure_of_its_command_only(body: Body) -> None:

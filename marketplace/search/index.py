@@ -1,57 +1,30 @@
-"""The search index, in SQLite's own SQL. A batch of events is folded first and written in four statements."""
+"""The search index: words are made here, so that every engine finds the same; each keeps them in its own way."""
 
 from collections.abc import Sequence
+from itertools import count
 from typing import NamedTuple
 
 import msgspec
 
 from chimera import Event, Reads, Transaction
+from chimera.errors import SettingsError
 from marketplace.gig_page.messages import GigPublished
-from marketplace.search.model import PAGE_SIZE, match_expression
+from marketplace.search.dialect import Dialect
+from marketplace.search.model import PAGE_SIZE, asked_words, words_of
+from marketplace.search.mysql import MYSQL
+from marketplace.search.postgresql import POSTGRESQL
+from marketplace.search.sqlite import SQLITE
 from marketplace.user_page.messages import UserChanged
 
-SCHEMA = {
-    "sqlite": [
-        """CREATE TABLE IF NOT EXISTS found_gigs (
-            number INTEGER PRIMARY KEY, gig_id TEXT NOT NULL UNIQUE, seller_id TEXT NOT NULL,
-            title TEXT NOT NULL, category TEXT NOT NULL, price_cents INTEGER NOT NULL)""",
-        "CREATE INDEX IF NOT EXISTS found_gigs_of_seller ON found_gigs (seller_id)",
-        "CREATE INDEX IF NOT EXISTS found_gigs_of_category ON found_gigs (category)",
-        "CREATE TABLE IF NOT EXISTS found_sellers (seller_id TEXT PRIMARY KEY, name TEXT NOT NULL)",
-        """CREATE VIRTUAL TABLE IF NOT EXISTS gig_words USING fts5(
-            title, category, seller_name, tokenize='unicode61 remove_diacritics 2')""",
-    ]
-}
-
-_KEEP_SELLERS = """
-    INSERT INTO found_sellers (seller_id, name)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?) WHERE true
-    ON CONFLICT (seller_id) DO UPDATE SET name = excluded.name"""
-_KEEP_GIGS = """
-    INSERT INTO found_gigs (gig_id, seller_id, title, category, price_cents)
-    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-           json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?) WHERE true
-    ON CONFLICT (gig_id) DO UPDATE SET seller_id = excluded.seller_id, title = excluded.title,
-        category = excluded.category, price_cents = excluded.price_cents"""
-_CHANGED = """
-    SELECT number FROM found_gigs WHERE gig_id IN (SELECT value FROM json_each(?))
-    UNION SELECT number FROM found_gigs WHERE seller_id IN (SELECT value FROM json_each(?))"""
-_FORGET_WORDS = f"DELETE FROM gig_words WHERE rowid IN ({_CHANGED})"  # noqa: S608 - made of constants
-_KEEP_WORDS = f"""
-    INSERT INTO gig_words (rowid, title, category, seller_name)
-    SELECT number, title, category, coalesce(name, '')
-    FROM found_gigs LEFT JOIN found_sellers USING (seller_id) WHERE number IN ({_CHANGED})"""  # noqa: S608 - made of constants
+DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL}
+SCHEMA = {name: dialect.schema for name, dialect in DIALECTS.items()}
 
 _HITS = """
-    SELECT gig_id, title, category, price_cents, seller_id, name
-    FROM {gigs} LEFT JOIN found_sellers USING (seller_id)
-    WHERE ? IN ('', category) ORDER BY {order} LIMIT ? OFFSET ?"""
-_COUNT = "SELECT count(*) FROM {gigs} WHERE ? IN ('', category)"
-_MATCHING = """
-    (SELECT rowid AS number, bm25(gig_words, 4.0, 2.0, 1.0) AS distance FROM gig_words WHERE gig_words MATCH ?)
-    JOIN found_gigs USING (number)"""
-_BEST = _HITS.format(gigs=_MATCHING, order="distance, number DESC"), _COUNT.format(gigs=_MATCHING)
-_NEWEST = _HITS.format(gigs="found_gigs", order="number DESC"), _COUNT.format(gigs="found_gigs")
+    SELECT gig_id, title, category, price_cents, seller_id, nullif(name, '')
+    FROM {} LEFT JOIN found_sellers USING (seller_id) WHERE {} ORDER BY {} LIMIT ? OFFSET ?"""
+_COUNT = "SELECT count(*) FROM {} WHERE {}"
+# The length, because to MySQL spaces at the end make no difference.
+_OF_CATEGORY = "category = ? AND length(category) = length(?)"
 
 
 class Hit(NamedTuple):
@@ -64,25 +37,55 @@ class Hit(NamedTuple):
 
 
 async def index(events: Sequence[Event], tx: Transaction) -> None:
+    """Fold a batch and write it in a few statements.
+
+    Sellers come first, in order: their rows are locked, so that of a gig and its seller's name, changed at the
+    same time in two transactions, the second to come sees the first.
+    """
+    dialect = _dialect_of(tx)
     gigs = {event.gig_id: event for event in events if isinstance(event, GigPublished)}
-    names = {event.user_id: event.name for event in events if isinstance(event, UserChanged)}
+    named = {event.user_id: event.name for event in events if isinstance(event, UserChanged)}
+    concerned = {seller for event in events if isinstance(event, GigPublished) for seller in event.seller_ids}
+    names = sorted((dict.fromkeys(concerned, "") | named).items())
     rows = [(gig.gig_id, gig.seller_id, gig.title, gig.category, gig.price_cents) for gig in gigs.values()]
-    await tx.execute(_KEEP_SELLERS, _json(list(names.items())))
-    await tx.execute(_KEEP_GIGS, _json(rows))
-    await tx.execute(_FORGET_WORDS, _json(list(gigs)), _json(list(names)))
-    await tx.execute(_KEEP_WORDS, _json(list(gigs)), _json(list(names)))
+    await tx.execute(_marked(dialect, dialect.keep_sellers), _json(names))
+    await tx.execute(_marked(dialect, dialect.keep_gigs), _json(rows))
+    changed = await tx.execute(_marked(dialect, dialect.changed), _json(list(gigs)), _json(list(named)))
+    words = [
+        (number, dialect.to_stored((words_of(title), words_of(category), words_of(name))))
+        for number, title, category, name in changed
+    ]
+    for statement in dialect.keep_words:
+        await tx.execute(_marked(dialect, statement), _json(words))
 
 
 async def find_gigs(read: Reads, text: str, category: str, page: int) -> tuple[int, list[Hit]]:
     """How many gigs match, and one page of them: the best first; without words, the newest first."""
-    expression = match_expression(text)
-    if expression is None and text.strip():
+    dialect = _dialect_of(read)
+    words = asked_words(text)
+    if not words and text.strip():
         return 0, []
-    hits, count = _NEWEST if expression is None else _BEST
-    given = [category] if expression is None else [expression, category]
-    total = await read.execute(count, *given)
+    gigs, given = dialect.matching(words) if words else ("found_gigs", [])
+    order = "score DESC, number DESC" if words else "number DESC"
+    condition = _OF_CATEGORY if category else "true"
+    given = [*given, category, category] if category else given
+    total = await read.execute(_marked(dialect, _COUNT.format(gigs, condition)), *given)
+    hits = _marked(dialect, _HITS.format(gigs, condition, order))
     rows = await read.execute(hits, *given, PAGE_SIZE, (page - 1) * PAGE_SIZE)
     return int(total[0][0]), [Hit(*row) for row in rows]
+
+
+def _dialect_of(read: Reads) -> Dialect:
+    if read.dialect not in DIALECTS:
+        raise SettingsError(f"the search index needs a store that speaks SQL: {', '.join(DIALECTS)}")
+    return DIALECTS[read.dialect]
+
+
+def _marked(dialect: Dialect, sql: str) -> str:
+    """The statement with its parameters written as the engine's driver wants them."""
+    numbers = count(1)
+    start, *rest = sql.split("?")
+    return start + "".join(dialect.mark.format(next(numbers)) + part for part in rest)
 
 
 def _json(value: object) -> str:

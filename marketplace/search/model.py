@@ -1,12 +1,14 @@
-"""What search answers, and the words of people made into a question that SQLite FTS5 can't misread."""
+"""What search answers, and how text becomes words."""
 
 import re
+import unicodedata
 
 from msgspec import Struct
 
 from marketplace.top_clients.messages import ShownClients
 
 PAGE_SIZE = 20
+LONGEST_WORD = 64
 _MOST_WORDS = 16
 _WORD = re.compile(r"[^\W_]+")
 
@@ -30,7 +32,12 @@ class SearchPage(Struct):
     results: list[FoundGig]
 
 
-def match_expression(text: str) -> str | None:
-    """The FTS5 expression for what somebody typed: every word, the last one as a prefix; None without a word."""
-    quoted = [f'"{word}"' for word in _WORD.findall(text)[:_MOST_WORDS]]
-    return " ".join(quoted) + "*" if quoted else None
+def words_of(text: str) -> list[str]:
+    """The letters and digits of a text, in words without accents and capitals; of a long word, its beginning."""
+    plain = "".join(each for each in unicodedata.normalize("NFD", text) if not unicodedata.combining(each))
+    return [word[:LONGEST_WORD] for word in _WORD.findall(plain.casefold())]
+
+
+def asked_words(text: str) -> list[str]:
+    """The words of what somebody typed; the last one may be unfinished."""
+    return words_of(text)[:_MOST_WORDS]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -28,8 +29,10 @@ from chimera.transaction import Pending, Transaction, Unit
 
 logger = logging.getLogger("chimera")
 
+Result = TypeVar("Result")
 Invoke = Callable[[Sequence[Message], Transaction], Awaitable[Any]]
 CONFLICT_TRIES = 10
+CONFLICT_PAUSE_S = 0.01
 
 
 class Task(NamedTuple):
@@ -87,6 +90,8 @@ class ToldToCaller:
         raise AssertionError("nothing is ever blocked here")
 
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
+        if isinstance(error, Conflict):
+            raise Unavailable(f"others were in the way again and again: {error}") from error
         logger.error(
             "%s failed on %s of key %r; nothing of it was kept",
             task.message.type,
@@ -179,21 +184,17 @@ class Executor:
             self._metrics.handled(self.service.name, self.consumer, "duplicate" if outcome.duplicate else outcome.state)
 
     async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome | Unavailable]:
-        for attempt in range(1, CONFLICT_TRIES + 1):
-            try:
-                async with self.store.transaction() as session:
-                    unit = Unit(self.service, session)
-                    await self._move(unit, moves)
-                    outcomes = await self._handle_all(unit, tasks)
-                    await unit.flush()
-                break
-            except Moved:
-                raise
-            except Conflict:
-                if attempt == CONFLICT_TRIES:
-                    raise
+        outcomes = await again_on_conflict(lambda: self._try_together(tasks, moves))
         self.committed(outcomes)
         return [*outcomes]
+
+    async def _try_together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
+        async with self.store.transaction() as session:
+            unit = Unit(self.service, session)
+            await self._move(unit, moves)
+            outcomes = await self._handle_all(unit, tasks)
+            await unit.flush()
+        return outcomes
 
     async def _handle_all(self, unit: Unit, tasks: Sequence[Task]) -> list[Outcome]:
         known: dict[str, tuple[Outcome, list[Pending]]] = {
@@ -300,6 +301,11 @@ class Executor:
 
     async def _settle_failure(self, task: Task, moves: Sequence[Move], error: Exception) -> Outcome:
         """Record a refusal that needed a rollback, or set the message aside, in a new transaction."""
+        outcome = await again_on_conflict(lambda: self._try_settle(task, moves, error))
+        self.committed([outcome])
+        return outcome
+
+    async def _try_settle(self, task: Task, moves: Sequence[Move], error: Exception) -> Outcome:
         async with self.store.transaction() as session:
             unit = Unit(self.service, session)
             await self._move(unit, moves)
@@ -311,8 +317,19 @@ class Executor:
                 outcome = self._aside.park(unit, task, error)
             self.remember(unit, task.message.id, outcome)
             await unit.flush()
-        self.committed([outcome])
         return outcome
+
+
+async def again_on_conflict(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Do the work, again after a random pause that grows when others were in its way. Raises the last Conflict."""
+    for attempt in range(1, CONFLICT_TRIES):
+        try:
+            return await work()
+        except Moved:
+            raise
+        except Conflict:
+            await asyncio.sleep(random.random() * CONFLICT_PAUSE_S * 2 ** min(attempt, 6))  # noqa: S311 - not a secret
+    return await work()
 
 
 def _up_to(move: Move, task: Task) -> Move:

@@ -17,7 +17,7 @@ from chimera.body import Body, wire_type
 from chimera.coalesce import Coalescer
 from chimera.errors import Invalid, Unavailable
 from chimera.execution import Outcome, Task
-from chimera.messages import Command, Message, partition_of
+from chimera.messages import MAX_KEY, Command, Message, partition_of
 from chimera.service import Handler
 from chimera.web.http import NOT_JSON, invalid
 from chimera.web.objects import read_object, with_whole_numbers
@@ -63,6 +63,9 @@ class CommandDecoder:
         if self._key not in fields:
             fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(_NAMESPACE, f"{command_id}/key"))))
         data, command = self._check(msgspec.json.encode(fields))
+        if len(command.key) > MAX_KEY:
+            place = "path" if self._key in self._path_fields else "$"
+            raise Invalid(f"a key has at most {MAX_KEY} characters", field=f"{place}.{self._key}")
         message = Message(
             id=command_id,
             source=self._service.name,

@@ -13,6 +13,9 @@ import msgspec
 
 from chimera.errors import DeclarationError
 
+MAX_KEY = 255
+"""Characters that a key may have: as many as every engine can index."""
+
 
 @dataclass_transform(field_specifiers=(msgspec.field,))
 class KeyedMeta(msgspec.StructMeta):

@@ -6,6 +6,7 @@ used up it waits for a person (`parked`). Either way the checkpoint moves on and
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from chimera.entities import table_of
-from chimera.errors import Unavailable
-from chimera.execution import Executor, Outcome, RefusedLate, Task, refused, text_of
-from chimera.messages import Message
+from chimera.errors import Conflict, Unavailable
+from chimera.execution import Executor, Outcome, RefusedLate, Task, again_on_conflict, refused, text_of
+from chimera.messages import MAX_KEY, Message
 from chimera.ports import Session
 from chimera.records import Parked
 from chimera.transaction import Unit
@@ -47,8 +48,9 @@ class Parking:
 
     async def blocked(self, unit: Unit, keys: Sequence[str]) -> set[str]:
         table = table_of(Parked)
-        rows = await unit.session.find(table, {"consumer": [self.consumer], "key": list(dict.fromkeys(keys))})
-        return {table.from_row(row).key for row in rows}
+        kept = {_kept(key): key for key in keys}
+        rows = await unit.session.find(table, {"consumer": [self.consumer], "key": list(kept)})
+        return {kept[table.from_row(row).key] for row in rows}
 
     def queue(self, unit: Unit, task: Task) -> Outcome:
         now = datetime.now(UTC)
@@ -82,7 +84,7 @@ class Parking:
     async def redrive(self, executor: Executor, key: str) -> list[Outcome]:
         """Try the messages of a key that are set aside, in order, until one fails again; what became of each."""
         outcomes: list[Outcome] = []
-        while outcome := await self._try_first(executor, key):
+        while outcome := await again_on_conflict(lambda: self._try_first(executor, key)):
             outcomes.append(outcome)
             if outcome.state in ("retrying", "parked"):
                 break
@@ -90,6 +92,9 @@ class Parking:
 
     async def drop(self, executor: Executor, key: str) -> Parked | None:
         """Give up the first message of a key; those behind it are tried next. Returns what was dropped."""
+        return await again_on_conflict(lambda: self._drop(executor, key))
+
+    async def _drop(self, executor: Executor, key: str) -> Parked | None:
         async with executor.store.transaction() as session:
             unit = Unit(executor.service, session)
             waiting = await self._waiting(session, key)
@@ -112,12 +117,13 @@ class Parking:
                 outcome = await executor.attempt(unit, Task(_message(first)))
                 self._close(executor, unit, waiting, outcome)
                 await unit.flush()
-        except Unavailable:
+        except (Unavailable, Conflict):
             raise
         except Exception as error:
             if first is None:
                 raise
-            outcome = await self._fail_again(executor, first, error)
+            failed, cause = first, error
+            outcome = await again_on_conflict(lambda: self._fail_again(executor, failed, cause))
         executor.committed([outcome])
         return outcome
 
@@ -146,7 +152,7 @@ class Parking:
 
     async def _waiting(self, session: Session, key: str) -> list[Parked]:
         table = table_of(Parked)
-        rows = await session.find(table, {"consumer": [self.consumer], "key": [key]})
+        rows = await session.find(table, {"consumer": [self.consumer], "key": [_kept(key)]})
         return sorted(map(table.from_row, rows), key=lambda row: row.number)
 
     def _close(self, executor: Executor, unit: Unit, waiting: Sequence[Parked], outcome: Outcome) -> None:
@@ -162,6 +168,14 @@ def cause_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
+def _kept(key: str) -> str:
+    """A key as it is kept here: one that is too long, which only a foreign writer of the log can send, by its hash."""
+    if len(key) <= MAX_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return f"{key[: MAX_KEY - len(digest) - 1]}…{digest}"
+
+
 def _message(row: Parked) -> Message:
     return Message(
         row.id, row.source, row.type, row.key, row.time, row.data, row.partition, row.number, row.traceparent
@@ -174,7 +188,7 @@ def _parked(
     message = task.message
     return Parked(
         consumer,
-        message.key,
+        _kept(message.key),
         message.partition,
         task.number,
         message.source,

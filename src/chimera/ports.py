@@ -72,7 +72,11 @@ class Session(Protocol):
         """The rows with these keys, in any order; unknown keys are left out."""
 
     async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
-        """The rows whose columns each hold one of the values given for it, ordered by key."""
+        """The rows whose columns each hold one of the values given for it, ordered by key.
+
+        A transaction holds the rows that it found, but only SQLite keeps others from adding one that would match: where
+        that must not happen between `find` and `save`, load one row in both transactions (a parent), which locks it.
+        """
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Run SQL of the engine's own dialect on this session's connection and return its rows."""

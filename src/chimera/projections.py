@@ -7,9 +7,16 @@ from typing import Any, Protocol
 import msgspec
 
 from chimera.folding import Folder
-from chimera.messages import Message
+from chimera.messages import MAX_KEY, Message
 from chimera.service import View
 from chimera.sharing import SharedChange
+
+
+def _fitting(keys: list[str]) -> list[str]:
+    for key in keys:
+        if len(key) > MAX_KEY:
+            raise ValueError(f"a key of {len(key)} characters; at most {MAX_KEY} fit")
+    return keys
 
 
 class Projection(Protocol):
@@ -46,7 +53,7 @@ class ViewProjection:
     def prepare(self, message: Message) -> tuple[list[str], Any]:
         step = self._folder.steps[message.type]
         event = step.decoder.decode(message.data)
-        return self._folder.keys(step, event), event
+        return _fitting(self._folder.keys(step, event)), event
 
     def apply(self, key: str, document: Any | None, message: Message, event: Any) -> Any | None:
         return self._folder.apply(self._folder.steps[message.type], document, key, event)
@@ -75,7 +82,7 @@ class CopyProjection:
         change = self._changes.decode(message.data)
         if not change.removed:
             self._check.decode(change.document)
-        return [change.key], change
+        return _fitting([change.key]), change
 
     def apply(self, key: str, document: Any | None, message: Message, event: Any) -> Any | None:
         if event.removed:

@@ -18,7 +18,7 @@ import msgspec
 from chimera.entities import Entity, Key, Row, Table, table_of
 from chimera.errors import ChimeraError, Conflict
 from chimera.folding import Folder
-from chimera.messages import Event, Message, partition_of
+from chimera.messages import MAX_KEY, Event, Message, partition_of
 from chimera.ports import Session, WriteSession
 from chimera.service import Service
 
@@ -246,6 +246,8 @@ class Transaction(Reads):
                 f"{type(event).__name__} is owned by {event.__source__!r}; {self._service.name!r} can't emit it"
             )
         key = event.key
+        if len(key) > MAX_KEY:
+            raise ChimeraError(f"the key of {type(event).__name__} has {len(key)} characters; at most {MAX_KEY} fit")
         self._emitted.append(
             Pending(
                 event.wire_type(),

@@ -1,13 +1,24 @@
-"""Suites against real servers are collected where such servers are: after `make services`, or by CHIMERA_TEST_…."""
+"""Suites against real servers: without the engine's packages or its server they are skipped, and with CI=true fail."""
 
-import os
+from collections.abc import Iterable
 from pathlib import Path
 
-REAL = ("kafka", "memcached", "mongodb", "mysql", "postgresql", "rabbitmq", "redis")
-started = (Path(__file__).parents[2] / ".services" / "urls.json").exists()
+import pytest
 
-collect_ignore = [
-    f"test_{engine}.py"
-    for engine in REAL
-    if not started and not any(name.startswith("CHIMERA_TEST_") for name in os.environ)
-]
+from tests.contract.services import need_packages
+
+REAL = ("kafka", "memcached", "mongodb", "mysql", "postgresql", "rabbitmq", "redis")
+
+
+class EngineModule(pytest.Module):
+    """A module that imports an engine's packages."""
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        need_packages(self.path.stem.removeprefix("test_"))
+        return super().collect()
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    if module_path.stem.removeprefix("test_") in REAL:
+        return EngineModule.from_parent(parent, path=module_path)
+    return None

@@ -13,6 +13,8 @@ from chimera.lastknown import LastKnownStore
 from chimera.testing.contracts.lastknown import LastKnownContract
 from tests.contract.services import url_of
 
+SUITE = LastKnownContract()
+
 
 def opened(options: str = "") -> Any:
     return open_engine("last_known", f"{url_of('memcached')}?prefix={uuid.uuid4().hex}{options}")
@@ -39,6 +41,7 @@ class TestMemcachedLastKnown(LastKnownContract):
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_server_that_hangs_costs_a_few_milliseconds() -> None:
@@ -49,14 +52,15 @@ async def test_a_server_that_hangs_costs_a_few_milliseconds() -> None:
             assert dict(await engine.get_many(["a"])) == {}
     await engine.close()
     server.close()
-    await asyncio.sleep(0.05)
+    if hanging := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(hanging, timeout=5)
 
 
 async def test_two_prefixes_do_not_see_one_another() -> None:
     one, other = opened(), opened()
-    await one.put_many({"a": b"1"})
-    await asyncio.sleep(0.05)
-    assert dict(await other.get_many(["a"])) == {}
+    await SUITE.put(one, {"a": b"1"})
+    await SUITE.put(other, {"a": None, "b": b"2"})
+    assert set(await SUITE.get(one, ["a", "b"])) == {"a"}
     await one.close()
     await other.close()
 

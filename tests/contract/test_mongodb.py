@@ -4,7 +4,7 @@ import asyncio
 import gc
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,14 +19,20 @@ from chimera.testing.contracts import ViewStoreContract
 from tests.contract.services import url_of
 
 
-@pytest.fixture
-async def url() -> AsyncIterator[str]:
-    """A database of this test's own, dropped afterwards."""
+@asynccontextmanager
+async def database(engine: str = "mongodb") -> AsyncIterator[str]:
+    """The URL of a database of a test's own, dropped afterwards."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    url = urlsplit(url_of("mongodb"))._replace(path=f"/{name}").geturl()
+    url = urlsplit(url_of(engine))._replace(path=f"/{name}").geturl()
     yield url
     async with AsyncMongoClient(url) as client:
         await client.drop_database(name)
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    async with database() as url:
+        yield url
 
 
 class TestMongoViews(ViewStoreContract):
@@ -223,6 +229,27 @@ async def test_two_thousand_documents_are_one_write(url: str) -> None:
     assert await views.write(CONSUMER, [Document(VIEW, f"{at}", b"1") for at in range(2_000)], [])
     assert len(await views.scan(VIEW, limit=3_000)) == 2_000
     await views.close()
+
+
+async def test_two_databases_do_not_see_one_another(url: str) -> None:
+    async with database() as other_url:
+        one, other = await opened(url), await opened(other_url)
+        for views, data in ((one, b"1"), (other, b"2")):
+            assert await views.write(CONSUMER, [Document(VIEW, "a", data)], [Move("orders", 0, 0, Checkpoint(1))])
+        for views, data in ((one, b"1"), (other, b"2")):
+            assert [found.data for found in await views.scan(VIEW)] == [data]
+        await other.drop(CONSUMER, [VIEW])
+        assert [found.data for found in await one.scan(VIEW)] == [b"1"]
+        assert dict(await one.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(1)}
+        await one.close()
+        await other.close()
+
+
+async def test_tls_is_spoken_where_the_url_says_so() -> None:
+    async with database("mongodb_tls") as url:
+        views = await opened(url)
+        assert await views.write(CONSUMER, [Document(VIEW, "a", b"1")], [])
+        await views.close()
 
 
 async def test_without_transactions_a_document_has_one_writer(url: str) -> None:

@@ -2,9 +2,8 @@
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import asyncmy
@@ -13,12 +12,12 @@ from asyncmy.errors import MySQLError
 
 from chimera.adapters import mysql
 from chimera.adapters.mysql import MySQLStore, MySQLViews, open_engine
-from chimera.adapters.relational import parse_address
+from chimera.adapters.pool import parse_address
 from chimera.errors import SettingsError
 from chimera.ports import Document
 from chimera.testing.contracts import StoreContract, ViewStoreContract
-from chimera.testing.contracts.bank import EVERYTHING, TABLES
-from tests.contract.relational import NOON, THING, RelationalGuarantees, save
+from chimera.testing.contracts.bank import ACCOUNTS, TABLES, emitted, put
+from tests.contract.relational import THING, Opened, RelationalGuarantees
 from tests.contract.services import url_of
 
 _databases = (f"test_{os.getpid()}_{number}" for number in itertools.count(1))
@@ -44,50 +43,81 @@ async def url() -> AsyncIterator[str]:
     await administer(f"CREATE DATABASE {database}")
     plain, question, options = server.partition("?")
     yield f"{plain.rpartition('/')[0]}/{database}{question}{options}"
-    await administer(f"DROP DATABASE {database}")
+    await administer(f"DROP DATABASE IF EXISTS {database}")
 
 
-@pytest.fixture
-async def views(url: str) -> AsyncIterator[MySQLViews]:
-    views = MySQLViews(url)
-    yield views
-    await views.close()
-
-
-class TestMySQLStore(StoreContract, RelationalGuarantees):
-    def open(self, url: str) -> MySQLStore:
-        return MySQLStore(url)
+class TestMySQLStore(RelationalGuarantees, StoreContract):
+    adapter = mysql
+    typed = ("SELECT json_value(tags, '$[1]') FROM contract_everything WHERE flag AND moment > %s", ("b",))
+    unsettling = "SET SESSION sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'"
 
     async def hang_up(self, engine: Any) -> None:
         for connection in engine._database.pool.opened:
             with suppress(MySQLError):
                 await administer(f"KILL {connection.thread_id()}")
 
-    @pytest.fixture
-    def reopen(self, url: str) -> Callable[[], MySQLStore]:
-        return lambda: MySQLStore(url)
+    def with_short_locks(self, url: str, monkeypatch: pytest.MonkeyPatch) -> MySQLStore:
+        monkeypatch.setattr(mysql, "_LOCK_S", 1)
+        return MySQLStore(url)
 
-    @pytest.fixture
-    async def engine(self, reopen: Callable[[], MySQLStore]) -> AsyncIterator[MySQLStore]:
-        store = reopen()
-        yield store
+
+class TestMySQLViews(Opened, ViewStoreContract):
+    adapter = mysql
+    kind = "views"
+
+
+@pytest.mark.parametrize("kind", ["store", "views"])
+async def test_a_database_that_is_not_there_is_made(url: str, kind: Any) -> None:
+    database = database_of(url)
+    await administer(f"DROP DATABASE {database}")
+    engine = open_engine(kind, url)
+    await (engine.create() if isinstance(engine, MySQLViews) else engine.create(TABLES, 2))
+    [(collation,)] = await administer(
+        f"SELECT default_collation_name FROM information_schema.schemata WHERE schema_name = '{database}'"
+    )
+    assert collation in ("utf8mb4_nopad_bin", "utf8mb4_0900_bin")
+    await engine.close()
+
+
+async def test_who_may_not_make_a_database_is_told_what_to_do_in_a_line(url: str) -> None:
+    user, place = database_of(url), url.rpartition("@")[2]
+    await administer(f"CREATE USER {user} IDENTIFIED BY 'hunter2'")
+    store = MySQLStore(f"mysql://{user}:hunter2@{place}")
+    try:
+        for there in (True, False):
+            if not there:
+                await administer(f"DROP DATABASE {user}")
+            with pytest.raises(SettingsError) as refused:
+                await store.create([], 1)
+            told = str(refused.value)
+            assert f"CREATE DATABASE IF NOT EXISTS `{user}` CHARACTER SET utf8mb4 COLLATE utf8mb4_" in told
+            assert "hunter2" not in told
+            assert "\n" not in told
+        for statement in told.partition("run: ")[2].split("; "):
+            await administer(statement)
+        await store.create([], 1)
+    finally:
+        await administer(f"DROP USER {user}")
         await store.close()
 
 
-class TestMySQLViews(ViewStoreContract):
-    @pytest.fixture
-    def reopen(self, url: str) -> Callable[[], MySQLViews]:
-        return lambda: MySQLViews(url)
-
-    @pytest.fixture
-    async def engine(self, reopen: Callable[[], MySQLViews]) -> AsyncIterator[MySQLViews]:
-        views = reopen()
-        yield views
-        await views.close()
+async def test_a_key_longer_than_a_column_can_hold_is_refused_and_nothing_is_kept(url: str) -> None:
+    store = MySQLStore(url)
+    await put(store, ("k" * 255, 1, None))
+    for rows in ([("a", 1, None), ("k" * 256, 1, None)], [("k" * 300, 1, None)]):
+        with pytest.raises(ValueError, match="text in keys holds at most 255 characters on MySQL"):
+            await put(store, *rows)
+    with pytest.raises(ValueError, match="text in keys holds at most 255 characters on MySQL"):
+        await emitted(store, 0, "a", "k" * 300)
+    async with store.snapshot() as session:
+        assert await session.find(ACCOUNTS, {}) == [("k" * 255, 1, None)]
+        assert await session.load(ACCOUNTS, [("k" * 300,)]) == []
+    assert (await store.heads())[0] == 0
+    await store.close()
 
 
 async def test_a_create_that_was_interrupted_is_taken_up_again(url: str) -> None:
-    database = url.partition("?")[0].rpartition("/")[2]
+    database = database_of(url)
     store, views = MySQLStore(url), MySQLViews(url)
     await store.create(TABLES, 2)
     await administer(f"DELETE FROM {database}.chimera_store_version", f"DROP TABLE {database}.heads")
@@ -104,19 +134,6 @@ async def test_an_index_that_is_there_already_is_passed_over(url: str) -> None:
     store = MySQLStore(url)
     for _ in range(2):
         await store.create([THING], 1, {"mysql": ["CREATE INDEX things_by_time ON things (at)"]})
-    await store.close()
-
-
-async def test_columns_have_types_that_sql_can_use(url: str) -> None:
-    store = MySQLStore(url)
-    await store.create([EVERYTHING], 1)
-    row = (1, "x", 0.5, True, b"\x00", datetime(2024, 5, 1, tzinfo=UTC), '["a",  "b"]', None, None, None)
-    await save(store, EVERYTHING, row)
-    async with store.snapshot() as session:
-        assert await session.load(EVERYTHING, [(1,)]) == [row]
-        assert await session.find(EVERYTHING, {"tags": ['["a",  "b"]'], "flag": [True]}) == [row]
-        query = "SELECT json_value(tags, '$[1]') FROM contract_everything WHERE flag AND moment > %s"
-        assert await session.execute(query, [datetime(2024, 4, 30, tzinfo=UTC)]) == [("b",)]
     await store.close()
 
 
@@ -142,32 +159,14 @@ async def test_a_batch_larger_than_a_packet_is_written_in_parts(url: str) -> Non
     await views.close()
 
 
-async def test_what_sql_sets_ends_with_the_session(url: str) -> None:
-    store = MySQLStore(f"{url}?pool=1")
-    await store.create([THING], 1)
-    async with store.transaction() as tx:
-        await tx.execute("SET SESSION sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'")
-    await save(store, THING, ("a\\'", NOON))
-    await store.close()
-
-
 @pytest.mark.parametrize(
-    ("kind", "url", "says"),
-    [
-        ("store", "mysql://db.example/shop", "db.example/shop' is no address"),
-        ("store", "mysql://me:secret@db:port/shop", "'db:port/shop' is no address"),
-        ("store", "mysql://me:secret@db/shop?pool=none", "pool=none"),
-        ("store", "mysql://me:secret@db/shop?colour=red", "unknown option colour"),
-        ("views", "mysql://me:secret@db/shop?ssl_ca=/no/such/file", "ssl_ca"),
-        ("log", "mysql://me:secret@db/shop", "MySQL is no log"),
-    ],
+    ("options", "says"), [("colour=red", "unknown option colour"), ("ssl_ca=/no/such/file", "ssl_ca")]
 )
-def test_a_wrong_url_is_refused_without_its_password(kind: Any, url: str, says: str) -> None:
+def test_a_wrong_option_is_refused_without_the_password(options: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says) as refused:
-        open_engine(kind, url)
+        open_engine("views", f"mysql://me:secret@db/shop?{options}")
     assert "secret" not in str(refused.value)
 
 
-async def test_engines_open_by_url(url: str) -> None:
-    assert isinstance(open_engine("store", url), MySQLStore)
-    assert isinstance(open_engine("views", url), MySQLViews)
+def database_of(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]

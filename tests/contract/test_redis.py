@@ -1,13 +1,9 @@
 """Redis keeps the contracts, and what it promises beyond them."""
 
 import asyncio
-import os
-import sys
 import uuid
-from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,9 +14,7 @@ from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Move
 from chimera.testing.contracts import ViewStoreContract
 from chimera.testing.contracts.lastknown import LastKnownContract
-from tests.contract.services import url_of
-
-RUN = Path(__file__).parents[2] / "services" / "run.py"
+from tests.contract.services import run_services, url_of
 
 
 @pytest.fixture
@@ -117,6 +111,19 @@ async def test_revisions_grow_even_when_the_clock_does_not(views: RedisViews) ->
         assert (await views.get(VIEW, [f"{at}"]))[f"{at}"].revision == 2**52 + at
 
 
+async def test_two_prefixes_do_not_see_one_another(views: RedisViews, prefix: str) -> None:
+    other = RedisViews(url_of("redis"), prefix=f"{prefix}:other")
+    for each, data in ((views, b"1"), (other, b"2")):
+        assert await each.write(CONSUMER, [document("a", data)], [Move("orders", 0, 0, Checkpoint(1))])
+    for each, data in ((views, b"1"), (other, b"2")):
+        assert (await each.get(VIEW, ["a"]))["a"].data == data
+        assert [found.data for found in await each.scan(VIEW)] == [data]
+    await other.drop(CONSUMER, [VIEW])
+    assert [found.data for found in await views.scan(VIEW)] == [b"1"]
+    assert dict(await views.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(1)}
+    await other.close()
+
+
 async def test_connections_are_bounded_and_shared(prefix: str) -> None:
     views = RedisViews(url_of("redis"), prefix=prefix, connections=3)
     await asyncio.gather(*(views.write(CONSUMER, [document(f"{at}")], []) for at in range(50)))
@@ -170,12 +177,14 @@ async def test_a_server_that_hangs_is_unavailable_after_the_timeout() -> None:
     await views.close()
     await cache.close()
     server.close()
-    await asyncio.sleep(0.05)
+    if hanging := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(hanging, timeout=5)
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     writer.close()
+    await writer.wait_closed()
 
 
 async def test_a_wrong_password_is_a_matter_of_settings() -> None:
@@ -206,7 +215,7 @@ async def test_a_closed_engine_is_unavailable(views: RedisViews) -> None:
 
 async def test_what_was_confirmed_outlives_a_restart_of_the_server(views: RedisViews) -> None:
     await views.write(CONSUMER, [document("a")], [Move("orders", 0, 0, Checkpoint(1, 5))])
-    await run("restart")
+    await run_services("restart", "redis")
     assert (await views.get(VIEW, ["a"]))["a"].data == b"1"
     assert not await views.write(CONSUMER, [document("b")], [Move("orders", 0, 0, Checkpoint(1))])
     assert dict(await views.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(1, 5)}
@@ -217,22 +226,14 @@ async def test_a_killed_server_falls_back_to_documents_and_checkpoint_of_one_mom
         kept = await views.get(VIEW, ["a"])
         changed = kept.get("a", document("a"))._replace(data=b"%d" % number)
         assert await views.write(CONSUMER, [changed], [Move("orders", 0, number - 1, Checkpoint(number))])
-    await run("kill")
+    await run_services("kill", "redis")
     with pytest.raises(Unavailable):
         await views.get(VIEW, ["a"])
-    await run("start")
+    await run_services("start", "redis")
     at = (await views.checkpoints(CONSUMER)).get(("orders", 0), Checkpoint())
     found = (await views.get(VIEW, ["a"])).get("a", document("a", b"0"))
     assert int(found.data or b"") == at.number
     assert await views.write(CONSUMER, [found._replace(data=b"on")], [Move("orders", 0, at.number, Checkpoint(300))])
-
-
-async def run(verb: str) -> None:
-    """Have the development server of Redis restarted, killed or started."""
-    if not RUN.exists() or urlsplit(url_of("redis")).hostname != "127.0.0.1":
-        pytest.skip("the server was not started by services/run.py")
-    process = await asyncio.create_subprocess_exec(sys.executable, str(RUN), verb, "redis", stdout=DEVNULL)
-    assert await process.wait() == 0
 
 
 async def test_engines_open_by_url(prefix: str) -> None:
@@ -259,10 +260,7 @@ def test_wrong_settings_are_refused(kind: Any, url: str, says: str) -> None:
 
 
 async def test_tls_is_spoken_where_the_url_says_so(prefix: str) -> None:
-    url = os.environ.get("CHIMERA_TEST_REDIS_TLS")
-    if url is None:
-        pytest.skip("CHIMERA_TEST_REDIS_TLS is not set")
-    views = open_engine("views", f"{url}&prefix={prefix}")
+    views = open_engine("views", f"{url_of('redis_tls')}&prefix={prefix}")
     assert isinstance(views, RedisViews)
     await views.create()
     assert await views.write(CONSUMER, [document("a")], [])

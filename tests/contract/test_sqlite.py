@@ -3,9 +3,9 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,83 +13,37 @@ import pytest
 
 from chimera.adapters import sqlite
 from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews, open_engine
-from chimera.entities import Entity, Row, table_of
-from chimera.errors import DeclarationError, SettingsError, Unavailable
+from chimera.entities import Row
+from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Document, Features
 from chimera.testing.contracts import LogContract, StoreContract, ViewStoreContract
 from chimera.testing.contracts.suite import event
+from tests.contract.relational import NOON, NOTED, THING, Opened, SQLGuarantees, save
 
 
-class TestSQLiteLog(LogContract):
-    @pytest.fixture
-    def reopen(self, tmp_path: Path) -> Callable[[], SQLiteLog]:
-        return lambda: SQLiteLog(tmp_path / "log")
-
-    @pytest.fixture
-    async def engine(self, reopen: Callable[[], SQLiteLog]) -> AsyncIterator[SQLiteLog]:
-        log = reopen()
-        yield log
-        await log.close()
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/engine"
 
 
-class TestSQLiteStore(StoreContract):
-    @pytest.fixture
-    def reopen(self, tmp_path: Path) -> Callable[[], SQLiteStore]:
-        return lambda: SQLiteStore(tmp_path / "store.db")
-
-    @pytest.fixture
-    async def engine(self, reopen: Callable[[], SQLiteStore]) -> AsyncIterator[SQLiteStore]:
-        store = reopen()
-        yield store
-        await store.close()
+class TestSQLiteLog(Opened, LogContract):
+    adapter = sqlite
+    kind = "log"
 
 
-class TestSQLiteViews(ViewStoreContract):
-    @pytest.fixture
-    def reopen(self, tmp_path: Path) -> Callable[[], SQLiteViews]:
-        return lambda: SQLiteViews(tmp_path / "views.db")
-
-    @pytest.fixture
-    async def engine(self, reopen: Callable[[], SQLiteViews]) -> AsyncIterator[SQLiteViews]:
-        views = reopen()
-        yield views
-        await views.close()
+class TestSQLiteStore(SQLGuarantees, StoreContract):
+    adapter = sqlite
 
 
-class Thing(Entity, key="thing_id", table="things"):
-    thing_id: str
-    at: datetime
-
-
-class ThingWithNote(Entity, key="thing_id", table="things"):
-    thing_id: str
-    at: datetime
-    note: str | None = None
-
-
-class ThingWithCount(Entity, key="thing_id", table="things"):
-    thing_id: str
-    at: datetime
-    count: int
-
-
-class ThingOfAnotherType(Entity, key="thing_id", table="things"):
-    thing_id: str
-    at: int
-
-
-class Journal(Entity, key="name"):
-    name: str
-
-
-THINGS = table_of(Thing)
-NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+class TestSQLiteViews(Opened, ViewStoreContract):
+    adapter = sqlite
+    kind = "views"
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
     store = SQLiteStore(tmp_path / "deep" / "er" / "store.db")
-    await store.create([THINGS], 2)
+    await store.create([THING], 2)
     yield store
     await store.close()
 
@@ -105,43 +59,15 @@ async def log(tmp_path: Path) -> AsyncIterator[SQLiteLog]:
 async def test_times_are_text_of_fixed_width_that_sql_can_compare(store: SQLiteStore) -> None:
     later = NOON + timedelta(microseconds=1)
     async with store.transaction() as tx:
-        await tx.save(THINGS, [("a", NOON), ("b", later)])
+        await tx.save(THING, [("a", NOON), ("b", later)])
     async with store.snapshot() as session:
         assert await session.execute("SELECT at FROM things WHERE at > ?", [NOON]) == [("2024-05-01T12:00:00.000001Z",)]
-        assert await session.find(THINGS, {"at": [later.astimezone(timezone(timedelta(hours=5)))]}) == [("b", later)]
-
-
-async def test_an_optional_field_that_is_new_becomes_a_column(store: SQLiteStore) -> None:
-    async with store.transaction() as tx:
-        await tx.save(THINGS, [("a", NOON)])
-    table = table_of(ThingWithNote)
-    await store.create([table], 2)
-    async with store.transaction() as tx:
-        assert await tx.load(table, [("a",)]) == [("a", NOON, None)]
-
-
-@pytest.mark.parametrize(
-    ("entity", "says"),
-    [
-        (ThingWithCount, "lacks the column 'count': make its field optional"),
-        (ThingOfAnotherType, "column 'at' of table things in .* is TEXT, not INTEGER"),
-    ],
-)
-async def test_a_table_that_does_not_fit_is_refused_with_what_to_do(
-    store: SQLiteStore, entity: type[Entity], says: str
-) -> None:
-    with pytest.raises(SettingsError, match=says):
-        await store.create([table_of(entity)], 2)
-
-
-async def test_a_table_can_not_take_the_name_of_one_of_chimeras(store: SQLiteStore) -> None:
-    with pytest.raises(DeclarationError, match="'journal'"):
-        await store.create([table_of(Journal)], 2)
+        assert await session.find(THING, {"at": [later.astimezone(timezone(timedelta(hours=5)))]}) == [("b", later)]
 
 
 async def test_another_number_of_partitions_is_refused(store: SQLiteStore, log: SQLiteLog) -> None:
     with pytest.raises(SettingsError, match="has 2 partitions, not 3"):
-        await store.create([THINGS], 3)
+        await store.create([THING], 3)
     with pytest.raises(SettingsError, match="has 2 partitions, not 8"):
         await log.create("events", 8)
 
@@ -159,24 +85,23 @@ async def test_a_file_locked_for_too_long_is_unavailable(store: SQLiteStore, mon
 
 
 async def test_a_full_disk_is_unavailable_and_nothing_of_the_transaction_is_kept(store: SQLiteStore) -> None:
-    table = table_of(ThingWithNote)
-    await store.create([table], 2)
+    await store.create([NOTED], 2)
     assert store._file._writer is not None
     [(pages,)] = store._file._writer.run("PRAGMA page_count")
     store._file._writer.run(f"PRAGMA max_page_count = {pages}")
 
     async def go_on_after_it() -> None:
         async with store.transaction() as tx:
-            await tx.save(table, [("a", NOON, None)])
+            await tx.save(NOTED, [("a", NOON, None)])
             with pytest.raises(Unavailable, match=r"store\.db: database or disk is full"):
-                await tx.save(table, [("b", NOON, "x" * 100_000)])
+                await tx.save(NOTED, [("b", NOON, "x" * 100_000)])
             with suppress(Unavailable):
-                await tx.save(table, [("c", NOON, None)])
+                await tx.save(NOTED, [("c", NOON, None)])
 
     with pytest.raises(Unavailable, match=r"store\.db: the transaction was rolled back"):
         await go_on_after_it()
     async with store.snapshot() as session:
-        assert await session.find(table, {}) == []
+        assert await session.find(NOTED, {}) == []
     store._file._writer.run("PRAGMA max_page_count = 1000000")
     await _save(store, "a")
 
@@ -188,18 +113,16 @@ async def test_a_file_that_can_not_be_opened_is_unavailable(tmp_path: Path, kind
         await (engine.create([], 1) if isinstance(engine, SQLiteStore) else engine.create())
 
 
-async def test_an_engine_that_is_not_open_is_unavailable(tmp_path: Path, store: SQLiteStore) -> None:
-    unopened, closed = SQLiteStore(tmp_path / "other.db"), store
-    await closed.close()
-    for engine in (unopened, closed):
-        with pytest.raises(Unavailable, match="is not open"):
-            await _save(engine, "a")
-        with pytest.raises(Unavailable, match="is not open"):
-            async with engine.snapshot():
-                pass
-    with pytest.raises(Unavailable, match="was closed"):
-        await closed.create([THINGS], 2)
+async def test_an_engine_opens_its_file_at_create_and_never_again_after_it_was_closed(
+    tmp_path: Path, store: SQLiteStore
+) -> None:
+    unopened = SQLiteStore(tmp_path / "other.db")
+    with pytest.raises(Unavailable, match="is not open"):
+        await _save(unopened, "a")
     assert not unopened._file.path.exists()
+    await store.close()
+    with pytest.raises(Unavailable, match="was closed"):
+        await store.create([THING], 2)
 
 
 async def test_a_transaction_cancelled_while_it_commits_ends_before_the_next_begins(store: SQLiteStore) -> None:
@@ -224,7 +147,7 @@ async def test_a_transaction_cancelled_while_it_commits_ends_before_the_next_beg
     assert saving.cancelled()
     assert following.exception() is None
     async with store.snapshot() as session:
-        assert [row[0] for row in await session.find(THINGS, {})] == ["a", "b"]
+        assert [row[0] for row in await session.find(THING, {})] == ["a", "b"]
 
 
 async def test_wrong_sql_is_an_error_of_its_own(store: SQLiteStore) -> None:
@@ -235,26 +158,15 @@ async def test_wrong_sql_is_an_error_of_its_own(store: SQLiteStore) -> None:
             await session.execute("DELETE FROM things")
 
 
-async def test_a_session_is_of_no_use_after_its_block(store: SQLiteStore) -> None:
-    async with store.transaction() as tx:
-        pass
-    async with store.snapshot() as session:
-        pass
-    async with store.transaction():
-        for ended in (tx, session):
-            with pytest.raises(RuntimeError, match="this session has ended"):
-                await ended.load(THINGS, [("a",)])
-
-
 async def test_a_store_and_views_may_share_a_file(tmp_path: Path) -> None:
     store, views = SQLiteStore(tmp_path / "one.db"), SQLiteViews(tmp_path / "one.db")
-    await asyncio.gather(store.create([THINGS], 2), views.create())
+    await asyncio.gather(store.create([THING], 2), views.create())
     await asyncio.gather(
         *(_save(store, f"{at}") for at in range(20)),
         *(views.write("c", [Document("v", f"{at}", b"1")], []) for at in range(20)),
     )
     async with store.snapshot() as session:
-        assert len(await session.find(THINGS, {})) == len(await views.scan("v")) == 20
+        assert len(await session.find(THING, {})) == len(await views.scan("v")) == 20
     await store.close()
     await views.close()
 
@@ -338,5 +250,4 @@ async def test_engines_open_by_url(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 async def _save(store: SQLiteStore, thing_id: str) -> None:
-    async with store.transaction() as tx:
-        await tx.save(THINGS, [(thing_id, NOON)])
+    await save(store, THING, (thing_id, NOON))

@@ -40,7 +40,7 @@ async def load_all(chimera, at=None, then=None, source=SMALL):
 
 async def check(chimera):
     """Every dashboard against a recount of the orders table."""
-    sellers, days = recount(chimera.state / "orders.db")
+    sellers, days = await recount(f"sqlite:///{chimera.state / 'orders.db'}")
     expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
     expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
     assert expected
@@ -185,7 +185,7 @@ async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera):
     bases = {service: member.wait_ready() for service, member in members.items()}
     account = await load(SMALL, bases, workers=16, patience=20, stall=20)
     assert account.balances
-    sellers, _ = recount(chimera.state / "orders.db")
+    sellers, _ = await recount(f"sqlite:///{chimera.state / 'orders.db'}")
     assert await compare({f"/sellers/{each}/sales": sales for each, sales in sellers.items()}, bases["analytics"]) == []
     for member in members.values():
         assert member.stop() < 5

@@ -1,7 +1,5 @@
-import sqlite3
 import uuid
 from collections import Counter, defaultdict
-from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -9,7 +7,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 
-from marketplace.check import compare, recount
 from marketplace.load import SERVICES, Consumed, caught_up, load, main
 from marketplace.orders.model import refusal
 from marketplace.requests import Skip, order, stage
@@ -151,29 +148,3 @@ def test_a_service_that_is_not_there_ends_the_command_with_a_plain_message():
     ended = CliRunner().invoke(main, ["--base", "http://127.0.0.1:9", "--patience", "0.1"])
     assert ended.exit_code == 1
     assert "gave up: ClientConnectorError" in ended.output
-
-
-async def test_the_check_recounts_with_sql_and_finds_what_differs(tmp_path, served):
-    with closing(sqlite3.connect(tmp_path / "orders.db")) as connection:
-        connection.execute("CREATE TABLE orders (seller_id TEXT, amount_cents INTEGER, stage TEXT, placed_at TEXT)")
-        connection.executemany(
-            "INSERT INTO orders VALUES (?, ?, ?, ?)",
-            [
-                ("s", 5, "paid", "2025-01-01T23:59:59.000000Z"),
-                ("s", 7, "cancelled", "2025-01-02T00:00:00.000000Z"),
-            ],
-        )
-        connection.commit()
-    sellers, days = recount(tmp_path / "orders.db")
-    assert (sellers["s"]["orders"], sellers["s"]["revenue_cents"], sellers["s"]["stages"]["cancelled"]) == (2, 5, 1)
-    assert [(day["day"], day["revenue_cents"]) for day in days["s"]["days"]] == [("2025-01-01", 5), ("2025-01-02", 0)]
-
-    async def sales(request):
-        return web.json_response(days["s"] if "by" in request.query else sellers["s"] | {"orders": 3})
-
-    application = web.Application()
-    application.router.add_get("/sellers/s/sales", sales)
-    async with TestServer(application) as server:
-        expected = {"/sellers/s/sales": sellers["s"], "/sellers/s/sales?by=day": days["s"]}
-        differences = await compare(expected, str(server.make_url("")).rstrip("/"))
-    assert [difference.path for difference in differences] == ["/sellers/s/sales"]

@@ -1,3 +1,5 @@
+"""Words, and what the page makes of what was found; the index itself: test_marketplace_search_engines.py."""
+
 import sqlite3
 from contextlib import closing
 
@@ -6,20 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chimera import Borrowed
+from chimera.errors import SettingsError
 from marketplace.gig_page.messages import GigPublished
-from marketplace.search.index import SCHEMA, find_gigs, index
-from marketplace.search.model import match_expression
+from marketplace.search.index import SCHEMA, index
+from marketplace.search.model import LONGEST_WORD, asked_words, words_of
 from marketplace.search.service import find
-from marketplace.user_page.messages import UserChanged
 
 
 class Database:
     """Stands for a transaction and for a reader whose owner is down."""
 
+    dialect = "sqlite"
+
     def __init__(self):
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         self.borrows = []
-        for statement in SCHEMA["sqlite"] * 2:
+        for statement in SCHEMA["sqlite"]:
             self.connection.execute(statement)
 
     async def execute(self, sql, *parameters):
@@ -37,53 +41,9 @@ def database():
         yield database
 
 
-def gig(gig_id, title, category="Design", seller="s", price=100):
-    return GigPublished(gig_id, seller, title, category, price)
-
-
-async def ids(database, text="", category="", page=1):
-    _, hits = await find_gigs(database, text, category, page)
-    return [hit.gig_id for hit in hits]
-
-
-async def test_gigs_are_found_by_words_of_title_category_and_seller_the_last_as_a_prefix(database):
-    gigs = [gig("a", "A café logo"), gig("b", "Web shop", "web_development", "t")]
-    await index([*gigs, UserChanged("t", "Zoë Demir")], database)
-    assert await ids(database, "CAFE") == ["a"]
-    assert await ids(database, "café lo") == ["a"]
-    assert await ids(database, "caf logo") == []
-    assert await ids(database, "development") == ["b"]
-    assert await ids(database, "zoe") == ["b"]
-    assert await ids(database, "nothing") == []
-
-
-async def test_without_words_the_newest_come_first_and_only_punctuation_finds_nothing(database):
-    await index([gig("a", "One"), gig("b", "Two", "Music")], database)
-    await index([gig("a", "One again")], database)
-    assert await ids(database) == ["b", "a"]
-    assert await ids(database, "  ") == ["b", "a"]
-    assert await ids(database, "", "Music") == ["b"]
-    assert await ids(database, "one", "Music") == []
-    assert await find_gigs(database, "!?", "", 1) == (0, [])
-
-
-async def test_changes_of_gigs_and_names_replace_what_was_found_before(database):
-    await index([gig("a", "Old title"), UserChanged("s", "Ada"), UserChanged("s", "Ada Lovelace")], database)
-    await index([gig("a", "New title", seller="t")], database)
-    assert (await ids(database, "old"), await ids(database, "lovelace"), await ids(database, "new")) == ([], [], ["a"])
-    await index([UserChanged("t", "Grace")], database)
-    assert await ids(database, "grace") == ["a"]
-
-
-async def test_the_same_batch_twice_changes_nothing(database):
-    batch = [gig("a", "Logo"), UserChanged("s", "Ada")]
-    await index(batch, database)
-    await index(batch, database)
-    assert await find_gigs(database, "logo", "", 1) == (1, [("a", "Logo", "Design", 100, "s", "Ada")])
-
-
 async def test_a_page_holds_twenty_results_and_borrows_once(database):
-    await index([gig(f"g{number:02d}", "Logo", seller=f"s{number % 3}") for number in range(45)], database)
+    gigs = [GigPublished(f"g{number:02d}", f"s{number % 3}", "Logo", "Design", 100) for number in range(45)]
+    await index(gigs, database)
     pages = [await find(database, q="logo", page=number) for number in (1, 2, 3, 4)]
     assert [len(page.results) for page in pages] == [20, 20, 5, 0]
     assert len({gig.gig_id for page in pages for gig in page.results}) == 45
@@ -93,15 +53,36 @@ async def test_a_page_holds_twenty_results_and_borrows_once(database):
     assert pages[0].results[0].seller_name is None
 
 
-def test_words_are_quoted_and_the_last_is_a_prefix():
-    assert match_expression('logo "OR" NEAR(a') == '"logo" "OR" "NEAR" "a"*'
-    assert match_expression("") is match_expression(" ") is match_expression('"*_-') is None
+async def test_a_store_without_sql_is_refused_with_what_to_do(database):
+    database.dialect = ""
+    with pytest.raises(SettingsError, match="needs a store that speaks SQL: sqlite, postgresql, mysql"):
+        await find(database)
 
 
-@given(st.text(max_size=60) | st.text("\"'*()^:-+ANDORNOTEAR{}\x00_ ", max_size=30))
-def test_whatever_people_type_is_never_a_syntax_error(text):
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute(SCHEMA["sqlite"][-1])
-        expression = match_expression(text)
-        if expression is not None:
-            connection.execute("SELECT count(*) FROM gig_words WHERE gig_words MATCH ?", (expression,)).fetchall()
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Informática", ["informatica"]),
+        ("Informa\u0301tica", ["informatica"]),
+        ("C++ & web_development", ["c", "web", "development"]),
+        ('logo "OR" NEAR(a', ["logo", "or", "near", "a"]),
+        ("3.5\u00a0mm", ["3", "5", "mm"]),
+        ("Straße", ["strasse"]),
+        ("x" * 200, ["x" * LONGEST_WORD]),
+        ('"*_-\u0301🦁', []),
+        ("", []),
+    ],
+)
+def test_text_becomes_words(text, words):
+    assert words_of(text) == words
+
+
+def test_a_question_has_sixteen_words_at_most():
+    assert asked_words("a b " * 50) == ["a", "b"] * 8
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_words_are_letters_and_digits_and_stay_the_same_words(text):
+    words = words_of(text)
+    assert all(word.isalnum() and len(word) <= LONGEST_WORD for word in words)
+    assert words_of(" ".join(words)) == words

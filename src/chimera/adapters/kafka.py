@@ -38,7 +38,6 @@ _WAKE_S = 0.1
 _AHEAD = 2
 _QUEUED_BYTES = 64 * 1024 * 1024
 _RECORD_BYTES = 512
-_LARGEST_BYTES = 8 * 1024 * 1024
 
 _CONNECTION = {
     "client.id": "chimera",
@@ -60,6 +59,8 @@ _CONSUMER = {
     "queued.max.messages.kbytes": 16 * 1024,
     "queued.min.messages": 10_000,
 }
+# By itself a broker deletes what is seven days old, commands that nobody has executed yet among it.
+_TOPIC = {"max.message.bytes": str(8 * 1024 * 1024), "retention.ms": "-1"}
 _ALWAYS_PRODUCER = {"acks": "all", "enable.idempotence": True}
 _ALWAYS_CONSUMER = {"auto.offset.reset": "earliest", "enable.auto.commit": False}
 
@@ -72,8 +73,9 @@ _REFUSED = re.compile(
 def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log:
     """The log of `kafka://[user:password@]host:port[,host:port][?options]`; `kafka+ssl://` for TLS.
 
-    Options are librdkafka's settings; `replication.factor`, and Kafka's topic settings with `topic.` before
-    them, are for the topics that `create` makes. Nothing is opened before the first use. Raises SettingsError.
+    Options: `prefix=<text>`, put before every topic's name, so that several deployments may share a cluster;
+    `replication.factor`, and Kafka's topic settings with `topic.` before them, for the topics that `create` makes;
+    the rest are librdkafka's settings. Nothing is opened before the first use. Raises SettingsError.
     """
     if kind != "log":
         raise SettingsError(f"Kafka can only be a log; {kind} needs the URL of another engine")
@@ -99,10 +101,12 @@ class KafkaLog:
         self._closed = False
 
     async def create(self, topic: str, partitions: int) -> None:
-        """On three brokers, or as many as there are. A topic that exists keeps its own settings.
+        """On three brokers, or as many as there are; kept for ever, unless the URL sets `topic.retention.ms`.
 
+        A topic that exists keeps its own settings.
         Raises SettingsError when it has another number of partitions, or when Kafka refuses the URL's settings.
         """
+        topic = self._cluster.prefix + topic
         try:
             await self._producing()
             controller = self._controlling()
@@ -124,6 +128,7 @@ class KafkaLog:
 
         Raises it too, and adds nothing, when a message's partition is not one of the topic's.
         """
+        topic = self._cluster.prefix + topic
         with self._doubting(topic):
             count = await self._count(topic)
             for message in messages:
@@ -134,6 +139,7 @@ class KafkaLog:
 
     async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
         """Goes on by itself after an outage; Unavailable when one lasts for more than ten seconds or so."""
+        topic = self._cluster.prefix + topic
         with self._doubting(topic):
             count = await self._count(topic)
             if self._closed:
@@ -150,6 +156,7 @@ class KafkaLog:
 
     async def ends(self, topic: str) -> Mapping[int, int]:
         """A partition whose records were all trimmed has the offset of the last one. One question per broker."""
+        topic = self._cluster.prefix + topic
         with self._doubting(topic):
             return await self._controlling().ends(topic, await self._count(topic))
 
@@ -210,6 +217,7 @@ class _Cluster:
         if parts.scheme not in {"kafka", "kafka+ssl"} or not brokers or parts.path.strip("/"):
             raise SettingsError(f"{self._shown!r} is not an address of Kafka; one looks like kafka://host:9092")
         options = dict(parse_qsl(parts.query))
+        self.prefix = options.pop("prefix", "")
         replication = options.pop("replication.factor", "0")
         if not replication.isdecimal():
             raise SettingsError(f"{self._shown}: replication.factor={replication} is not a number")
@@ -314,8 +322,8 @@ class _Controller:
         """Returns when every partition has a leader that knows it. That the topic exists is no error."""
         brokers = len((await self._answer(self._admin.describe_cluster(request_timeout=_REQUEST_S))).nodes)
         copies = self._cluster.replication or min(3, brokers)
-        usual = {"min.insync.replicas": str(max(1, copies - 1)), "max.message.bytes": str(_LARGEST_BYTES)}
-        new = NewTopic(topic, partitions, copies, config={**usual, **self._cluster.topic})
+        usual = {"min.insync.replicas": str(max(1, copies - 1)), **_TOPIC, **self._cluster.topic}
+        new = NewTopic(topic, partitions, copies, config=usual)
         [creating] = self._admin.create_topics([new], request_timeout=_REQUEST_S).values()
         await self._answer(creating, ignore=KafkaError.TOPIC_ALREADY_EXISTS)
         until = time.monotonic() + _CONFIRM_S

@@ -9,11 +9,10 @@ views is a single statement. Transactions run READ COMMITTED and lock what they 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
@@ -21,42 +20,32 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from chimera.adapters.pool import Address, parse_address, take_number
 from chimera.adapters.relational import (
-    Address,
-    Dialect,
-    Part,
-    Pool,
-    Seen,
-    check_columns,
-    distinct,
-    entity_changes,
-    events_of,
-    finished,
-    found_tables,
-    latest_by_key,
-    other_partitions,
-    own_changes,
-    parse_address,
-    take_number,
-    version_table,
+    Connection,
+    Database,
+    RelationalSession,
+    RelationalStore,
+    RelationalViews,
+    Spelling,
 )
+from chimera.adapters.rows import converter, distinct, quoted
+from chimera.adapters.schema import Dialect
 from chimera.entities import ColumnKind, Key, Row, Table
 from chimera.errors import Conflict, SettingsError, Unavailable
-from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Features, Move, Session, Store, ViewStore, WriteSession
+from chimera.ports import Document, Move, Store, ViewStore
 
-Connection = Any
-
-_FEATURES = Features(durable=True, shared=True, poll_s=0.02)
 _POOL = 8
 _CONNECT_S = 10.0
 _STATEMENT_S = 30.0
 _LOCK_S = 10.0
 _IDLE_IN_TRANSACTION_S = 60.0
 _SLOW_S = 3600.0
-_CONFLICTS = frozenset({"40001", "40P01"})
-_CANT_LOG_IN = ("28", "3D")
-_OUT_OF_REACH = ("08", "53", "57", "58", "55P03", "25006")
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+_NO_DATABASE = "3D000"
+_FORBIDDEN = "42501"
+_CANT_LOG_IN = ("28", _NO_DATABASE, _FORBIDDEN)
+_OUT_OF_REACH = ("08", "53", "57", "58", "25006")
 
 # Tables are made empty and grow at once, long before they are analysed: a plan must never settle on reading all.
 _STORE_SETTINGS = {"random_page_cost": "1.1"}
@@ -64,7 +53,7 @@ _VIEWS_SETTINGS = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_pl
 
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
-_DIALECT = Dialect(
+_TYPES = Dialect(
     "postgresql",
     types={
         "text": sa.Text(),
@@ -108,8 +97,6 @@ _KEYS = """
     ORDER BY array_position(i.indkey::int2[], a.attnum)"""
 
 _EVENT = "SELECT number, source, type, key, time, data, traceparent FROM journal WHERE partition = $1"
-_JOURNAL = f"{_EVENT} AND number > $2 ORDER BY number LIMIT $3"
-_HISTORY = f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number"
 _RESERVE = """
     WITH held AS MATERIALIZED (
         SELECT partition, number FROM heads WHERE partition = ANY ($1::int[]) ORDER BY partition FOR UPDATE)
@@ -121,8 +108,6 @@ _APPEND = """
         $1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[])"""
 
 _GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
-_SCAN = "SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3"
-_CHECKPOINTS = 'SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1'
 _DROP = """
     WITH forgotten AS (DELETE FROM checkpoints WHERE consumer = $1)
     DELETE FROM documents WHERE view = ANY ($2::text[])"""
@@ -161,6 +146,21 @@ _WRITE = """
         WHERE ok AND c.ctid = place)
     SELECT ok FROM fits"""
 
+_SPELLING = Spelling(
+    dialect="postgresql",
+    here="current_schema()",
+    columns=_COLUMNS,
+    keys=_KEYS,
+    begin=("BEGIN",),
+    begin_snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
+    heads="SELECT partition, number FROM heads ORDER BY partition",
+    journal=f"{_EVENT} AND number > $2 ORDER BY number LIMIT $3",
+    history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
+    checkpoints='SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1',
+    scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",
+    upserts_by_key=True,
+)
+
 
 def open_engine(kind: Literal["log", "store", "views"], url: str) -> Store | ViewStore:
     """The engine of a URL, `postgresql://user:password@host:port/database`. Nothing is opened before `create`.
@@ -178,71 +178,21 @@ def open_engine(kind: Literal["log", "store", "views"], url: str) -> Store | Vie
             raise SettingsError("PostgreSQL is no log; use it as store or views")
 
 
-class PostgreSQLStore:
+class PostgreSQLStore(RelationalStore):
     """Entities and journal in one schema."""
 
-    features = _FEATURES
-
     def __init__(self, url: str) -> None:
-        self._database = _Database(url, _STORE_SETTINGS)
-
-    async def create(
-        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
-    ) -> None:
-        """Adds optional columns that a table lacks; what would lose or misread data is refused."""
-        async with self._database.creating("store") as connection:
-            await self._database.fit_tables(connection, tables)
-            await self._number_partitions(connection, partitions)
-            for statement in statements.get(_Session.dialect, ()):
-                await connection.execute(statement, timeout=_SLOW_S)
-        self._database.pool.open()
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[WriteSession]:
-        async with self._database.pool.connection() as connection:
-            session = _WriteSession(self._database, connection)
-            async with session.between("BEGIN"):
-                yield session
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
-        async with self._database.pool.connection() as connection:
-            session = _Session(self._database, connection)
-            async with session.between("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"):
-                yield session
-
-    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        return events_of(partition, await self._database.read(_JOURNAL, partition, after, limit))
-
-    async def heads(self) -> Mapping[int, int]:
-        return dict(await self._database.read("SELECT partition, number FROM heads ORDER BY partition"))
-
-    async def close(self) -> None:
-        await self._database.pool.close()
-
-    async def _number_partitions(self, connection: Connection, partitions: int) -> None:
-        kept = await connection.fetchval("SELECT count(*) FROM heads")
-        if kept == 0:
-            numbers = list(range(partitions))
-            await connection.execute("INSERT INTO heads SELECT unnest($1::int[]), 0", numbers)
-        elif kept != partitions:
-            raise other_partitions(str(self._database), kept, partitions)
+        super().__init__(_Database(url, _STORE_SETTINGS), _Session)
 
 
-class PostgreSQLViews:
+class PostgreSQLViews(RelationalViews):
     """Documents and checkpoints in one schema."""
 
-    features = _FEATURES
-
     def __init__(self, url: str) -> None:
-        self._database = _Database(url, _VIEWS_SETTINGS)
-
-    async def create(self) -> None:
-        async with self._database.creating("views"):
-            self._database.pool.open()
+        super().__init__(_Database(url, _VIEWS_SETTINGS))
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
-        rows = await self._database.read(_GET, view, keys)
+        rows = await self._database.read(_GET, (view, keys))
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
@@ -250,164 +200,75 @@ class PostgreSQLViews:
         try:
             async with self._database.pool.connection() as connection:
                 [(written,)] = await self._database.fetch(
-                    connection,
-                    _WRITE,
-                    [each.view for each in latest],
-                    [each.key for each in latest],
-                    [each.revision for each in latest],
-                    [each.data for each in latest],
-                    consumer,
-                    [move.source for move in moves],
-                    [move.partition for move in moves],
-                    [move.before for move in moves],
-                    [move.after.number for move in moves],
-                    [move.after.offset for move in moves],
+                    connection, _WRITE, _write_parameters(consumer, latest, moves)
                 )
         except (asyncpg.UniqueViolationError, Conflict):
             return False
         return bool(written)
 
-    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
-        rows = await self._database.read(_CHECKPOINTS, consumer)
-        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
-
-    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
-        return [Document(*row) for row in await self._database.read(_SCAN, view, after, limit)]
-
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
             await connection.execute(_DROP, consumer, views, timeout=_SLOW_S)
 
-    async def close(self) -> None:
-        await self._database.pool.close()
+
+def _write_parameters(consumer: str, documents: Collection[Document], moves: Sequence[Move]) -> list[Any]:
+    return [
+        [each.view for each in documents],
+        [each.key for each in documents],
+        [each.revision for each in documents],
+        [each.data for each in documents],
+        consumer,
+        [move.source for move in moves],
+        [move.partition for move in moves],
+        [move.before for move in moves],
+        [move.after.number for move in moves],
+        [move.after.offset for move in moves],
+    ]
 
 
-class _Session:
-    """Statements on a connection, until the session ends."""
-
-    dialect = "postgresql"
-    _lock = ""
-
-    def __init__(self, database: _Database, connection: Connection) -> None:
-        self._database = database
-        self._connection: Connection | None = connection
-        self._failure: Exception | None = None
-        self._ran_sql = False
-
-    @asynccontextmanager
-    async def between(self, begin: str) -> AsyncIterator[None]:
-        """The transaction. After a statement has failed, PostgreSQL would turn a commit into a silent rollback."""
-        assert self._connection is not None
-        connection = self._connection
-        try:
-            await self._database.execute(connection, begin)
-            yield
-            if self._failure is not None:
-                raise self._failure
-            self._connection = None
-            await finished(self._database.execute(connection, "COMMIT"))
-        finally:
-            self._connection = None
-            if self._ran_sql or not _is_fit(connection):
-                await finished(self._leave(connection))
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+class _Session(RelationalSession):
+    async def select(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         sql = _statements_of(table)
-        return sql.from_rows(await self._fetch(sql.load + self._lock, *_columns(distinct(keys), len(table.key))))
+        return sql.from_rows(await self.run(sql.load + self._lock, _columns(distinct(keys), len(table.key))))
 
-    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
-        check_columns(table, where)
+    async def select_where(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
         sql = _statements_of(table)
         conditions = " AND ".join(sql.is_one_of(name, at, values) for at, (name, values) in enumerate(where.items(), 1))
         found = f"{sql.select} WHERE {conditions or 'true'} ORDER BY {sql.key}{self._lock}"
         values = [[each for each in wanted if each is not None] for wanted in where.values()]
-        return sql.from_rows(await self._fetch(found, *values))
+        return sql.from_rows(await self.run(found, values))
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Parameters are written $1, $2, …; rows come as asyncpg gives them."""
-        self._ran_sql = True
-        return await self._fetch(sql, *parameters)
+        return await super().execute(sql, parameters)
 
-    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
-        return events_of(partition, await self._fetch(_HISTORY, partition, key, after))
+    async def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        await self.run(_statements_of(table).insert, list(zip(*rows, strict=True)))
 
-    async def _fetch(self, sql: str, *parameters: Any) -> list[Row]:
-        if self._connection is None:
-            raise RuntimeError("this session has ended; use it only inside its `async with` block")
-        try:
-            return list(map(tuple, await self._database.fetch(self._connection, sql, *parameters)))
-        except Exception as error:
-            self._failure = self._failure or error
-            raise
-
-    async def _leave(self, connection: Connection) -> None:
-        """Make the connection as it was, whatever happened to it."""
-        try:
-            if connection.is_in_transaction():
-                await connection.execute("ROLLBACK", timeout=_CONNECT_S)
-            if self._ran_sql and not connection.is_closed():
-                await connection.execute("RESET ALL", timeout=_CONNECT_S)
-        except _FAILURES:
-            connection.terminate()
-
-
-class _WriteSession(_Session):
-    _lock = " FOR UPDATE"
-
-    def __init__(self, database: _Database, connection: Connection) -> None:
-        super().__init__(database, connection)
-        self._seen = Seen()
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        rows = await super().load(table, keys)
-        self._seen.loaded(table, keys, rows)
-        return rows
-
-    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
-        rows = await super().find(table, where)
-        if where:
-            self._seen.loaded(table, (), rows)
-        else:
-            self._seen.read_whole(table, rows)
-        return rows
-
-    async def save(self, table: Table, rows: Sequence[Row]) -> None:
-        sql = _statements_of(table)
-        latest = latest_by_key(table, rows)
-        new = self._seen.to_insert(table, latest)
-        if inserted := [row for key, row in latest.items() if key in new]:
-            try:
-                await self._fetch(sql.insert, *zip(*inserted, strict=True))
-            except asyncpg.UniqueViolationError as error:
-                if (error.constraint_name or "").endswith("_pkey"):
-                    self._failure = Conflict(f"{self._database}: somebody else inserted a row of {table.name}")
-                    raise self._failure from error
-                raise
-        if replaced := [row for key, row in latest.items() if key not in new]:
-            await self._fetch(sql.upsert, *zip(*replaced, strict=True))
+    async def replace(self, table: Table, rows: Sequence[Row]) -> None:
+        await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
 
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
-        await self._fetch(_statements_of(table).delete, *_columns(distinct(keys), len(table.key)))
+        await self.run(_statements_of(table).delete, _columns(distinct(keys), len(table.key)))
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        first: dict[int, int] = dict(await self._fetch(_RESERVE, list(counts), list(counts.values())))
-        if missing := counts.keys() - first.keys():
-            raise ValueError(f"the journal has no partition {min(missing)}")
-        return first
+    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        return dict(await self.run(_RESERVE, (list(counts), list(counts.values()))))
 
-    async def append(self, events: Sequence[Message]) -> None:
-        rows = [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent) for e in events]
-        await self._fetch(_APPEND, *_columns(rows, 8))
+    async def append_rows(self, rows: Sequence[Row]) -> None:
+        await self.run(_APPEND, _columns(rows, 8))
+
+    async def run(self, sql: str, parameters: Sequence[Any] = (), *, again: bool = False) -> Sequence[Row]:
+        return list(map(tuple, await super().run(sql, parameters, again=again)))
 
 
 class _Statements:
     """A table's SQL: columns are passed as arrays, one for each."""
 
     def __init__(self, table: Table) -> None:
-        name, names = _quoted(table.name), [_quoted(column.name) for column in table.columns]
-        keys = [_quoted(field) for field in table.key]
+        name, names = quoted(table.name), [quoted(column.name) for column in table.columns]
+        keys = [quoted(field) for field in table.key]
         self._kinds = {column.name: column.kind for column in table.columns}
-        self._times = [at for at, column in enumerate(table.columns) if column.kind == "time"]
+        self.from_rows = converter([column.kind for column in table.columns], {"time": _with_zone})
         self.key = ", ".join(keys)
         self.select = f"SELECT {', '.join(names)} FROM {name}"
         wanted = self._arrays([self._kinds[field] for field in table.key])
@@ -423,13 +284,10 @@ class _Statements:
 
     def is_one_of(self, name: str, at: int, values: Sequence[Any]) -> str:
         """Whether a column has one of the values of parameter number `at`."""
-        kind, column = self._kinds[name], _quoted(name)
+        kind, column = self._kinds[name], quoted(name)
         compared, array = (f"{column}::text", "text[]") if kind == "json" else (column, _ARRAYS[kind])
         condition = f"{compared} = ANY (${at}::{array})"
         return f"({condition} OR {column} IS NULL)" if None in values else condition
-
-    def from_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
-        return [_with_zones(row, self._times) for row in rows] if self._times else rows
 
     def _arrays(self, kinds: Sequence[ColumnKind]) -> str:
         return f"unnest({', '.join(f'${at}::{_ARRAYS[kind]}' for at, kind in enumerate(kinds, 1))})"
@@ -440,37 +298,31 @@ def _statements_of(table: Table) -> _Statements:
     return _Statements(table)
 
 
-def _with_zones(row: Row, times: Sequence[int]) -> Row:
+def _with_zone(moment: datetime) -> datetime:
     """The first and the last moment there is are PostgreSQL's infinities to asyncpg, and come without a zone."""
-    values = list(row)
-    for at in times:
-        if values[at] is not None:
-            values[at] = values[at].replace(tzinfo=UTC)
-    return tuple(values)
+    return moment.replace(tzinfo=UTC)
 
 
 def _columns(rows: Sequence[Row], count: int) -> list[Sequence[Any]]:
     return list(zip(*rows, strict=True)) if rows else [()] * count
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+class _Database(Database):
+    """A schema of a database."""
 
-
-class _Database:
-    """A schema of a database, and the connections to it."""
+    spelling = _SPELLING
+    types = _TYPES
 
     def __init__(self, url: str, settings: Mapping[str, str]) -> None:
-        address = parse_address(url, "postgresql", 5432)
-        options = dict(address.options)
+        self._address = parse_address(url, "postgresql", 5432)
+        options = dict(self._address.options)
         self._schema = options.pop("schema", "public")
         self._timeout = take_number(options, "timeout", _STATEMENT_S)
         size = int(take_number(options, "pool", _POOL))
-        self._name = f"{address}?schema={self._schema}"
-        self._dsn = _dsn(address, {name: value for name, value in options.items() if name.startswith("ssl")})
+        self._dsn = _dsn(self._address, {name: value for name, value in options.items() if name.startswith("ssl")})
         self._settings = {
             "application_name": "chimera",
-            "search_path": f"{_quoted(self._schema)}, public",
+            "search_path": f"{quoted(self._schema)}, public",
             "TimeZone": "UTC",
             "jit": "off",
             "statement_timeout": _milliseconds(self._timeout),
@@ -479,13 +331,9 @@ class _Database:
             **settings,
             **{name: value for name, value in options.items() if not name.startswith("ssl")},
         }
-        self.pool: Pool[Connection] = Pool(self._name, size, self.connect, _disconnect, _is_fit)
-
-    def __str__(self) -> str:
-        return self._name
+        super().__init__(f"{self._address}?schema={self._schema}", size)
 
     async def connect(self) -> Connection:
-        """Raises SettingsError when the server is there but does not let us in."""
         try:
             return await asyncpg.connect(
                 self._dsn,
@@ -494,24 +342,35 @@ class _Database:
                 server_settings=self._settings,
             )
         except asyncpg.PostgresError as error:
-            if (error.sqlstate or "").startswith(_CANT_LOG_IN):
+            state = error.sqlstate or ""
+            if state == _NO_DATABASE:
+                raise SettingsError(
+                    f"{self}: the database does not exist; create it: CREATE DATABASE {quoted(self._address.database)}"
+                ) from error
+            if state.startswith(_CANT_LOG_IN):
                 raise SettingsError(f"{self}: {error}") from error
             raise Unavailable(f"{self} can't be reached: {error}") from error
         except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
             raise Unavailable(f"{self} can't be reached: {str(error) or type(error).__name__}") from error
 
-    async def read(self, sql: str, *parameters: Any) -> list[Row]:
-        """Rows of one statement outside any transaction; asked again when an old connection turns out broken."""
-        async with self.pool.connection() as connection:
-            try:
-                return await self.fetch(connection, sql, *parameters)
-            except Unavailable:
-                if not connection.is_closed():
-                    raise
-        async with self.pool.connection() as connection:
-            return await self.fetch(connection, sql, *parameters)
+    async def disconnect(self, connection: Connection) -> None:
+        try:
+            await connection.close(timeout=1)
+        except (*_FAILURES, asyncio.CancelledError):
+            connection.terminate()
 
-    async def fetch(self, connection: Connection, sql: str, *parameters: Any) -> list[Row]:
+    def is_open(self, connection: Connection) -> bool:
+        return not connection.is_closed()
+
+    def is_fit(self, connection: Connection) -> bool:
+        return not connection.is_closed() and not connection.is_in_transaction()
+
+    def is_taken(self, error: Exception) -> bool:
+        return isinstance(error, asyncpg.UniqueViolationError) and (error.constraint_name or "").endswith("_pkey")
+
+    async def fetch(
+        self, connection: Connection, sql: str, parameters: Sequence[Any] = (), *, again: bool = False
+    ) -> list[Row]:
         try:
             rows: list[Row] = await connection.fetch(sql, *parameters)
             return rows
@@ -519,47 +378,59 @@ class _Database:
             raise self._meaning_of(error, connection) from error
 
     async def execute(self, connection: Connection, sql: str) -> None:
+        await self._execute(connection, sql)
+
+    async def execute_slowly(self, connection: Connection, sql: str) -> None:
+        await self._execute(connection, sql, timeout=_SLOW_S)
+
+    async def _execute(self, connection: Connection, sql: str, **options: float) -> None:
         try:
-            await connection.execute(sql)
+            await connection.execute(sql, **options)
         except _FAILURES as error:
             raise self._meaning_of(error, connection) from error
+
+    async def change(self, connection: Connection, statements: Sequence[str]) -> None:
+        async with connection.transaction():
+            for statement in statements:
+                await self.execute_slowly(connection, statement)
+
+    async def restore(self, connection: Connection, *, ran_sql: bool) -> None:
+        try:
+            if self.is_open(connection) and connection.is_in_transaction():
+                await connection.execute("ROLLBACK", timeout=_CONNECT_S)
+            if self.is_open(connection) and ran_sql:
+                await connection.execute("RESET ALL", timeout=_CONNECT_S)
+        except _FAILURES:
+            connection.terminate()
 
     @asynccontextmanager
     async def unhurried(self) -> AsyncIterator[Connection]:
-        """A connection of its own whose statements may take long."""
-        connection = await self.connect()
-        try:
-            await connection.execute(f"SET statement_timeout = {_milliseconds(_SLOW_S)}")
-            yield connection
-        except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
-        finally:
-            await finished(_disconnect(connection))
+        async with super().unhurried() as connection:
+            try:
+                await self.execute(connection, f"SET statement_timeout = {_milliseconds(_SLOW_S)}")
+                yield connection
+            except _FAILURES as error:
+                raise self._meaning_of(error, connection) from error
 
-    @asynccontextmanager
-    async def creating(self, part: Part) -> AsyncIterator[Connection]:
-        """Alone in this schema, with Chimera's own tables as they must be."""
-        async with self.unhurried() as connection:
-            await self._lock(connection)
-            if not await connection.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = $1", self._schema):
-                await connection.execute(f"CREATE SCHEMA {_quoted(self._schema)}")
-            version = None
-            if await connection.fetchval("SELECT to_regclass($1)", _quoted(version_table(part))):
-                version = await connection.fetchval(f"SELECT version_num FROM {version_table(part)}")
-            await _run(connection, own_changes(_DIALECT, str(self), part, version))
-            yield connection
-
-    async def fit_tables(self, connection: Connection, tables: Sequence[Table]) -> None:
-        found = found_tables(await connection.fetch(_COLUMNS), await connection.fetch(_KEYS))
-        changes = [entity_changes(_DIALECT, str(self), table, found.get(table.name)) for table in tables]
-        await _run(connection, [statement for each in changes for statement in each])
-
-    async def _lock(self, connection: Connection) -> None:
-        """Held until the connection closes; others wait for as long as it takes."""
-        await connection.execute("SET lock_timeout = 0")
+    async def be_alone(self, connection: Connection) -> None:
+        await self.execute(connection, "SET lock_timeout = 0")
         lock = "SELECT pg_advisory_lock(hashtext('chimera'), hashtext($1))"
         await connection.fetchval(lock, self._schema, timeout=_SLOW_S)
-        await connection.execute(f"SET lock_timeout = {_milliseconds(_LOCK_S)}")
+        await self.execute(connection, f"SET lock_timeout = {_milliseconds(_LOCK_S)}")
+        if not await connection.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = $1", self._schema):
+            await self._make_schema(connection)
+
+    async def _make_schema(self, connection: Connection) -> None:
+        """Raises SettingsError, saying what to do, when the user may not."""
+        statement = f"CREATE SCHEMA {quoted(self._schema)}"
+        try:
+            await self.execute(connection, statement)
+        except asyncpg.InsufficientPrivilegeError as error:
+            user = quoted(self._address.user)
+            raise SettingsError(
+                f"{self}: there is no such schema, and {self._address.user} may not create it; "
+                f"have an administrator run: {statement} AUTHORIZATION {user}"
+            ) from error
 
     def _meaning_of(self, error: Exception, connection: Connection) -> Exception:
         state = getattr(error, "sqlstate", None) or ""
@@ -571,23 +442,6 @@ class _Database:
         if state.startswith(_OUT_OF_REACH) or (lost and not isinstance(error, asyncpg.DataError)):
             return Unavailable(f"{self}: {str(error) or type(error).__name__}")
         return error
-
-
-async def _run(connection: Connection, statements: Sequence[str]) -> None:
-    async with connection.transaction():
-        for statement in statements:
-            await connection.execute(statement, timeout=_SLOW_S)
-
-
-async def _disconnect(connection: Connection) -> None:
-    try:
-        await connection.close(timeout=1)
-    except (*_FAILURES, asyncio.CancelledError):
-        connection.terminate()
-
-
-def _is_fit(connection: Connection) -> bool:
-    return not connection.is_closed() and not connection.is_in_transaction()
 
 
 def _dsn(address: Address, options: Mapping[str, str]) -> str:

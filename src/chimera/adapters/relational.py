@@ -1,194 +1,175 @@
-"""What the relational engines share: addresses, connection pools, what a transaction knows, and the schema.
+"""What the relational servers share: a database, its sessions, and the engines on it.
 
-Tables are described with SQLAlchemy and changed by Alembic, at `create` only: both write SQL, and the engine's
-own driver runs it. No statement of the hot paths passes through them.
+An adapter says how its server spells SQL (`Spelling`), how it is reached (`Database`), and how rows travel
+(`RelationalSession`). Sessions, journal and checkpoints are here, once.
 """
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
 
 from __future__ import annotations
 
-import asyncio
-import io
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar
 
-import alembic.command
 import msgspec
-import sqlalchemy as sa
-from alembic.autogenerate import render_python_code
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.operations.ops import AddColumnOp, AlterColumnOp, CreateTableOp, DropColumnOp, MigrateOperation, UpgradeOps
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy.types import TypeEngine
 
-from chimera import migrations
-from chimera.entities import ColumnKind, Key, Row, Table
-from chimera.errors import DeclarationError, SettingsError, Unavailable
+from chimera.adapters.pool import Pool, finished
+from chimera.adapters.rows import check_columns, events_of, journal_rows, other_partitions
+from chimera.adapters.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
+from chimera.entities import Key, Row, Table
+from chimera.errors import Conflict, Unavailable
 from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
 
-Connection = TypeVar("Connection")
-Result = TypeVar("Result")
-Part = Literal["store", "views"]
+Connection = Any  # asyncpg's and asyncmy's own are compiled classes without types
 
-_WAIT_S = 10.0
-_OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions")}
-_RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})
+_FEATURES = Features(durable=True, shared=True, poll_s=0.02)
+_IS_TABLE = "SELECT count(*) FROM information_schema.tables WHERE table_schema = {} AND table_name = '{}'"
 
 
-class Address(msgspec.Struct, frozen=True):
-    """Where a database is. As text it has no password, so that it may stand in logs and errors."""
+class Spelling(msgspec.Struct, frozen=True):
+    """What engines write differently.
 
-    scheme: str
-    user: str
-    password: str
-    host: str
-    port: int
-    database: str
-    options: dict[str, str]
+    `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
+    `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
+    `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
+    `scan` (view, after, limit). `upserts_by_key`: an upsert minds the primary key only.
+    """
+
+    dialect: str
+    here: str
+    columns: str
+    keys: str
+    begin: Sequence[str]
+    begin_snapshot: Sequence[str]
+    heads: str
+    journal: str
+    history: str
+    checkpoints: str
+    scan: str
+    upserts_by_key: bool
+
+
+class Database(ABC):
+    """A database, and the connections to it."""
+
+    spelling: ClassVar[Spelling]
+
+    def __init__(self, name: str, pool_size: int) -> None:
+        self._name = name
+        self.partitions = 0
+        self.pool: Pool[Connection] = Pool(name, pool_size, self.connect, self.disconnect, self.is_fit)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.user}@{self.host}:{self.port}/{self.database}"
+        """Where it is, without a password."""
+        return self._name
 
+    @abstractmethod
+    async def connect(self) -> Connection:
+        """Raises Unavailable, or SettingsError when the server is there but does not let us in."""
 
-def parse_address(url: str, scheme: str, port: int) -> Address:
-    """Read `scheme://user:password@host:port/database?option=value`. Raises SettingsError."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or port
-    except ValueError:
-        host = None
-    database = unquote(parts.path[1:]) if host else ""
-    if parts.scheme != scheme or not host or not database or not parts.username:
-        raise SettingsError(
-            f"{url.rpartition('@')[2]!r} is no address of a database; one looks like "
-            f"{scheme}://user:password@host:{port}/database"
-        )
-    password = unquote(parts.password or "")
-    return Address(scheme, unquote(parts.username), password, host, port, database, dict(parse_qsl(parts.query)))
+    @abstractmethod
+    async def disconnect(self, connection: Connection) -> None: ...
 
+    @abstractmethod
+    def is_open(self, connection: Connection) -> bool: ...
 
-def take_number(options: dict[str, str], name: str, default: float) -> float:
-    """Remove an option that is a positive number. Raises SettingsError."""
-    text = options.pop(name, str(default))
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0
-    if number <= 0:
-        raise SettingsError(f"the option {name}={text} of a database's URL must be a positive number")
-    return number
+    @abstractmethod
+    def is_fit(self, connection: Connection) -> bool:
+        """Whether it is open and in no transaction."""
 
+    @abstractmethod
+    def is_taken(self, error: Exception) -> bool:
+        """Whether a row was not inserted because there is one with its primary key."""
 
-class Pool(Generic[Connection]):
-    """At most `size` connections, the one used last first. One that is broken is replaced when it is needed."""
+    @abstractmethod
+    async def fetch(
+        self, connection: Connection, sql: str, parameters: Sequence[Any] = (), *, again: bool = False
+    ) -> Sequence[Row]:
+        """The rows of a statement. `again`: it comes again and again, so that the server may keep it prepared.
 
-    def __init__(
-        self,
-        name: str,
-        size: int,
-        connect: Callable[[], Awaitable[Connection]],
-        disconnect: Callable[[Connection], Awaitable[None]],
-        is_fit: Callable[[Connection], bool],
-    ) -> None:
-        self._name = name
-        self._size = size
-        self._connect = connect
-        self._disconnect = disconnect
-        self._is_fit = is_fit
-        self._room = asyncio.Semaphore(size)
-        self._idle: list[Connection] = []
-        self._is_open = False
-        self.opened: list[Connection] = []
+        Raises Conflict, Unavailable, or what the driver raises.
+        """
 
-    def open(self) -> None:
-        self._is_open = True
+    @abstractmethod
+    async def execute(self, connection: Connection, sql: str) -> None:
+        """Run a statement without parameters or rows. Raises as `fetch`."""
 
-    async def close(self) -> None:
-        self._is_open = False
-        await self.forget_idle()
+    @abstractmethod
+    async def execute_slowly(self, connection: Connection, sql: str) -> None:
+        """As `execute`, for what may take an hour. Where a table or index is made in vain, it does nothing."""
 
-    async def forget_idle(self) -> None:
-        """Close what is not in use, because it may be broken as another connection was."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await self._drop(connection)
+    @abstractmethod
+    async def change(self, connection: Connection, statements: Sequence[str]) -> None:
+        """Change the schema: at once where the engine can, else so that what was interrupted can be run again."""
+
+    @abstractmethod
+    async def restore(self, connection: Connection, *, ran_sql: bool) -> None:
+        """Make a connection as it was, whatever happened to it. `ran_sql`: a user's SQL may have changed settings."""
+
+    @abstractmethod
+    async def be_alone(self, connection: Connection) -> None:
+        """Wait until nobody else creates or changes tables here; nobody else does before the connection closes."""
+
+    @property
+    @abstractmethod
+    def types(self) -> Dialect:
+        """How the server types columns; known once there was a connection."""
+
+    async def read(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+        """Rows of one statement outside any transaction; asked again when an old connection turns out broken."""
+        async with self.pool.connection() as connection:
+            try:
+                return await self.fetch(connection, sql, parameters, again=True)
+            except Unavailable:
+                if self.is_open(connection):
+                    raise
+                await self.pool.forget_idle()
+        async with self.pool.connection() as connection:
+            return await self.fetch(connection, sql, parameters, again=True)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of one's own. Raises Unavailable when there is none in time."""
-        connection = await self._take()
+    async def unhurried(self) -> AsyncIterator[Connection]:
+        """A connection of its own. Nobody runs its work again after a conflict, so it is Unavailable."""
+        connection = await self.connect()
         try:
             yield connection
+        except Conflict as error:
+            raise Unavailable(str(error)) from error
         finally:
-            if self._is_open and self._is_fit(connection):
-                self._idle.append(connection)
-                self._room.release()
-            else:
-                self._room.release()
-                await finished(self._drop(connection))
+            await finished(self.disconnect(connection))
 
-    async def _take(self) -> Connection:
-        if not self._is_open:
-            raise Unavailable(f"{self._name} is not open: call create first")
-        await self._wait_for_room()
-        try:
-            while True:
-                while self._idle:
-                    connection = self._idle.pop()
-                    if self._is_fit(connection):
-                        return connection
-                    await self._drop(connection)
-                await finished(self._add())
-        except BaseException:
-            self._room.release()
-            raise
+    @asynccontextmanager
+    async def creating(self, part: Part) -> AsyncIterator[Connection]:
+        """Alone in this database, with Chimera's own tables as they must be."""
+        async with self.unhurried() as connection:
+            await self.be_alone(connection)
+            table, version = version_table(part), None
+            [(is_table,)] = await self.fetch(connection, _IS_TABLE.format(self.spelling.here, table))
+            if is_table:
+                version = next((at for (at,) in await self.fetch(connection, f"SELECT version_num FROM {table}")), None)
+            await self.change(connection, own_changes(self.types, str(self), part, version))
+            yield connection
 
-    async def _add(self) -> None:
-        connection = await self._connect()
-        self.opened.append(connection)
-        if self._is_open:
-            self._idle.append(connection)
-        else:
-            await self._drop(connection)
-            raise Unavailable(f"{self._name} was closed")
+    async def fit_tables(self, connection: Connection, tables: Sequence[Table]) -> None:
+        """Raises SettingsError where a table can't be made to fit its entity."""
+        columns = await self.fetch(connection, self.spelling.columns)
+        found = found_tables(columns, await self.fetch(connection, self.spelling.keys))
+        changes = [entity_changes(self.types, str(self), table, found.get(table.name)) for table in tables]
+        await self.change(connection, [statement for each in changes for statement in each])
 
-    async def _wait_for_room(self) -> None:
-        if not self._room.locked():
-            await self._room.acquire()
-            return
-        try:
-            async with asyncio.timeout(_WAIT_S):
-                await self._room.acquire()
-        except TimeoutError as error:
-            raise Unavailable(
-                f"{self._name}: all {self._size} connections were in use for {_WAIT_S:.0f} s; "
-                "allow more with pool=… in its URL"
-            ) from error
-
-    async def _drop(self, connection: Connection) -> None:
-        self.opened.remove(connection)
-        with suppress(Exception):
-            await self._disconnect(connection)
-
-
-async def finished(work: Awaitable[Result]) -> Result:
-    """The work's result. It is over when this returns or raises, even if the caller is cancelled."""
-    future = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((future,))
-        if not future.cancelled():
-            future.exception()
-        raise
+    async def number_partitions(self, connection: Connection, partitions: int) -> None:
+        """Raises SettingsError when the journal has another number of partitions."""
+        [(kept,)] = await self.fetch(connection, "SELECT count(*) FROM heads")
+        if kept == 0:
+            rows = ", ".join(f"({partition}, 0)" for partition in range(partitions))
+            await self.execute(connection, f"INSERT INTO heads VALUES {rows}")
+        elif kept != partitions:
+            raise other_partitions(f"the journal in {self}", kept, partitions)
+        self.partitions = partitions
 
 
 class Seen:
@@ -218,7 +199,7 @@ class Seen:
         known = self._free.get(table.name, set()) | self._taken.get(table.name, set())
         return [key for key in keys if key not in known]
 
-    def to_insert(self, table: Table, keys: Iterable[Key]) -> set[Key]:
+    def to_insert(self, table: Table, keys: Collection[Key]) -> set[Key]:
         """Those of the keys that are free; they count as taken from now on."""
         free = self._free.get(table.name, set()).intersection(keys)
         if table.name in self._whole:
@@ -231,269 +212,205 @@ class Seen:
         self._free.get(table.name, set()).difference_update(keys)
 
 
-def latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:
+class RelationalSession(ABC):
+    """Statements on a connection, until the session ends. With `locks`, it locks what it loads.
+
+    An engine says how rows are selected, inserted and replaced.
+    """
+
+    def __init__(self, database: Database, connection: Connection, *, locks: bool) -> None:
+        self.dialect = database.spelling.dialect
+        self._database = database
+        self._connection: Connection | None = connection
+        self._failure: Exception | None = None
+        self._ran_sql = False
+        self._seen = Seen()
+        self._locks = locks
+        self._lock = " FOR UPDATE" if locks else ""
+
+    @abstractmethod
+    async def select(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        """The rows with these keys."""
+
+    @abstractmethod
+    async def select_where(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        """The rows that `find` returns; the columns exist."""
+
+    @abstractmethod
+    async def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        """Add rows, at least one, whose keys are free."""
+
+    @abstractmethod
+    async def replace(self, table: Table, rows: Sequence[Row]) -> None:
+        """Put rows, at least one, over those with their keys, or insert them if the engine upserts by key."""
+
+    @abstractmethod
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None: ...
+
+    @abstractmethod
+    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        """As `WriteSession.reserve`, of partitions that exist."""
+
+    @abstractmethod
+    async def append_rows(self, rows: Sequence[Row]) -> None:
+        """Add rows, as `journal_rows` makes them, to the journal."""
+
+    @asynccontextmanager
+    async def between(self, begin: Sequence[str]) -> AsyncIterator[None]:
+        """The transaction. Once a statement has failed it is never committed.
+
+        A deadlock has undone all of it, and PostgreSQL would turn the commit into a silent rollback.
+        """
+        connection = self._connection
+        try:
+            for statement in begin:
+                await self._database.execute(connection, statement)
+            yield
+            if self._failure is not None:
+                raise self._failure
+            self._connection = None
+            await finished(self._database.execute(connection, "COMMIT"))
+        finally:
+            self._connection = None
+            if self._ran_sql or not self._database.is_fit(connection):
+                await finished(self._database.restore(connection, ran_sql=self._ran_sql))
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        rows = await self.select(table, keys)
+        if self._locks:
+            self._seen.loaded(table, keys, rows)
+        return rows
+
+    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        check_columns(table, where)
+        rows = await self.select_where(table, where)
+        if self._locks and where:
+            self._seen.loaded(table, (), rows)
+        elif self._locks:
+            self._seen.read_whole(table, rows)
+        return rows
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        latest = _latest_by_key(table, rows)
+        if not self._database.spelling.upserts_by_key:
+            await self.load(table, self._seen.unknown(table, latest))
+        new = self._seen.to_insert(table, latest)
+        if inserted := [row for key, row in latest.items() if key in new]:
+            with self.inserting(table.name):
+                await self.insert(table, inserted)
+        if replaced := [row for key, row in latest.items() if key not in new]:
+            await self.replace(table, replaced)
+
+    @contextmanager
+    def inserting(self, table: str) -> Iterator[None]:
+        """Raises Conflict when somebody else was first to insert a row whose key was found free."""
+        try:
+            yield
+        except Exception as error:
+            if not self._database.is_taken(error):
+                raise
+            self._failure = Conflict(f"{self._database}: somebody else inserted a row of {table}")
+            raise self._failure from error
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        for partition in counts:
+            if not 0 <= partition < self._database.partitions:
+                raise ValueError(f"the journal has no partition {partition}")
+        return await self.take_numbers(counts) if counts else {}
+
+    async def append(self, events: Sequence[Message]) -> None:
+        await self.append_rows(journal_rows(events))
+
+    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+        self._ran_sql = True
+        return await self.run(sql, parameters)
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        rows = await self.run(self._database.spelling.history, (partition, key, after), again=True)
+        return events_of(partition, rows)
+
+    async def run(self, sql: str, parameters: Sequence[Any] = (), *, again: bool = False) -> Sequence[Row]:
+        """As `Database.fetch`; after a failure, the transaction can only be rolled back."""
+        if self._connection is None:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        try:
+            return await self._database.fetch(self._connection, sql, parameters, again=again)
+        except Exception as error:
+            self._failure = self._failure or error
+            raise
+
+
+def _latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:
     """The rows by key, the last of each, in the order of the keys: locks are taken in one order by everybody."""
     kept = {table.key_of(row): row for row in rows}
     return {key: kept[key] for key in sorted(kept)}
 
 
-def check_columns(table: Table, where: Mapping[str, Sequence[Any]]) -> None:
-    """Raises ValueError when a condition names a column that the table does not have."""
-    names = [column.name for column in table.columns]
-    if unknown := [name for name in where if name not in names]:
-        raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
+class RelationalStore:
+    """Entities and journal in one database, or in one schema of it."""
 
+    features = _FEATURES
 
-def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:
-    """Journal rows (number, source, type, key, time, data, traceparent) as messages."""
-    return [
-        Message(f"{source}/{partition}@{number}", source, kind, key, moment, data, partition, number, traceparent)
-        for number, source, kind, key, moment, data, traceparent in rows
-    ]
+    def __init__(self, database: Database, session: type[RelationalSession]) -> None:
+        self._database = database
+        self._session = session
 
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Adds optional columns that a table lacks; what would lose or misread data is refused."""
+        async with self._database.creating("store") as connection:
+            await self._database.fit_tables(connection, tables)
+            await self._database.number_partitions(connection, partitions)
+            for statement in statements.get(self._database.spelling.dialect, ()):
+                await self._database.execute_slowly(connection, statement)
+        self._database.pool.open()
 
-class Found(msgspec.Struct, frozen=True):
-    """A column as the database has it. `is_filled`: a row may be inserted without it."""
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=True)
+            async with session.between(self._database.spelling.begin):
+                yield session
 
-    type: str
-    is_optional: bool
-    is_filled: bool
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Session]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=False)
+            async with session.between(self._database.spelling.begin_snapshot):
+                yield session
 
-
-class FoundTable(msgspec.Struct):
-    """A table as the database has it."""
-
-    columns: dict[str, Found] = {}
-    key: list[str] = []
-
-
-def found_tables(columns: Iterable[Row], keys: Iterable[Row]) -> dict[str, FoundTable]:
-    """From rows (table, column, type, is_optional, is_filled) and (table, key column), both in order."""
-    tables: dict[str, FoundTable] = {}
-    for table, column, kind, is_optional, is_filled in columns:
-        tables.setdefault(table, FoundTable()).columns[column] = Found(kind, bool(is_optional), bool(is_filled))
-    for table, column in keys:
-        tables.setdefault(table, FoundTable()).key.append(column)
-    return tables
-
-
-class Dialect(msgspec.Struct, frozen=True):
-    """How an engine types columns: for SQLAlchemy, and as its information_schema shows them."""
-
-    name: str
-    types: Mapping[ColumnKind, TypeEngine[Any]]
-    shown: Mapping[ColumnKind, str]
-    key_text: TypeEngine[Any]
-    key_text_shown: str
-    options: Mapping[str, Any] = {}
-
-    def type_of(self, table: Table, column: str) -> tuple[TypeEngine[Any], str]:
-        kind = next(each.kind for each in table.columns if each.name == column)
-        if kind == "text" and column in table.key:
-            return self.key_text, self.key_text_shown
-        return self.types[kind], self.shown[kind]
-
-
-def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable | None) -> list[str]:
-    """The SQL that makes a table fit its entity without losing anything.
-
-    Raises SettingsError, with the Alembic operation to run, where only a person can decide.
-    """
-    if table.name in _RESERVED or re.fullmatch(r"chimera_\w+_version", table.name):
-        raise DeclarationError(f"an entity's table can't be {table.name!r} here; choose another with table=…")
-    if found is None:
-        return _sql(dialect, [CreateTableOp.from_table(_described(dialect, table))])
-    _Fit(dialect, where, table, found).check()
-    columns = {column.name: column for column in table.columns}
-    return _sql(
-        dialect,
-        [
-            *(AddColumnOp(table.name, _column(dialect, table, name)) for name in columns if name not in found.columns),
-            *(
-                _alter(dialect, table, name, nullable=True)
-                for name, kept in found.columns.items()
-                if name in columns and columns[name].optional and not kept.is_optional
-            ),
-        ],
-    )
-
-
-class _Fit:
-    """Whether an existing table can serve an entity."""
-
-    def __init__(self, dialect: Dialect, where: str, table: Table, found: FoundTable) -> None:
-        self._dialect = dialect
-        self._table = table
-        self._found = found
-        self._place = f"table {table.name} in {where}"
-
-    def check(self) -> None:
-        if self._found.key != list(self._table.key):
-            raise SettingsError(
-                f"{self._place} has the key {', '.join(self._found.key)}, not {', '.join(self._table.key)}: give the "
-                "entity a new name with table=… and copy the rows, since a key can't change under a running service"
-            )
-        missing = [column for column in self._table.columns if column.name not in self._found.columns]
-        for column in missing:
-            if not column.optional:
-                self._refuse_new(column.name)
-        names = {column.name for column in self._table.columns}
-        for name in self._found.columns.keys() - names:
-            self._check_unknown(name, [column.name for column in missing])
-        for column in self._table.columns:
-            if column.name in self._found.columns:
-                self._check_kept(column.name, column.optional)
-
-    def _refuse_new(self, name: str) -> None:
-        column = _column(self._dialect, self._table, name)
-        column.server_default = sa.DefaultClause("…")
-        raise self._refusal(
-            f"lacks the column {name!r}, and its rows need a value there: make the field optional (`| None = None`), "
-            "or add the column with the value that old rows shall have",
-            AddColumnOp(self._table.name, column),
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return events_of(
+            partition, await self._database.read(self._database.spelling.journal, (partition, after, limit))
         )
 
-    def _check_unknown(self, name: str, missing: Sequence[str]) -> None:
-        """A column that the entity does not have may stay: an older version of the service may still use it."""
-        drop = DropColumnOp(self._table.name, name)
-        if missing:
-            kept = self._found.columns[name]
-            renamed = AlterColumnOp(
-                self._table.name,
-                name,
-                modify_name=missing[0],
-                existing_nullable=kept.is_optional,
-                existing_type=_column(self._dialect, self._table, missing[0]).type,
-            )
-            raise self._refusal(
-                f"lacks the column {missing[0]!r} and has {name!r}, which its entity does not: "
-                "if the field was renamed, run the first operation, if it is gone, the second",
-                renamed,
-                drop,
-            )
-        if not self._found.columns[name].is_filled:
-            raise self._refusal(
-                f"has the column {name!r}, which its entity does not and no row can go without: "
-                "if the field is gone, drop the column",
-                drop,
-            )
+    async def heads(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.heads))
 
-    def _check_kept(self, name: str, optional: bool) -> None:
-        kept = self._found.columns[name]
-        wanted, shown = self._dialect.type_of(self._table, name)
-        if kept.type != shown:
-            raise self._refusal(
-                f"has {name!r} as {kept.type}, its field needs {shown}: give the field a new name, "
-                "or convert the column",
-                _alter(self._dialect, self._table, name, kept.is_optional, wanted),
-            )
-        if kept.is_optional and not optional:
-            raise self._refusal(
-                f"may hold NULL in {name!r}, its field may not be None: make the field optional (`| None`), "
-                "or fill the gaps and forbid them",
-                _alter(self._dialect, self._table, name, nullable=False),
-            )
-
-    def _refusal(self, says: str, *operations: MigrateOperation) -> SettingsError:
-        written = "; ".join(_as_python(self._dialect, operation) for operation in operations)
-        return SettingsError(f"{self._place} {says}, with Alembic: {written}")
+    async def close(self) -> None:
+        await self._database.pool.close()
 
 
-def _as_python(dialect: Dialect, operation: MigrateOperation) -> str:
-    context = MigrationContext.configure(dialect_name=dialect.name)
-    lines = render_python_code(UpgradeOps([operation]), migration_context=context).splitlines()
-    return " ".join(line.strip() for line in lines if not line.strip().startswith("#"))
+class RelationalViews:
+    """Documents and checkpoints in one database, or in one schema of it: what needs no writing."""
 
+    features = _FEATURES
 
-def own_changes(dialect: Dialect, where: str, part: Part, version: str | None) -> list[str]:
-    """The SQL that moves Chimera's own tables forward from a version (None: there are none)."""
-    statements: list[str] = []
-    folder = Path(migrations.__file__).parent
-    config = Config(
-        output_buffer=io.StringIO(),
-        stdout=io.StringIO(),
-        attributes={
-            "dialect": dialect.name,
-            "statements": _Collected(statements),
-            "version_table": version_table(part),
-        },
-    )
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(folder / part).replace("%", "%%"))
-    if version == ScriptDirectory.from_config(config).get_current_head():
-        return []
-    try:
-        alembic.command.upgrade(config, f"{version}:head" if version else "head", sql=True)
-    except CommandError as error:
-        raise SettingsError(
-            f"{where} was moved to {version} by a newer Chimera; this one can't use it: update chimera-kit here"
-        ) from error
-    return statements
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
+    async def create(self) -> None:
+        async with self._database.creating("views"):
+            self._database.pool.open()
 
-def version_table(part: Part) -> str:
-    """Where Alembic keeps the version of Chimera's own tables."""
-    return f"chimera_{part}_version"
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        rows = await self._database.read(self._database.spelling.checkpoints, (consumer,))
+        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
 
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
+        return [Document(*row) for row in rows]
 
-class _Collected:
-    """Where Alembic writes to: one call per statement."""
-
-    def __init__(self, statements: list[str]) -> None:
-        self._statements = statements
-
-    def write(self, text: str) -> None:
-        if (statement := text.strip().rstrip(";")) and not statement.startswith("--"):
-            self._statements.append(statement)
-
-    def flush(self) -> None: ...
-
-
-def _sql(dialect: Dialect, operations: Sequence[MigrateOperation]) -> list[str]:
-    statements: list[str] = []
-    context = Operations(_context(dialect, statements))
-    for operation in operations:
-        context.invoke(operation)
-    return statements
-
-
-def _context(dialect: Dialect, statements: list[str]) -> MigrationContext:
-    return MigrationContext.configure(
-        dialect_name=dialect.name, opts={"as_sql": True, "output_buffer": _Collected(statements)}
-    )
-
-
-def _described(dialect: Dialect, table: Table) -> sa.Table[Any]:
-    columns = [_column(dialect, table, column.name) for column in table.columns]
-    key = sa.PrimaryKeyConstraint(*table.key)
-    return sa.Table(table.name, sa.MetaData(), *columns, key, **dialect.options)
-
-
-def _column(dialect: Dialect, table: Table, name: str) -> sa.Column[Any]:
-    optional = next(column.optional for column in table.columns if column.name == name)
-    column = sa.Column(name, dialect.type_of(table, name)[0], nullable=optional)
-    if name in table.key:
-        column.autoincrement = False
-    return column
-
-
-def _alter(
-    dialect: Dialect, table: Table, name: str, nullable: bool, to: TypeEngine[Any] | None = None
-) -> AlterColumnOp:
-    if to is not None:
-        return AlterColumnOp(table.name, name, modify_type=to, existing_nullable=nullable)
-    kept = dialect.type_of(table, name)[0]
-    return AlterColumnOp(table.name, name, modify_nullable=nullable, existing_type=kept)
-
-
-def other_partitions(where: str, kept: int, asked: int) -> SettingsError:
-    return SettingsError(f"the journal in {where} has {kept} partitions, not {asked}; their number can't change")
-
-
-def chunks(items: Sequence[Result], size: int) -> Iterator[Sequence[Result]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def distinct(keys: Collection[Key]) -> list[Key]:
-    return list(dict.fromkeys(keys))
+    async def close(self) -> None:
+        await self._database.pool.close()

@@ -15,13 +15,26 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
 
+from chimera.adapters.pool import finished
+from chimera.adapters.rows import (
+    check_columns,
+    chunks,
+    converter,
+    distinct,
+    events_of,
+    given,
+    in_parts,
+    journal_rows,
+    other_partitions,
+    quoted,
+)
 from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError, Unavailable
 from chimera.messages import Message
@@ -205,7 +218,7 @@ class SQLiteStore:
         if kept == 0:
             connection.run_many("INSERT INTO heads VALUES (?, 0)", [(partition,) for partition in range(partitions)])
         elif kept != partitions:
-            raise SettingsError(_other_partitions(f"the journal in {self._file.path}", kept, partitions))
+            raise other_partitions(f"the journal in {self._file.path}", kept, partitions)
 
 
 class SQLiteViews:
@@ -288,8 +301,8 @@ class SQLiteViews:
 
 def _documents(connection: _Connection, columns: str, view: str, keys: Sequence[str]) -> list[Row]:
     if len(keys) > _MAX_PARAMETERS:
-        chunks = _chunks(list(dict.fromkeys(keys)))
-        return [row for chunk in chunks for row in _documents(connection, columns, view, chunk)]
+        parts = chunks(distinct(keys), _MAX_PARAMETERS)
+        return [row for part in parts for row in _documents(connection, columns, view, part)]
     sql = f"SELECT {columns} FROM documents WHERE view = ? AND key IN ({_marks(len(keys))})"
     return connection.run(sql, (view, *keys))
 
@@ -325,7 +338,7 @@ class _Topic:
             rows = connection.run("SELECT value FROM meta WHERE name = 'partitions'")
         kept = int(rows[0][0]) if rows else 0
         if partitions is not None and kept != partitions:
-            raise SettingsError(_other_partitions(f"the topic in {self._file.path}", kept, partitions))
+            raise other_partitions(f"the topic in {self._file.path}", kept, partitions)
         self._partitions = kept
 
     async def append(self, messages: Sequence[Message]) -> None:
@@ -421,26 +434,22 @@ class _Session:
         sql = _statements_of(table)
         rows: list[Row] = []
         key_marks = f"({_marks(len(table.key))})"
-        for chunk in _chunks(list(dict.fromkeys(keys)), len(table.key)):
-            values = [value for key in chunk for value in sql.to_key(key)]
+        for chunk in chunks(distinct(keys), _MAX_PARAMETERS // len(table.key)):
+            values = [value for key in sql.to_keys(chunk) for value in key]
             rows += self._open.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
         return sql.from_rows(rows)
 
     async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+        check_columns(table, where)
         sql = _statements_of(table)
-        if unknown := where.keys() - sql.kinds.keys():
-            raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(sql.kinds)}")
-        wanted = {name: [_to_held(value) for value in dict.fromkeys(values)] for name, values in where.items()}
-        longest = max(wanted, key=lambda name: len(wanted[name]), default=None)
+        parts = in_parts(
+            {name: list(map(_to_held, distinct(values))) for name, values in where.items()}, _MAX_PARAMETERS
+        )
         rows: list[Row] = []
-        for chunk in [[]] if longest is None else _chunks(wanted[longest]):
-            lists = wanted if longest is None else {**wanted, longest: chunk}
-            condition = " AND ".join(_is_one_of(name, values) for name, values in lists.items()) or "true"
-            values = [value for values in lists.values() for value in values if value is not None]
-            rows += self._open.run(f"{sql.select} WHERE {condition} ORDER BY {sql.key}", values)
-        if longest is not None and len(wanted[longest]) > _MAX_PARAMETERS:
-            rows.sort(key=table.key_of)
-        return sql.from_rows(rows)
+        for part in parts:
+            condition = " AND ".join(_is_one_of(name, values) for name, values in part.items()) or "true"
+            rows += self._open.run(f"{sql.select} WHERE {condition} ORDER BY {sql.key}", given(part))
+        return sql.from_rows(rows if len(parts) == 1 else sorted(rows, key=table.key_of))
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Times among the parameters become text as in time columns; rows come as SQLite holds them."""
@@ -457,16 +466,13 @@ class _WriteSession(_Session):
 
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         sql = _statements_of(table)
-        self._open.run_many(sql.delete, [sql.to_key(key) for key in keys])
+        self._open.run_many(sql.delete, sql.to_keys(keys))
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         return {partition: self._reserve(partition, counts[partition]) for partition in sorted(counts)}
 
     async def append(self, events: Sequence[Message]) -> None:
-        self._open.run_many(
-            "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent) for e in events],
-        )
+        self._open.run_many("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", journal_rows(events))
 
     def _reserve(self, partition: int, count: int) -> int:
         taken = "UPDATE heads SET number = number + ? WHERE partition = ? RETURNING number"
@@ -482,18 +488,15 @@ def _events(connection: _Connection, partition: int, which: str, parameters: Row
         f"WHERE partition = ? AND {which} ORDER BY number LIMIT ?",
         (partition, *parameters, limit),
     )
-    return [
-        Message(f"{source}/{partition}@{number}", source, kind, key, moment, data, partition, number, traceparent)
-        for number, source, kind, key, moment, data, traceparent in rows
-    ]
+    return events_of(partition, rows)
 
 
 class _Statements:
     """A table's SQL, and its rows as SQLite holds them: only times and booleans differ."""
 
     def __init__(self, table: Table) -> None:
-        names = [_quoted(column.name) for column in table.columns]
-        name, keys = _quoted(table.name), [_quoted(field) for field in table.key]
+        names = [quoted(column.name) for column in table.columns]
+        name, keys = quoted(table.name), [quoted(field) for field in table.key]
         self.key = ", ".join(keys)
         self.select = f"SELECT {', '.join(names)} FROM {name}"
         # A join, because SQLite finds no index for several columns IN a list; CROSS keeps the list on the outside.
@@ -506,42 +509,15 @@ class _Statements:
             f"ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
         )
         self.delete = f"DELETE FROM {name} WHERE ({self.key}) = ({_marks(len(keys))})"
-        self.kinds = {column.name: column.kind for column in table.columns}
-        self._times = [at for at, column in enumerate(table.columns) if column.kind == "time"]
-        self._key_times = [at for at, field in enumerate(table.key) if self.kinds[field] == "time"]
-        kinds = [column.kind for column in table.columns]
-        self._readers = [(at, _READERS[kind]) for at, kind in enumerate(kinds) if kind in _READERS]
-
-    def to_rows(self, rows: Sequence[Row]) -> Sequence[Row]:
-        return [_with_texts(row, self._times) for row in rows] if self._times else rows
-
-    def to_key(self, key: Key) -> Key:
-        return _with_texts(key, self._key_times) if self._key_times else key
-
-    def from_rows(self, rows: list[Row]) -> Sequence[Row]:
-        return [self._from_row(list(row)) for row in rows] if self._readers else rows
-
-    def _from_row(self, values: list[Any]) -> Row:
-        for index, read in self._readers:
-            if values[index] is not None:
-                values[index] = read(values[index])
-        return tuple(values)
+        kinds = {column.name: column.kind for column in table.columns}
+        self.to_rows = converter(list(kinds.values()), {"time": _to_text})
+        self.to_keys = converter([kinds[field] for field in table.key], {"time": _to_text})
+        self.from_rows = converter(list(kinds.values()), {"time": datetime.fromisoformat, "boolean": bool})
 
 
 @cache
 def _statements_of(table: Table) -> _Statements:
     return _Statements(table)
-
-
-_READERS: Mapping[ColumnKind, Callable[[Any], Any]] = {"time": datetime.fromisoformat, "boolean": bool}
-
-
-def _with_texts(row: Row, times: Sequence[int]) -> Row:
-    values = list(row)
-    for index in times:
-        if values[index] is not None:
-            values[index] = _to_text(values[index])
-    return tuple(values)
 
 
 def _to_text(moment: datetime) -> str:
@@ -554,41 +530,28 @@ def _to_held(value: Any) -> Any:
 
 
 def _is_one_of(name: str, values: Collection[Any]) -> str:
-    condition = f"{_quoted(name)} IN ({_marks(sum(value is not None for value in values))})"
-    return f"({condition} OR {_quoted(name)} IS NULL)" if None in values else condition
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    condition = f"{quoted(name)} IN ({_marks(sum(value is not None for value in values))})"
+    return f"({condition} OR {quoted(name)} IS NULL)" if None in values else condition
 
 
 def _marks(count: int) -> str:
     return ", ".join(["?"] * count)
 
 
-def _chunks(items: Sequence[Any], width: int = 1) -> Iterator[Sequence[Any]]:
-    size = _MAX_PARAMETERS // width
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _other_partitions(what: str, kept: int, asked: int) -> str:
-    return f"{what} has {kept} partitions, not {asked}; their number can't change"
-
-
 def _prepare(connection: _Connection, table: Table) -> None:
     """Create the table, or check that it fits and add the optional columns that it lacks."""
     if table.name in _RESERVED or table.name.startswith("sqlite_"):
         raise DeclarationError(f"an entity's table can't be {table.name!r} on SQLite; choose another with table=…")
-    found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({_quoted(table.name)})")}
+    found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({quoted(table.name)})")}
     if not found:
         columns = ", ".join(map(_declaration, table.columns))
-        key = ", ".join(map(_quoted, table.key))
-        connection.run(f"CREATE TABLE {_quoted(table.name)} ({columns}, PRIMARY KEY ({key})) STRICT")
+        key = ", ".join(map(quoted, table.key))
+        connection.run(f"CREATE TABLE {quoted(table.name)} ({columns}, PRIMARY KEY ({key})) STRICT")
         return
     for column in table.columns:
         kind = found.get(column.name)
         if kind is None and column.optional:
-            connection.run(f"ALTER TABLE {_quoted(table.name)} ADD COLUMN {_declaration(column)}")
+            connection.run(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {_declaration(column)}")
         elif kind is None:
             raise SettingsError(
                 f"table {table.name} in {connection.path} lacks the column {column.name!r}: make its "
@@ -602,7 +565,7 @@ def _prepare(connection: _Connection, table: Table) -> None:
 
 
 def _declaration(column: Column) -> str:
-    return f"{_quoted(column.name)} {_TYPES[column.kind]}{'' if column.optional else ' NOT NULL'}"
+    return f"{quoted(column.name)} {_TYPES[column.kind]}{'' if column.optional else ' NOT NULL'}"
 
 
 def _connect(path: Path, *pragmas: str) -> _Connection:
@@ -744,14 +707,7 @@ class _File:
 
     async def _in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Run work in this file's thread. It is over when this returns or raises, even if the caller is cancelled."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            while not future.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait((future,))
-            raise
+        return await finished(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
 
     def _open_writer(self) -> _Connection:
         writer = _connect(self.path, f"synchronous = {self._synchronous}")

@@ -16,7 +16,8 @@ Subclass a suite in a test module; pytest and pytest-asyncio (mode `auto`) do th
 `engine`, always needed: an engine that holds nothing and on which `create` was not called; the fixture closes it.
 `reopen`, needed when `features.durable` or `features.shared`: a function that makes one more engine on the same data;
 the suite creates and closes what it makes, and closes `engine` early where an engine must be gone (closing twice
-must do no harm). `patience_s`, a class attribute, is how long the suite waits for what must happen.
+must do no harm). Without `reopen` the tests that need it do not exist.
+`patience_s`, a class attribute, is how long the suite waits for what must happen.
 """
 
 from chimera.testing.contracts.log import LogContract

@@ -18,10 +18,10 @@ from chimera.testing.contracts.bank import (
     emitted,
     numbers,
 )
-from chimera.testing.contracts.suite import NAMES, Suite, event, quick
+from chimera.testing.contracts.suite import NAMES, EngineSuite, event, quick
 
 
-class JournalGuarantees(Suite):
+class JournalGuarantees(EngineSuite):
     """A part of `StoreContract`."""
 
     async def test_numbers_count_from_one_in_each_partition(self, engine: Store) -> None:

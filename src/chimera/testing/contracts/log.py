@@ -14,14 +14,14 @@ import pytest
 from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Log, Record
-from chimera.testing.contracts.suite import MEBIBYTE, NAMES, Suite, event, quick
+from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event, quick
 
 TOPIC = "contract.events"
 PARTITIONS = 4
 ALL = dict.fromkeys(range(PARTITIONS), 0)
 
 
-class LogContract(Suite):
+class LogContract(EngineSuite):
     """Every guarantee of `Log`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_a_topic_twice_changes_nothing(self, engine: Log) -> None:

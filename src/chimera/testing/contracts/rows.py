@@ -22,10 +22,10 @@ from chimera.testing.contracts.bank import (
     get,
     put,
 )
-from chimera.testing.contracts.suite import NAMES, Suite
+from chimera.testing.contracts.suite import NAMES, EngineSuite
 
 
-class RowGuarantees(Suite):
+class RowGuarantees(EngineSuite):
     """A part of `StoreContract`."""
 
     async def test_a_row_of_every_kind_loads_as_it_was_saved(self, engine: Store) -> None:

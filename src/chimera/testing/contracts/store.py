@@ -16,6 +16,7 @@ from chimera.testing.contracts.bank import (
     Undo,
     churn,
     committed,
+    crossed,
     emit,
     emitted,
     get,
@@ -122,6 +123,9 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         await asyncio.gather(*(committed(engine, increment) for _ in range(20)))
         assert await get(engine, "a") == ("a", 20, None)
 
+    async def test_transactions_that_cross_each_other_all_succeed_when_run_again(self, engine: Store) -> None:
+        await crossed(engine)
+
     async def test_a_snapshot_is_one_moment(self, engine: Store) -> None:
         await put(engine, ("a", 10, None), ("b", 0, None))
         async with engine.snapshot() as session, engine.snapshot() as other:
@@ -181,6 +185,15 @@ class StoreContract(RowGuarantees, JournalGuarantees):
             kept = [await numbers(each, partition) for partition in range(PARTITIONS)]
             assert kept == [list(range(1, len(seen) + 1)) for seen in kept]
             assert sum(map(len, kept)) == sum(counts)
+        await other.close()
+
+    async def test_transactions_of_two_engines_that_cross_each_other_all_succeed_when_run_again(
+        self, engine: Store, reopen: Callable[[], Store]
+    ) -> None:
+        if not engine.features.shared:
+            pytest.skip("the engine can't be shared")
+        other = reopen()
+        await crossed(engine, other)
         await other.close()
 
 

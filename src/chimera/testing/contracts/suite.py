@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import hypothesis
-import pytest
 
 from chimera.messages import Message
 
@@ -30,16 +29,31 @@ quick = hypothesis.settings(
 
 
 class Suite:
-    """The base of the contract suites; see `chimera.testing.contracts` for what a subclass provides."""
+    """The base of the contract suites; see `chimera.testing.contracts` for what a subclass provides.
+
+    `optional` are the fixtures that only some engines have a use for: where a suite with an `engine` has no such
+    fixture, the tests that need it do not exist.
+    """
 
     patience_s = 10.0
+    optional: ClassVar[tuple[str, ...]] = ()
 
-    @pytest.fixture
-    def reopen(self, engine: Any) -> Callable[[], Any]:
-        """Makes one more engine on the same data."""
-        if engine.features.durable or engine.features.shared:
-            pytest.fail(f"{type(self).__name__} must override the fixture `reopen`: its engine is durable or shared")
-        pytest.skip("nothing to reopen: the engine is neither durable nor shared")
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        absent = {name for name in cls.optional if not hasattr(cls, name)} if hasattr(cls, "engine") else set()
+        for name, test in inspect.getmembers(cls, inspect.isfunction):
+            if name.startswith("test_") and absent & inspect.signature(test).parameters.keys():
+                setattr(cls, name, None)
+
+
+class EngineSuite(Suite):
+    """The base of the suites whose engines have `features`."""
+
+    optional = ("reopen",)
+
+    async def test_what_is_durable_or_shared_can_be_reopened(self, engine: Any) -> None:
+        kept = engine.features.durable or engine.features.shared
+        assert not kept or hasattr(self, "reopen"), f"{type(self).__name__} has to provide the fixture `reopen`"
 
 
 def event(partition: int, number: int, key: str = "key", data: bytes = b"{}") -> Message:

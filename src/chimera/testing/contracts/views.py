@@ -11,13 +11,13 @@ import hypothesis.strategies as st
 import pytest
 
 from chimera.ports import Checkpoint, Document, Move, ViewStore
-from chimera.testing.contracts.suite import MEBIBYTE, NAMES, Suite, quick
+from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, quick
 
 VIEW = "contract_sales"
 CONSUMER = "contract/sales"
 
 
-class ViewStoreContract(Suite):
+class ViewStoreContract(EngineSuite):
     """Every guarantee of `ViewStore`. A subclass provides `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: ViewStore) -> None:

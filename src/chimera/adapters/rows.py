@@ -1,0 +1,77 @@
+"""What every engine with SQL does alike: SQLite, PostgreSQL, MySQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from chimera.entities import ColumnKind, Row, Table
+from chimera.errors import SettingsError
+from chimera.messages import Message
+
+Item = TypeVar("Item")
+Converter = Callable[[Sequence[Row]], Sequence[Row]]
+
+
+def converter(kinds: Sequence[ColumnKind], by_kind: Mapping[ColumnKind, Callable[[Any], Any]]) -> Converter:
+    """Converts the values of rows with columns of these kinds, where there is something to convert."""
+    special = [(at, by_kind[kind]) for at, kind in enumerate(kinds) if kind in by_kind]
+
+    def converted(row: Row) -> Row:
+        values = list(row)
+        for at, convert in special:
+            if values[at] is not None:
+                values[at] = convert(values[at])
+        return tuple(values)
+
+    return (lambda rows: [converted(row) for row in rows]) if special else (lambda rows: rows)
+
+
+def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:
+    """Journal rows (number, source, type, key, time, data, traceparent) as messages."""
+    return [
+        Message(f"{source}/{partition}@{number}", source, kind, key, moment, data, partition, number, traceparent)
+        for number, source, kind, key, moment, data, traceparent in rows
+    ]
+
+
+def journal_rows(events: Iterable[Message]) -> list[Row]:
+    """Messages as rows (partition, number, source, type, key, time, data, traceparent)."""
+    return [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent) for e in events]
+
+
+def check_columns(table: Table, where: Mapping[str, Sequence[Any]]) -> None:
+    """Raises ValueError when a condition names a column that the table does not have."""
+    names = [column.name for column in table.columns]
+    if unknown := [name for name in where if name not in names]:
+        raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
+
+
+def in_parts(where: Mapping[str, Sequence[Any]], size: int) -> list[Mapping[str, Sequence[Any]]]:
+    """The conditions, several times: each with a part of the longest list, of at most `size` values."""
+    longest = max(where, key=lambda name: len(where[name]), default=None)
+    if longest is None:
+        return [where]
+    return [{**where, longest: chunk} for chunk in chunks(where[longest], size)]
+
+
+def given(where: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The values of conditions, in order, without None: that is no value in SQL."""
+    return [value for values in where.values() for value in values if value is not None]
+
+
+def other_partitions(what: str, kept: int, asked: int) -> SettingsError:
+    return SettingsError(f"{what} has {kept} partitions, not {asked}; their number can't change")
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def distinct(items: Collection[Item]) -> list[Item]:
+    return list(dict.fromkeys(items))
+
+
+def quoted(name: str) -> str:
+    """A name as standard SQL quotes it."""
+    return '"' + name.replace('"', '""') + '"'

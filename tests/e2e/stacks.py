@@ -1,0 +1,124 @@
+"""The stacks that the marketplace is proven on: URLs of engines that nobody else uses, and how to take them away."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import aio_pika
+import asyncmy
+import asyncpg
+from confluent_kafka.admin import AdminClient
+from pymongo import AsyncMongoClient
+from redis.asyncio import Redis
+
+from tests.contract.services import url_of
+from tests.e2e.conftest import ROOT
+
+SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
+TOPICS = tuple(f"{service}.{kind}" for service in SERVICES for kind in ("commands", "events"))
+STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
+
+
+class Stack(NamedTuple):
+    """The settings that make a stack; `tag` is in every name that is made on its servers."""
+
+    name: str
+    tag: str
+    environment: Mapping[str, str]
+
+    def store_of(self, service: str, state: str) -> str:
+        url = self.environment.get("CHIMERA_STORE", "sqlite:///{state}/{service}.db")
+        return url.replace("{service}", service).replace("{state}", state)
+
+
+def stack(name: str, tag: str) -> Stack:
+    """A stack by its name. Skips, or fails with CI=true, where one of its engines is not there."""
+    environment: dict[str, str] = {}
+    if name.startswith("rabbitmq"):
+        environment["CHIMERA_LOG"] = f"{url_of('rabbitmq_stream')}?prefix={tag}-"
+    if name.startswith("kafka"):
+        environment["CHIMERA_LOG"] = f"{url_of('kafka')}?prefix={tag}-"
+    if "mysql" in name:
+        server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}")
+        documents = urlsplit(url_of("mongodb"))
+        environment["CHIMERA_STORE"] = server.geturl()
+        environment["CHIMERA_VIEWS"] = documents._replace(path=f"/{tag}-{{service}}").geturl()
+        environment["CHIMERA_LAST_KNOWN"] = f"{url_of('redis')}?prefix={tag}"
+    if "postgresql" in name:
+        environment["CHIMERA_STORE"] = f"{url_of('postgresql')}?schema={tag}-{{service}}"
+        environment["CHIMERA_VIEWS"] = f"{url_of('postgresql')}?schema={tag}-{{service}}-views"
+    return Stack(name, tag, environment)
+
+
+async def take_away(stack: Stack) -> None:
+    """Delete everything that a stack has made on its servers."""
+    if stack.name.startswith("rabbitmq"):
+        await _delete_streams(stack.tag)
+    if stack.name.startswith("kafka"):
+        await asyncio.to_thread(_delete_topics, stack.tag)
+    if "mysql" in stack.name:
+        await asyncio.gather(_drop_databases(stack.tag), _drop_documents(stack.tag), _forget(stack.tag))
+    if "postgresql" in stack.name:
+        await _drop_schemas(stack.tag)
+
+
+def restart(server: str) -> None:
+    """Stop and start a server as `make services` knows it."""
+    command = [sys.executable, str(ROOT / "services" / "run.py"), "restart", server]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+async def _delete_streams(tag: str) -> None:
+    connection = await aio_pika.connect(url_of("rabbitmq"))
+    async with connection, connection.channel() as channel:
+        for topic in TOPICS:
+            for partition in range(8):
+                await channel.queue_delete(f"{tag}-{topic}-{partition}")
+
+
+def _delete_topics(tag: str) -> None:
+    admin = AdminClient({"bootstrap.servers": urlsplit(url_of("kafka")).netloc})
+    made = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{tag}-")]
+    for deleted in admin.delete_topics(made).values() if made else ():
+        deleted.result(20)
+
+
+async def _drop_databases(tag: str) -> None:
+    server = urlsplit(url_of("mysql"))
+    connection = await asyncmy.connect(
+        host=server.hostname, port=server.port, user=server.username, password=server.password
+    )
+    async with connection, connection.cursor() as cursor:
+        await cursor.execute("SHOW DATABASES")
+        for (name,) in await cursor.fetchall():
+            if name.startswith(f"{tag}-"):
+                await cursor.execute(f"DROP DATABASE `{name}`")
+
+
+async def _drop_documents(tag: str) -> None:
+    async with AsyncMongoClient(url_of("mongodb")) as client:
+        for name in await client.list_database_names():
+            if name.startswith(f"{tag}-"):
+                await client.drop_database(name)
+
+
+async def _forget(tag: str) -> None:
+    async with Redis.from_url(url_of("redis")) as client:
+        async for key in client.scan_iter(f"{tag}*", count=1000):
+            await client.unlink(key)
+
+
+async def _drop_schemas(tag: str) -> None:
+    connection = await asyncpg.connect(url_of("postgresql"))
+    try:
+        for (name,) in await connection.fetch("SELECT schema_name FROM information_schema.schemata"):
+            if name.startswith(f"{tag}-"):
+                await connection.execute(f'DROP SCHEMA "{name}" CASCADE')
+    finally:
+        await connection.close()
