@@ -17,7 +17,7 @@ help: ## List the targets
 run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1] [WORKERS=1]
 	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes) $(if $(WORKERS),--workers $(WORKERS))
 
-test: .venv/dev ## Run the tests: [ARGS=what pytest takes]
+test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes]
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/dev ## Lint and type-check

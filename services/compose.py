@@ -6,9 +6,9 @@ import subprocess
 
 import handshakes
 from backend import ServerError
-from settings import FOLDER, PORTS, SOURCE, TLS, log_of
+from settings import PORTS, SOURCE, TLS, log_of
 
-START_PATIENCE = 120.0
+START_PATIENCE = 180.0
 
 TITLES = {
     "postgresql": "PostgreSQL",
@@ -60,7 +60,8 @@ def _wait(name: str) -> ServerError | None:
 
 def _environment() -> dict[str, str]:
     ports = {f"CHIMERA_PORT_{name.upper()}": str(port) for name, port in PORTS.items()}
-    return os.environ | ports | {"CHIMERA_SERVICES": str(FOLDER), "CHIMERA_TLS": str(TLS)}
+    project = f"chimera-services-{PORTS['postgresql']}"
+    return os.environ | ports | {"COMPOSE_PROJECT_NAME": project, "CHIMERA_TLS": str(TLS)}
 
 
 def _quiet(*command: str) -> bool:

@@ -12,7 +12,7 @@ import tls
 import urls
 from backend import Backend, ServerError
 from native import servers
-from settings import FOLDER, LOGS, NAMES, URLS
+from settings import FOLDER, LOGS, NAMES, URLS, keep_ports
 
 
 def main() -> int:
@@ -59,6 +59,7 @@ def _env() -> int:
 
 
 def _start(backend: Backend, names: list[str]) -> int:
+    keep_ports()
     tls.ensure()
     failures = backend.start(names)
     urls.write([name for name in names if handshakes.answers(name)], backend.TITLES)

@@ -1,6 +1,7 @@
 """Where the servers live, which ports they take and who may log in."""
 
 import os
+import socket
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
@@ -13,27 +14,53 @@ NAME = "chimera"  # the user, the password and the database
 
 NAMES = ("postgresql", "mysql", "mongodb", "redis", "memcached", "rabbitmq", "kafka")
 
-PORTS = {
-    "postgresql": 21700,
-    "mysql": 21701,
-    "mongodb": 21702,
-    "mongodb_tls": 21703,
-    "redis": 21704,
-    "redis_tls": 21705,
-    "memcached": 21706,
-    "memcached_tls": 21707,
-    "rabbitmq": 21708,
-    "rabbitmq_tls": 21709,
-    "rabbitmq_stream": 21710,
-    "rabbitmq_stream_tls": 21711,
-    "rabbitmq_nodes": 21712,
-    "rabbitmq_names": 21713,
-    "kafka": 21714,
-    "kafka_tls": 21715,
-    "kafka_controller": 21716,
-}
-for _name, _port in PORTS.items():
-    PORTS[_name] = int(os.environ.get(f"CHIMERA_PORT_{_name.upper()}", _port))
+_PORT_NAMES = (
+    "postgresql",
+    "mysql",
+    "mongodb",
+    "mongodb_tls",
+    "redis",
+    "redis_tls",
+    "memcached",
+    "memcached_tls",
+    "rabbitmq",
+    "rabbitmq_tls",
+    "rabbitmq_stream",
+    "rabbitmq_stream_tls",
+    "rabbitmq_nodes",
+    "rabbitmq_names",
+    "kafka",
+    "kafka_tls",
+    "kafka_controller",
+)
+_FIRST_PORT = FOLDER / "first-port"
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _first_port() -> int:
+    """Where this folder's ports begin: past those of another folder's servers, so that both can run."""
+    if _FIRST_PORT.exists():
+        return int(_FIRST_PORT.read_text())
+    blocks = range(21700, 22700, 20)
+    return next((first for first in blocks if all(map(is_free, range(first, first + len(_PORT_NAMES))))), blocks[0])
+
+
+def keep_ports() -> None:
+    """From now on this folder's servers have these ports."""
+    _FIRST_PORT.write_text(f"{_FIRST}\n")
+
+
+_FIRST = _first_port()
+PORTS = {name: int(os.environ.get(f"CHIMERA_PORT_{name.upper()}", _FIRST + at)) for at, name in enumerate(_PORT_NAMES)}
 
 
 def address(port: str) -> str:

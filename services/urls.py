@@ -18,7 +18,7 @@ def plain() -> dict[str, str]:
         "redis": f"redis://{LOGIN}{address('redis')}/0",
         "memcached": f"memcached://{address('memcached')}",
         "rabbitmq": f"amqp://{LOGIN}{address('rabbitmq')}/",
-        "rabbitmq_stream": f"rabbitmq-stream://{LOGIN}{address('rabbitmq_stream')}/",
+        "rabbitmq_stream": f"rabbitmq://{LOGIN}{address('rabbitmq_stream')}/",
         "kafka": f"kafka://{address('kafka')}",
     }
 
@@ -32,7 +32,7 @@ def encrypted() -> dict[str, str]:
         "redis": f"rediss://{LOGIN}{address('redis_tls')}/0?ssl_ca_certs={tls.CA}",
         "memcached": f"memcached+tls://{address('memcached_tls')}",
         "rabbitmq": f"amqps://{LOGIN}{address('rabbitmq_tls')}/",
-        "rabbitmq_stream": f"rabbitmq-stream+tls://{LOGIN}{address('rabbitmq_stream_tls')}/",
+        "rabbitmq_stream": f"rabbitmq://{LOGIN}{address('rabbitmq_stream_tls')}/",
         "kafka": f"kafka+ssl://{address('kafka_tls')}",
     }
 

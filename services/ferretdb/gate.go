@@ -72,6 +72,11 @@ func (g *gate) answer(server *peer, header *wire.MsgHeader, body wire.MsgBody) (
 	if err != nil {
 		return nil, err
 	}
+	if command.Command() == "find" {
+		if message, err = inRanges(command, message); err != nil {
+			return nil, err
+		}
+	}
 	if reads[command.Command()] {
 		return server.ask(message)
 	}

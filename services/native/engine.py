@@ -20,4 +20,5 @@ class Engine:
     sweep: Callable[[], None] = _nothing  # for what a server leaves running outside its session
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None  # for a server that refuses to run as root
+    patience: float = 60.0  # seconds from its start to its first answer
     stop_signal: signal.Signals = signal.SIGTERM

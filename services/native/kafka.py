@@ -83,4 +83,5 @@ engine = Engine(
     build=_build,
     prepare=_prepare,
     command=_command,
+    patience=180.0,  # on a busy machine Java takes its time
 )

@@ -1,6 +1,5 @@
 """The servers run by this machine itself, each by its name."""
 
-import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +8,7 @@ import handshakes
 from backend import ServerError
 from native import kafka, memcached, mongodb, mysql, postgresql, processes, programs, rabbitmq, redis
 from native.engine import Engine
-from settings import DATA, HOST, PROGRAMS, RUN, ports_of
-
-START_PATIENCE = 60.0
+from settings import DATA, PROGRAMS, RUN, is_free, ports_of
 
 _MODULES = (postgresql, mysql, mongodb, redis, memcached, rabbitmq, kafka)
 _ENGINES: dict[str, Engine] = {module.engine.name: module.engine for module in _MODULES}
@@ -75,21 +72,18 @@ def _start(engine: Engine, wanted: Mapping[str, str]) -> None:
 
 def _check_ports(name: str) -> None:
     for port in ports_of(name):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError as error:
-                raise ServerError(name, f"port {port} is taken; choose others with CHIMERA_PORT_…") from error
+        if not is_free(port):
+            raise ServerError(name, f"port {port} is taken; choose others with CHIMERA_PORT_…")
 
 
 def _wait(name: str, process: subprocess.Popen[bytes] | None) -> None:
     def alive() -> bool:
         return processes.running(name) is not None if process is None else process.poll() is None
 
-    if handshakes.wait(name, START_PATIENCE, alive):
+    patience = _ENGINES[name].patience
+    if handshakes.wait(name, patience, alive):
         return
     if alive():
-        raise ServerError(name, f"does not answer after {START_PATIENCE:.0f} s")
+        raise ServerError(name, f"does not answer after {patience:.0f} s")
     processes.kill(_ENGINES[name])
     raise ServerError(name, "ended while starting")
