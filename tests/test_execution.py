@@ -254,9 +254,8 @@ async def test_a_refusal_is_recorded_and_its_changes_are_gone_while_its_neighbou
     assert await parked_of(body) == []
 
 
+@pytest.mark.parametrize("engines", ["sqlite"], indirect=True)
 async def test_a_refusal_after_sql_undoes_the_sql(engines: Engines, bank: Bank) -> None:
-    if not isinstance(engines.store, SQLiteStore):
-        pytest.skip("there is no SQL in memory")
     body = await opened(bank.service, engines)
     await direct(body, Deposit("a", 1), Deposit("b", 1))
 

@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from chimera import ChimeraError, Event, Reads, Rejected, Transaction
-from chimera.adapters.sqlite import SQLiteStore
 from chimera.body import Body
 from chimera.entities import Entity
 from chimera.execution import Outcome, Task
@@ -148,9 +147,8 @@ async def test_commands_of_one_transaction_see_the_changes_of_those_before_but_n
     assert (account.balance, account.tags) == (2, ["a", "b"])
 
 
+@pytest.mark.parametrize("engines", ["sqlite"], indirect=True)
 async def test_sql_sees_what_was_saved_and_later_commands_see_what_sql_changed(bank: Bank, engines: Engines) -> None:
-    if not isinstance(engines.store, SQLiteStore):
-        pytest.skip("there is no SQL in memory")
     body = await opened(bank.service, engines)
     calls: list[str] = []
 
