@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import aio_pika
+import aiohttp
 import asyncmy
 import asyncpg
+import msgspec
 from confluent_kafka.admin import AdminClient
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
+from chimera.engines import open_engine
+from chimera.entities import table_of
+from chimera.leases import TTL_S as LEASE_S
+from marketplace.check import Difference, compare, recount
+from marketplace.orders.model import Order
 from tests.contract.services import url_of
-from tests.e2e.conftest import ROOT
+from tests.e2e.conftest import ROOT, Chimera, Running, command_of, descendants
+from tests.e2e.witness.witness import Watched
 
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
 TOPICS = tuple(f"{service}.{kind}" for service in SERVICES for kind in ("commands", "events"))
@@ -53,6 +64,68 @@ def stack(name: str, tag: str) -> Stack:
         environment["CHIMERA_STORE"] = f"{url_of('postgresql')}?schema={tag}-{{service}}"
         environment["CHIMERA_VIEWS"] = f"{url_of('postgresql')}?schema={tag}-{{service}}-views"
     return Stack(name, tag, environment)
+
+
+class Compared(NamedTuple):
+    """What is served, beside the source of truth and beside the order in which things happened."""
+
+    orders: int
+    dashboards: int
+    differences: list[Difference]
+    events: int
+    broken: int
+
+
+async def compared(stack: Stack, chimera: Chimera) -> Compared:
+    """Every dashboard beside a recount of the orders; how many events the witness saw, and how many out of order."""
+    store = stack.store_of("orders", str(chimera.state))
+    sellers, days = await recount(store)
+    expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
+    expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
+    watched = await _watched(chimera, await _order_ids(store))
+    return Compared(
+        sum(sales["orders"] for sales in sellers.values()),
+        len(expected),
+        await compare(expected, chimera.base),
+        sum(order.events for order in watched),
+        sum(order.broken for order in watched),
+    )
+
+
+async def _order_ids(store: str) -> list[str]:
+    engine = open_engine("store", store)
+    try:
+        await engine.create([table_of(Order)], 8)
+        async with engine.snapshot() as session:
+            return [row[0] for row in await session.execute("SELECT order_id FROM orders")]
+    finally:
+        await engine.close()
+
+
+async def _watched(chimera: Chimera, order_ids: Sequence[str]) -> list[Watched]:
+    room = asyncio.Semaphore(16)
+
+    async def get(order_id: str) -> Watched:
+        async with room, session.get(f"{chimera.base}/watched/{order_id}") as response:
+            assert response.status == 200, order_id
+            return msgspec.json.decode(await response.read(), type=Watched)
+
+    async with aiohttp.ClientSession() as session:
+        return await asyncio.gather(*map(get, order_ids))
+
+
+def strike(server: Running) -> None:
+    """Of the workers of each service that matters here, kill one for good and pause one for longer than its lease."""
+    paused = []
+    for service in ("orders", "analytics", "witness"):
+        workers = [each for each in descendants(server.pid) if f"run {service} --write" in command_of(each)]
+        assert len(workers) > 2, workers
+        os.kill(workers[0], signal.SIGKILL)
+        os.kill(workers[1], signal.SIGSTOP)
+        paused.append(workers[1])
+    time.sleep(2 * LEASE_S)
+    for pid in paused:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def take_away(stack: Stack) -> None:

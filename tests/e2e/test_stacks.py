@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 import uuid
 
 import aiohttp
-import msgspec
 import pytest
 
-from chimera.leases import TTL_S as LEASE_S
-from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
-from tests.e2e.conftest import ROOT, Chimera, command_of, descendants
-from tests.e2e.stacks import STACKS, restart, stack, take_away
-from tests.e2e.witness.witness import Watched
+from tests.e2e.conftest import ROOT, Chimera
+from tests.e2e.stacks import STACKS, compared, restart, stack, strike, take_away
 
 SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
 WATCHED = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
@@ -70,26 +63,11 @@ async def load_all(chimera, at=None, then=None):
     return account
 
 
-async def check(found, chimera):
-    """Every dashboard against a recount of the orders; every order's events in order, each once."""
-    sellers, days = await recount(found.store_of("orders", str(chimera.state)))
-    expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
-    expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
-    assert expected
-    assert await compare(expected, chimera.base) == []
-
-
-async def watched(chimera):
-    """What the witness saw of every order."""
-    async with aiohttp.ClientSession() as session:
-
-        async def get(order_id):
-            async with session.get(f"{chimera.base}/watched/{order_id}") as response:
-                assert response.status == 200, order_id
-                return msgspec.json.decode(await response.read(), type=Watched)
-
-        orders = [request.body["order_id"] for request in SMALL if request.path == "/orders"]
-        return [await get(order_id) for order_id in orders]
+async def check(found, chimera, account):
+    checked = await compared(found, chimera)
+    assert checked.orders > 0
+    assert (checked.differences, checked.broken) == ([], 0)
+    assert checked.events == account.events
 
 
 @pytest.mark.parametrize("name", STACKS)
@@ -97,10 +75,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
     found, chimera = on_stack(name)
     server = chimera.up()
     account = await load_all(chimera)
-    await check(found, chimera)
-    orders = await watched(chimera)
-    assert sum(order.broken for order in orders) == 0
-    assert sum(order.events for order in orders) == account.events
+    await check(found, chimera, account)
     async with aiohttp.ClientSession() as session:
         for path in PAGES:
             async with session.get(chimera.base + path) as response:
@@ -110,7 +85,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
     chimera.up()
     again = await load_all(chimera)
     assert again.events == 0
-    await check(found, chimera)
+    await check(found, chimera, account)
 
 
 @pytest.mark.parametrize("name", BROKERS)
@@ -118,32 +93,12 @@ async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_
     found, chimera = on_stack(name)
     chimera.up()
     account = await load_all(chimera, 100, lambda: restart(BROKERS[name]))
-    await check(found, chimera)
-    orders = await watched(chimera)
-    assert sum(order.broken for order in orders) == 0
-    assert sum(order.events for order in orders) == account.events
+    await check(found, chimera, account)
 
 
 @pytest.mark.parametrize("name", BROKERS)
 async def test_one_of_three_workers_is_killed_and_one_sleeps_longer_than_its_lease(on_stack, name):
     found, chimera = on_stack(name)
     server = chimera.up("--processes", "--workers", "3")
-    struck = []
-
-    def strike():
-        for service in ("orders", "analytics", "witness"):
-            workers = [each for each in descendants(server.pid) if f"run {service} --write" in command_of(each)]
-            assert len(workers) == 3
-            os.kill(workers[0], signal.SIGKILL)
-            os.kill(workers[1], signal.SIGSTOP)
-            struck.append(workers[1])
-        time.sleep(2 * LEASE_S)
-        for paused in struck:
-            os.kill(paused, signal.SIGCONT)
-
-    account = await load_all(chimera, 100, strike)
-    assert len(struck) == 3
-    await check(found, chimera)
-    orders = await watched(chimera)
-    assert sum(order.broken for order in orders) == 0
-    assert sum(order.events for order in orders) == account.events
+    account = await load_all(chimera, 100, lambda: strike(server))
+    await check(found, chimera, account)
