@@ -19,9 +19,7 @@ from tests.e2e.conftest import ROOT, Chimera, Running
 from tests.e2e.stacks import STACKS, Compared, compared, restart, stack, strike, take_away
 
 CONFIG = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
-TITLE = (
-    "| stack | trouble | commands/s | events/s | seconds | orders | dashboards that differ | events | out of order |"
-)
+COLUMNS = ("stack", "trouble", "commands/s", "events/s", "seconds", "orders", "differ", "events", "broken")
 TROUBLE_AT = 40_000
 
 
