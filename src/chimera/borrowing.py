@@ -12,10 +12,10 @@ import msgspec
 
 from chimera.body import Body
 from chimera.borrowed import Borrowed
-from chimera.copies import CopyAge, ModeSetting, copy_name, read_mode
+from chimera.copies import GRACE_S, CopyAge, ModeSetting, copy_name, read_mode
 from chimera.errors import ChimeraError
 from chimera.fetching import GARBAGE, Fetches
-from chimera.messages import Position
+from chimera.messages import Position, partition_of
 from chimera.service import Borrow, Mode
 
 logger = logging.getLogger("chimera")
@@ -41,6 +41,12 @@ class BorrowedReads(Generic[Doc]):
         declared = body.modes.get(borrow.name, borrow.mode)
         self._setting = ModeSetting(declared, declared)
         self._age = CopyAge(body, borrow)
+        self._floor: dict[int, int] = {}
+        self._owner_partitions = 0
+        self._left_copy_at = float("-inf")
+        self._reading = 0
+        self._nobody_reads = asyncio.Event()
+        self._gate: asyncio.Future[None] | None = None
 
     @property
     def mode(self) -> Mode:
@@ -48,8 +54,13 @@ class BorrowedReads(Generic[Doc]):
         return self._setting.mode
 
     async def look(self) -> None:
-        """Look for a changed mode, once."""
-        self._setting = await read_mode(self._body, self._borrow)
+        """Look for a changed mode, once, and change over to it."""
+        setting = await read_mode(self._body, self._borrow)
+        if setting.mode != self.mode and setting.mode != "sync":
+            await self._learn_floor()
+        elif setting.mode != self.mode:
+            self._left_copy_at = time.monotonic()
+        self._setting = setting
 
     async def keep_looking(self) -> None:
         """Follow the mode, and the age of the copy that it reads, until cancelled."""
@@ -62,24 +73,65 @@ class BorrowedReads(Generic[Doc]):
                 logger.debug("borrow %s: %s", self._borrow.name, error)
             await asyncio.sleep(LOOK_S)
 
+    async def _learn_floor(self) -> None:
+        """Learn what the copy must have before it is read: all that the owner could have shown anybody until now.
+
+        So nobody sees less after a change of mode than before. Reads wait meanwhile, no longer than the budget; where
+        the owner does not answer in that time, the copy is read as it is.
+        """
+        gate = self._gate = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._borrow.budget):
+                while self._reading:
+                    self._nobody_reads.clear()
+                    await self._nobody_reads.wait()
+                self._floor = dict(await self._body.owner(self._borrow.owner).heads())
+                self._owner_partitions = len(self._floor)
+        except (ChimeraError, TimeoutError) as error:
+            logger.warning("%s did not say where it is as its share is borrowed anew: %s", self._borrow.owner, error)
+        finally:
+            self._gate = None
+            gate.set_result(None)
+
     async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Doc]:
         """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
 
         Never raises for the owner's sake, never takes longer than the budget for it.
         """
-        mode = self.mode
-        if mode == "sync":
-            found = await self._ask(key, anew=bool(after))
-        elif after and await self.missing(after):
-            until = time.monotonic() + self._borrow.budget
-            found = await self._ask(key, anew=True, otherwise=lambda: self._copied_after(key, mode, after, until))
-        else:
-            found = await self._copied(key, mode)
-            if found.state == "stale":
-                copied = found
-                found = await self._ask(key, otherwise=lambda: _ready(copied))
-        self._body.metrics.borrowed(self._body.service.name, self._borrow.name, mode, found.state)
+        while self._gate is not None:
+            await asyncio.wait([self._gate])
+        self._reading += 1
+        try:
+            found = await self._get(key, after, self.mode)
+        finally:
+            self._reading -= 1
+            if not self._reading:
+                self._nobody_reads.set()
+        self._body.metrics.borrowed(self._body.service.name, self._borrow.name, self.mode, found.state)
         return found
+
+    async def _get(self, key: str, after: Sequence[Position], mode: Mode) -> Borrowed[Doc]:
+        if mode == "sync":
+            return await self._ask(key, anew=bool(after), otherwise=lambda: self._left_copy(key))
+        needed = [*after, *self._floor_of(key)] if self._floor else after
+        if needed and await self.missing(needed):
+            until = time.monotonic() + self._borrow.budget
+            return await self._ask(key, anew=True, otherwise=lambda: self._copied_after(key, mode, needed, until))
+        if self._floor:
+            self._floor.pop(partition_of(key, self._owner_partitions), None)
+        found = await self._copied(key, mode)
+        return found if found.state != "stale" else await self._ask(key, otherwise=lambda: _ready(found))
+
+    def _floor_of(self, key: str) -> list[Position]:
+        partition = partition_of(key, self._owner_partitions)
+        return [Position(self._borrow.owner, partition, self._floor[partition])] if partition in self._floor else []
+
+    async def _left_copy(self, key: str) -> Borrowed[Doc] | None:
+        """What the copy has that was read until a moment ago, and is not dropped yet."""
+        if time.monotonic() > self._left_copy_at + GRACE_S:
+            return None
+        found = await self._copied(key, "async")
+        return found._replace(state="stale") if found.value is not None else None
 
     async def missing(self, after: Sequence[Position]) -> list[Position]:
         """Where the copy is in those partitions in which it has not reached a position; in sync mode, at 0 in all."""
@@ -112,7 +164,7 @@ class BorrowedReads(Generic[Doc]):
         return Borrowed(value, "fresh" if fresh else "stale", age)
 
     async def _ask(
-        self, key: str, *, anew: bool = False, otherwise: Callable[[], Awaitable[Borrowed[Doc]]] | None = None
+        self, key: str, *, anew: bool = False, otherwise: Callable[[], Awaitable[Borrowed[Doc] | None]]
     ) -> Borrowed[Doc]:
         """The owner's answer, or, when it does not come in time, the copy's value or the last known good one."""
         try:
@@ -121,7 +173,7 @@ class BorrowedReads(Generic[Doc]):
             logger.debug("borrow %s of %r: %r", self._borrow.name, key, error)
         else:
             return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
-        copied = None if otherwise is None else await otherwise()
+        copied = await otherwise()
         if copied is not None and (copied.value is not None or copied.state == "absent"):
             return copied
         known = await self._fetches.last_known(key)
