@@ -79,7 +79,7 @@ def _java(main: str, *arguments: str) -> list[str]:
 engine = Engine(
     name="kafka",
     title="Kafka",
-    programs={"java": "openjdk-17-jre-headless", "mvn": "maven"},
+    programs={"kcat": "kcat", "java": "openjdk-17-jre-headless", "mvn": "maven"},
     build=_build,
     prepare=_prepare,
     command=_command,

@@ -1,0 +1,129 @@
+"""The wire is everybody's: kcat and a plain AMQP client read our events and write commands, as CloudEvents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import uuid
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+import aio_pika
+import pytest
+from cloudevents.core.bindings import amqp, kafka
+from cloudevents.core.formats.json import JSONFormat
+
+from chimera.messages import partition_of
+from tests.contract.services import do_without, url_of
+from tests.e2e.conftest import Chimera, wait_until
+from tests.e2e.stacks import stack, take_away
+
+ORDER = {"buyer_id": "b", "seller_id": "s", "gig_id": "g", "amount_cents": 900}
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+
+@pytest.fixture
+async def orders(tmp_path, request):
+    """The orders service alone on a stack; gives its tag and the running service."""
+    name, option = request.param
+    found = stack(name, f"t{uuid.uuid4().hex[:10]}")
+    environment = dict(found.environment)
+    environment["CHIMERA_LOG"] += option.format(tag=found.tag, port=urlsplit(url_of("rabbitmq")).port) if option else ""
+    chimera = Chimera(tmp_path / "state", environment=environment)
+    chimera.base_of_orders = chimera.start("run", "orders").wait_ready()
+    yield found.tag, chimera
+    chimera.end()
+    await take_away(found)
+
+
+def place(chimera, order_id):
+    body = json.dumps({"order_id": order_id, **ORDER}).encode()
+    headers = {"Content-Type": "application/json", "traceparent": TRACE}
+    request = Request(f"{chimera.base_of_orders}/orders", body, headers, method="POST")
+    with urlopen(request, timeout=5) as answer:
+        assert answer.status == 201
+
+
+def is_placed(chimera, order_id):
+    try:
+        with urlopen(f"{chimera.base_of_orders}/orders/{order_id}", timeout=5) as answer:
+            return json.load(answer)["stage"] == "placed"
+    except OSError:
+        return False
+
+
+def is_order_placed(event, order_id):
+    """What the CloudEvents SDK made of a foreign client's message."""
+    assert event.get_specversion() == "1.0"
+    assert (event.get_type(), event.get_source(), event.get_subject()) == ("orders.OrderPlaced", "orders", order_id)
+    assert event.get_id().startswith(f"orders/{partition_of(order_id, 8)}@")
+    assert event.get_extension("traceparent").startswith(TRACE[:36])
+    data = event.get_data()
+    assert (data if isinstance(data, dict) else json.loads(data))["amount_cents"] == ORDER["amount_cents"]
+
+
+def command_attributes(order_id):
+    return {
+        "specversion": "1.0",
+        "id": str(uuid.uuid4()),
+        "source": "foreign",
+        "type": "orders.PlaceOrder",
+        "subject": order_id,
+        "time": "2026-01-05T10:00:00Z",
+    }
+
+
+def kcat(*arguments, text=""):
+    if shutil.which("kcat") is None:
+        do_without("kcat is not installed; run: apt-get install kcat")
+    broker = urlsplit(url_of("kafka")).netloc
+    command = ["kcat", "-q", "-b", broker, *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+@pytest.mark.parametrize("orders", [("kafka-postgresql", "")], indirect=True)
+async def test_kcat_reads_order_events_as_cloud_events_and_writes_a_command(orders):
+    tag, chimera = orders
+    place(chimera, "o1")
+    assert await asyncio.to_thread(wait_until, lambda: is_placed(chimera, "o1"), 10)
+    topic, partition = f"{tag}-orders.events", str(partition_of("o1", 8))
+    read = ("-C", "-t", topic, "-p", partition, "-o", "beginning", "-e", "-f", "%k\\n%h\\n%s\\n")
+    assert await asyncio.to_thread(wait_until, lambda: kcat(*read), 10)
+    key, headers, value = kcat(*read).splitlines()
+    pairs = dict(pair.split("=", 1) for pair in headers.split(","))
+    message = kafka.KafkaMessage({name: text.encode() for name, text in pairs.items()}, key.encode(), value.encode())
+    is_order_placed(kafka.from_binary(message, JSONFormat()), "o1")
+
+    attributes = [f"-Hce_{name}={text}" for name, text in command_attributes("o2").items()]
+    write = ("-P", "-t", f"{tag}-orders.commands", "-p", str(partition_of("o2", 8)), "-k", "o2")
+    kcat(*write, "-Hcontent-type=application/json", *attributes, text=json.dumps({"order_id": "o2", **ORDER}))
+    assert await asyncio.to_thread(wait_until, lambda: is_placed(chimera, "o2"), 10)
+
+
+RABBITMQ = ("rabbitmq-mysql-mongodb-redis", "&exchange={tag}-events&amqp_port={port}")
+
+
+@pytest.mark.parametrize("orders", [RABBITMQ], indirect=True)
+async def test_a_plain_amqp_client_receives_order_events_and_writes_a_command(orders):
+    tag, chimera = orders
+    async with await aio_pika.connect(url_of("rabbitmq")) as connection, connection.channel() as channel:
+        exchange = await channel.declare_exchange(f"{tag}-events", aio_pika.ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(exchange, "orders.OrderPlaced")
+        place(chimera, "o1")
+        async with asyncio.timeout(10):
+            while (got := await queue.get(fail=False)) is None:
+                await asyncio.sleep(0.02)
+        properties = {"content-type": got.content_type}
+        message = amqp.AMQPMessage(properties, dict(got.headers), got.body)
+        is_order_placed(amqp.from_binary(message, JSONFormat()), "o1")
+
+        attributes = {f"cloudEvents:{name}": text for name, text in command_attributes("o2").items()}
+        body = json.dumps({"order_id": "o2", **ORDER}).encode()
+        command = aio_pika.Message(body, headers=attributes, content_type="application/json")
+        await channel.default_exchange.publish(command, f"{tag}-orders.commands-{partition_of('o2', 8)}")
+        assert await asyncio.to_thread(wait_until, lambda: is_placed(chimera, "o2"), 10)
+        await exchange.delete()
