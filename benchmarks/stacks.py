@@ -16,7 +16,7 @@ from marketplace.account import Account
 from marketplace.load import SERVICES, load
 from marketplace.olist import Olist
 from tests.e2e.conftest import ROOT, Chimera, Running
-from tests.e2e.stacks import STACKS, Compared, compared, restart, stack, strike, take_away
+from tests.e2e.stacks import STACKS, TROUBLED, Compared, compared, restart, stack, strike, take_away
 
 CONFIG = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 COLUMNS = ("stack", "trouble", "commands/s", "events/s", "seconds", "orders", "differ", "events", "broken")
@@ -25,12 +25,14 @@ TROUBLE_AT = 40_000
 
 @click.command()
 @click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--stack", "names", multiple=True, type=click.Choice(STACKS), help="Without it, all of them.")
+@click.option(
+    "--stack", "names", multiple=True, type=click.Choice(sorted({*STACKS, *TROUBLED})), help="Without it, all of them."
+)
 @click.option("--trouble", type=click.Choice(["none", "workers", "broker"]), default="none", show_default=True)
 def main(data: Path, names: tuple[str, ...], trouble: str) -> None:
     """Load the Olist orders on each stack and print a table."""
     click.echo(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for name in names or STACKS:
+    for name in names or (STACKS if trouble == "none" else TROUBLED):
         account, found = asyncio.run(_run(name, data, trouble))
         click.echo(_line(name, trouble, account, found))
         if not account.balances or found.differences or found.broken or found.events != account.events:

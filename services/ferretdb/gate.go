@@ -73,8 +73,8 @@ func (g *gate) answer(server *peer, header *wire.MsgHeader, body wire.MsgBody) (
 		return nil, err
 	}
 	if command.Command() == "find" {
-		if message, err = inRanges(command, message); err != nil {
-			return nil, err
+		if reply, done, err := eachID(server, command); done || err != nil {
+			return reply, err
 		}
 	}
 	if reads[command.Command()] {

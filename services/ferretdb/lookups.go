@@ -1,46 +1,67 @@
 package main
 
 import (
-	"slices"
-
 	"github.com/FerretDB/wire"
 	"github.com/FerretDB/wire/wirebson"
 )
 
-// A range costs as much as two hundred comparisons.
-const lookupSize = 1024
-
-// inRanges rewrites a search for many ids to one for ranges of ids, each with the few ids in it: FerretDB compares
-// every document of the collection with one id after another, and is out of a range after one or two.
-func inRanges(command *wirebson.Document, message *wire.OpMsg) (*wire.OpMsg, error) {
-	filter, err := decode(command.Get("filter"))
-	if err != nil || filter.Get("$or") != nil {
-		return message, err
-	}
-	ids, err := manyIDs(filter)
+// eachID looks documents up one by one where a client asks for many ids and nothing else: FerretDB has an index for
+// one id, and compares every document of the collection with each of many. It reports false for any other search.
+func eachID(server *peer, command *wirebson.Document) (wire.MsgBody, bool, error) {
+	ids, err := manyIDs(command)
 	if err != nil || ids == nil {
-		return message, err
+		return nil, false, err
 	}
-	slices.Sort(ids)
-	ranges := wirebson.MakeArray(len(ids)/lookupSize + 1)
-	for len(ids) > 0 {
-		part := ids[:min(lookupSize, len(ids))]
-		ids = ids[len(part):]
-		few := wirebson.MakeArray(len(part))
-		for _, id := range part {
-			must(0, few.Add(id))
+	find := wirebson.MustDocument("find", command.Get("find"), "$db", command.Get("$db"), "limit", int32(1))
+	if projection := command.Get("projection"); projection != nil {
+		must(0, find.Add("projection", projection))
+	}
+	found := wirebson.MakeArray(len(ids))
+	for id := range ids {
+		document, failed, err := lookUp(server, find, id)
+		switch {
+		case err != nil:
+			return nil, true, err
+		case failed != nil:
+			reply, err := wire.NewOpMsg(failed)
+			return reply, true, err
+		case document != nil:
+			must(0, found.Add(document))
 		}
-		within := wirebson.MustDocument("$gte", part[0], "$lte", part[len(part)-1], "$in", few)
-		must(0, ranges.Add(wirebson.MustDocument("_id", within)))
 	}
-	filter.Remove("_id")
-	must(0, filter.Add("$or", ranges))
-	must(0, command.Replace("filter", filter))
-	return wire.NewOpMsg(command)
+	database, _ := command.Get("$db").(string)
+	collection, _ := command.Get("find").(string)
+	cursor := wirebson.MustDocument("firstBatch", found, "id", int64(0), "ns", database+"."+collection)
+	reply, err := wire.NewOpMsg(wirebson.MustDocument("cursor", cursor, "ok", 1.0))
+	return reply, true, err
 }
 
-// manyIDs: nil where there are few, or where the filter asks for anything but strings.
-func manyIDs(filter *wirebson.Document) ([]string, error) {
+// lookUp gives the document of one id, or the reply of a server that failed.
+func lookUp(server *peer, find *wirebson.Document, id string) (document, failed *wirebson.Document, err error) {
+	must(0, find.Add("filter", wirebson.MustDocument("_id", id)))
+	defer find.Remove("filter")
+	reply, err := server.askFor(find)
+	if err != nil || reply.Get("ok") != 1.0 {
+		return nil, reply, err
+	}
+	batch := reply.Get("cursor").(*wirebson.Document).Get("firstBatch").(*wirebson.Array)
+	if batch.Len() == 0 {
+		return nil, nil, nil
+	}
+	return batch.Get(0).(*wirebson.Document), nil, nil
+}
+
+// manyIDs: nil for a search by anything but strings as ids, or in an order, or for a part of what there is.
+func manyIDs(command *wirebson.Document) (map[string]bool, error) {
+	for _, name := range []string{"sort", "limit", "skip", "batchSize"} {
+		if command.Get(name) != nil {
+			return nil, nil
+		}
+	}
+	filter, err := decode(command.Get("filter"))
+	if err != nil || filter.Len() != 1 {
+		return nil, err
+	}
 	wanted, err := decode(filter.Get("_id"))
 	if err != nil || wanted.Len() != 1 {
 		return nil, err
@@ -50,14 +71,16 @@ func manyIDs(filter *wirebson.Document) ([]string, error) {
 		return nil, nil
 	}
 	array, err := listed.Decode()
-	if err != nil || array.Len() <= lookupSize {
+	if err != nil {
 		return nil, err
 	}
-	ids := make([]string, array.Len())
-	for i := range ids {
-		if ids[i], ok = array.Get(i).(string); !ok {
+	ids := make(map[string]bool, array.Len())
+	for i := range array.Len() {
+		id, ok := array.Get(i).(string)
+		if !ok {
 			return nil, nil
 		}
+		ids[id] = true
 	}
 	return ids, nil
 }

@@ -33,6 +33,7 @@ from tests.e2e.witness.witness import Watched
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
 TOPICS = tuple(f"{service}.{kind}" for service in SERVICES for kind in ("commands", "events"))
 STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
+TROUBLED = ("rabbitmq-mysql", "kafka-postgresql")
 
 
 class Stack(NamedTuple):
@@ -55,11 +56,12 @@ def stack(name: str, tag: str) -> Stack:
     if name.startswith("kafka"):
         environment["CHIMERA_LOG"] = f"{url_of('kafka')}?prefix={tag}-"
     if "mysql" in name:
-        server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}")
-        documents = urlsplit(url_of("mongodb"))
-        environment["CHIMERA_STORE"] = server.geturl()
+        server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}").geturl()
+        environment |= {"CHIMERA_STORE": server, "CHIMERA_VIEWS": server}
+    if "mongodb" in name:
+        documents, cache = urlsplit(url_of("mongodb")), f"{url_of('redis')}?prefix={tag}"
         environment["CHIMERA_VIEWS"] = documents._replace(path=f"/{tag}-{{service}}").geturl()
-        environment["CHIMERA_LAST_KNOWN"] = f"{url_of('redis')}?prefix={tag}"
+        environment |= {"CHIMERA_SERVICES__WITNESS__VIEWS": cache, "CHIMERA_LAST_KNOWN": cache}
     if "postgresql" in name:
         environment["CHIMERA_STORE"] = f"{url_of('postgresql')}?schema={tag}-{{service}}"
         environment["CHIMERA_VIEWS"] = f"{url_of('postgresql')}?schema={tag}-{{service}}-views"
@@ -135,7 +137,9 @@ async def take_away(stack: Stack) -> None:
     if stack.name.startswith("kafka"):
         await asyncio.to_thread(_delete_topics, stack.tag)
     if "mysql" in stack.name:
-        await asyncio.gather(_drop_databases(stack.tag), _drop_documents(stack.tag), _forget(stack.tag))
+        await _drop_databases(stack.tag)
+    if "mongodb" in stack.name:
+        await asyncio.gather(_drop_documents(stack.tag), _forget(stack.tag))
     if "postgresql" in stack.name:
         await _drop_schemas(stack.tag)
 

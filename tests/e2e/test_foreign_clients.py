@@ -103,7 +103,7 @@ async def test_kcat_reads_order_events_as_cloud_events_and_writes_a_command(orde
     assert await asyncio.to_thread(wait_until, lambda: is_placed(chimera, "o2"), 10)
 
 
-RABBITMQ = ("rabbitmq-mysql-mongodb-redis", "&exchange={tag}-events&amqp_port={port}")
+RABBITMQ = ("rabbitmq-mysql", "&exchange={tag}-events&amqp_port={port}")
 
 
 @pytest.mark.parametrize("orders", [RABBITMQ], indirect=True)

@@ -172,9 +172,8 @@ class MongoViews:
     async def _plan(self, consumer: str, documents: Sequence[Document], seq: int) -> _Plan | None:
         """What to insert and what to change; None when a document is not at its revision."""
         by_id = {_start(each.view) + each.key: each for each in documents}
-        wanted = {"_id": {"$in": list(by_id)}, "revision": {"$gt": 0}}
-        found = await self._documents.find(wanted, {"data": 0}).to_list() if by_id else []
-        kept = {record["_id"]: record for record in found}
+        found = await self._documents.find({"_id": {"$in": list(by_id)}}, {"data": 0}).to_list() if by_id else []
+        kept = {record["_id"]: record for record in found if "revision" in record}
         plan = _Plan([], [])
         for at, document in by_id.items():
             if kept.get(at, _ABSENT)["revision"] != document.revision:
@@ -223,7 +222,9 @@ class MongoViews:
         if not await self._stage(consumer, head, batch, plan.new):
             return None
         place = {"batch": batch, "consumer": consumer, "seq": head.seq}
-        chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(_chunks(plan.changes))]
+        staged = [{"id": record["_id"], "staged": batch} for record in plan.new]
+        items = _chunks([*staged, *plan.changes])
+        chunks = [{"_id": f"{batch}/{at}", **place, "items": part} for at, part in enumerate(items)]
         for chunk in chunks:
             await self._batches.insert_one(chunk)
         pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": _revision()}
@@ -290,14 +291,11 @@ class MongoViews:
 
     async def _apply(self, pending: Record, seq: int) -> bool:
         """False when the batch is gone, because somebody else has finished it."""
-        batch, revision = pending["batch"], pending["revision"]
-        chunks = await self._batches.find({"batch": batch}).to_list() if pending["chunks"] else []
+        chunks = await self._batches.find({"batch": pending["batch"]}).to_list()
         if len(chunks) != pending["chunks"]:
             return False
-        seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
-        await self._documents.update_many({"staged": batch}, seen)
         for chunk in chunks:
-            await self._documents.bulk_write(_changes(chunk["items"], revision, seq - 1), ordered=False)
+            await self._documents.bulk_write(_changes(chunk["items"], pending["revision"], seq - 1), ordered=False)
         return True
 
     async def _delete_views(self, consumer: str, views: Sequence[str], seq: int) -> None:
@@ -338,13 +336,18 @@ _ABSENT: Record = {"revision": 0}
 
 
 def _changes(items: Iterable[Record], revision: int, seq: int) -> list[Operation]:
-    """Change or delete documents, each only at its old revision."""
-    changed: list[Operation] = []
-    for item in items:
-        at = {"_id": item["id"], "revision": item["revision"]}
-        change = {"$set": {"data": item["data"], "revision": revision, "seq": seq}}
-        changed.append(DeleteOne(at) if item["data"] is None else UpdateOne(at, change))
-    return changed
+    """Change or delete documents, each only at its old revision; make those that are staged seen."""
+    return [_change(item, revision, seq) for item in items]
+
+
+def _change(item: Record, revision: int, seq: int) -> Operation:
+    if "staged" in item:
+        seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
+        return UpdateOne({"_id": item["id"], "staged": item["staged"]}, seen)
+    at = {"_id": item["id"], "revision": item["revision"]}
+    if item["data"] is None:
+        return DeleteOne(at)
+    return UpdateOne(at, {"$set": {"data": item["data"], "revision": revision, "seq": seq}})
 
 
 def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
@@ -352,7 +355,7 @@ def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
     chunk: list[Record] = []
     size = 0
     for item in items:
-        weight = len(item["data"] or b"") + 3 * len(item["id"]) + 64
+        weight = len(item.get("data") or b"") + 3 * len(item["id"]) + 64
         if chunk and size + weight > _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
