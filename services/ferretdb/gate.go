@@ -76,6 +76,9 @@ func (g *gate) answer(server *peer, header *wire.MsgHeader, body wire.MsgBody) (
 		if reply, done, err := eachID(server, command); done || err != nil {
 			return reply, err
 		}
+		if message, err = inRanges(command, message); err != nil {
+			return nil, err
+		}
 	}
 	if reads[command.Command()] {
 		return server.ask(message)

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MARKETPLACE = ROOT / "chimera.toml"
-READY_S = 30
+READY_S = 90
 STOP_S = 8
 
 

@@ -222,9 +222,7 @@ class MongoViews:
         if not await self._stage(consumer, head, batch, plan.new):
             return None
         place = {"batch": batch, "consumer": consumer, "seq": head.seq}
-        staged = [{"id": record["_id"], "staged": batch} for record in plan.new]
-        items = _chunks([*staged, *plan.changes])
-        chunks = [{"_id": f"{batch}/{at}", **place, "items": part} for at, part in enumerate(items)]
+        chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(_chunks(plan.changes))]
         for chunk in chunks:
             await self._batches.insert_one(chunk)
         pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": _revision()}
@@ -291,11 +289,14 @@ class MongoViews:
 
     async def _apply(self, pending: Record, seq: int) -> bool:
         """False when the batch is gone, because somebody else has finished it."""
-        chunks = await self._batches.find({"batch": pending["batch"]}).to_list()
+        batch, revision = pending["batch"], pending["revision"]
+        chunks = await self._batches.find({"batch": batch}).to_list() if pending["chunks"] else []
         if len(chunks) != pending["chunks"]:
             return False
+        seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
+        await self._documents.update_many({"staged": batch}, seen)
         for chunk in chunks:
-            await self._documents.bulk_write(_changes(chunk["items"], pending["revision"], seq - 1), ordered=False)
+            await self._documents.bulk_write(_changes(chunk["items"], revision, seq - 1), ordered=False)
         return True
 
     async def _delete_views(self, consumer: str, views: Sequence[str], seq: int) -> None:
@@ -336,18 +337,13 @@ _ABSENT: Record = {"revision": 0}
 
 
 def _changes(items: Iterable[Record], revision: int, seq: int) -> list[Operation]:
-    """Change or delete documents, each only at its old revision; make those that are staged seen."""
-    return [_change(item, revision, seq) for item in items]
-
-
-def _change(item: Record, revision: int, seq: int) -> Operation:
-    if "staged" in item:
-        seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
-        return UpdateOne({"_id": item["id"], "staged": item["staged"]}, seen)
-    at = {"_id": item["id"], "revision": item["revision"]}
-    if item["data"] is None:
-        return DeleteOne(at)
-    return UpdateOne(at, {"$set": {"data": item["data"], "revision": revision, "seq": seq}})
+    """Change or delete documents, each only at its old revision."""
+    changed: list[Operation] = []
+    for item in items:
+        at = {"_id": item["id"], "revision": item["revision"]}
+        change = {"$set": {"data": item["data"], "revision": revision, "seq": seq}}
+        changed.append(DeleteOne(at) if item["data"] is None else UpdateOne(at, change))
+    return changed
 
 
 def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
@@ -355,7 +351,7 @@ def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
     chunk: list[Record] = []
     size = 0
     for item in items:
-        weight = len(item.get("data") or b"") + 3 * len(item["id"]) + 64
+        weight = len(item["data"] or b"") + 3 * len(item["id"]) + 64
         if chunk and size + weight > _CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
