@@ -118,10 +118,12 @@ class Found(NamedTuple):
     def wrongly_fresh(self) -> int:
         """Pages that were called fresh when the owner had been away for longer than they may.
 
-        An answer that was on its way when the owner was struck may still arrive.
+        An answer that was on its way when the owner was struck may still arrive; so may, to a page that is slow, one
+        that came when it was mended.
         """
         may = NOTICE_S + percentile(self.healthy, 99) + (self.max_age + NOTICE_S if self.mode == "async" else 0.0)
-        return sum(visit.state == "fresh" and visit.due > self.struck + may for visit in self.during)
+        away = [visit for visit in self.during if visit.due > self.struck + may]
+        return sum(visit.state == "fresh" and visit.due + visit.seconds < self.mended for visit in away)
 
 
 def percentile(visits: Sequence[Visit], percent: int) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
 from pathlib import Path
@@ -24,7 +24,7 @@ from chimera.folding import Folder
 from chimera.messages import Message, partition_of
 from chimera.metrics import Metrics
 from chimera.parking import Retry
-from chimera.ports import Checkpoint, Log, Move, Owner, Record, Store, ViewStore
+from chimera.ports import BucketDigest, Checkpoint, Entry, Log, Move, Owner, Record, Store, ViewStore
 from chimera.projections import ViewProjection
 from chimera.projector import Projector
 from chimera.records import Parked
@@ -298,6 +298,14 @@ class NoOwner:
         self.calls = 0
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        self.calls += 1
+        raise self.cause
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        self.calls += 1
+        raise self.cause
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
         self.calls += 1
         raise self.cause
 

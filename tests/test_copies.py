@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import Unavailable, copies
+from chimera import Unavailable, copies, filling
+from chimera.announce import complete
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.copies import CopyKeeper, ModeSetting, copy_name, read_mode, want_mode
+from chimera.filling import Filling
 from chimera.ports import Checkpoint, Move
+from chimera.projector import Projector
 from chimera.reader import Documents
 from chimera.service import Mode
 from tests.support import (
@@ -22,6 +25,8 @@ from tests.support import (
     Close,
     Deposit,
     Engines,
+    Fuse,
+    FusedViews,
     NoOwner,
     Shop,
     balances,
@@ -44,6 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "GRACE_S", 0.02)
     monkeypatch.setattr(copies, "COMPARE_S", 0.02)
     monkeypatch.setattr("chimera.borrowing.LOOK_S", 0.002)
+    monkeypatch.setattr(filling, "AGAIN_S", 0.005)
 
 
 class OwnerOf:
@@ -52,6 +58,8 @@ class OwnerOf:
     def __init__(self, body: Body) -> None:
         self._owner = body.owner(body.service.name)
         self.down = False
+        self.cut = 0
+        self.asked: list[str] = []
 
     def _check(self) -> None:
         if self.down:
@@ -61,9 +69,20 @@ class OwnerOf:
         self._check()
         return await self._owner.fetch(share, keys)
 
-    async def journal(self, partition: int, after: int, limit: int) -> Any:
+    async def digests(self, share: str, partition: int) -> Any:
         self._check()
-        return await self._owner.journal(partition, after, limit)
+        return await self._owner.digests(share, partition)
+
+    async def entries(self, share: str, partition: int, buckets: Any) -> Any:
+        self._check()
+        self.asked.append("entries")
+        return await self._owner.entries(share, partition, buckets)
+
+    async def journal(self, partition: int, after: int, limit: int) -> Any:
+        """Without its first `cut` events, as if they had been removed."""
+        self._check()
+        self.asked.append("journal")
+        return await self._owner.journal(partition, max(after, self.cut), limit)
 
     async def heads(self) -> Mapping[int, int]:
         self._check()
@@ -300,3 +319,158 @@ async def test_a_copy_holds_what_the_owner_held_and_nothing_else(engines: Engine
         await eventually(lambda: town.is_complete("async"))
     assert set(await stored(town.shop.views, copy_name(town.borrow, "async"))) == {f"k{n}" for n in range(5)}
     assert len(await journal_of(town.bank.store)) == 10
+
+
+async def look_through(bank: Body) -> None:
+    for share in bank.service.shares.values():
+        await complete(bank, share, range(bank.service.partitions))
+
+
+def filling_of(shop: Body, town: Town, mode: Mode) -> Filling:
+    projection = copies.copy_projection(town.borrow, mode)
+    projector = Projector("shop", projection, shop.views, metrics=shop.metrics, moved=shop.moved)
+    return Filling(shop, town.borrow, projection.name, projector)
+
+
+async def make_full_town(mode: Mode, engines: Engines, *, accounts: int = 20) -> Town:
+    """Its owner knows what it has shared, and one account was closed again."""
+    town = await make_town(mode, engines, accounts=accounts)
+    before = await town.bank.store.heads()
+    await direct(town.bank, Close("k3"))
+    await town.relay(before)
+    await look_through(town.bank)
+    return town
+
+
+@pytest.mark.parametrize("mode", ["async", "hybrid"])
+async def test_a_copy_is_filled_from_what_its_owner_has_though_the_journal_was_cut(
+    engines: Engines, mode: Mode
+) -> None:
+    town = await make_full_town(mode, engines)
+    town.owner.cut = 5
+    town.shop.log = memory_engines().log
+    await town.shop.log.create("accounts.events", town.bank.service.partitions)
+    async with kept(town):
+        await eventually(lambda: town.is_complete(mode))
+        heads = await town.bank.store.heads()
+        await eventually(lambda: copies.has_reached(town.shop, town.borrow, mode, heads))
+        await direct(town.bank, Deposit("k1", 1), Deposit("new", 1))
+        await eventually(lambda: town.is_complete(mode))
+
+
+async def test_the_events_after_a_filling_are_applied_once_and_those_before_it_never(engines: Engines) -> None:
+    town = await make_full_town("async", engines)
+    heads, ends = await town.bank.store.heads(), await town.shop.log.ends("accounts.events")
+    await filling_of(town.shop, town, "async").fill(range(4))
+    at = await town.shop.views.checkpoints(copy_name(town.borrow, "async"))
+    assert at == {("accounts", p): Checkpoint(heads[p], ends[p]) for p in heads if heads[p]}
+    assert await town.is_complete("async")
+    await town.deposit("k1", "later")
+    async with kept(town):
+        await eventually(lambda: town.is_complete("async"))
+    assert "journal" not in town.owner.asked
+
+
+async def test_a_document_newer_than_the_head_that_was_noted_ends_as_its_events_say(engines: Engines) -> None:
+    """Keys change, appear and go away while the copy is filled."""
+    town = await make_full_town("async", engines)
+    entries, before = town.owner.entries, await town.bank.store.heads()
+
+    async def changing(share: str, partition: int, buckets: Any) -> Any:
+        await direct(town.bank, Deposit("k1", 1), Deposit(f"new-{len(town.owner.asked)}", 1), Close("k5"))
+        return await entries(share, partition, buckets)
+
+    town.owner.entries = changing  # type: ignore[method-assign]
+    await filling_of(town.shop, town, "async").fill(range(4))
+    town.owner.entries = entries  # type: ignore[method-assign]
+    await town.relay(before)
+    async with kept(town):
+        heads = await town.bank.store.heads()
+        await eventually(lambda: copies.has_reached(town.shop, town.borrow, "async", heads))
+        assert await town.is_complete("async")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_filling_that_is_cut_off_anywhere_is_made_good_by_the_next(engines: Engines, late: bool) -> None:
+    town = await make_full_town("async", engines, accounts=12)
+    name = copy_name(town.borrow, "async")
+    at = 0
+    while True:
+        at += 1
+        fuse = Fuse(at, late=late)
+        dying = await opened(
+            Shop(mode="async").service,
+            engines._replace(views=FusedViews(engines.views, fuse)),
+            owners={"accounts": town.owner},
+        )
+        await filling_of(dying, town, "async").fill(range(4))
+        await town.deposit("k1")
+        before = await town.bank.store.heads()
+        await direct(town.bank, Close(f"k{at % 12}") if at % 2 else Deposit(f"k{at % 12}", 1))
+        await town.relay(before)
+        async with kept(town):
+            heads = await town.bank.store.heads()
+            await eventually(lambda heads=heads: copies.has_reached(town.shop, town.borrow, "async", heads))
+            assert await town.is_complete("async")
+        await town.shop.views.drop(name, [name])
+        if not fuse.blown.is_set():
+            break
+    assert at > 10
+
+
+async def test_two_workers_that_fill_the_same_partitions_leave_what_one_would(engines: Engines) -> None:
+    town = await make_full_town("async", engines)
+    await asyncio.gather(*(filling_of(town.shop, town, "async").fill(range(4)) for _ in range(3)))
+    assert await town.is_complete("async")
+
+
+async def test_one_who_fills_too_late_changes_nothing(engines: Engines) -> None:
+    """Its owner's documents are old by the time that it writes them."""
+    town = await make_full_town("async", engines)
+    fetch, fetched = town.owner.fetch, asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def slow(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        found = await fetch(share, keys)
+        fetched.set()
+        await go_on.wait()
+        return found
+
+    town.owner.fetch = slow  # type: ignore[method-assign]
+    late = asyncio.ensure_future(filling_of(town.shop, town, "async").fill(range(4)))
+    await fetched.wait()
+    town.owner.fetch = fetch  # type: ignore[method-assign]
+    await town.deposit(*(f"k{n}" for n in range(20)))
+    await filling_of(town.shop, town, "async").fill(range(4))
+    go_on.set()
+    await late
+    assert await town.is_complete("async")
+
+
+async def test_an_owner_that_can_not_tell_what_it_has_is_replayed_and_asked_again(engines: Engines) -> None:
+    town = await make_town("async", engines)
+    async with kept(town):
+        await eventually(lambda: town.is_complete("async"))
+    town = await make_town("async", memory_engines())
+    town.owner.cut = 5
+    town.shop.log = memory_engines().log
+    await town.shop.log.create("accounts.events", town.bank.service.partitions)
+    async with kept(town):
+        await eventually(lambda: "journal" in town.owner.asked)
+        assert not await town.is_complete("async")
+        await look_through(town.bank)
+        await eventually(lambda: town.is_complete("async"))
+
+
+async def test_a_document_that_is_not_what_was_declared_is_set_aside_by_a_filling_as_by_a_replay() -> None:
+    town = await make_full_town("async", memory_engines())
+    fetch = town.owner.fetch
+
+    async def garbage(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        return {key: b"{}" if key == "k7" else found for key, found in (await fetch(share, keys)).items()}
+
+    town.owner.fetch = garbage  # type: ignore[method-assign]
+    await filling_of(town.shop, town, "async").fill(range(4))
+    name = copy_name(town.borrow, "async")
+    assert await town.shop.views.get(name, ["k7"]) == {}
+    assert list(await town.shop.views.get(f"{name}.parked", ["k7"])) == ["k7"]

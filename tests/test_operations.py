@@ -1,5 +1,7 @@
 """What is set aside can be listed, shown, retried and dropped; a view can be rebuilt; every lag can be seen."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -7,21 +9,26 @@ from typing import Any
 
 import pytest
 
-from chimera import SettingsError, operations
+from chimera import ChimeraError, SettingsError, operations
+from chimera.announce import complete
 from chimera.body import Body
+from chimera.copies import read_mode
 from chimera.execution import Task
+from chimera.ports import Document
 from chimera.status import parked_counts, service_status
 from chimera.write_head import WriteHead
 from tests.support import (
     PARTITIONS,
     Bank,
     Deposit,
+    Engines,
     NoOwner,
     Shop,
     accept,
     balances,
     consume,
     direct,
+    eventually,
     journal_of,
     memory_engines,
     opened,
@@ -191,8 +198,6 @@ async def test_a_rebuild_fills_the_view_again_though_nothing_happens_meanwhile(b
 async def test_a_rebuild_without_a_running_write_head_says_what_to_start(
     body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chimera import ChimeraError
-
     monkeypatch.setattr(operations, "STALLED_S", 0.01)
     await direct(body, Deposit("a", 1))
     with pytest.raises(ChimeraError, match="chimera run accounts --write"):
@@ -202,3 +207,108 @@ async def test_a_rebuild_without_a_running_write_head_says_what_to_start(
 async def test_a_view_that_does_not_exist_is_told_with_those_that_do(body: Body) -> None:
     with pytest.raises(SettingsError, match="its views: balance, total"):
         await operations.rebuild_view(SETTINGS, "accounts", "nothing")
+
+
+@pytest.fixture
+async def shop(body: Body, engines: Engines, monkeypatch: pytest.MonkeyPatch) -> Body:
+    """A shop with a full copy of the bank's cards, and both for the command line to find."""
+    for n in range(6):
+        await direct(body, Deposit(f"k{n}", 1))
+    await complete(body, body.service.shares["cards"], range(PARTITIONS))
+    shop = await opened(
+        Shop(mode="async").service,
+        memory_engines()._replace(log=body.log),
+        owners={"accounts": body.owner("accounts")},
+    )
+    async with running(WriteHead(shop, "a", audit_s=0).run()):
+        await eventually(lambda: has(shop, 6))
+
+    @asynccontextmanager
+    async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
+        yield [each for each in (body, shop) if each.service.name in names]
+
+    monkeypatch.setattr(operations, "_bodies", bodies)
+    return shop
+
+
+async def has(shop: Body, count: int) -> bool:
+    return len(await shop.views.scan("borrow.cards.async")) == count
+
+
+BOTH: Any = SimpleNamespace(services={"accounts": None, "shop": None})
+
+
+async def corrupt(shop: Body) -> None:
+    kept = await shop.views.get("borrow.cards.async", ["k1"])
+    ghost = Document("borrow.cards.async", "[bold]ghost", b"{}")
+    assert await shop.views.write("borrow.cards.async", [kept["k1"]._replace(data=b"{}"), ghost], [])
+
+
+async def test_an_audit_prints_a_line_for_each_share_and_the_keys_and_says_whether_all_is_well(
+    shop: Body, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await operations.audit(BOTH, None, None)
+    assert capsys.readouterr().out.splitlines() == [
+        "accounts cards owner: 6 checked, 0 changed, 0 missing, 0 invented, 0 repaired, 0 in flight",
+        "shop cards async: 6 checked, 0 changed, 0 missing, 0 invented, 0 repaired, 0 in flight",
+    ]
+    await corrupt(shop)
+    assert not await operations.audit(BOTH, "shop", "cards", repair=False)
+    shown = ["shop cards async: 7 checked, 1 changed, 0 missing, 1 invented, 0 repaired, 0 in flight"]
+    assert capsys.readouterr().out.splitlines() == [*shown, "  [bold]ghost", "  k1"]
+    assert await operations.audit(BOTH, "shop", None)
+    assert "1 changed, 0 missing, 1 invented, 2 repaired" in capsys.readouterr().out
+    assert await operations.audit(BOTH, "shop", None, repair=False)
+
+
+async def test_an_audit_as_json_is_an_array_of_reports(shop: Body, capsys: pytest.CaptureFixture[str]) -> None:
+    await corrupt(shop)
+    assert await operations.audit(BOTH, None, None, as_json=True)
+    [owner, copy] = json.loads(capsys.readouterr().out)
+    assert (owner["service"], owner["mode"], owner["changed"]) == ("accounts", "owner", 0)
+    assert copy == {
+        "service": "shop",
+        "share": "cards",
+        "mode": "async",
+        "checked": 6,
+        "changed": 1,
+        "missing": 0,
+        "invented": 1,
+        "repaired": 2,
+        "in_flight": 0,
+        "keys": ["[bold]ghost", "k1"],
+        "failed": "",
+    }
+
+
+async def test_a_share_that_can_not_be_compared_is_told_after_the_others(
+    shop: Body, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop._owners["accounts"] = NoOwner()
+    with pytest.raises(ChimeraError, match="1 of 2 could not be compared; the owner is down"):
+        await operations.audit(BOTH, None, None)
+    assert "shop cards async: the owner is down" in capsys.readouterr().out
+
+
+async def test_a_share_that_nobody_has_is_told_with_those_that_there_are(shop: Body) -> None:
+    with pytest.raises(SettingsError, match="shop neither shares nor borrows 'nothing'; it has: cards"):
+        await operations.audit(BOTH, "shop", "nothing")
+    with pytest.raises(SettingsError, match="shop does not borrow 'nothing'; it borrows: cards"):
+        await operations.change_mode(BOTH, "shop", "nothing", "sync", wait_s=1)
+
+
+async def test_a_mode_is_changed_and_said_to_be_in_force_once_it_is(
+    body: Body, shop: Body, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await operations.change_mode(BOTH, "shop", "cards", "sync", wait_s=0)
+    assert "shop borrows cards as sync" in capsys.readouterr().out
+    with pytest.raises(ChimeraError, match=r"still borrows cards as sync after 0 s.* chimera status"):
+        await operations.change_mode(BOTH, "shop", "cards", "hybrid", wait_s=0)
+    async with running(WriteHead(shop, "a").run()):
+        await operations.change_mode(BOTH, "shop", "cards", "hybrid", wait_s=10)
+    assert (await read_mode(shop, shop.service.borrows["cards"])).mode == "hybrid"
+    changing = asyncio.ensure_future(operations.change_mode(BOTH, "shop", "cards", "async", wait_s=10))
+    await asyncio.sleep(0.01)
+    await operations.change_mode(BOTH, "shop", "cards", "sync", wait_s=0)
+    with pytest.raises(ChimeraError, match="is to borrow cards as sync: somebody else changed it"):
+        await changing

@@ -138,6 +138,56 @@ def deploy_fleet(config: str, out: Path, image: str | None, workers: int, namesp
 
 
 @main.command()
+@click.argument("service")
+@click.argument("share")
+@click.option("--keys", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Pages that there are.")
+@click.option(
+    "--known",
+    type=float,
+    multiple=True,
+    default=(0.3,),
+    show_default=True,
+    help="The share of keys that the owner has a document for; may be repeated.",
+)
+@click.option("--reads", type=click.FloatRange(1, 5000), default=200, show_default=True, help="Pages a second.")
+@click.option("--writes", type=click.FloatRange(0.1, 1000), default=20, show_default=True, help="Changes a second.")
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=10, show_default=True, help="How long each run is.")
+@click.option("--owner-latency", default="5ms", show_default=True, help="How far away the owner is, such as 5ms.")
+@click.option(
+    "--trouble",
+    type=click.Choice(["slow", "failing", "down", "garbage", "none"]),
+    default="none",
+    show_default=True,
+    help="What the owner is in the middle of the run.",
+)
+@click.option("--trouble-share", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="For which part.")
+@click.option("--deadline", help="After which a page counts as not answered; without it five times the budget.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed makes the same load.")
+@click.option("--out", type=click.Path(path_type=Path), help="The picture's folder; without it: comparison.")
+@click.option("--json", is_flag=True, help="Print the rows for programs; no picture unless --out is given.")
+@click.pass_obj
+def compare(config: str, /, service: str, share: str, **options: Any) -> None:
+    """Measure the three modes of a borrow, and a monolith, under one load on this machine."""
+    from chimera.compare.command import run_comparison
+
+    run(run_comparison(_settings(config), service, share, **options))
+
+
+@main.command()
+@click.argument("service")
+@click.argument("share", required=False)
+@click.option("--url", help="Where the service answers; without it as the settings say.")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10, show_default=True, help="How long to watch.")
+@click.option("--fresh", is_flag=True, help="Reads must show what the owner has at that moment.")
+@click.pass_obj
+def advise(config: str, service: str, share: str | None, url: str | None, seconds: float, fresh: bool) -> None:
+    """Say which mode fits what a running service borrows, from its own metrics, with reasons."""
+    from chimera.advise import show_advice
+
+    run(show_advice(_settings(config), service, share, url=url, seconds=seconds, fresh=fresh))
+
+
+@main.command()
 @click.pass_obj
 def status(config: str) -> None:
     """Show how far every consumer of every service is, and what is parked."""
@@ -155,6 +205,44 @@ def rebuild(config: str, service: str, view: str) -> None:
     from chimera.operations import rebuild_view
 
     run(rebuild_view(_settings(config), service, view))
+
+
+@main.command()
+@click.argument("service", required=False)
+@click.argument("share", required=False)
+@click.option("--no-repair", is_flag=True, help="Only say what differs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def audit(config: str, service: str | None, share: str | None, no_repair: bool, as_json: bool) -> None:
+    """Compare shares with what was emitted of them, and copies with their owners; mend what differs.
+
+    The status is 1 when something differs and was not repaired.
+    """
+    from chimera.operations import audit as audit_shares
+
+    settings, well = _settings(config), []
+
+    async def work() -> None:
+        well.append(await audit_shares(settings, service, share, repair=not no_repair, as_json=as_json))
+
+    run(work())
+    if not all(well):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("service")
+@click.argument("share")
+@click.argument("mode", type=click.Choice(["sync", "async", "hybrid"]))
+@click.option(
+    "--wait", type=click.FloatRange(0, 3600), default=60.0, show_default=True, help="Most seconds until it is in force."
+)
+@click.pass_obj
+def mode(config: str, service: str, share: str, mode: Any, wait: float) -> None:
+    """Switch how a service borrows a share, and wait until that is in force."""
+    from chimera.operations import change_mode
+
+    run(change_mode(_settings(config), service, share, mode, wait_s=wait))
 
 
 @main.group()

@@ -1,7 +1,8 @@
 """What a borrower keeps of an owner's share, which mode is in force, and how it changes while serving.
 
 `async` keeps copies of the documents, `hybrid` only the keys that have one; both are projections of the
-owner's events, named after the mode. To leave `sync`, the copy is first filled and caught up while the
+owner's events, named after the mode. They start from what the owner has now where it can tell, else from its
+first event. To leave `sync`, the copy is first filled and caught up while the
 old mode goes on answering; then the mode flips. What a mode does not need is dropped afterwards.
 """
 
@@ -18,6 +19,7 @@ from chimera.batchfold import parked_view
 from chimera.body import Body
 from chimera.errors import ChimeraError
 from chimera.feed import Feed
+from chimera.filling import Filling
 from chimera.ports import Checkpoint, Document
 from chimera.projections import CopyProjection
 from chimera.projector import Projector
@@ -161,10 +163,14 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
     projection = copy_projection(borrow, mode)
     projector = Projector(body.service.name, projection, body.views, metrics=body.metrics, moved=body.moved)
     partitions = await body.partitions_of(borrow.owner, held)
+    filling = Filling(body, borrow, projection.name, projector)
+    await filling.fill(partitions)
     feed: Feed = body.feed(borrow.owner, await projector.checkpoints(borrow.owner, partitions))
+    again = asyncio.ensure_future(filling.keep_trying(partitions))
     try:
         await projector.run(feed)
     finally:
+        await stop(again)
         await feed.close()
 
 

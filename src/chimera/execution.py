@@ -23,7 +23,7 @@ from chimera.metrics import Metrics
 from chimera.ports import Checkpoint, Move, Session, Store
 from chimera.records import Handled, Progress
 from chimera.service import Reply, Service
-from chimera.sharing import emit_changed
+from chimera.sharing import emit_changed, record_changes
 from chimera.signals import Signal
 from chimera.transaction import Pending, Transaction, Unit
 
@@ -252,7 +252,9 @@ class Executor:
         if unit.events:
             await unit.flush()
             touched = await emit_changed(unit, [events for _, events in handled])
-            last = {message.partition: message.number for message in await unit.number()}
+            messages = await unit.number()
+            record_changes(unit, messages)
+            last = {message.partition: message.number for message in messages}
             for index, partitions in enumerate(touched):
                 positions = [
                     str(Position(self.service.name, partition, last[partition])) for partition in sorted(partitions)

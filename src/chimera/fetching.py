@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -57,6 +57,8 @@ class Fetches(Generic[Doc]):
         """
         if not anew and self._absent.get(key, 0.0) > time.monotonic():
             return None
+        if self._breaker.state == "open":
+            raise self._spared()
         flight = self._flight(key, anew=anew)
         await asyncio.wait([flight], timeout=max(0.0, self._borrow.budget - self._body.last_known.wait_s))
         if not flight.done():
@@ -66,8 +68,11 @@ class Fetches(Generic[Doc]):
     async def last_known(self, key: str) -> tuple[Doc, float] | None:
         """What the owner last answered, and how many seconds ago."""
         known = await self._recalls.submit(key)
-        value = None if known is None else self._decoded(known.data, "what was last known of", key)
-        return None if known is None or value is None else (value, known.age_s)
+        try:
+            return None if known is None else (self._decoder.decode(known.data), known.age_s)
+        except GARBAGE as error:
+            logger.warning("what was last known of %r is not a %s: %s", key, self._borrow.document.__name__, error)
+            return None
 
     async def drain(self) -> None:
         """Wait until no call is under way."""
@@ -86,23 +91,22 @@ class Fetches(Generic[Doc]):
         flights = {key: self._queued.pop(key) for key in keys}
         self._flying.update(flights)
         try:
-            documents = await self._documents(keys)
-            return [self._checked(key, documents.get(key)) for key in keys]
+            return await self._answers(keys)
         finally:
             for key, flight in flights.items():
                 if self._flying.get(key) is flight:
                     del self._flying[key]
 
-    async def _documents(self, keys: Sequence[str]) -> Any:
+    async def _answers(self, keys: Sequence[str]) -> Sequence[Doc | BaseException | None]:
         owner, service, share = self._borrow.owner, self._body.service.name, self._borrow.share
         if not self._breaker.admits():
-            self._body.metrics.owner_called(service, share, "spared")
-            raise Unavailable(f"{owner} failed again and again; it is left alone for a moment")
+            raise self._spared()
         outcome = "failed"
         try:
             async with asyncio.timeout(max(CALL_S, self._borrow.budget)):
                 documents = await self._body.owner(owner).fetch(share, keys)
-            outcome = "answered"
+            answers = self._checked({key: documents.get(key) for key in keys})
+            outcome = "answered" if any(not isinstance(answer, Exception) for answer in answers) else "garbage"
         except TimeoutError as error:
             outcome = "timeout"
             raise Unavailable(f"{owner} did not answer in time") from error
@@ -110,26 +114,36 @@ class Fetches(Generic[Doc]):
             self._body.metrics.owner_called(service, share, outcome)
             (self._breaker.succeeded if outcome == "answered" else self._breaker.failed)()
             self._body.metrics.circuit(service, share, is_open=self._breaker.state != "closed")
-        return documents
+        return answers
 
-    def _checked(self, key: str, document: bytes | None) -> Doc | BaseException | None:
-        """The owner's document, if it is one; it is remembered, or that there is none. Nobody waits for that."""
-        value = None
-        if (
-            document is not None
-            and (value := self._decoded(document, f"{self._borrow.owner}'s answer for", key)) is None
-        ):
-            return Unavailable(f"{self._borrow.owner} answered garbage")
-        self._note_absence(key, absent=value is None)
-        self._keeps.submit((key, document))
-        return value
+    def _spared(self) -> Unavailable:
+        self._body.metrics.owner_called(self._body.service.name, self._borrow.share, "spared")
+        return Unavailable(f"{self._borrow.owner} failed again and again; it is left alone for a moment")
 
-    def _decoded(self, document: bytes, what: str, key: str) -> Doc | None:
-        try:
-            return self._decoder.decode(document)
-        except GARBAGE as error:
-            logger.warning("%s %r is not a %s: %s", what, key, self._borrow.document.__name__, error)
-            return None
+    def _checked(self, documents: Mapping[str, bytes | None]) -> Sequence[Doc | BaseException | None]:
+        """The documents that are some; they are remembered, or that there is none. Nobody waits for that."""
+        answers: list[Doc | BaseException | None] = []
+        garbage: dict[str, Exception] = {}
+        for key, document in documents.items():
+            try:
+                answers.append(None if document is None else self._decoder.decode(document))
+            except GARBAGE as error:
+                garbage[key] = error
+                answers.append(Unavailable(f"{self._borrow.owner} answered garbage"))
+            else:
+                self._note_absence(key, absent=document is None)
+                self._keeps.submit((key, document))
+        for key, cause in list(garbage.items())[:1]:
+            logger.warning(
+                "%s answered something else than %s for %d of %d keys, such as %r: %s",
+                self._borrow.owner,
+                self._borrow.document.__name__,
+                len(garbage),
+                len(documents),
+                key,
+                cause,
+            )
+        return answers
 
     def _note_absence(self, key: str, *, absent: bool) -> None:
         self._absent.pop(key, None)

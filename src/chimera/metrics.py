@@ -53,6 +53,24 @@ class Metrics:
             ["service", "share"],
             registry=self._registry,
         )
+        self._drift_found = Counter(
+            "chimera_drift_found",
+            "Keys of copies that differed from what their owner had emitted: changed, missing or invented.",
+            ["service", "share", "kind"],
+            registry=self._registry,
+        )
+        self._drift_repaired = Counter(
+            "chimera_drift_repaired",
+            "Keys of copies that were made equal to their owner again.",
+            ["service", "share"],
+            registry=self._registry,
+        )
+        self._announced = Counter(
+            "chimera_share_announced",
+            "Shared documents emitted by the owner's audit: changed, missing or invented in what it had emitted.",
+            ["service", "share", "kind"],
+            registry=self._registry,
+        )
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
@@ -80,6 +98,15 @@ class Metrics:
 
     def circuit(self, service: str, share: str, *, is_open: bool) -> None:
         self._circuit.labels(service, share).set(is_open)
+
+    def drift_found(self, service: str, share: str, kind: str, count: int) -> None:
+        self._drift_found.labels(service, share, kind).inc(count)
+
+    def drift_repaired(self, service: str, share: str, count: int) -> None:
+        self._drift_repaired.labels(service, share).inc(count)
+
+    def announced(self, service: str, share: str, kind: str, count: int) -> None:
+        self._announced.labels(service, share, kind).inc(count)
 
     def relayed(self, service: str, count: int) -> None:
         self._relayed.labels(service).inc(count)

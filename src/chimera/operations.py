@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from chimera.announce import audit_share
 from chimera.batchfold import all_failures, parked_view
 from chimera.body import COMMANDS, Body, reaction_sources
-from chimera.copies import COPYING, copy_name, copy_projection
+from chimera.copies import COPYING, copy_name, copy_projection, read_mode, want_mode
+from chimera.drift import Report, audit_copy
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
 from chimera.execution import Executor
@@ -23,11 +26,13 @@ from chimera.parking import Parking
 from chimera.projections import Projection, ViewProjection
 from chimera.projector import Projector
 from chimera.records import Parked
+from chimera.service import Borrow, Mode, Share
 from chimera.serving import opened
 from chimera.settings import Settings
 from chimera.status import document_consumers, service_status
 
 STALLED_S = 30.0
+LOOK_S = 0.1
 
 
 class Aside(NamedTuple):
@@ -63,6 +68,52 @@ async def rebuild_view(settings: Settings, service: str, view: str) -> None:
             raise SettingsError(f"{service} has no view {view!r}; its views: {', '.join(body.service.views) or 'none'}")
         await body.views.drop(view, [view, parked_view(view)])
         await _wait_for_view(body, view)
+
+
+async def audit(
+    settings: Settings, service: str | None, share: str | None, *, repair: bool = True, as_json: bool = False
+) -> bool:
+    """Compare shares with what was emitted of them, and copies with their owners; print what was found, and mend it.
+
+    Says whether all is well now. Raises ChimeraError, once the rest is printed, when something could not be compared.
+    """
+    reports: list[Report] = []
+    async with _bodies(settings, [service] if service else list(settings.services)) as bodies:
+        audited = [(body, what) for body in bodies for what in _to_audit(body, share)]
+        if share and not audited:
+            raise SettingsError(f"{service} neither shares nor borrows {share!r}; it has: {_shares_of(bodies)}")
+        for body, what in audited:
+            if (report := await _audited(body, what, repair=repair)) is not None:
+                reports.append(report)
+    if as_json:
+        print(msgspec.json.encode(reports).decode())
+    else:
+        _print_reports(reports)
+    if failed := [report for report in reports if report.failed]:
+        raise ChimeraError(f"{len(failed)} of {len(reports)} could not be compared; {failed[0].failed}")
+    return all(report.found == report.repaired for report in reports)
+
+
+async def change_mode(settings: Settings, service: str, share: str, mode: Mode, *, wait_s: float) -> None:
+    """Switch how a share is borrowed, and wait until that is in force. Raises ChimeraError when it takes too long."""
+    async with _bodies(settings, [service]) as [body]:
+        if share not in body.service.borrows:
+            raise SettingsError(
+                f"{service} does not borrow {share!r}; it borrows: {', '.join(body.service.borrows) or 'nothing'}"
+            )
+        borrow, until = body.service.borrows[share], asyncio.get_running_loop().time() + wait_s
+        setting = await want_mode(body, borrow, mode)
+        while setting.mode != mode:
+            if setting.wanted != mode:
+                raise ChimeraError(f"{service} is to borrow {share} as {setting.wanted}: somebody else changed it")
+            if asyncio.get_running_loop().time() > until:
+                raise ChimeraError(
+                    f"{service} still borrows {share} as {setting.mode} after {wait_s:g} s, and goes on until its copy "
+                    f"is complete; are the write head of {service} and {borrow.owner} running? See: chimera status"
+                )
+            await asyncio.sleep(LOOK_S)
+            setting = await read_mode(body, borrow)
+    Console().print(f"{service} borrows {share} as {mode}", markup=False, highlight=False)
 
 
 async def list_parked(settings: Settings, service: str | None) -> None:
@@ -151,6 +202,42 @@ async def everything_aside(body: Body) -> list[Aside]:
                 )
             )
     return found
+
+
+def _to_audit(body: Body, share: str | None) -> list[Share | Borrow[Any]]:
+    everything: list[Share | Borrow[Any]] = [*body.service.shares.values(), *body.service.borrows.values()]
+    return [each for each in everything if share in (None, each.name)]
+
+
+def _shares_of(bodies: Sequence[Body]) -> str:
+    return ", ".join(each.name for body in bodies for each in _to_audit(body, None)) or "nothing"
+
+
+async def _audited(body: Body, what: Share | Borrow[Any], *, repair: bool) -> Report | None:
+    """What was found of a share or a borrow; None for a borrow that keeps nothing."""
+    mode = "owner"
+    try:
+        if isinstance(what, Share):
+            return await audit_share(body, what, repair=repair)
+        mode = (await read_mode(body, what)).mode
+        return await audit_copy(body, what, repair=repair)
+    except ChimeraError as error:
+        return Report(body.service.name, what.name, mode, failed=str(error))
+
+
+def _print_reports(reports: Sequence[Report]) -> None:
+    console = Console()
+    for each in reports:
+        figures = (
+            f"{each.checked} checked, {each.changed} changed, {each.missing} missing, {each.invented} invented, "
+            f"{each.repaired} repaired, {each.in_flight} in flight"
+        )
+        line = f"{each.service} {each.share} {each.mode}: {each.failed or figures}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for key in each.keys:
+            console.print(f"  {key}", markup=False, highlight=False, soft_wrap=True)
+    if not reports:
+        console.print("there is nothing to compare: nothing is shared, and no copy is kept")
 
 
 async def _redrive(body: Body, consumer: str, key: str, *, drop: bool) -> list[tuple[str, str]]:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from chimera.digests import BUCKETS, BucketSum, bucket_of
+from chimera.entities import table_of
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import Owner, Store
+from chimera.ports import BucketDigest, Entry, Owner, Store
+from chimera.records import Progress, SharedKey
 from chimera.service import Service
-from chimera.sharing import shared_documents
+from chimera.sharing import knows_every_key, shared_documents
 from chimera.tasks import take_exception
 from chimera.transaction import Reads
+
+LOOK = 8
+"""Buckets that are read in one turn of the event loop."""
 
 
 class OwnStore:
@@ -23,10 +30,25 @@ class OwnStore:
         self._store = store
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        if share not in self._service.shares:
-            raise Unavailable(f"{self._service.name} does not share {share!r}")
+        self._check(share)
         async with self._store.snapshot() as session:
             return await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        return await bucket_digests(self, share, partition)
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        self._check(share)
+        keys, progress = table_of(SharedKey), table_of(Progress)
+        wanted: dict[str, list[Any]] = {"share": [share], "partition": [partition], "bucket": list(buckets)}
+        async with self._store.snapshot() as session:
+            if not await session.load(progress, [(knows_every_key(share), self._service.name, partition)]):
+                raise Unavailable(
+                    f"{self._service.name} has not looked through partition {partition} for {share!r} yet; "
+                    "its write head does that"
+                )
+            rows = await session.find(keys, wanted)
+        return {row.key: Entry(row.number, row.digest) for row in map(keys.from_row, rows)}
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)
@@ -36,6 +58,21 @@ class OwnStore:
 
     async def close(self) -> None:
         """The store is closed by whoever opened it."""
+
+    def _check(self, share: str) -> None:
+        if share not in self._service.shares:
+            raise Unavailable(f"{self._service.name} does not share {share!r}")
+
+
+async def bucket_digests(owner: Owner, share: str, partition: int) -> dict[int, BucketDigest]:
+    """As `Owner.digests`, from its entries."""
+    sums: dict[int, BucketSum] = {}
+    for first in range(0, BUCKETS, LOOK):
+        for key, entry in (await owner.entries(share, partition, range(first, first + LOOK))).items():
+            if entry.digest:
+                sums.setdefault(bucket_of(key), BucketSum()).add(key, entry.digest)
+        await asyncio.sleep(0)
+    return {bucket: each.digest() for bucket, each in sums.items()}
 
 
 class SharedHeads:

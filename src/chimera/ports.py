@@ -6,7 +6,7 @@ Where an engine can't be reached or can't confirm, every method raises `Unavaila
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
@@ -194,13 +194,43 @@ class ViewStore(Protocol):
     async def close(self) -> None: ...
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """What an owner last emitted of a shared key: in which event, and its document's digest (empty: it has none)."""
+
+    number: int
+    digest: str
+
+
+class BucketDigest(msgspec.Struct, frozen=True):
+    """The digest of all keys in a bucket that have a document: with those documents, and of the keys alone."""
+
+    documents: str
+    keys: str
+
+
 class Owner(Protocol):
-    """Another service, as those who borrow from it or consume its events see it."""
+    """Another service, as those who borrow from it or consume its events see it.
+
+    What it emitted of a share is known by key, apart from its documents: `chimera.digests` says which digests are
+    meant, and which of the buckets a key is in.
+    """
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
         """The owner's current documents as JSON, in one call; keys without one are left out.
 
         Unavailable for a share that the owner does not have.
+        """
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        """The digest of each bucket of a partition; those where no key has a document are left out.
+
+        Each is of one moment, not all of the same one. Unavailable as `entries`.
+        """
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        """The keys in these buckets of a partition that were ever emitted, those without a document as well.
+
+        Unavailable for a share or partition that the owner does not have, and until it knows every key.
         """
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:

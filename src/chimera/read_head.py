@@ -55,6 +55,7 @@ class ReadHead:
     async def start(self) -> None:
         """Learn the modes in force, and follow them from now on: `works` end only when they fail."""
         for borrow_name, borrow in self.borrows.items():
+            self.body.owner(self.body.service.borrows[borrow_name].owner)  # loaded now, not while a page waits for it
             await borrow.look()
             name = f"{self.body.service.name}'s look at how it borrows {borrow_name}"
             self.works[name] = asyncio.ensure_future(borrow.keep_looking())

@@ -65,6 +65,20 @@ class Lease(Entity, key="name", table="chimera_leases"):
     until: float
 
 
+class SharedKey(Entity, key=("share", "partition", "bucket", "key"), table="chimera_shared"):
+    """What this service last emitted of a key that it shares: the event's number, and its document's digest.
+
+    `digest` is empty for a key that has no document any more; such a row stays.
+    """
+
+    share: str
+    partition: int
+    bucket: int
+    key: str
+    number: int
+    digest: str
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
-    return [table_of(entity) for entity in (Handled, Progress, Parked, Lease)]
+    return [table_of(entity) for entity in (Handled, Progress, Parked, Lease, SharedKey)]

@@ -22,6 +22,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 Mode = Literal["sync", "async", "hybrid"]
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
+AllKeys = Callable[..., Awaitable[Iterable[str]]]
 KeyOf = Callable[[Any], "str | Iterable[str]"]
 Page = Callable[[Any], str]
 
@@ -120,12 +121,16 @@ class Query(typing.NamedTuple):
 
 
 class Share(typing.NamedTuple):
-    """What an owner exports by key. Any of the events in `changed_by` may change the document of its key."""
+    """What an owner exports by key. Any of the events in `changed_by` may change the document of its key.
+
+    `keys` tells every key that has a document, for those whose documents were never emitted.
+    """
 
     name: str
     document: Any
     function: Callable[..., Awaitable[Mapping[str, Any]]]
     changed_by: Mapping[type[Event], KeyOf]
+    keys: AllKeys | None = None
 
 
 class Borrow(Generic[Doc]):
@@ -256,25 +261,30 @@ class Service:
         self._add(self.views, view.name, view, "view")
         return view
 
-    def share(self, name: str, *, key: str, changed_by: Sequence[type[Event]]) -> Callable[[AnyFunction], AnyFunction]:
+    def share(
+        self, name: str, *, key: str, changed_by: Sequence[type[Event]], keys: AllKeys | None = None
+    ) -> Callable[[AnyFunction], AnyFunction]:
         """Export what the decorated function returns: a document for each key asked for that has one.
 
-        The function takes the keys and Reads; it is annotated with the dict it returns. Whenever an
-        event of `changed_by` is emitted, the new document of the event's `key` goes into the journal
-        in the same transaction, for those who keep copies.
+        The function takes the keys and Reads; it is annotated with the dict it returns. The same rows must give
+        the same document, whenever it is asked. Whenever an event of `changed_by` is emitted, the new document of
+        the event's `key` goes into the journal in the same transaction, for those who keep copies.
+
+        A share that is added to a service with data says with `keys` which keys there are:
+        `async def every_key(read: Reads) -> list[str]`. Their documents are then put into the journal once.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
             arguments = typing.get_args(_hints(function).get("return"))
             if len(arguments) != 2:
                 raise DeclarationError(f"{function.__name__}: annotate what it returns, as dict[str, YourDocument]")
-            keys = {event: _key_of(event, key) for event in changed_by}
-            for event in keys:
+            events = {event: _key_of(event, key) for event in changed_by}
+            for event in events:
                 if event.__source__ != self.name:
                     raise DeclarationError(
                         f"share {name}: {event.__name__} is owned by {event.__source__!r}, not {self.name!r}"
                     )
-            self._add(self.shares, name, Share(name, arguments[1], function, keys), "share")
+            self._add(self.shares, name, Share(name, arguments[1], function, events, keys), "share")
             return function
 
         return declare

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be set. In URLs, `{state}` and `{service}` are filled in.
 
     `last_known` keeps what owners last answered, for the time when they don't: in the process where it is not set.
+    `audit_s` is how often, in seconds, shares and their copies are compared with what they should be; 0 is never.
     """
 
     services: dict[str, ServiceSettings]
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     store: str = "sqlite:///{state}/{service}.db"
     views: str = "sqlite:///{state}/{service}-views.db"
     last_known: str = ""
+    audit_s: Annotated[float, msgspec.Meta(ge=0, le=2_592_000)] = 600.0
 
     def engine_url(self, kind: str, service: str) -> str:
         """The URL of a service's log, store, views or last known values; empty for those kept in the process."""

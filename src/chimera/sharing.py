@@ -2,19 +2,25 @@
 
 Whenever a transaction emits an event that may change a shared document, the new document goes into
 the journal in the same transaction, as an event of its own. So a borrower's copy needs no code of the
-owner's, and holds at each position exactly what the owner held there.
+owner's, and holds at each position exactly what the owner held there. The owner keeps, in the same
+transaction again, which event that was and the document's digest: against that, copies are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from chimera.messages import partition_of
+from chimera.digests import bucket_of, digest_of
+from chimera.messages import Message, partition_of
+from chimera.records import SharedKey
 from chimera.service import Service, Share
 from chimera.transaction import Pending, Reads, Unit, UnitReads
+
+PAGE = 250
+"""Keys whose documents are asked for in one call."""
 
 
 class SharedChange(msgspec.Struct):
@@ -27,6 +33,11 @@ class SharedChange(msgspec.Struct):
     def removed(self) -> bool:
         return bytes(self.document) == b"null"
 
+    @property
+    def digest(self) -> str:
+        """The document's digest; empty when there is none any more."""
+        return "" if self.removed else digest_of(self.document)
+
 
 def share_type(owner: str, share: str) -> str:
     """The wire type of a share's changes."""
@@ -34,9 +45,16 @@ def share_type(owner: str, share: str) -> str:
 
 
 async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
-    """The owner's current documents of a share, as JSON; keys without one are left out."""
+    """The owner's current documents of a share, as JSON; keys without one are left out.
+
+    Equal documents are equal bytes: sets and dicts are written in the order of their members.
+    """
     documents: Mapping[str, Any] = await share.function(list(keys), reads)
-    return {key: msgspec.json.encode(documents[key]) for key in keys if documents.get(key) is not None}
+    return {
+        key: msgspec.json.encode(documents[key], order="deterministic")
+        for key in keys
+        if documents.get(key) is not None
+    }
 
 
 async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
@@ -50,7 +68,8 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         documents = await shared_documents(share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
-            unit.events.append(_change(unit.service, share, key, documents.get(key), latest[key]))
+            cause = latest[key]
+            unit.events.append(change_of(unit.service, share, key, documents.get(key), cause.time, cause.traceparent))
         for partitions, own in zip(touched, keys, strict=True):
             partitions |= {partition_of(key, unit.service.partitions) for key in own}
     return touched
@@ -64,13 +83,46 @@ def _changed_keys(share: Share, pending: Pending) -> list[str]:
     return [keys] if isinstance(keys, str) else list(keys)
 
 
-def _change(service: Service, share: Share, key: str, document: bytes | None, cause: Pending) -> Pending:
-    data = msgspec.json.encode(SharedChange(key, msgspec.Raw(document or b"null")))
+def change_of(
+    service: Service, share: Share, key: str, document: bytes | None, time: str, traceparent: str = ""
+) -> Pending:
+    """The event that carries a share's new document."""
     return Pending(
         share_type(service.name, share.name),
         key,
         partition_of(key, service.partitions),
-        data,
-        cause.time,
-        cause.traceparent,
+        change_data(key, document),
+        time,
+        traceparent,
     )
+
+
+def change_data(key: str, document: bytes | None) -> bytes:
+    """The data of the event that carries a share's new document."""
+    return msgspec.json.encode(SharedChange(key, msgspec.Raw(document or b"null")))
+
+
+def record_changes(unit: Unit, messages: Iterable[Message]) -> None:
+    """Keep with a unit which keys' documents it has emitted."""
+    shares = {share_type(unit.service.name, share): share for share in unit.service.shares}
+    for message in messages:
+        if message.type in shares:
+            unit.put(shared_key(shares[message.type], message))
+
+
+def shared_key(share: str, message: Message) -> SharedKey:
+    """What is kept of a share's change."""
+    change = _CHANGES.decode(message.data)
+    return SharedKey(share, message.partition, bucket_of(change.key), change.key, message.number, change.digest)
+
+
+def knows_every_key(share: str) -> str:
+    """The checkpoint that stands at a partition once its rows of `SharedKey` are complete."""
+    return f"share.{share}"
+
+
+def pages(keys: Sequence[str], size: int = PAGE) -> Iterator[Sequence[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
+
+
+_CHANGES = msgspec.json.Decoder(SharedChange)

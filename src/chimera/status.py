@@ -9,6 +9,7 @@ from typing import Any
 from chimera.batchfold import all_failures
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name, read_mode
+from chimera.drift import last_audit
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.execution import read_checkpoints
@@ -18,7 +19,7 @@ from chimera.relay import CONSUMER as RELAY
 
 
 async def service_status(body: Body) -> dict[str, Any]:
-    """Per consumer, source and partition: checkpoint, head and lag; then what is parked, and the borrows' modes."""
+    """By consumer, source and partition: checkpoint, head, lag; what is parked; the borrows and their audits."""
     consumers: list[dict[str, Any]] = []
     ends = await body.log.ends(body.commands_topic)
     consumers += _rows(COMMANDS, body.commands_topic, await body.commands.checkpoints(body.commands_topic, ends), ends)
@@ -36,7 +37,8 @@ async def service_status(body: Body) -> dict[str, Any]:
     borrows = []
     for borrow in body.service.borrows.values():
         setting = await read_mode(body, borrow)
-        borrows.append({"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted})
+        shown = {"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted}
+        borrows.append({**shown, "audit": await last_audit(body, borrow)})
         for mode in sorted({setting.mode, setting.wanted} - {"sync"}):
             consumers += await _in_views(body, copy_name(borrow, mode), borrow.owner)
     return {

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from chimera.announce import keep_announcing
 from chimera.body import Body, reaction_sources
 from chimera.copies import CopyKeeper
+from chimera.drift import keep_auditing
 from chimera.errors import ChimeraError, Unavailable
 from chimera.execution import Executor, Moved, Task
 from chimera.leases import Leases
@@ -31,14 +33,19 @@ BATCH = 500
 BUSY = 8
 COLLECT_S = 0.005
 REDRIVE_S = 0.5
+AUDIT_S = 600.0
 PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class WriteHead:
-    """The consumer side of a service. `holder` names this worker among those that share the partitions."""
+    """The consumer side of a service. `holder` names this worker among those that share the partitions.
 
-    def __init__(self, body: Body, holder: str) -> None:
+    `audit_s` is how often shares and copies are compared with what they should be; 0 is never.
+    """
+
+    def __init__(self, body: Body, holder: str, *, audit_s: float = AUDIT_S) -> None:
         self._body = body
+        self._audit_s = audit_s
         self._leases = Leases(body.service, body.store, holder, metrics=body.metrics)
 
     async def run(self) -> None:
@@ -56,8 +63,12 @@ class WriteHead:
         for view in service.views.values():
             for source in view.sources:
                 works[f"view {view.name} {source}"] = _projecting(self._body, ViewProjection(view), source)
+        if service.shares:
+            works["shares"] = partial(keep_announcing, self._body, self._audit_s)
         for borrow in service.borrows.values():
             works[f"copy {borrow.name}"] = _copying(self._body, borrow)
+            if self._audit_s:
+                works[f"audit {borrow.name}"] = partial(keep_auditing, self._body, borrow, self._audit_s)
         for reaction in service.reactions.values():
             for source in reaction_sources(reaction):
                 works[f"reaction {reaction.name} {source}"] = _reacting(self._body, reaction, source)

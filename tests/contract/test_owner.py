@@ -6,6 +6,7 @@ import pytest
 from chimera.adapters.http import HttpOwner
 from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
 from chimera.body import Body
+from chimera.errors import Unavailable
 from chimera.owners import OwnStore
 from chimera.read_head import ReadHead
 from chimera.serving import listening
@@ -19,6 +20,13 @@ class TestOwnStore(OwnerContract):
     @pytest.fixture
     def engine(self, body):
         return OwnStore(owner_service, body.store)
+
+    async def test_entries_are_unavailable_before_the_journal_was_looked_through(self, engine, change):
+        await change("a", "text")
+        with pytest.raises(Unavailable, match="not looked through partition 0"):
+            await engine.entries(SHARE, 0, [0])
+        with pytest.raises(Unavailable, match="not looked through partition 0"):
+            await engine.digests(SHARE, 0)
 
 
 class TestOwnStoreOnSQLite(TestOwnStore):
@@ -40,6 +48,11 @@ class TestHttpOwner(OwnerContract):
             owner = HttpOwner(owner_service.name, base)
             yield owner
             await owner.close()
+
+    async def test_entries_are_unavailable_before_the_journal_was_looked_through(self, engine, change):
+        await change("a", "text")
+        with pytest.raises(Unavailable, match="503"):
+            await engine.entries(SHARE, 0, [0])
 
 
 class TestMemoryOwner(OwnerContract):

@@ -64,6 +64,8 @@ ADDED = (
         for path in ("heads", "journal/heads", "borrows", "status", "health/live", "health/ready", "metrics")
     ),
     Route("GET", "/_chimera/top-clients/share/top-clients", query="?key=a&key=b"),
+    Route("GET", "/_chimera/top-clients/share/top-clients/digests", query="?partition=0"),
+    Route("GET", "/_chimera/top-clients/share/top-clients/entries", query="?partition=0&bucket=1&bucket=2"),
     *(Route("PUT", f"/_chimera/{name}/borrows/top-clients", {"mode": "sync"}, ("mode",)) for name in BORROWERS),
     Route("GET", "/metrics"),
 )
@@ -215,6 +217,7 @@ WRONG_QUERIES: dict[str, tuple[str, ...]] = {
     "wait": ("", "abc", "nan", "NaN", "inf", "1e309", "-1", "31", "1_0", "0x1", "%D9%A1", "wait"),
     "partition": ("", "-1", "8", "256", "abc", "1e309", "NaN", "1.5", "9" * 6000, "%20", "null"),
     "after": ("", "-1", "abc", "1e309", "99999999999999999999999", "1.5"),
+    "bucket": ("", "-1", "64", "abc", "1e309", "1.5", "null"),
     "limit": ("", "0", "-1", "1001", "abc", "1e309"),
     "page": ("", "0", "-1", "1001", "abc", "1e309", "1.5"),
     "q": ("x" * 201,),
@@ -234,13 +237,14 @@ def bad_queries(route: Route) -> Iterator[Bad]:
         rest = "&".join(pair for pair in query.split("&") if not pair.startswith(f"{name}="))
         for value in WRONG_QUERIES.get(name, ()):
             yield Bad(f"query: {name}={value[:20]}", f"{path}?{rest}&{name}={value}", body)
-        if name in ("partition", "id", "key"):
+        if name in ("partition", "id", "key", "bucket"):
             yield Bad(f"query: without {name}", f"{path}?{rest}".rstrip("?"), body, field=f"query.{name}")
-        if name not in ("id", "key"):
+        if name not in ("id", "key", "bucket"):
             yield Bad(f"query: {name} twice", f"{path}?{query}&{query}", body)
-    for name in {"id", "key"} & given.keys():
+    for name in {"id", "key", "bucket"} & given.keys():
+        rest = "".join(f"{pair}&" for pair in query.split("&") if not pair.startswith(f"{name}="))
         many = "&".join(f"{name}={number}" for number in range(501))
-        yield Bad(f"query: 501 times {name}", f"{path}?{many}", body, field=f"query.{name}")
+        yield Bad(f"query: 501 times {name}", f"{path}?{rest}{many}", body, field=f"query.{name}")
 
 
 AFTER = (

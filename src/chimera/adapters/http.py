@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ import msgspec
 
 from chimera.errors import Unavailable
 from chimera.messages import CloudEvent, Message
+from chimera.ports import BucketDigest, Entry
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -36,6 +37,16 @@ class ShareAnswer(msgspec.Struct):
     documents: dict[str, msgspec.Raw]
 
 
+class DigestsAnswer(msgspec.Struct):
+    partition: int
+    buckets: dict[int, BucketDigest]
+
+
+class EntriesAnswer(msgspec.Struct):
+    partition: int
+    entries: dict[str, Entry]
+
+
 class HttpOwner:
     """The service `name` at `base`, such as `http://orders:8000`. Connections are kept and bounded."""
 
@@ -50,6 +61,17 @@ class HttpOwner:
             *(self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in _pages(keys))
         )
         return {key: bytes(document) for answer in answers for key, document in answer.documents.items()}
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        answer = await self._get(f"/share/{share}/digests", [("partition", str(partition))], DigestsAnswer)
+        self._check_partition(f"/share/{share}/digests", partition, answer.partition)
+        return answer.buckets
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        query = [("partition", str(partition)), *(("bucket", str(bucket)) for bucket in buckets)]
+        answer = await self._get(f"/share/{share}/entries", query, EntriesAnswer)
+        self._check_partition(f"/share/{share}/entries", partition, answer.partition)
+        return answer.entries
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         query = [("partition", str(partition)), ("after", str(after)), ("limit", str(limit))]
@@ -70,6 +92,10 @@ class HttpOwner:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def _check_partition(self, path: str, asked: int, answered: int) -> None:
+        if asked != answered:
+            raise Unavailable(f"{self._base}{path} answered for partition {answered}, not {asked}")
 
     async def _get(self, path: str, query: list[tuple[str, str]], type_: type[Answer]) -> Answer:
         if self._session is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -15,7 +15,22 @@ import msgspec
 from chimera.entities import Key, Row, Table
 from chimera.errors import SettingsError, Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Features, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.owners import bucket_digests
+from chimera.ports import (
+    BucketDigest,
+    Checkpoint,
+    Document,
+    Entry,
+    Features,
+    Log,
+    Move,
+    Record,
+    Session,
+    Store,
+    ViewStore,
+    WriteSession,
+)
+from chimera.sharing import shared_key
 from chimera.signals import Signal
 
 _FEATURES = Features(durable=False, shared=False)
@@ -338,10 +353,22 @@ class MemoryOwner:
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
         """Raises Unavailable for a share that this owner does not have."""
-        if share not in self._shares:
-            raise Unavailable(f"this owner does not share {share!r}; it shares: {', '.join(self._shares) or 'nothing'}")
+        self._check(share)
         documents = self._shares[share]
         return {key: documents[key] for key in keys if key in documents}
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        return await bucket_digests(self, share, partition)
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        """What the journal last said of each key."""
+        self._check(share)
+        heads = await self._store.heads()
+        if partition not in heads:
+            raise Unavailable(f"this owner has no partition {partition}")
+        events = await self._store.journal(partition, 0, heads[partition])
+        changes = [shared_key(share, event) for event in events if event.type.endswith(f".share.{share}")]
+        return {change.key: Entry(change.number, change.digest) for change in changes if change.bucket in buckets}
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)
@@ -350,3 +377,7 @@ class MemoryOwner:
         return await self._store.heads()
 
     async def close(self) -> None: ...
+
+    def _check(self, share: str) -> None:
+        if share not in self._shares:
+            raise Unavailable(f"this owner does not share {share!r}; it shares: {', '.join(self._shares) or 'nothing'}")

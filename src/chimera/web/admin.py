@@ -12,6 +12,7 @@ from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.commands import CommandStates
 from chimera.copies import read_mode, want_mode
+from chimera.digests import BUCKETS
 from chimera.errors import Rejected
 from chimera.messages import to_cloud_event
 from chimera.service import Borrow, Mode, Share
@@ -43,6 +44,9 @@ class IdsQuery(msgspec.Struct, forbid_unknown_fields=True):
     id: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=IDS_LIMIT)]
 
 
+Bucket = Annotated[int, msgspec.Meta(ge=0, le=BUCKETS - 1)]
+
+
 class ModeBody(msgspec.Struct, forbid_unknown_fields=True):
     mode: Mode
 
@@ -54,10 +58,20 @@ class Admin:
         self._states = states
         self._borrows = borrows
         self._body = body
+        partition = Annotated[int, msgspec.Meta(ge=0, le=self._body.service.partitions - 1)]
+        self._digests_query = msgspec.defstruct("DigestsQuery", [("partition", partition)], forbid_unknown_fields=True)
+        self._entries_query = msgspec.defstruct(
+            "EntriesQuery",
+            [
+                ("partition", partition),
+                ("bucket", Annotated[list[Bucket], msgspec.Meta(min_length=1, max_length=BUCKETS)]),
+            ],
+            forbid_unknown_fields=True,
+        )
         self._journal_query = msgspec.defstruct(
             "JournalQuery",
             [
-                ("partition", Annotated[int, msgspec.Meta(ge=0, le=self._body.service.partitions - 1)]),
+                ("partition", partition),
                 ("after", Count, 0),
                 ("limit", Annotated[int, msgspec.Meta(ge=1, le=1000)], 100),
             ],
@@ -78,19 +92,19 @@ class Admin:
         ]
 
     def _share_routes(self) -> list[Route]:
-        """A described route for each share, and one that says which there are."""
+        """Described routes for each share, and one that says which there are."""
         base = f"/_chimera/{self._body.service.name}/share"
-        described = [
-            added_route(
-                self._body.service.name,
-                f"/share/{share.name}",
-                partial(self.share, share),
-                f"The current documents of {share.name}",
-                _shared(self._body.service.name, share),
-                KeysQuery,
-            )
-            for share in self._body.service.shares.values()
-        ]
+        get = partial(added_route, self._body.service.name)
+        described: list[Route] = []
+        for share in self._body.service.shares.values():
+            name, path = share.name, f"/share/{share.name}"
+            documents, digests, entries = (partial(each, share) for each in (self.share, self.digests, self.entries))
+            what = _shared(self._body.service.name, share)
+            described += [
+                get(path, documents, f"The current documents of {name}", what, KeysQuery),
+                get(f"{path}/digests", digests, f"Digests of {name}", answers.SharedDigests, self._digests_query),
+                get(f"{path}/entries", entries, f"The keys of {name}", answers.SharedEntries, self._entries_query),
+            ]
         return [*described, Route("GET", f"{base}/{{name}}", self.no_share)]
 
     def _mode_routes(self) -> list[Route]:
@@ -154,6 +168,18 @@ class Admin:
             documents = await shared_documents(share, reads, list(dict.fromkeys(keys)))
         shown = {key: msgspec.Raw(document) for key, document in documents.items()}
         await call.answer_json(answers.SharedDocuments(share.name, shown))
+
+    async def digests(self, share: Share, call: Call) -> None:
+        query: Any = read_query(call, self._digests_query)
+        digests = await self._body.owner(self._body.service.name).digests(share.name, query.partition)
+        shown = {str(bucket): digest for bucket, digest in sorted(digests.items())}
+        await call.answer_json(answers.SharedDigests(share.name, query.partition, shown))
+
+    async def entries(self, share: Share, call: Call) -> None:
+        query: Any = read_query(call, self._entries_query, repeated=["bucket"])
+        owner = self._body.owner(self._body.service.name)
+        entries = await owner.entries(share.name, query.partition, list(dict.fromkeys(query.bucket)))
+        await call.answer_json(answers.SharedEntries(share.name, query.partition, dict(entries)))
 
     async def borrows(self, call: Call) -> None:
         read_query(call, NoQuery)

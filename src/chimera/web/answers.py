@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from chimera.ports import BucketDigest, Entry
 from chimera.service import Mode
 
 Count = Annotated[int, Meta(ge=0)]
@@ -77,6 +78,22 @@ class SharedDocuments(msgspec.Struct):
     documents: dict[str, Any]
 
 
+class SharedDigests(msgspec.Struct):
+    """The digest of each bucket of a partition, by bucket; those without a document are left out."""
+
+    share: str
+    partition: Partition
+    buckets: dict[str, BucketDigest]
+
+
+class SharedEntries(msgspec.Struct):
+    """The event that last changed each key, and its document's digest, empty when it has none any more."""
+
+    share: str
+    partition: Partition
+    entries: dict[str, Entry]
+
+
 class BorrowMode(msgspec.Struct):
     """`mode` is in force; `wanted` is what it becomes as soon as its copy is complete."""
 
@@ -91,6 +108,24 @@ class BorrowShown(BorrowMode):
 
     budget_s: Annotated[float, Meta(ge=0)]
     max_age_s: Annotated[float, Meta(ge=0)]
+
+
+class AuditShown(msgspec.Struct):
+    """What the last comparison of a copy with its owner found. `at`: when its oldest part was made."""
+
+    at: datetime
+    checked: Count
+    changed: Count
+    missing: Count
+    invented: Count
+    repaired: Count
+    in_flight: Count
+
+
+class BorrowStatus(BorrowMode):
+    """`audit` is null before the first one."""
+
+    audit: AuditShown | None = None
 
 
 class Borrows(msgspec.Struct):
@@ -115,7 +150,7 @@ class Status(msgspec.Struct):
     partitions: Annotated[int, Meta(ge=1, le=256)]
     consumers: list[ConsumerShown]
     parked: dict[str, Count]
-    borrows: list[BorrowMode]
+    borrows: list[BorrowStatus]
 
 
 class Live(msgspec.Struct):

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import msgspec
 import pytest
 
+from chimera.announce import complete
 from chimera.body import Body
+from chimera.digests import BUCKETS, BucketSum, bucket_of, digest_of
 from chimera.entities import Entity
 from chimera.errors import Unavailable
 from chimera.execution import Task
 from chimera.messages import Command, Event, Message, partition_of
-from chimera.ports import Owner
+from chimera.ports import Entry, Owner
 from chimera.service import Service
 from chimera.testing.contracts.suite import NAMES
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
@@ -63,7 +65,8 @@ class OwnerContract:
     """Every guarantee of `Owner`.
 
     A subclass provides `engine`: `owner_service` of the fixture `body`, as an owner. It may override `body`, for
-    other engines, and `change`, which gives a key another text, or none.
+    other engines, `change`, which gives a key another text, or none, and `look_through`, after which the owner
+    knows every key that it ever shared.
     """
 
     @pytest.fixture
@@ -85,6 +88,13 @@ class OwnerContract:
             assert outcome.state == "done"
 
         return change
+
+    @pytest.fixture
+    def look_through(self, body: Body) -> Callable[[], Awaitable[None]]:
+        async def look_through() -> None:
+            await complete(body, owner_service.shares[SHARE], range(owner_service.partitions))
+
+        return look_through
 
     async def test_documents_come_by_key_and_keys_without_one_are_left_out(self, engine: Owner, change: Change) -> None:
         await change("a", "first")
@@ -112,6 +122,82 @@ class OwnerContract:
     async def test_a_share_that_is_not_there_is_unavailable(self, engine: Owner) -> None:
         with pytest.raises(Unavailable):
             await engine.fetch("secrets", ["a"])
+        with pytest.raises(Unavailable):
+            await engine.entries("secrets", 0, [0])
+        with pytest.raises(Unavailable):
+            await engine.digests("secrets", 0)
+
+    async def test_a_partition_that_is_not_there_is_unavailable(
+        self, engine: Owner, look_through: Callable[[], Awaitable[None]]
+    ) -> None:
+        await look_through()
+        with pytest.raises(Unavailable):
+            await engine.entries(SHARE, owner_service.partitions, [0])
+        with pytest.raises(Unavailable):
+            await engine.digests(SHARE, owner_service.partitions)
+
+    async def test_each_key_has_the_number_and_the_digest_of_its_last_change(
+        self, engine: Owner, body: Body, change: Change, look_through: Callable[[], Awaitable[None]]
+    ) -> None:
+        await look_through()
+        for name in (*NAMES, "gone", "again"):
+            await change(name, "first")
+        await change("gone", None)
+        await change("again", "second")
+        found: dict[str, Entry] = {}
+        for partition, head in (await body.store.heads()).items():
+            entries = await engine.entries(SHARE, partition, range(BUCKETS))
+            assert all(partition_of(key, owner_service.partitions) == partition for key in entries)
+            assert all(0 < entry.number <= head for entry in entries.values())
+            found |= entries
+        fetched = await engine.fetch(SHARE, list(found))
+        assert {key: entry.digest for key, entry in found.items()} == {
+            **{key: digest_of(document) for key, document in fetched.items()},
+            "gone": "",
+        }
+        assert set(found) == {*NAMES, "gone", "again"}
+        partition = partition_of("again", owner_service.partitions)
+        events = await body.store.journal(partition, 0, 1000)
+        assert found["again"].number == max(event.number for event in events if event.key == "again")
+
+    async def test_entries_are_those_of_the_buckets_asked_for(
+        self, engine: Owner, change: Change, look_through: Callable[[], Awaitable[None]]
+    ) -> None:
+        await look_through()
+        keys = [f"key-{at}" for at in range(60)]
+        for key in keys:
+            await change(key, "text")
+        for asked in ([3], [0, 1, 2, 3], [63, 8]):
+            found = {key for partition in range(3) for key in await engine.entries(SHARE, partition, asked)}
+            assert found == {key for key in keys if bucket_of(key) in asked}
+
+    async def test_a_digest_is_that_of_the_entries_with_a_document_in_any_order(
+        self, engine: Owner, change: Change, look_through: Callable[[], Awaitable[None]]
+    ) -> None:
+        await look_through()
+        for at in range(40):
+            await change(f"key-{at}", "text")
+        await change("key-7", None)
+        for partition in range(3):
+            sums: dict[int, BucketSum] = {}
+            entries = await engine.entries(SHARE, partition, range(BUCKETS))
+            for key, entry in reversed(list(entries.items())):
+                if entry.digest:
+                    sums.setdefault(bucket_of(key), BucketSum()).add(key, entry.digest)
+            assert dict(await engine.digests(SHARE, partition)) == {at: each.digest() for at, each in sums.items()}
+
+    async def test_another_text_changes_the_digest_of_the_documents_and_not_that_of_the_keys(
+        self, engine: Owner, change: Change, look_through: Callable[[], Awaitable[None]]
+    ) -> None:
+        await look_through()
+        partition, bucket = partition_of("a", owner_service.partitions), bucket_of("a")
+        await change("a", "first")
+        first = (await engine.digests(SHARE, partition))[bucket]
+        await change("a", "second")
+        second = (await engine.digests(SHARE, partition))[bucket]
+        assert (first.keys, first.documents != second.documents) == (second.keys, True)
+        await change("a", None)
+        assert bucket not in await engine.digests(SHARE, partition)
 
     async def test_the_journal_is_the_owners_page_by_page(self, engine: Owner, body: Body, change: Change) -> None:
         for at in range(20):

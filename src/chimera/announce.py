@@ -1,0 +1,201 @@
+"""The owner's side of an audit: what it has emitted of its shares is complete, and is what they are now.
+
+The rows of `SharedKey` move with the events. For a journal that is older than they are, they are made once from
+it. A document that changed though no event of `changed_by` said so, or that was there before its share was, is
+emitted here, for all borrowers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from chimera.body import Body
+from chimera.digests import BUCKETS, bucket_of, digest_of
+from chimera.drift import Report, at_times, kind_of, tell
+from chimera.entities import table_of
+from chimera.errors import Unavailable
+from chimera.execution import again_on_conflict
+from chimera.messages import partition_of
+from chimera.owners import LOOK
+from chimera.ports import Session
+from chimera.records import Progress, SharedKey
+from chimera.service import Share
+from chimera.sharing import change_of, knows_every_key, pages, record_changes, share_type, shared_documents, shared_key
+from chimera.transaction import Reads, Unit, UnitReads
+
+JOURNAL_PAGE = 1000
+
+
+async def keep_announcing(body: Body, every_s: float, held: frozenset[int]) -> None:
+    """Complete what is known of the shares, announce those that never were, then audit them now and then."""
+    shares = body.service.shares.values()
+    for share in shares:
+        await complete(body, share, held)
+        if share.keys is not None:
+            await _announce_first(body, share, held)
+
+    async def audit() -> None:
+        for share in shares:
+            await audit_share(body, share, held)
+
+    if every_s:
+        await at_times(every_s, audit)
+    await asyncio.Event().wait()
+
+
+async def complete(body: Body, share: Share, partitions: Collection[int]) -> None:
+    """Make the rows of what was emitted before there were such rows, once, and say that none is missing."""
+    for partition in await _without(body, knows_every_key(share.name), partitions):
+        latest = await _last_changes(body, share, partition)
+        for page in pages(sorted(latest)):
+            await again_on_conflict(partial(_keep, body, [latest[key] for key in page]))
+        await _mark(body, knows_every_key(share.name), partition)
+
+
+async def audit_share(body: Body, share: Share, held: Collection[int] | None = None, *, repair: bool = True) -> Report:
+    """Compare what was emitted with the share's documents as they are, and emit those that differ.
+
+    Looked at are the keys ever emitted and those of the share's `keys`, in all partitions or those `held`. Raises
+    Unavailable where it is not known yet what was emitted.
+    """
+    partitions = sorted(range(body.service.partitions) if held is None else held)
+    if missing := await _without(body, knows_every_key(share.name), partitions):
+        raise Unavailable(
+            f"{body.service.name} has not looked through partition {missing[0]} for {share.name!r} yet; "
+            f"start its write head: chimera run {body.service.name} --write"
+        )
+    report = Report(body.service.name, share.name, "owner")
+    declared = await _declared_keys(body, share)
+    found: dict[str, str] = {}
+    for partition_ in partitions:
+        for first in range(0, BUCKETS, LOOK):
+            buckets = range(first, first + LOOK)
+            keys = await _emitted_keys(body, share, partition_, buckets)
+            keys |= {key for key in declared.get(partition_, ()) if bucket_of(key) in buckets}
+            report.checked += len(keys)
+            for page in pages(sorted(keys)):
+                differing = await _differing(body, share, page)
+                found |= differing
+                if repair and differing:
+                    report.repaired += len(await again_on_conflict(partial(_emit, body, share, sorted(differing))))
+    kinds = Counter(found.values())
+    report.changed, report.missing, report.invented = kinds["changed"], kinds["missing"], kinds["invented"]
+    report.keys = sorted(found)
+    if repair:
+        _tell(body, share, found)
+    return report
+
+
+async def _announce_first(body: Body, share: Share, held: Collection[int]) -> None:
+    name = f"announced.{share.name}"
+    if left := await _without(body, name, held):
+        await audit_share(body, share, left)
+        for partition_ in left:
+            await _mark(body, name, partition_)
+
+
+async def _without(body: Body, name: str, partitions: Collection[int]) -> list[int]:
+    """The partitions that have no such mark yet."""
+    async with body.store.snapshot() as session:
+        rows = await session.load(table_of(Progress), [(name, body.service.name, each) for each in sorted(partitions)])
+    marked = {table_of(Progress).from_row(row).partition for row in rows}
+    return [each for each in sorted(partitions) if each not in marked]
+
+
+async def _mark(body: Body, name: str, partition_: int) -> None:
+    async def mark() -> None:
+        async with body.store.transaction() as session:
+            unit = Unit(body.service, session)
+            unit.put(Progress(name, body.service.name, partition_, 1, 0))
+            await unit.flush()
+
+    await again_on_conflict(mark)
+
+
+async def _last_changes(body: Body, share: Share, partition_: int) -> dict[str, SharedKey]:
+    """The last change of each key, as the journal has it."""
+    type_ = share_type(body.service.name, share.name)
+    latest: dict[str, SharedKey] = {}
+    number = 0
+    while page := await body.store.journal(partition_, number, JOURNAL_PAGE):
+        latest |= {row.key: row for row in (shared_key(share.name, event) for event in page if event.type == type_)}
+        number = page[-1].number
+    return latest
+
+
+async def _keep(body: Body, changes: Sequence[SharedKey]) -> None:
+    """Keep those that are newer than what is kept."""
+    async with body.store.transaction() as session:
+        unit = Unit(body.service, session)
+        kept = await _rows(session, changes[0].share, body.service.partitions, [change.key for change in changes])
+        for change in changes:
+            if change.key not in kept or kept[change.key].number < change.number:
+                unit.put(change)
+        await unit.flush()
+
+
+async def _rows(session: Session, share: str, partitions: int, keys: Sequence[str]) -> dict[str, SharedKey]:
+    table = table_of(SharedKey)
+    slots = [(share, partition_of(key, partitions), bucket_of(key), key) for key in keys]
+    return {row.key: row for row in map(table.from_row, await session.load(table, slots))}
+
+
+async def _declared_keys(body: Body, share: Share) -> dict[int, set[str]]:
+    """The keys that the share says there are, by partition."""
+    if share.keys is None:
+        return {}
+    by_partition: dict[int, set[str]] = {}
+    async with body.store.snapshot() as session:
+        for key in await share.keys(Reads(body.service, session)):
+            by_partition.setdefault(partition_of(key, body.service.partitions), set()).add(key)
+    return by_partition
+
+
+async def _emitted_keys(body: Body, share: Share, partition_: int, buckets: Collection[int]) -> set[str]:
+    return set(await body.owner(body.service.name).entries(share.name, partition_, buckets))
+
+
+async def _differing(body: Body, share: Share, keys: Sequence[str]) -> dict[str, str]:
+    """The kinds, by key, of those whose document is not what was emitted: seen in one snapshot, without a lock."""
+    async with body.store.snapshot() as session:
+        rows = await _rows(session, share.name, body.service.partitions, keys)
+        documents = await shared_documents(share, Reads(body.service, session), keys)
+    return _differences(keys, rows, documents)
+
+
+def _differences(keys: Sequence[str], rows: Mapping[str, SharedKey], documents: Mapping[str, bytes]) -> dict[str, str]:
+    emitted = {key: rows[key].digest if key in rows else "" for key in keys}
+    now = {key: digest_of(documents[key]) if key in documents else "" for key in keys}
+    return {key: kind_of(emitted[key], now[key]) for key in keys if emitted[key] != now[key]}
+
+
+async def _emit(body: Body, share: Share, keys: Sequence[str]) -> list[str]:
+    """Emit what still differs, in one transaction; returns the keys.
+
+    Its rows are read first: whoever changes such a document writes its row before committing, so either that is
+    seen here, or it comes after, or one of the two has to try again.
+    """
+    async with body.store.transaction() as session:
+        unit = Unit(body.service, session)
+        rows = await _rows(session, share.name, body.service.partitions, keys)
+        documents = await shared_documents(share, UnitReads(unit), keys)
+        differing = _differences(keys, rows, documents)
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        unit.events += [change_of(body.service, share, key, documents.get(key), now) for key in differing]
+        record_changes(unit, await unit.number())
+        await unit.flush()
+    body.committed.notify()
+    return list(differing)
+
+
+def _tell(body: Body, share: Share, found: Mapping[str, str]) -> None:
+    name = body.service.name
+    for kind in ("changed", "missing", "invented"):
+        keys = sorted(key for key, each in found.items() if each == kind)
+        body.metrics.announced(name, share.name, kind, len(keys))
+        if kind != "missing":
+            tell(f"{name}: share {share.name} emitted documents that no event in its changed_by had announced", keys)

@@ -1,0 +1,96 @@
+"""Filling a copy from what its owner has now, instead of replaying all that ever happened.
+
+Noted first are where the log ends and then the owner's head H of a partition; then the documents are taken, then
+the checkpoint moves from 0 to H. A document newer than H does no harm: its events come again and end at it. And no
+record at or before the noted end has a number above H. Every write minds that the checkpoint is still at 0, so that
+whoever comes second changes nothing; what a filling that was cut off left behind, the next one writes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from chimera.body import Body, events_topic
+from chimera.digests import BUCKETS
+from chimera.errors import ChimeraError
+from chimera.feed import Batch
+from chimera.messages import Message
+from chimera.owners import LOOK
+from chimera.ports import Checkpoint, Entry, Move
+from chimera.projector import Projector
+from chimera.service import Borrow
+from chimera.sharing import change_data, pages, share_type
+
+logger = logging.getLogger("chimera")
+
+AGAIN_S = 2.0
+ASK_S = 5.0
+
+
+class Filling:
+    """Fills those partitions of a copy that have no checkpoint yet; `name` is the copy's, `projector` writes it."""
+
+    def __init__(self, body: Body, borrow: Borrow[Any], name: str, projector: Projector) -> None:
+        self._body = body
+        self._borrow = borrow
+        self._name = name
+        self._projector = projector
+        self._owner = body.owner(borrow.owner)
+
+    async def fill(self, partitions: Collection[int]) -> None:
+        """Fill what is at 0, if the owner can tell what it has; else the events have to be replayed."""
+        try:
+            await self._fill(partitions)
+        except (ChimeraError, TimeoutError) as error:
+            logger.info("%s can't be filled from its owner's documents now: %s", self._name, error)
+
+    async def keep_trying(self, partitions: Collection[int]) -> None:
+        """Fill until cancelled: what is still at 0 can't be replayed perhaps, because the journal was cut."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            await self.fill(partitions)
+
+    async def _fill(self, partitions: Collection[int]) -> None:
+        at = await self._projector.checkpoints(self._borrow.owner, partitions)
+        if not (empty := [partition for partition, checkpoint in at.items() if checkpoint.number == 0]):
+            return
+        ends = await self._body.log.ends(events_topic(self._borrow.owner))
+        async with asyncio.timeout(ASK_S):
+            heads = await self._owner.heads()
+        for partition in empty:
+            if head := heads.get(partition, 0):
+                await self._fill_partition(partition, Checkpoint(head, ends.get(partition, 0)))
+
+    async def _fill_partition(self, partition: int, full: Checkpoint) -> None:
+        owner, share = self._borrow.owner, self._borrow.share
+        still = Move(owner, partition, 0, Checkpoint())
+        for first in range(0, BUCKETS, LOOK):
+            entries = await self._owner.entries(share, partition, range(first, first + LOOK))
+            for keys in pages(sorted(entries)):
+                messages = await self._changes(partition, {key: entries[key] for key in keys})
+                if not await self._projector.apply(Batch(messages, [still])):
+                    return
+        if await self._body.views.write(self._name, [], [Move(owner, partition, 0, full)]):
+            self._body.moved.notify()
+
+    async def _changes(self, partition: int, entries: dict[str, Entry]) -> Sequence[Message]:
+        """The owner's documents as if they were the changes that led to them."""
+        owner, share = self._borrow.owner, self._borrow.share
+        existing = [key for key, entry in entries.items() if entry.digest]
+        documents = await self._owner.fetch(share, existing) if existing else {}
+        return [
+            Message(
+                f"{owner}/{partition}@{entry.number}",
+                owner,
+                share_type(owner, share),
+                key,
+                "",
+                change_data(key, documents.get(key)),
+                partition,
+                entry.number,
+            )
+            for key, entry in entries.items()
+        ]

@@ -1,0 +1,216 @@
+"""What the pages' top clients cost: calls to their owner, counted, and time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from chimera.body import Body
+from chimera.engines import load_service
+from chimera.fetching import CALLS
+from chimera.read_head import ReadHead
+from chimera.service import Mode
+from chimera.serving import listening, opened, stop_all
+from chimera.settings import read_settings
+from chimera.testing.broken import WrappedViews
+from chimera.web.site import Site
+from chimera.write_head import WriteHead
+from marketplace.user_page.service import user_page
+from tests import support
+from tests.support import Engines, eventually, memory_engines
+from tests.web.conftest import CONFIG, free_port
+
+SELLERS = 12
+WITH_CLIENTS = (0, 3, 7)
+GIGS = 25
+PATIENT_S = 5.0  # what is counted here must not depend on how busy the machine is
+
+
+class Application:
+    """A site, asked without a socket: requests that are made in one loop turn arrive in one loop turn."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that it answers; fails when it refuses."""
+        path, _, query = path.partition("?")
+        answer: list[dict[str, Any]] = []
+        scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(body).encode() if body else b"", "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            answer.append(message)
+
+        await self._site(scope, receive, send)  # type: ignore[arg-type]
+        content = b"".join(part.get("body", b"") for part in answer)
+        assert answer[0]["status"] < 300, content
+        return json.loads(content)
+
+
+class Market(Application):
+    """The marketplace with both heads of every service; owners are called over HTTP."""
+
+    def __init__(self, site: Site, bodies: Sequence[Body]) -> None:
+        super().__init__(site)
+        self._metrics = bodies[0].metrics
+
+    def owner_calls(self, service: str) -> int:
+        """What this service has asked of the owner of top clients so far."""
+        families = text_string_to_metric_families(self._metrics.exposition().decode())
+        return sum(
+            int(sample.value)
+            for family in families
+            for sample in family.samples
+            if sample.name == "chimera_owner_calls_total" and sample.labels["service"] == service
+        )
+
+    async def fill(self) -> None:
+        for seller in WITH_CLIENTS:
+            await self.ask("POST", f"/sellers/seller-{seller}/clients", {"client_id": "acme", "name": "Acme"})
+        for gig in range(GIGS):
+            said = {"title": f"Logo {gig}", "category": "design", "price_cents": 500}
+            await self.ask("PUT", f"/gigs/gig-{gig}", {"seller_id": f"seller-{gig % SELLERS}", **said})
+        await self.ask("PUT", "/gigs/odd", {"seller_id": "newcomer", "title": "Odd", "category": "x", "price_cents": 1})
+
+
+@asynccontextmanager
+async def market(state: Path, service: str, mode: Mode) -> AsyncIterator[Market]:
+    """A filled marketplace in which a service borrows in this mode, and has caught up."""
+    settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_port()})
+    settings.services[service].borrows = {"top-clients": mode}
+    borrow = load_service(settings.services[service].app).borrows["top-clients"]
+    async with opened(settings, list(settings.services), fleet=False) as bodies, AsyncExitStack() as stack:
+        stack.enter_context(patch.object(borrow, "budget", PATIENT_S))
+        heads = [ReadHead(body) for body in bodies]
+        for head in heads:
+            await head.start()
+            stack.push_async_callback(head.stop)
+        site = Site(heads)
+        await stack.enter_async_context(listening(site, settings.host, settings.port))
+        works = [asyncio.ensure_future(WriteHead(body, "tests").run()) for body in bodies]
+        stack.push_async_callback(stop_all, works)
+        market = Market(site, bodies)
+        await market.fill()
+        await eventually(lambda: _is_complete(market))
+        yield market
+
+
+async def _is_complete(market: Market) -> bool:
+    """Whether the index has every gig, and each seller's clients are known to be there or not."""
+    pages = [await market.ask("GET", f"/search?page={page}") for page in (1, 2)]
+    pages.append(await market.ask("GET", "/gigs/gig-0"))
+    shown = [found["top_clients"] for page in pages for found in page.get("results", [page])]
+    fresh = sum(clients["state"] == "fresh" for clients in shown)
+    expected = sum(gig % SELLERS in WITH_CLIENTS for gig in range(GIGS)) + 1
+    return pages[0]["total"] == GIGS + 1 and fresh == expected and all(each["age_s"] is not None for each in shown)
+
+
+@pytest.mark.parametrize(("mode", "calls"), [("sync", 1), ("hybrid", 1), ("async", 0)])
+async def test_a_page_of_search_results_costs_at_most_one_owner_call(tmp_path: Path, mode: Mode, calls: int) -> None:
+    async with market(tmp_path, "search", mode) as shop:
+        before = shop.owner_calls("search")
+        page = await shop.ask("GET", "/search?q=logo")
+        assert shop.owner_calls("search") - before == calls
+        results = page["results"]
+        assert len(results) == 20
+        assert len({found["seller_id"] for found in results}) == SELLERS
+        shown = {found["seller_id"] for found in results if found["top_clients"]["clients"]}
+        assert shown == {f"seller-{seller}" for seller in WITH_CLIENTS}
+
+
+async def test_in_hybrid_mode_a_page_of_sellers_without_top_clients_costs_no_owner_call(tmp_path: Path) -> None:
+    async with market(tmp_path, "search", "hybrid") as shop:
+        before = shop.owner_calls("search")
+        page = await shop.ask("GET", "/search?q=odd")
+        [clients] = [found["top_clients"] for found in page["results"]]
+        assert clients["state"] == "absent"
+        assert clients["age_s"] is not None
+        assert shop.owner_calls("search") == before
+
+
+async def test_pages_that_are_read_at_the_same_time_share_owner_calls(tmp_path: Path) -> None:
+    async with market(tmp_path, "search", "sync") as shop:
+        before = shop.owner_calls("search")
+        pages = await asyncio.gather(*(shop.ask("GET", f"/search?q=logo&page={1 + at % 2}") for at in range(50)))
+        assert all(found["top_clients"]["age_s"] == 0.0 for page in pages for found in page["results"])
+        assert 1 <= shop.owner_calls("search") - before <= CALLS
+
+
+async def test_pages_of_different_gigs_that_are_read_at_the_same_time_share_owner_calls(tmp_path: Path) -> None:
+    async with market(tmp_path, "gig-page", "sync") as shop:
+        before = shop.owner_calls("gig-page")
+        pages = await asyncio.gather(*(shop.ask("GET", f"/gigs/gig-{gig}") for gig in range(GIGS)))
+        assert all(page["top_clients"]["age_s"] == 0.0 for page in pages)
+        assert 1 <= shop.owner_calls("gig-page") - before <= CALLS
+
+
+SLOW_S = 0.03
+
+
+class Slow:
+    """An owner, and view documents, that take their time when told to."""
+
+    def __init__(self) -> None:
+        self.owner_s = 0.0
+        self.views_s = 0.0
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        await asyncio.sleep(self.owner_s)
+        return {key: json.dumps({"seller_id": key, "clients": []}).encode() for key in keys}
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Any]:
+        return []
+
+    async def heads(self) -> Mapping[int, int]:
+        return {}
+
+    async def close(self) -> None: ...
+
+    def views(self, engines: Engines) -> WrappedViews:
+        slow = self
+
+        class Views(WrappedViews):
+            async def get(self, view: str, keys: Sequence[str]) -> Any:
+                await asyncio.sleep(slow.views_s)
+                return await super().get(view, keys)
+
+        return Views(engines.views)
+
+
+async def test_a_page_waits_for_its_owner_and_for_its_own_reads_at_the_same_time() -> None:
+    slow, engines = Slow(), memory_engines()
+    engines = engines._replace(views=slow.views(engines))
+    body = await support.opened(user_page, engines, owners={"top-clients": slow}, modes={"top-clients": "sync"})
+    head = ReadHead(body)
+    page = Application(Site([head]))
+    await page.ask("PUT", "/users/ann", {"name": "Ann"})
+
+    async def seconds(owner_s: float, views_s: float) -> float:
+        """What the page takes, the best of a few times."""
+        slow.owner_s, slow.views_s = owner_s, views_s
+        taken = []
+        for _ in range(4):
+            started = time.perf_counter()
+            shown = await page.ask("GET", "/users/ann")
+            taken.append(time.perf_counter() - started)
+            assert shown["top_clients"]["state"] == "fresh"
+        return min(taken)
+
+    own, borrowed = await seconds(0.0, SLOW_S), await seconds(SLOW_S, 0.0)
+    both = await seconds(SLOW_S, SLOW_S)
+    assert min(own, borrowed) >= SLOW_S * 0.9
+    assert both < 0.75 * (own + borrowed)
+    await head.stop()
+    await body.close()
