@@ -98,11 +98,16 @@ def read_settings(path: Path, environment: Mapping[str, str], overrides: Mapping
 
 
 def _override(values: dict[str, Any], path: list[str], value: str, name: str) -> None:
-    table = values
+    table, place = values, ""
     for part in path[:-1]:
-        key = next((known for known in table if known.replace("-", "_") == part), part)
-        table = table.setdefault(key, {})
+        place = _key(table, part, place)
+        table = table.setdefault(place, {})
         if not isinstance(table, dict):
-            raise SettingsError(f"{name}: {key} is not a table of settings")
-    key = next((known for known in table if known.replace("-", "_") == path[-1]), path[-1])
-    table[key] = value
+            raise SettingsError(f"{name}: {place} is not a table of settings")
+    table[_key(table, path[-1], place)] = value
+
+
+def _key(table: Mapping[str, Any], part: str, place: str) -> str:
+    """The key that a variable means: names of services and shares have dashes and never an underscore."""
+    known = next((key for key in table if key.replace("-", "_") == part), None)
+    return known or (part.replace("_", "-") if place in ("services", "borrows") else part)
