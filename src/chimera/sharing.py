@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from chimera.digests import bucket_of, digest_of
+from chimera.entities import Key, table_of
 from chimera.messages import Message, partition_of
 from chimera.records import SharedKey
 from chimera.service import Service, Share
@@ -58,13 +59,18 @@ async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> d
 
 
 async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
-    """Add the shares' changes to a unit; returns which partitions each list of events touches, with them."""
+    """Add the shares' changes to a unit; returns which partitions each list of events touches, with them.
+
+    Two transactions may change different rows of one document. So that the later one emits both, a key's row of
+    `SharedKey` is loaded, and so held until the commit, before its document is computed.
+    """
     touched = [{pending.partition for pending in events} for events in emitted]
     for share in unit.service.shares.values():
         keys = [{key for pending in events for key in _changed_keys(share, pending)} for events in emitted]
         every = sorted(set().union(*keys)) if keys else []
         if not every:
             continue
+        await unit.session.load(table_of(SharedKey), [_place(unit.service, share, key) for key in every])
         documents = await shared_documents(share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
@@ -73,6 +79,10 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         for partitions, own in zip(touched, keys, strict=True):
             partitions |= {partition_of(key, unit.service.partitions) for key in own}
     return touched
+
+
+def _place(service: Service, share: Share, key: str) -> Key:
+    return (share.name, partition_of(key, service.partitions), bucket_of(key), key)
 
 
 def _changed_keys(share: Share, pending: Pending) -> list[str]:

@@ -7,13 +7,20 @@ from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import json
 
+from chimera import Command, Event, Reads, Service, Transaction
 from chimera.adapters import pool
 from chimera.entities import Entity, Table, table_of
 from chimera.errors import Conflict, DeclarationError, SettingsError, Unavailable
+from chimera.execution import Task
+from chimera.messages import partition_of
 from chimera.ports import Document, Store
+from chimera.sharing import SharedChange
 from chimera.testing.contracts.bank import ACCOUNTS, EVERYTHING, PARTITIONS, TABLES, emitted, get, numbers, put
+from tests.support import make_body, memory_engines, message_of
 
 
 class Thing(Entity, key="thing_id", table="things"):
@@ -94,8 +101,67 @@ class Opened:
         await engine.close()
 
 
+class Client(Entity, key=("seller_id", "client_id"), table="clients"):
+    seller_id: str
+    client_id: str
+
+
+class AddClient(Command, key="seller_id"):
+    seller_id: str
+    client_id: str
+
+
+class ClientAdded(Event, source="clients", key="seller_id"):
+    seller_id: str
+    client_id: str
+
+
+class Clients(msgspec.Struct):
+    client_ids: list[str]
+
+
+def sharing_service() -> Service:
+    service = Service("clients", partitions=2)
+    service.entity(Client)
+
+    @service.handle(direct=True)
+    async def add(command: AddClient, tx: Transaction) -> None:
+        tx.save(Client(command.seller_id, command.client_id))
+        tx.emit(ClientAdded(command.seller_id, command.client_id))
+
+    @service.share("clients", key="seller_id", changed_by=[ClientAdded])
+    async def clients_of(seller_ids: list[str], tx: Reads) -> dict[str, Clients]:
+        found: dict[str, Clients] = {}
+        for client in await tx.find(Client, seller_id=seller_ids):
+            found.setdefault(client.seller_id, Clients([])).client_ids.append(client.client_id)
+        return found
+
+    return service
+
+
 class SQLGuarantees(Opened):
     """What SQLite promises too."""
+
+    async def test_what_is_shared_last_has_what_every_process_changed(self, reopen: Reopen) -> None:
+        """Several processes add rows to one shared document at the same time; none emits it without the others'."""
+        bodies = [make_body(sharing_service(), memory_engines()._replace(store=reopen())) for _ in range(3)]
+        for body in bodies:
+            await body.open()
+
+        async def add(worker: int) -> None:
+            for number in range(8):
+                command = message_of(AddClient("s", f"{worker}-{number}"), partitions=2)
+                command = msgspec.structs.replace(command, type="clients.AddClient")
+                while isinstance((await bodies[worker].direct.run([Task(command)]))[0], Unavailable):
+                    pass
+
+        await asyncio.gather(*map(add, range(3)))
+        events = await bodies[0].store.journal(partition_of("s", 2), 0, 1000)
+        shared = [json.decode(event.data, type=SharedChange) for event in events if ".share." in event.type]
+        sizes = [len(json.decode(change.document, type=Clients).client_ids) for change in shared]
+        assert sizes == list(range(1, 25))
+        for body in bodies:
+            await body.store.close()
 
     async def test_an_optional_field_that_is_new_becomes_a_column(self, engine: Store) -> None:
         await engine.create([THING], PARTITIONS)
