@@ -26,6 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "LOOK_S", 0.01)
     monkeypatch.setattr(copies, "GRACE_S", 0.1)
     monkeypatch.setattr("chimera.borrowing.LOOK_S", 0.01)
+    monkeypatch.setattr("chimera.borrowing.GRACE_S", 0.1)
 
 
 class Seen:
@@ -104,3 +105,15 @@ async def test_a_change_of_mode_does_not_hold_up_reads_beyond_the_budget_when_th
     await asyncio.wait_for(reads.get("k"), 1.0)
     await asyncio.wait_for(looking, 1.0)
     assert reads.mode == "hybrid"
+
+
+async def test_a_reader_that_slept_while_the_mode_changed_does_not_take_a_dropped_copy_for_an_absence() -> None:
+    declared = Shop(mode="async", budget=1.0)
+    bank = await opened(Bank().service, memory_engines())
+    shop = await opened(declared.service, memory_engines(), owners={"accounts": bank.owner("accounts")})
+    reads: BorrowedReads[Any] = BorrowedReads(shop, declared.cards, Documents(shop))
+    await direct(bank, Deposit("k", 1))
+    await reads.look()
+    assert (await reads.get("k")).state == "absent"
+    await asyncio.sleep(0.12)
+    assert (await reads.get("k")).state == "fresh"

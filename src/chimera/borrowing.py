@@ -44,6 +44,7 @@ class BorrowedReads(Generic[Doc]):
         self._floor: dict[int, int] = {}
         self._owner_partitions = 0
         self._left_copy_at = float("-inf")
+        self._looked_at = time.monotonic()
         self._reading = 0
         self._nobody_reads = asyncio.Event()
         self._gate: asyncio.Future[None] | None = None
@@ -55,12 +56,13 @@ class BorrowedReads(Generic[Doc]):
 
     async def look(self) -> None:
         """Look for a changed mode, once, and change over to it."""
+        looked_at = time.monotonic()
         setting = await read_mode(self._body, self._borrow)
         if setting.mode != self.mode and setting.mode != "sync":
-            await self._learn_floor()
+            await self._learn_floor(setting.mode)
         elif setting.mode != self.mode:
             self._left_copy_at = time.monotonic()
-        self._setting = setting
+        self._setting, self._looked_at = setting, looked_at
 
     async def keep_looking(self) -> None:
         """Follow the mode, and the age of the copy that it reads, until cancelled."""
@@ -73,7 +75,7 @@ class BorrowedReads(Generic[Doc]):
                 logger.debug("borrow %s: %s", self._borrow.name, error)
             await asyncio.sleep(LOOK_S)
 
-    async def _learn_floor(self) -> None:
+    async def _learn_floor(self, mode: Mode) -> None:
         """Learn what the copy must have before it is read: all that the owner could have shown anybody until now.
 
         So nobody sees less after a change of mode than before. Reads wait meanwhile, no longer than the budget; where
@@ -85,7 +87,9 @@ class BorrowedReads(Generic[Doc]):
                 while self._reading:
                     self._nobody_reads.clear()
                     await self._nobody_reads.wait()
+                asked_at = time.monotonic()
                 self._floor = dict(await self._body.owner(self._borrow.owner).heads())
+                self._age.begin(mode, asked_at)
                 self._owner_partitions = len(self._floor)
         except (ChimeraError, TimeoutError) as error:
             logger.warning("%s did not say where it is as its share is borrowed anew: %s", self._borrow.owner, error)
@@ -113,14 +117,19 @@ class BorrowedReads(Generic[Doc]):
     async def _get(self, key: str, after: Sequence[Position], mode: Mode) -> Borrowed[Doc]:
         if mode == "sync":
             return await self._ask(key, anew=bool(after), otherwise=lambda: self._left_copy(key))
-        needed = [*after, *self._floor_of(key)] if self._floor else after
-        if needed and await self.missing(needed):
-            until = time.monotonic() + self._borrow.budget
-            return await self._ask(key, anew=True, otherwise=lambda: self._copied_after(key, mode, needed, until))
-        if self._floor:
-            self._floor.pop(partition_of(key, self._owner_partitions), None)
+        until = time.monotonic() + self._borrow.budget
+        if self._floor and (floor := self._floor_of(key)):
+            # Not from the owner, who might show more than the floor, and the copy less in the next moment.
+            await self._reach(floor, until)
+            if not await self.missing(floor):
+                self._floor.pop(floor[0].partition, None)
+        if after and await self.missing(after):
+            return await self._ask(key, anew=True, otherwise=lambda: self._copied_after(key, mode, after, until))
         found = await self._copied(key, mode)
-        return found if found.state != "stale" else await self._ask(key, otherwise=lambda: _ready(found))
+        may_be_dropped = time.monotonic() > self._looked_at + GRACE_S
+        if found.state == "stale" or (found.state == "absent" and may_be_dropped):
+            return await self._ask(key, anew=may_be_dropped, otherwise=lambda: _ready(found))
+        return found
 
     def _floor_of(self, key: str) -> list[Position]:
         partition = partition_of(key, self._owner_partitions)
@@ -143,9 +152,12 @@ class BorrowedReads(Generic[Doc]):
 
     async def _copied_after(self, key: str, mode: Mode, after: Sequence[Position], until: float) -> Borrowed[Doc]:
         """What the copy has once it has reached the positions, or when the time is over."""
-        while await self.missing(after) and (left := until - time.monotonic()) > 0:
-            await self._body.moved.wait(min(left, self._body.views.features.poll_s))
+        await self._reach(after, until)
         return await self._copied(key, mode)
+
+    async def _reach(self, positions: Sequence[Position], until: float) -> None:
+        while await self.missing(positions) and (left := until - time.monotonic()) > 0:
+            await self._body.moved.wait(min(left, self._body.views.features.poll_s))
 
     async def _copied(self, key: str, mode: Mode) -> Borrowed[Doc]:
         """What the copy has: in hybrid mode, only whether there is something."""

@@ -76,7 +76,7 @@ class CopyKeeper:
         self._borrow = borrow
         self._held = held
         self._filling: dict[Mode, asyncio.Task[None]] = {}
-        self._needed_at: dict[Mode, float] = {}
+        self._unneeded_since: dict[Mode, float] = {}
 
     async def run(self) -> None:
         """Keep the copies until cancelled. Raises Unavailable when an engine can't be reached."""
@@ -94,24 +94,32 @@ class CopyKeeper:
     async def _fill_or_drop(self, modes: set[Mode]) -> None:
         for mode in COPYING:
             if mode in modes:
-                self._needed_at[mode] = time.monotonic()
+                self._unneeded_since.pop(mode, None)
                 if mode not in self._filling:
                     self._filling[mode] = asyncio.ensure_future(_fill(self._body, self._borrow, mode, self._held))
                 elif self._filling[mode].done():
                     await self._filling.pop(mode)
             elif mode in self._filling:
                 await stop(self._filling.pop(mode))
-            elif time.monotonic() > self._needed_at.get(mode, 0.0) + GRACE_S:
+            elif time.monotonic() > self._unneeded_since.setdefault(mode, time.monotonic()) + GRACE_S:
                 await _drop(self._body, self._borrow, mode)
 
 
 async def caught_up(body: Body, borrow: Borrow[Any], mode: Mode) -> bool:
-    """Whether the mode's copy has everything that the owner has now. False when the owner can't be asked."""
+    """Whether the mode's copy soon has everything that the owner has now. False when the owner can't be asked.
+
+    An owner that is busy is always a little ahead: so the copy is given a moment to reach where the owner was.
+    """
     try:
         heads = await body.owner(borrow.owner).heads()
     except ChimeraError:
         return False
-    return bool(heads) and await has_reached(body, borrow, mode, heads)
+    until = time.monotonic() + COMPARE_S
+    while heads and not await has_reached(body, borrow, mode, heads):
+        if time.monotonic() > until:
+            return False
+        await body.moved.wait(0.02)
+    return bool(heads)
 
 
 async def has_reached(body: Body, borrow: Borrow[Any], mode: Mode, heads: Mapping[int, int]) -> bool:
@@ -136,6 +144,10 @@ class CopyAge:
         """The copy's age; None when nothing is known about it yet."""
         as_of = self._as_of.get(mode)
         return None if as_of is None else time.monotonic() - as_of
+
+    def begin(self, mode: Mode, as_of: float) -> None:
+        """The copy is not read before it has everything that its owner had at that time (monotonic seconds)."""
+        self._as_of[mode] = as_of
 
     async def watch(self, mode: Mode) -> None:
         """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time."""
