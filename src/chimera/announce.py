@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 from chimera.body import Body
@@ -19,12 +18,20 @@ from chimera.drift import Report, at_times, kind_of, tell
 from chimera.entities import table_of
 from chimera.errors import Unavailable
 from chimera.execution import again_on_conflict
-from chimera.messages import partition_of
+from chimera.messages import now, partition_of
 from chimera.owners import LOOK
-from chimera.ports import Session
 from chimera.records import Progress, SharedKey
 from chimera.service import Share
-from chimera.sharing import change_of, knows_every_key, pages, record_changes, share_type, shared_documents, shared_key
+from chimera.sharing import (
+    change_of,
+    emitted_rows,
+    knows_every_key,
+    pages,
+    record_changes,
+    share_type,
+    shared_documents,
+    shared_key,
+)
 from chimera.transaction import Reads, Unit, UnitReads
 
 JOURNAL_PAGE = 1000
@@ -131,17 +138,11 @@ async def _keep(body: Body, changes: Sequence[SharedKey]) -> None:
     """Keep those that are newer than what is kept."""
     async with body.store.transaction() as session:
         unit = Unit(body.service, session)
-        kept = await _rows(session, changes[0].share, body.service.partitions, [change.key for change in changes])
+        kept = await emitted_rows(session, changes[0].share, body.service.partitions, [each.key for each in changes])
         for change in changes:
             if change.key not in kept or kept[change.key].number < change.number:
                 unit.put(change)
         await unit.flush()
-
-
-async def _rows(session: Session, share: str, partitions: int, keys: Sequence[str]) -> dict[str, SharedKey]:
-    table = table_of(SharedKey)
-    slots = [(share, partition_of(key, partitions), bucket_of(key), key) for key in keys]
-    return {row.key: row for row in map(table.from_row, await session.load(table, slots))}
 
 
 async def _declared_keys(body: Body, share: Share) -> dict[int, set[str]]:
@@ -162,7 +163,7 @@ async def _emitted_keys(body: Body, share: Share, partition_: int, buckets: Coll
 async def _differing(body: Body, share: Share, keys: Sequence[str]) -> dict[str, str]:
     """The kinds, by key, of those whose document is not what was emitted: seen in one snapshot, without a lock."""
     async with body.store.snapshot() as session:
-        rows = await _rows(session, share.name, body.service.partitions, keys)
+        rows = await emitted_rows(session, share.name, body.service.partitions, keys)
         documents = await shared_documents(share, Reads(body.service, session), keys)
     return _differences(keys, rows, documents)
 
@@ -181,11 +182,11 @@ async def _emit(body: Body, share: Share, keys: Sequence[str]) -> list[str]:
     """
     async with body.store.transaction() as session:
         unit = Unit(body.service, session)
-        rows = await _rows(session, share.name, body.service.partitions, keys)
+        rows = await emitted_rows(session, share.name, body.service.partitions, keys)
         documents = await shared_documents(share, UnitReads(unit), keys)
         differing = _differences(keys, rows, documents)
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        unit.events += [change_of(body.service, share, key, documents.get(key), now) for key in differing]
+        at = now()
+        unit.events += [change_of(body.service, share, key, documents.get(key), at) for key in differing]
         record_changes(unit, await unit.number())
         await unit.flush()
     body.committed.notify()

@@ -58,10 +58,11 @@ class BorrowedReads(Generic[Doc]):
         """Look for a changed mode, once, and change over to it."""
         looked_at = time.monotonic()
         setting = await read_mode(self._body, self._borrow)
-        if setting.mode != self.mode and setting.mode != "sync":
-            await self._learn_floor(setting.mode)
-        elif setting.mode != self.mode:
-            self._left_copy_at = time.monotonic()
+        if setting.mode != self.mode:
+            if setting.mode == "sync":
+                self._left_copy_at = time.monotonic()
+            else:
+                await self._learn_floor(setting.mode)
         self._setting, self._looked_at = setting, looked_at
 
     async def keep_looking(self) -> None:

@@ -32,6 +32,7 @@ COPYING: tuple[Mode, ...] = ("async", "hybrid")
 LOOK_S = 0.25
 GRACE_S = 2.0
 COMPARE_S = 0.25
+LOOK_AGAIN_S = 0.02
 
 
 class ModeSetting(msgspec.Struct, frozen=True):
@@ -114,12 +115,16 @@ async def caught_up(body: Body, borrow: Borrow[Any], mode: Mode) -> bool:
         heads = await body.owner(borrow.owner).heads()
     except ChimeraError:
         return False
-    until = time.monotonic() + COMPARE_S
-    while heads and not await has_reached(body, borrow, mode, heads):
+    return bool(heads) and await _reaches(body, borrow, mode, heads, time.monotonic() + COMPARE_S)
+
+
+async def _reaches(body: Body, borrow: Borrow[Any], mode: Mode, heads: Mapping[int, int], until: float) -> bool:
+    """Whether the mode's copy has applied the owner's events up to these heads before it is `until`."""
+    while not await has_reached(body, borrow, mode, heads):
         if time.monotonic() > until:
             return False
-        await body.moved.wait(0.02)
-    return bool(heads)
+        await body.moved.wait(LOOK_AGAIN_S)
+    return True
 
 
 async def has_reached(body: Body, borrow: Borrow[Any], mode: Mode, heads: Mapping[int, int]) -> bool:
@@ -156,12 +161,9 @@ class CopyAge:
             asked = time.monotonic()
             self._comparing[mode] = asked, await self._body.heads(self._borrow.owner)()
         asked, heads = self._comparing[mode]
-        while not await has_reached(self._body, self._borrow, mode, heads):
-            if time.monotonic() > until:
-                return
-            await self._body.moved.wait(0.05)
-        self._as_of[mode] = asked
-        del self._comparing[mode]
+        if await _reaches(self._body, self._borrow, mode, heads, until):
+            self._as_of[mode] = asked
+            del self._comparing[mode]
 
 
 def copy_projection(borrow: Borrow[Any], mode: Mode) -> CopyProjection:

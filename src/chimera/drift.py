@@ -263,8 +263,8 @@ class Audit:
     async def _repair(self, drifted: Sequence[Drifted]) -> set[str]:
         """Write the owner's documents; returns the keys of those written. One that moved on meanwhile is left."""
         done: set[str] = set()
-        for start in range(0, len(drifted), 250):
-            page = [each for each in drifted[start : start + 250] if self._is_valid(each)]
+        for found in pages(drifted):
+            page = [each for each in found if self._is_valid(each)]
             if await self._write(page):
                 done.update(each.key for each in page)
             else:
@@ -334,8 +334,8 @@ def _passes(places: Sequence[Place], counts: Mapping[Place, int]) -> Iterator[se
 
 def tell(what: str, keys: Sequence[str]) -> None:
     """Warn of keys, a few on a line."""
-    for start in range(0, len(keys), LOGGED):
-        logger.warning("%s: %s", what, ", ".join(map(repr, keys[start : start + LOGGED])))
+    for page in pages(keys, LOGGED):
+        logger.warning("%s: %s", what, ", ".join(map(repr, page)))
 
 
 async def audit_copy(

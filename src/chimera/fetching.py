@@ -133,7 +133,8 @@ class Fetches(Generic[Doc]):
             else:
                 self._note_absence(key, absent=document is None)
                 self._keeps.submit((key, document))
-        for key, cause in list(garbage.items())[:1]:
+        if garbage:
+            key, cause = next(iter(garbage.items()))
             logger.warning(
                 "%s answered something else than %s for %d of %d keys, such as %r: %s",
                 self._borrow.owner,

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +16,7 @@ from chimera.body import Body, wire_type
 from chimera.coalesce import Coalescer
 from chimera.errors import Invalid, Unavailable
 from chimera.execution import Outcome, Task
-from chimera.messages import MAX_KEY, Command, Message, partition_of
+from chimera.messages import MAX_KEY, Command, Message, now, partition_of
 from chimera.service import Handler
 from chimera.web.http import NOT_JSON, invalid
 from chimera.web.objects import read_object, with_whole_numbers
@@ -71,7 +70,7 @@ class CommandDecoder:
             source=self._service.name,
             type=self._type,
             key=command.key,
-            time=_now(),
+            time=now(),
             data=data,
             partition=partition_of(command.key, self._service.partitions),
             traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else _new_traceparent(),
@@ -148,7 +147,3 @@ def new_id() -> str:
 
 def _new_traceparent() -> str:
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -7,6 +7,7 @@ its position, so that (source, id) is unique and a consumer can prove that it mi
 from __future__ import annotations
 
 import zlib
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
@@ -142,6 +143,11 @@ class Message(msgspec.Struct, frozen=True):
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the number of partitions."""
     return zlib.crc32(key.encode()) % partitions
+
+
+def now() -> str:
+    """The time, as messages carry it: RFC 3339 in UTC, to the microsecond."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def to_cloud_event(message: Message) -> dict[str, Any]:

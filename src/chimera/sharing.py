@@ -9,16 +9,19 @@ transaction again, which event that was and the document's digest: against that,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from chimera.digests import bucket_of, digest_of
-from chimera.entities import Key, table_of
+from chimera.entities import table_of
 from chimera.messages import Message, partition_of
+from chimera.ports import Session
 from chimera.records import SharedKey
 from chimera.service import Service, Share
 from chimera.transaction import Pending, Reads, Unit, UnitReads
+
+Item = TypeVar("Item")
 
 PAGE = 250
 """Keys whose documents are asked for in one call."""
@@ -70,7 +73,7 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         every = sorted(set().union(*keys)) if keys else []
         if not every:
             continue
-        await unit.session.load(table_of(SharedKey), [_place(unit.service, share, key) for key in every])
+        await emitted_rows(unit.session, share.name, unit.service.partitions, every)
         documents = await shared_documents(share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
@@ -81,8 +84,11 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
     return touched
 
 
-def _place(service: Service, share: Share, key: str) -> Key:
-    return (share.name, partition_of(key, service.partitions), bucket_of(key), key)
+async def emitted_rows(session: Session, share: str, partitions: int, keys: Sequence[str]) -> dict[str, SharedKey]:
+    """What was last emitted of these keys. In a transaction the rows are held until it ends."""
+    table = table_of(SharedKey)
+    slots = [(share, partition_of(key, partitions), bucket_of(key), key) for key in keys]
+    return {row.key: row for row in map(table.from_row, await session.load(table, slots))}
 
 
 def _changed_keys(share: Share, pending: Pending) -> list[str]:
@@ -131,8 +137,8 @@ def knows_every_key(share: str) -> str:
     return f"share.{share}"
 
 
-def pages(keys: Sequence[str], size: int = PAGE) -> Iterator[Sequence[str]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))
+def pages(items: Sequence[Item], size: int = PAGE) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 _CHANGES = msgspec.json.Decoder(SharedChange)
