@@ -19,7 +19,7 @@ from chimera.testing.memory import MemoryLog
 from tests.support import TIME, Engines, NoOwner
 
 TOPIC, SOURCE = "orders.events", "orders"
-AT_ONCE = FeedOptions(audit_s=0.001, limit=7, patience_s=0.001)
+AT_ONCE = FeedOptions(audit_s=0.001, limit=7, repair_limit=7, patience_s=0.001)
 
 
 def event(partition: int, number: int) -> Message:

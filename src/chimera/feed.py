@@ -32,10 +32,14 @@ class Batch(NamedTuple):
 
 
 class FeedOptions(NamedTuple):
-    """`audit_s`: how often heads are compared; `limit`: events per page; `patience_s`: the pause after a failure."""
+    """`audit_s`: how often heads are compared; `patience_s`: the pause after a failure.
+
+    `limit`: events per page of the log, all folded before documents are written; `repair_limit`: per page of the journal.
+    """
 
     audit_s: float = 1.0
-    limit: int = 500
+    limit: int = 2_000
+    repair_limit: int = 500
     patience_s: float = 0.2
 
 
@@ -179,7 +183,7 @@ class Feed:
         messages: list[Message] = []
         for partition in self._behind():
             try:
-                page = await self._owner.journal(partition, self._at[partition].number, self._options.limit)
+                page = await self._owner.journal(partition, self._at[partition].number, self._options.repair_limit)
             except ChimeraError as error:
                 self._postpone(str(error))
                 break
