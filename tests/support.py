@@ -17,6 +17,7 @@ import msgspec
 from chimera import DELETED, Command, Entity, Event, Reads, Rejected, Reply, Service, Transaction, Unavailable, View
 from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
 from chimera.body import Body
+from chimera.borrowing import BorrowedReads
 from chimera.entities import table_of
 from chimera.execution import Executor, Outcome, Task
 from chimera.feed import Batch, FeedOptions
@@ -607,3 +608,9 @@ class FusedViews(WrappedViews):
 
     async def write(self, consumer: str, documents: Any, moves: Any) -> bool:
         return await self._fuse.around(super().write(consumer, documents, moves))
+
+
+async def settle(reads: BorrowedReads[Any]) -> None:
+    """As if every read head had followed the borrow's setting for long, and the copy had all that its owner has."""
+    await reads.look()
+    reads._follower.is_careful = False

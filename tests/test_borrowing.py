@@ -21,7 +21,7 @@ from chimera.messages import Message, Position
 from chimera.ports import Checkpoint, Document, Move
 from chimera.reader import Documents
 from chimera.service import Mode
-from tests.support import Card, Shop, eventually, memory_engines, opened, running
+from tests.support import Card, Shop, eventually, memory_engines, opened, running, settle
 
 BUDGET = 0.05
 SLACK = 0.6
@@ -95,7 +95,9 @@ class Borrower:
 async def borrower(mode: Mode, *, max_age: float = 5.0, budget: float = BUDGET) -> Borrower:
     owner, shop = Owner(), Shop(mode=mode, budget=budget, max_age=max_age)
     body = await opened(shop.service, memory_engines(), owners={"accounts": owner})
-    return Borrower(body, shop, owner)
+    found = Borrower(body, shop, owner)
+    await settle(found.reads)
+    return found
 
 
 FAILURES = [Unavailable("down"), "hangs", RuntimeError("a bug in the client"), OSError("reset"), 0.2]
@@ -430,7 +432,7 @@ async def test_who_brings_a_position_back_is_not_given_the_answer_to_an_earlier_
         await shop.keep("a", b"true")
     shop.owner.put("a", 5)
     shop.owner.behaviour = 0.05
-    early = asyncio.ensure_future(shop.reads._fetches.get("a"))
+    early = asyncio.ensure_future(shop.reads._fetches.get("a", time.monotonic() + 0.5))
     await eventually(lambda: shop.owner.calls)
     after = asyncio.ensure_future(shop.reads.get("a", [Position("accounts", 0, 7)]))
     await eventually(lambda: len(shop.owner.calls) == 2)

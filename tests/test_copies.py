@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import Unavailable, copies, filling
+from chimera import Unavailable, copies, filling, modes
 from chimera.announce import complete
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
-from chimera.copies import CopyKeeper, ModeSetting, copy_name, read_mode, want_mode
+from chimera.copies import CopyKeeper, copy_name
 from chimera.filling import Filling
+from chimera.modes import ModeSetting, change_mode, flip, read_mode, want_mode
 from chimera.ports import Checkpoint, Move
 from chimera.projector import Projector
 from chimera.reader import Documents
@@ -49,6 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "GRACE_S", 0.02)
     monkeypatch.setattr(copies, "COMPARE_S", 0.02)
     monkeypatch.setattr("chimera.borrowing.LOOK_S", 0.002)
+    monkeypatch.setattr(modes, "SETTLE_S", 0.01)
     monkeypatch.setattr(filling, "AGAIN_S", 0.005)
 
 
@@ -203,10 +205,9 @@ async def _is(town: Town, mode: Mode) -> bool:
     return await town.in_force() == mode
 
 
-async def test_sync_is_in_force_at_once_even_without_anybody_who_keeps_copies() -> None:
+async def test_sync_is_in_force_soon_even_without_anybody_who_keeps_copies() -> None:
     town = await make_town("async")
-    assert await want_mode(town.shop, town.borrow, "sync") == ModeSetting("sync", "sync")
-    assert await town.in_force() == "sync"
+    assert await change_mode(town.shop, town.borrow, "sync") == ModeSetting("sync", "sync")
 
 
 async def test_the_choice_lasts_over_a_restart(engines: Engines) -> None:
@@ -225,7 +226,7 @@ async def test_what_was_set_from_outside_is_in_force_unless_it_was_changed_since
     town = await make_town("sync")
     town.shop.modes["cards"] = "hybrid"
     assert await town.in_force() == "hybrid"
-    await want_mode(town.shop, town.borrow, "sync")
+    await change_mode(town.shop, town.borrow, "sync")
     assert await town.in_force() == "sync"
 
 
@@ -245,7 +246,7 @@ async def test_a_flip_that_comes_late_changes_nothing() -> None:
     town = await make_town("sync")
     seen = await want_mode(town.shop, town.borrow, "async")
     await want_mode(town.shop, town.borrow, "sync")
-    await copies._flip(town.shop, town.borrow, seen)
+    assert not await flip(town.shop, town.borrow, seen)
     assert await read_mode(town.shop, town.borrow) == ModeSetting("sync", "sync")
 
 
@@ -352,8 +353,7 @@ async def test_a_copy_is_filled_from_what_its_owner_has_though_the_journal_was_c
     await town.shop.log.create("accounts.events", town.bank.service.partitions)
     async with kept(town):
         await eventually(lambda: town.is_complete(mode))
-        heads = await town.bank.store.heads()
-        await eventually(lambda: copies.has_reached(town.shop, town.borrow, mode, heads))
+        await eventually(lambda: copies.caught_up(town.shop, town.borrow, mode))
         await direct(town.bank, Deposit("k1", 1), Deposit("new", 1))
         await eventually(lambda: town.is_complete(mode))
 
@@ -385,8 +385,7 @@ async def test_a_document_newer_than_the_head_that_was_noted_ends_as_its_events_
     town.owner.entries = entries  # type: ignore[method-assign]
     await town.relay(before)
     async with kept(town):
-        heads = await town.bank.store.heads()
-        await eventually(lambda: copies.has_reached(town.shop, town.borrow, "async", heads))
+        await eventually(lambda: copies.caught_up(town.shop, town.borrow, "async"))
         assert await town.is_complete("async")
 
 
@@ -409,8 +408,7 @@ async def test_a_filling_that_is_cut_off_anywhere_is_made_good_by_the_next(engin
         await direct(town.bank, Close(f"k{at % 12}") if at % 2 else Deposit(f"k{at % 12}", 1))
         await town.relay(before)
         async with kept(town):
-            heads = await town.bank.store.heads()
-            await eventually(lambda heads=heads: copies.has_reached(town.shop, town.borrow, "async", heads))
+            await eventually(lambda: copies.caught_up(town.shop, town.borrow, "async"))
             assert await town.is_complete("async")
         await town.shop.views.drop(name, [name])
         if not fuse.blown.is_set():

@@ -12,8 +12,8 @@ import pytest
 from chimera import ChimeraError, SettingsError, operations
 from chimera.announce import complete
 from chimera.body import Body
-from chimera.copies import read_mode
 from chimera.execution import Task
+from chimera.modes import read_mode
 from chimera.ports import Document
 from chimera.status import parked_counts, service_status
 from chimera.write_head import WriteHead

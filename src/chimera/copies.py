@@ -1,16 +1,16 @@
-"""What a borrower keeps of an owner's share, which mode is in force, and how it changes while serving.
+"""What a borrower keeps of an owner's share: filled, kept up, put in force when it is complete, and dropped.
 
 `async` keeps copies of the documents, `hybrid` only the keys that have one; both are projections of the
 owner's events, named after the mode. They start from what the owner has now where it can tell, else from its
-first event. To leave `sync`, the copy is first filled and caught up while the
-old mode goes on answering; then the mode flips. What a mode does not need is dropped afterwards.
+first event. A wanted mode's copy is filled and caught up while the old mode goes on answering. What neither needs
+is dropped a while later.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,14 +20,14 @@ from chimera.body import Body
 from chimera.errors import ChimeraError
 from chimera.feed import Feed
 from chimera.filling import Filling
-from chimera.ports import Checkpoint, Document
+from chimera.messages import Position
+from chimera.modes import ModeSetting, Settling, flip, read_mode
 from chimera.projections import CopyProjection
 from chimera.projector import Projector
 from chimera.service import Borrow, Mode
 from chimera.sharing import share_type
 from chimera.tasks import stop
 
-SETTINGS = "chimera.borrows"
 COPYING: tuple[Mode, ...] = ("async", "hybrid")
 LOOK_S = 0.25
 GRACE_S = 2.0
@@ -35,35 +35,9 @@ COMPARE_S = 0.25
 LOOK_AGAIN_S = 0.02
 
 
-class ModeSetting(msgspec.Struct, frozen=True):
-    """How a borrow answers now (`mode`), and how it is to answer once that is ready (`wanted`)."""
-
-    mode: Mode
-    wanted: Mode
-
-
 def copy_name(borrow: Borrow[Any], mode: Mode) -> str:
     """The name of the projection that a mode reads."""
     return f"borrow.{borrow.name}.{mode}"
-
-
-async def read_mode(body: Body, borrow: Borrow[Any]) -> ModeSetting:
-    """The mode in force: as it was last set, else as declared."""
-    stored = (await body.views.get(SETTINGS, [borrow.name])).get(borrow.name)
-    if stored is None or stored.data is None:
-        declared = body.modes.get(borrow.name, borrow.mode)
-        return ModeSetting(declared, declared)
-    return msgspec.json.decode(stored.data, type=ModeSetting)
-
-
-async def want_mode(body: Body, borrow: Borrow[Any], wanted: Mode) -> ModeSetting:
-    """Ask for another mode. `sync` needs nothing and is in force at once; the others once they have caught up."""
-    while True:
-        stored = (await body.views.get(SETTINGS, [borrow.name])).get(borrow.name)
-        now = await read_mode(body, borrow)
-        setting = ModeSetting("sync" if wanted == "sync" else now.mode, wanted)
-        if await _keep(body, borrow, setting, stored.revision if stored else 0):
-            return setting
 
 
 class CopyKeeper:
@@ -78,6 +52,7 @@ class CopyKeeper:
         self._held = held
         self._filling: dict[Mode, asyncio.Task[None]] = {}
         self._unneeded_since: dict[Mode, float] = {}
+        self._settling = Settling(borrow)
 
     async def run(self) -> None:
         """Keep the copies until cancelled. Raises Unavailable when an engine can't be reached."""
@@ -85,12 +60,15 @@ class CopyKeeper:
             while True:
                 setting = await read_mode(self._body, self._borrow)
                 await self._fill_or_drop({setting.mode, setting.wanted})
-                if setting.wanted != setting.mode and await caught_up(self._body, self._borrow, setting.wanted):
-                    await _flip(self._body, self._borrow, setting)
+                if self._settling.see(setting) and setting.wanted != setting.mode and await self._is_ready(setting):
+                    await flip(self._body, self._borrow, setting)
                 await asyncio.sleep(LOOK_S)
         finally:
             for task in self._filling.values():
                 await stop(task)
+
+    async def _is_ready(self, setting: ModeSetting) -> bool:
+        return setting.wanted == "sync" or await caught_up(self._body, self._borrow, setting.wanted)
 
     async def _fill_or_drop(self, modes: set[Mode]) -> None:
         for mode in COPYING:
@@ -100,9 +78,10 @@ class CopyKeeper:
                     self._filling[mode] = asyncio.ensure_future(_fill(self._body, self._borrow, mode, self._held))
                 elif self._filling[mode].done():
                     await self._filling.pop(mode)
-            elif mode in self._filling:
-                await stop(self._filling.pop(mode))
             elif time.monotonic() > self._unneeded_since.setdefault(mode, time.monotonic()) + GRACE_S:
+                # Until now read heads that had not seen the change might have read it, and waited for it to move.
+                if mode in self._filling:
+                    await stop(self._filling.pop(mode))
                 await _drop(self._body, self._borrow, mode)
 
 
@@ -115,22 +94,28 @@ async def caught_up(body: Body, borrow: Borrow[Any], mode: Mode) -> bool:
         heads = await body.owner(borrow.owner).heads()
     except ChimeraError:
         return False
-    return bool(heads) and await _reaches(body, borrow, mode, heads, time.monotonic() + COMPARE_S)
+    return bool(heads) and await _reaches(body, borrow, mode, _places(borrow, heads), time.monotonic() + COMPARE_S)
 
 
-async def _reaches(body: Body, borrow: Borrow[Any], mode: Mode, heads: Mapping[int, int], until: float) -> bool:
-    """Whether the mode's copy has applied the owner's events up to these heads before it is `until`."""
-    while not await has_reached(body, borrow, mode, heads):
+async def behind(body: Body, borrow: Borrow[Any], mode: Mode, positions: Sequence[Position]) -> list[Position]:
+    """Where the mode's copy is in those partitions in which it has not reached a position."""
+    at = await body.views.checkpoints(copy_name(borrow, mode))
+    reached = {place: checkpoint.number for place, checkpoint in at.items()}
+    here = [msgspec.structs.replace(each, number=reached.get((each.source, each.partition), 0)) for each in positions]
+    return [now for now, wanted in zip(here, positions, strict=True) if now.number < wanted.number]
+
+
+async def _reaches(body: Body, borrow: Borrow[Any], mode: Mode, positions: Sequence[Position], until: float) -> bool:
+    """Whether the mode's copy reaches these positions before it is `until`."""
+    while await behind(body, borrow, mode, positions):
         if time.monotonic() > until:
             return False
         await body.moved.wait(LOOK_AGAIN_S)
     return True
 
 
-async def has_reached(body: Body, borrow: Borrow[Any], mode: Mode, heads: Mapping[int, int]) -> bool:
-    """Whether the mode's copy has applied the owner's events up to these heads."""
-    at = await body.views.checkpoints(copy_name(borrow, mode))
-    return all(at.get((borrow.owner, partition), Checkpoint()).number >= number for partition, number in heads.items())
+def _places(borrow: Borrow[Any], heads: Mapping[int, int]) -> list[Position]:
+    return [Position(borrow.owner, partition, number) for partition, number in heads.items()]
 
 
 class CopyAge:
@@ -152,17 +137,16 @@ class CopyAge:
 
     def begin(self, mode: Mode, as_of: float) -> None:
         """The copy is not read before it has everything that its owner had at that time (monotonic seconds)."""
-        self._as_of[mode] = as_of
+        self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
 
     async def watch(self, mode: Mode) -> None:
         """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time."""
         until = time.monotonic() + COMPARE_S
         if mode not in self._comparing:
-            asked = time.monotonic()
-            self._comparing[mode] = asked, await self._body.heads(self._borrow.owner)()
+            self._comparing[mode] = await self._body.heads(self._borrow.owner).dated()
         asked, heads = self._comparing[mode]
-        if await _reaches(self._body, self._borrow, mode, heads, until):
-            self._as_of[mode] = asked
+        if await _reaches(self._body, self._borrow, mode, _places(self._borrow, heads), until):
+            self.begin(mode, asked)
             del self._comparing[mode]
 
 
@@ -186,17 +170,6 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
     finally:
         await stop(again)
         await feed.close()
-
-
-async def _flip(body: Body, borrow: Borrow[Any], seen: ModeSetting) -> None:
-    stored = (await body.views.get(SETTINGS, [borrow.name])).get(borrow.name)
-    if await read_mode(body, borrow) == seen:
-        await _keep(body, borrow, ModeSetting(seen.wanted, seen.wanted), stored.revision if stored else 0)
-
-
-async def _keep(body: Body, borrow: Borrow[Any], setting: ModeSetting, revision: int) -> bool:
-    document = Document(SETTINGS, borrow.name, msgspec.json.encode(setting), revision)
-    return await body.views.write(SETTINGS, [document], [])
 
 
 async def _drop(body: Body, borrow: Borrow[Any], mode: Mode) -> None:

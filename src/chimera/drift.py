@@ -24,10 +24,11 @@ import msgspec
 
 from chimera.batchfold import all_failures
 from chimera.body import Body
-from chimera.copies import copy_name, read_mode
+from chimera.copies import copy_name
 from chimera.digests import BucketSum, bucket_of, digest_of
 from chimera.errors import Unavailable
 from chimera.messages import partition_of
+from chimera.modes import read_mode
 from chimera.ports import Document, Entry
 from chimera.projections import KNOWN
 from chimera.service import Borrow, Mode

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 class FeedOptions(NamedTuple):
     """`audit_s`: how often heads are compared; `patience_s`: the pause after a failure.
 
-    `limit`: events per page of the log, all folded before documents are written; `repair_limit`: per page of the journal.
+    `limit`: events per page of the log, which are folded into one write; `repair_limit`: per page of the journal.
     """
 
     audit_s: float = 1.0

@@ -50,8 +50,10 @@ class Fetches(Generic[Doc]):
         self._flying: dict[str, asyncio.Future[Doc | None]] = {}
         self._absent: OrderedDict[str, float] = OrderedDict()
 
-    async def get(self, key: str, *, anew: bool = False) -> Doc | None:
-        """The owner's document, or None where it has none. Raises Unavailable once the budget is over, or sooner.
+    async def get(self, key: str, until: float, *, anew: bool = False) -> Doc | None:
+        """The owner's document, or None where it has none. Raises Unavailable where it can't be had.
+
+        At `until` (monotonic seconds) at the latest, and what it takes to look for the last known value is left over.
 
         `anew`: as the owner has it from now on; else a call that is under way will do, or that there was none lately.
         """
@@ -60,9 +62,9 @@ class Fetches(Generic[Doc]):
         if self._breaker.state == "open":
             raise self._spared()
         flight = self._flight(key, anew=anew)
-        await asyncio.wait([flight], timeout=max(0.0, self._borrow.budget - self._body.last_known.wait_s))
+        await asyncio.wait([flight], timeout=max(0.0, until - time.monotonic() - self._body.last_known.wait_s))
         if not flight.done():
-            raise Unavailable(f"{self._borrow.owner} did not answer within {self._borrow.budget:g} s")
+            raise Unavailable(f"{self._borrow.owner} did not answer in time")
         return flight.result()
 
     async def last_known(self, key: str) -> tuple[Doc, float] | None:

@@ -14,14 +14,16 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
+from chimera import modes
 from chimera.announce import audit_share
 from chimera.batchfold import all_failures, parked_view
 from chimera.body import COMMANDS, Body, reaction_sources
-from chimera.copies import COPYING, copy_name, copy_projection, read_mode, want_mode
+from chimera.copies import COPYING, copy_name, copy_projection
 from chimera.drift import Report, audit_copy
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
 from chimera.execution import Executor
+from chimera.modes import read_mode
 from chimera.parking import Parking
 from chimera.projections import Projection, ViewProjection
 from chimera.projector import Projector
@@ -102,7 +104,7 @@ async def change_mode(settings: Settings, service: str, share: str, mode: Mode, 
                 f"{service} does not borrow {share!r}; it borrows: {', '.join(body.service.borrows) or 'nothing'}"
             )
         borrow, until = body.service.borrows[share], asyncio.get_running_loop().time() + wait_s
-        setting = await want_mode(body, borrow, mode)
+        setting = await modes.change_mode(body, borrow, mode)
         while setting.mode != mode:
             if setting.wanted != mode:
                 raise ChimeraError(f"{service} is to borrow {share} as {setting.wanted}: somebody else changed it")

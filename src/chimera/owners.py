@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from chimera.coalesce import Coalescer
 from chimera.digests import BUCKETS, BucketSum, bucket_of
 from chimera.entities import table_of
 from chimera.errors import Unavailable
@@ -81,13 +82,26 @@ class SharedHeads:
     def __init__(self, owner: Owner, *, every_s: float = 0.5) -> None:
         self._owner = owner
         self._every_s = every_s
-        self._asking: asyncio.Task[Mapping[int, int]] | None = None
+        self._asking: asyncio.Future[Mapping[int, int]] | None = None
         self._asked_at = float("-inf")
+        self._calls: Coalescer[None, Mapping[int, int]] = Coalescer(self._call)
 
     async def __call__(self) -> Mapping[int, int]:
         """As `Owner.heads`, at most `every_s` old. Raises Unavailable."""
+        return (await self.dated())[1]
+
+    async def dated(self) -> tuple[float, Mapping[int, int]]:
+        """The heads, and when the owner was asked for them (monotonic seconds). Raises Unavailable."""
         if self._asking is None or time.monotonic() >= self._asked_at + self._every_s:
             self._asked_at = time.monotonic()
             self._asking = asyncio.ensure_future(self._owner.heads())
             self._asking.add_done_callback(take_exception)
-        return await asyncio.shield(self._asking)
+        asked_at, asking = self._asked_at, self._asking
+        return asked_at, await asyncio.shield(asking)
+
+    async def anew(self) -> Mapping[int, int]:
+        """The heads as the owner has them from now on: all who ask while a call is under way share the next one."""
+        return await self._calls.submit(None)
+
+    async def _call(self, callers: list[None]) -> Sequence[Mapping[int, int]]:
+        return [await self._owner.heads()] * len(callers)

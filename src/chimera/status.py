@@ -8,11 +8,12 @@ from typing import Any
 
 from chimera.batchfold import all_failures
 from chimera.body import COMMANDS, Body, reaction_sources
-from chimera.copies import COPYING, copy_name, read_mode
+from chimera.copies import COPYING, copy_name
 from chimera.drift import last_audit
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.execution import read_checkpoints
+from chimera.modes import read_mode
 from chimera.ports import Checkpoint
 from chimera.records import Parked
 from chimera.relay import CONSUMER as RELAY

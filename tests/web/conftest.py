@@ -17,9 +17,9 @@ import pytest
 import uvloop
 
 from chimera.body import Body
-from chimera.copies import SETTINGS
 from chimera.entities import table_of
 from chimera.gateway import Gateway
+from chimera.modes import SETTINGS
 from chimera.read_head import ReadHead
 from chimera.serving import listening, opened, stop_all
 from chimera.settings import Settings, read_settings

@@ -11,10 +11,10 @@ import msgspec
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.commands import CommandStates
-from chimera.copies import read_mode, want_mode
 from chimera.digests import BUCKETS
 from chimera.errors import Rejected
 from chimera.messages import to_cloud_event
+from chimera.modes import change_mode, read_mode
 from chimera.service import Borrow, Mode, Share
 from chimera.sharing import shared_documents
 from chimera.transaction import Reads
@@ -204,7 +204,7 @@ class Admin:
             wanted = msgspec.json.decode(body, type=ModeBody).mode
         except NOT_JSON as error:
             raise invalid(error) from error
-        setting = await want_mode(self._body, borrow, wanted)
+        setting = await change_mode(self._body, borrow, wanted)
         await self._borrows[borrow.name].look()
         await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
 
