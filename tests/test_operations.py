@@ -1,4 +1,4 @@
-"""What is set aside can be listed, shown, retried and dropped; a view can be rebuilt; every lag can be seen."""
+"""A view can be rebuilt, shares audited, a mode changed; every lag can be seen."""
 
 import asyncio
 import json
@@ -12,10 +12,9 @@ import pytest
 from chimera import ChimeraError, SettingsError, operations
 from chimera.announce import complete
 from chimera.body import Body
-from chimera.execution import Task
 from chimera.modes import read_mode
 from chimera.ports import Document
-from chimera.status import parked_counts, service_status
+from chimera.status import service_status
 from chimera.write_head import WriteHead
 from tests.support import (
     PARTITIONS,
@@ -25,16 +24,13 @@ from tests.support import (
     NoOwner,
     Shop,
     accept,
-    balances,
     consume,
     direct,
     eventually,
     journal_of,
     memory_engines,
     opened,
-    parked_of,
     project,
-    recomputed,
     running,
     stored,
 )
@@ -48,7 +44,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
     async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
         yield [body]
 
-    monkeypatch.setattr(operations, "_bodies", bodies)
+    monkeypatch.setattr(operations, "bodies_of", bodies)
     monkeypatch.setattr(operations, "Console", _wide(operations.Console))
 
 
@@ -88,102 +84,6 @@ def _move(number: int) -> Any:
     from chimera.ports import Checkpoint, Move
 
     return Move("accounts", 0, 0, Checkpoint(number))
-
-
-async def set_aside(body: Body, bank: Bank) -> None:
-    """Two commands, two events of a view, and one of a reaction."""
-    bank.failing["a"] = bank.failing_reactions["v"] = ValueError("as told")
-    bank.failing_views.add("v")
-    await accept(body, Deposit("a", 1), Deposit("a", 2), Deposit("b", 1))
-    await consume(body)
-    await direct(body, Deposit("v", 1), Deposit("v", 2))
-    await project(body, bank.balance)
-    executor, _ = body.reaction(bank.service.reactions["thank"], "accounts")
-    event = next(e for e in await journal_of(body.store) if e.type == "accounts.Deposited" and e.key == "v")
-    await executor.run([Task(event, event.number)])
-
-
-async def test_everything_that_is_set_aside_is_counted_and_listed_with_its_cause(
-    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await set_aside(body, bank)
-    assert await parked_counts(body) == {"commands": 2, "balance": 2, "thank:accounts": 1}
-    await operations.list_parked(SETTINGS, None)
-    printed = capsys.readouterr().out
-    for text in ("ValueError: as told", "ValueError: v breaks the view", "thank:accounts", "accounts.Deposit"):
-        assert text in printed
-
-
-async def test_nothing_parked_is_said_so(body: Body, capsys: pytest.CaptureFixture[str]) -> None:
-    await operations.list_parked(SETTINGS, "accounts")
-    assert "nothing is parked" in capsys.readouterr().out
-    await operations.show_parked(SETTINGS, "accounts", "commands", "a")
-    assert "has nothing parked under 'a'" in capsys.readouterr().out
-    await operations.retry_parked(SETTINGS, "accounts", "commands", None)
-    assert "has nothing parked" in capsys.readouterr().out
-
-
-async def test_a_message_is_shown_as_it_came_whatever_brackets_it_holds(
-    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = "[/tmp] is [bold]not[/bold] a tag [true]"
-    bank.failing["a"] = bank.failing[text] = ValueError(text)
-    await accept(body, Deposit("a", 1), Deposit(text, 7))
-    await consume(body)
-    for key in ("a", text):
-        await operations.show_parked(SETTINGS, "accounts", "commands", key)
-        assert text in capsys.readouterr().out
-    await operations.list_parked(SETTINGS, None)
-    assert capsys.readouterr().out.count(text) >= 3
-    await operations.retry_parked(SETTINGS, "accounts", "commands", None)
-    assert capsys.readouterr().out.count(text) >= 3
-
-
-async def test_a_retry_by_key_or_of_all_runs_what_is_set_aside(
-    body: Body, bank: Bank, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await set_aside(body, bank)
-    bank.failing.clear()
-    bank.failing_views.clear()
-    bank.failing_reactions.clear()
-    await operations.retry_parked(SETTINGS, "accounts", "commands", "a")
-    assert (await balances(body))["a"] == 3
-    await operations.retry_parked(SETTINGS, "accounts", "balance", None)
-    await operations.retry_parked(SETTINGS, "accounts", "thank:accounts", None)
-    await project(body, bank.balance)
-    assert await parked_counts(body) == {}
-    assert await stored(body.views, "balance") == recomputed(bank.balance, await journal_of(body.store))
-    assert "settled" in capsys.readouterr().out
-
-
-async def test_dropping_gives_up_the_first_and_tries_the_rest(body: Body, bank: Bank) -> None:
-    await set_aside(body, bank)
-    bank.failing.clear()
-    bank.failing_views.clear()
-    await operations.drop_parked(SETTINGS, "accounts", "commands", "a")
-    assert (await balances(body))["a"] == 2
-    await operations.drop_parked(SETTINGS, "accounts", "balance", "v")
-    assert (await stored(body.views, "balance"))["v"]["balance"] == 2
-    assert [row.key for row in await parked_of(body)] == ["v"]
-
-
-async def test_a_consumer_that_does_not_exist_is_told_with_those_that_do(body: Body) -> None:
-    with pytest.raises(
-        SettingsError, match=r"no consumer 'nobody'; there are: commands, thank:accounts, enter:accounts"
-    ):
-        await operations.retry_parked(SETTINGS, "accounts", "nobody", "a")
-
-
-async def test_more_keys_than_fit_a_page_are_all_counted_listed_and_retried(body: Body, bank: Bank) -> None:
-    keys = [f"k{n:04}" for n in range(501)]
-    bank.failing_views.update(keys)
-    await direct(body, *(Deposit(key, 1) for key in keys))
-    await project(body, bank.balance)
-    assert (await parked_counts(body))["balance"] == 501
-    assert len(await operations.everything_aside(body)) == 501
-    bank.failing_views.clear()
-    await operations.retry_parked(SETTINGS, "accounts", "balance", None)
-    assert await parked_counts(body) == {}
 
 
 async def test_a_rebuild_fills_the_view_again_though_nothing_happens_meanwhile(body: Body, bank: Bank) -> None:
@@ -227,7 +127,7 @@ async def shop(body: Body, engines: Engines, monkeypatch: pytest.MonkeyPatch) ->
     async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
         yield [each for each in (body, shop) if each.service.name in names]
 
-    monkeypatch.setattr(operations, "_bodies", bodies)
+    monkeypatch.setattr(operations, "bodies_of", bodies)
     return shop
 
 

@@ -255,7 +255,7 @@ def parked() -> None:
 @click.pass_obj
 def parked_list(config: str, service: str | None) -> None:
     """List what is set aside, of one service or of all."""
-    from chimera.operations import list_parked
+    from chimera.parked import list_parked
 
     run(list_parked(_settings(config), service))
 
@@ -267,7 +267,7 @@ def parked_list(config: str, service: str | None) -> None:
 @click.pass_obj
 def parked_show(config: str, service: str, consumer: str, key: str) -> None:
     """Show the messages of a key that are set aside, as they came, with their causes."""
-    from chimera.operations import show_parked
+    from chimera.parked import show_parked
 
     run(show_parked(_settings(config), service, consumer, key))
 
@@ -279,7 +279,7 @@ def parked_show(config: str, service: str, consumer: str, key: str) -> None:
 @click.pass_obj
 def parked_retry(config: str, service: str, consumer: str, key: str | None) -> None:
     """Try again what is set aside of a key, or of every key, in order."""
-    from chimera.operations import retry_parked
+    from chimera.parked import retry_parked
 
     run(retry_parked(_settings(config), service, consumer, key))
 
@@ -292,7 +292,7 @@ def parked_retry(config: str, service: str, consumer: str, key: str | None) -> N
 @click.pass_obj
 def parked_drop(config: str, service: str, consumer: str, key: str) -> None:
     """Give up the first message of a key; those behind it are tried next."""
-    from chimera.operations import drop_parked
+    from chimera.parked import drop_parked
 
     run(drop_parked(_settings(config), service, consumer, key))
 

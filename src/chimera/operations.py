@@ -5,57 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from chimera import modes
 from chimera.announce import audit_share
-from chimera.batchfold import all_failures, parked_view
-from chimera.body import COMMANDS, Body, reaction_sources
-from chimera.copies import COPYING, copy_name, copy_projection
+from chimera.batchfold import parked_view
+from chimera.body import Body
 from chimera.drift import Report, audit_copy
-from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
-from chimera.execution import Executor
 from chimera.modes import read_mode
-from chimera.parking import Parking
-from chimera.projections import Projection, ViewProjection
-from chimera.projector import Projector
-from chimera.records import Parked
 from chimera.service import Borrow, Mode, Share
 from chimera.serving import opened
 from chimera.settings import Settings
-from chimera.status import document_consumers, service_status
+from chimera.status import service_status
 
 STALLED_S = 30.0
 LOOK_S = 0.1
 
 
-class Aside(NamedTuple):
-    """A message that is set aside, wherever it is kept. `tries` is 0 for one that waits behind another."""
-
-    service: str
-    consumer: str
-    key: str
-    id: str
-    type: str
-    data: bytes
-    cause: str
-    tries: int
-    first_at: datetime
-    last_at: datetime
-
-
 async def show_status(settings: Settings) -> None:
     """Print where every consumer is, one row per consumer and source."""
     table = Table("service", "consumer", "source", "applied", "head", "lag", "parked")
-    async with _bodies(settings, list(settings.services)) as bodies:
+    async with bodies_of(settings, list(settings.services)) as bodies:
         for body in bodies:
             status = await service_status(body)
             for row in _summed(status["consumers"]):
@@ -65,7 +41,7 @@ async def show_status(settings: Settings) -> None:
 
 async def rebuild_view(settings: Settings, service: str, view: str) -> None:
     """Empty a view, and wait until its running projector has filled it again."""
-    async with _bodies(settings, [service]) as [body]:
+    async with bodies_of(settings, [service]) as [body]:
         if view not in body.service.views:
             raise SettingsError(f"{service} has no view {view!r}; its views: {', '.join(body.service.views) or 'none'}")
         await body.views.drop(view, [view, parked_view(view)])
@@ -80,7 +56,7 @@ async def audit(
     Says whether all is well now. Raises ChimeraError, once the rest is printed, when something could not be compared.
     """
     reports: list[Report] = []
-    async with _bodies(settings, [service] if service else list(settings.services)) as bodies:
+    async with bodies_of(settings, [service] if service else list(settings.services)) as bodies:
         audited = [(body, what) for body in bodies for what in _to_audit(body, share)]
         if share and not audited:
             raise SettingsError(f"{service} neither shares nor borrows {share!r}; it has: {_shares_of(bodies)}")
@@ -98,7 +74,7 @@ async def audit(
 
 async def change_mode(settings: Settings, service: str, share: str, mode: Mode, *, wait_s: float) -> None:
     """Switch how a share is borrowed, and wait until that is in force. Raises ChimeraError when it takes too long."""
-    async with _bodies(settings, [service]) as [body]:
+    async with bodies_of(settings, [service]) as [body]:
         if share not in body.service.borrows:
             raise SettingsError(
                 f"{service} does not borrow {share!r}; it borrows: {', '.join(body.service.borrows) or 'nothing'}"
@@ -116,94 +92,6 @@ async def change_mode(settings: Settings, service: str, share: str, mode: Mode, 
             await asyncio.sleep(LOOK_S)
             setting = await read_mode(body, borrow)
     Console().print(f"{service} borrows {share} as {mode}", markup=False, highlight=False)
-
-
-async def list_parked(settings: Settings, service: str | None) -> None:
-    """Print what is set aside, the first of each key with how many wait behind it."""
-    table = Table("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "cause")
-    async with _bodies(settings, [service] if service else list(settings.services)) as bodies:
-        for body in bodies:
-            for waiting in _by_key(await everything_aside(body)).values():
-                first = waiting[0]
-                table.add_row(
-                    first.service,
-                    first.consumer,
-                    escape(first.key),
-                    escape(first.type),
-                    str(len(waiting)),
-                    str(first.tries),
-                    _time(first.first_at),
-                    _time(first.last_at),
-                    escape(first.cause),
-                )
-    Console().print(table if table.row_count else "nothing is parked")
-
-
-async def show_parked(settings: Settings, service: str, consumer: str, key: str) -> None:
-    """Print every message of a key that is set aside, as it came."""
-    async with _bodies(settings, [service]) as [body]:
-        found = [aside for aside in await everything_aside(body) if (aside.consumer, aside.key) == (consumer, key)]
-    console = Console()
-    for aside in found:
-        console.print(
-            f"{aside.type} {aside.id}  tries {aside.tries}  first {_time(aside.first_at)}  "
-            f"last {_time(aside.last_at)}\n  {aside.cause}\n  {aside.data.decode(errors='replace')}",
-            markup=False,
-            highlight=False,
-        )
-    if not found:
-        console.print(f"{service}/{consumer} has nothing parked under {key!r}", markup=False)
-
-
-async def retry_parked(settings: Settings, service: str, consumer: str, key: str | None) -> None:
-    """Try again what is set aside of a key, or of every key of the consumer."""
-    async with _bodies(settings, [service]) as [body]:
-        keys = (
-            [key]
-            if key
-            else sorted({aside.key for aside in await everything_aside(body) if aside.consumer == consumer})
-        )
-        for each in keys:
-            for what, state in await _redrive(body, consumer, each, drop=False):
-                Console().print(f"{each}: {what}: {state}", markup=False, highlight=False)
-        if not keys:
-            Console().print(f"{service}/{consumer} has nothing parked")
-
-
-async def drop_parked(settings: Settings, service: str, consumer: str, key: str) -> None:
-    """Give up the first message of a key, and try those behind it."""
-    async with _bodies(settings, [service]) as [body]:
-        for what, state in await _redrive(body, consumer, key, drop=True):
-            Console().print(f"{key}: {what}: {state}", markup=False, highlight=False)
-
-
-async def everything_aside(body: Body) -> list[Aside]:
-    """All messages of a service that are set aside, in order within each key."""
-    name, table = body.service.name, table_of(Parked)
-    async with body.store.snapshot() as session:
-        rows: list[Parked] = sorted(map(table.from_row, await session.find(table, {})), key=lambda row: row.number)
-    found = [
-        Aside(name, row.consumer, row.key, row.id, row.type, row.data, row.cause, row.tries, row.first_at, row.last_at)
-        for row in rows
-    ]
-    for consumer in document_consumers(body):
-        for failure in await all_failures(body.views, consumer):
-            message = failure.to_message()
-            found.append(
-                Aside(
-                    name,
-                    consumer,
-                    message.key,
-                    message.id,
-                    message.type,
-                    message.data,
-                    failure.cause,
-                    failure.tries,
-                    failure.first_at,
-                    failure.last_at,
-                )
-            )
-    return found
 
 
 def _to_audit(body: Body, share: str | None) -> list[Share | Borrow[Any]]:
@@ -242,50 +130,6 @@ def _print_reports(reports: Sequence[Report]) -> None:
         console.print("there is nothing to compare: nothing is shared, and no copy is kept")
 
 
-async def _redrive(body: Body, consumer: str, key: str, *, drop: bool) -> list[tuple[str, str]]:
-    """What became of each message that was tried: (its id or number, its state)."""
-    if consumer in document_consumers(body):
-        projector = Projector(
-            body.service.name, _projection_of(body, consumer), body.views, metrics=body.metrics, moved=body.moved
-        )
-        settled = await projector.redrive(key, drop_first=drop)
-        return [(failure.to_message().id, "settled" if done else "parked") for failure, done in settled]
-    executor, parking = _parking_of(body, consumer)
-    tried: list[tuple[str, str]] = []
-    if drop and (dropped := await parking.drop(executor, key)):
-        tried.append((dropped.id, "dropped"))
-    outcomes = await parking.redrive(executor, key)
-    return tried + [
-        (f"message {index}", f"{outcome.state} {outcome.reason} {outcome.detail}".strip())
-        for index, outcome in enumerate(outcomes, 1)
-    ]
-
-
-def _projection_of(body: Body, consumer: str) -> Projection:
-    if consumer in body.service.views:
-        return ViewProjection(body.service.views[consumer])
-    return next(
-        copy_projection(borrow, mode)
-        for borrow in body.service.borrows.values()
-        for mode in COPYING
-        if copy_name(borrow, mode) == consumer
-    )
-
-
-def _parking_of(body: Body, consumer: str) -> tuple[Executor, Parking]:
-    known = {COMMANDS: (body.commands, body.parking)}
-    for reaction in body.service.reactions.values():
-        for source in reaction_sources(reaction):
-            executor, parking = body.reaction(reaction, source)
-            known[executor.consumer] = (executor, parking)
-    if consumer not in known:
-        raise SettingsError(
-            f"{body.service.name} has no consumer {consumer!r}; "
-            f"there are: {', '.join([*known, *document_consumers(body)])}"
-        )
-    return known[consumer]
-
-
 async def _wait_for_view(body: Body, view: str) -> None:
     """Show how far the view is, until it has everything. Raises SettingsError when nothing moves."""
     with Progress() as progress:
@@ -308,7 +152,7 @@ async def _wait_for_view(body: Body, view: str) -> None:
 
 
 @asynccontextmanager
-async def _bodies(settings: Settings, names: Sequence[str]) -> AsyncIterator[list[Body]]:
+async def bodies_of(settings: Settings, names: Sequence[str]) -> AsyncIterator[list[Body]]:
     async with opened(settings, names, fleet=False) as bodies:
         yield bodies
 
@@ -324,14 +168,3 @@ def _summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str,
         (consumer, source, *("?" if value is None else str(value) for value in total))  # type: ignore[misc]
         for (consumer, source), total in sums.items()
     ]
-
-
-def _by_key(everything: Sequence[Aside]) -> dict[tuple[str, str], list[Aside]]:
-    grouped: dict[tuple[str, str], list[Aside]] = {}
-    for aside in everything:
-        grouped.setdefault((aside.consumer, aside.key), []).append(aside)
-    return grouped
-
-
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
