@@ -24,6 +24,9 @@ logger = logging.getLogger("chimera")
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Documents = Callable[[str, str], Awaitable[bytes | None]]
 
+WAITED = 0.9
+"""The part of a budget that may be waited; the rest is for what is done afterwards, by many who waited together."""
+
 
 class BorrowedReads(Generic[Doc]):
     """One borrow at work in a read head.
@@ -65,7 +68,7 @@ class BorrowedReads(Generic[Doc]):
 
         Never raises for the owner's sake, never takes longer than the budget for it.
         """
-        until = time.monotonic() + self._borrow.budget
+        until = time.monotonic() + WAITED * self._borrow.budget
         mode = await self._follower.at(until)
         if mode == "sync":
             anew = bool(after) or self._follower.is_careful
