@@ -75,6 +75,7 @@ class Found(NamedTuple):
     mended: float
     back: float
     visits: Sequence[Visit]
+    stolen: float = 0.0
 
     @property
     def healthy(self) -> list[Visit]:
@@ -460,6 +461,27 @@ async def scene(folder: Path) -> AsyncIterator[Scene]:
 # The runs
 
 
+class ProcessorTime(NamedTuple):
+    """The machine's processor time until now, and how much of it its host gave to others."""
+
+    total: float
+    stolen: float
+
+    def stolen_since(self, before: ProcessorTime) -> float:
+        """A share, from 0 to 1."""
+        return (self.stolen - before.stolen) / (self.total - before.total) if self.total > before.total else 0.0
+
+
+def processor_time() -> ProcessorTime:
+    """From the first line of Linux's `/proc/stat`; elsewhere nothing is known to be stolen."""
+    try:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return ProcessorTime(0.0, 0.0)
+    ticks = [float(each) for each in line.split()[1:9]]
+    return ProcessorTime(sum(ticks), ticks[7])
+
+
 class Times(NamedTuple):
     """Seconds for each part of a run."""
 
@@ -472,18 +494,20 @@ class Times(NamedTuple):
 async def run_mode(
     where: Scene, mode: Mode, faults: Sequence[Fault], times: Times, *, rate: float | None = None
 ) -> AsyncIterator[Found]:
-    """Each fault in a mode, at half of the page's capacity unless a rate is given."""
+    """Each fault in a mode, at half of the page's capacity in its slowest second, unless a rate is given."""
     await where.borrow(mode)
     load = where.load()
     for fault in faults:
         await _until_fresh(load)
-        capacity = await load.capacity(times.capacity)
+        capacity = min([await load.capacity(times.capacity / 3) for _ in range(3)])
         at = rate or capacity / 2
         await _until_fresh(load)
         load.visits.clear()
+        before = processor_time()
         struck, mended, back = await _run_fault(where, load, fault, at, times)
+        stolen = processor_time().stolen_since(before)
         visits = list(load.visits)
-        yield Found(mode, fault, capacity, at, clients.budget, clients.max_age, struck, mended, back, visits)
+        yield Found(mode, fault, capacity, at, clients.budget, clients.max_age, struck, mended, back, visits, stolen)
     load.close()
 
 
@@ -519,6 +543,7 @@ COLUMNS = (
     "capacity/s",
     "load/s",
     "pages",
+    "stolen",
     "not 200",
     "p50 / p99 healthy, ms",
     "not fresh healthy",
@@ -539,6 +564,7 @@ def line(found: Found) -> str:
         f"{found.capacity:,.0f}",
         f"{found.rate:,.0f}",
         f"{len(during):,}",
+        f"{found.stolen:.0%}",
         str(sum(visit.status != 200 for visit in found.visits)),
         f"{ms(percentile(found.healthy, 50))} / {ms(percentile(found.healthy, 99))}",
         f"{sum(visit.state != 'fresh' for visit in found.healthy):,} of {len(found.healthy):,}",
