@@ -2,13 +2,16 @@
 PYTHON ?= python3.11
 PORT ?= 8000
 STATE ?= .state
+SEED ?= 1
+QUICK ?=
 DATA ?=
+WHAT ?=
 PROCESSES ?=
 WORKERS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test check format services services-stop clean
+.PHONY: help run test faults check format services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -19,6 +22,9 @@ run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder w
 
 test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes]
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
+	@$(BIN)/python -m chimera.testing.faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/faults.md) $(ARGS)
 
 check: .venv/dev ## Lint and type-check
 	@$(BIN)/ruff check .
@@ -34,8 +40,11 @@ services: ## Start real engines for the tests: PostgreSQL, MariaDB, MongoDB, Red
 services-stop: ## Stop them; their data stays
 	@$(PYTHON) services/run.py stop
 
+bench: .venv/dev .bench/venv/ready ## Measure beside the peers and the machine's limit, after make services: [WHAT="reads intake"]
+	@$(BIN)/python -m benchmarks.run $(WHAT)
+
 clean: ## Remove what was installed and built
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pip: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=…"; exit 1; }
@@ -47,3 +56,8 @@ clean: ## Remove what was installed and built
 
 .venv/dev: pyproject.toml .venv/run
 	@echo "installing what the tests need" && $(PIP) --editable '.[engines]' --group dev && touch $@
+
+.bench/venv/ready: benchmarks/peers.txt
+	@test -x .bench/venv/bin/python || { echo "making .bench/venv"; $(PYTHON) -m venv .bench/venv; }
+	@echo '*' > .bench/.gitignore
+	@echo "installing the peers" && .bench/venv/bin/python -m pip --disable-pip-version-check install --quiet --requirement benchmarks/peers.txt && touch $@

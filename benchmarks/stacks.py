@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 
 from marketplace.account import Account
-from marketplace.load import SERVICES, load
 from marketplace.olist import Olist
 from tests.e2e.conftest import ROOT, Chimera, Running
-from tests.e2e.stacks import STACKS, TROUBLED, Compared, compared, restart, stack, strike, take_away
+from tests.e2e.loading import load_all, strike
+from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, Compared, compared, restart, stack, take_away
 
 CONFIG = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 COLUMNS = ("stack", "trouble", "commands/s", "events/s", "seconds", "orders", "differ", "events", "broken")
@@ -45,7 +45,10 @@ async def _run(name: str, data: Path, trouble: str) -> tuple[Account, Compared]:
         chimera = Chimera(Path(folder), CONFIG, found.environment)
         try:
             server = chimera.up(*(["--processes", "--workers", "3"] if trouble == "workers" else []))
-            account = await _load(chimera, data, _trouble(trouble, name, server))
+            then = _trouble(trouble, name, server)
+            account = await load_all(
+                chimera, Olist(data), at=TROUBLE_AT, then=then, workers=64, patience=120, stall=120
+            )
             return account, await compared(found, chimera)
         finally:
             chimera.end()
@@ -55,25 +58,10 @@ async def _run(name: str, data: Path, trouble: str) -> tuple[Account, Compared]:
 def _trouble(trouble: str, name: str, server: Running) -> Callable[[], None] | None:
     match trouble:
         case "workers":
-            return lambda: strike(server)
+            return lambda: strike(server, WATCHED_SERVICES)
         case "broker":
             return lambda: restart(name.partition("-")[0])
     return None
-
-
-async def _load(chimera: Chimera, data: Path, then: Callable[[], None] | None) -> Account:
-    called: list[asyncio.Future[None]] = []
-
-    def report(account: Account) -> None:
-        if then and not called and account.everything.sent >= TROUBLE_AT:
-            called.append(asyncio.get_running_loop().run_in_executor(None, then))
-
-    bases = dict.fromkeys(SERVICES, chimera.base)
-    account = await load(Olist(data), bases, report, workers=64, patience=120, stall=120)
-    for each in called:
-        await each
-    assert bool(called) == bool(then)
-    return account
 
 
 def _line(name: str, trouble: str, account: Account, found: Compared) -> str:

@@ -25,7 +25,7 @@ from chimera.folding import Folder
 from chimera.messages import Message, partition_of
 from chimera.metrics import Metrics
 from chimera.parking import Retry
-from chimera.ports import BucketDigest, Checkpoint, Entry, Log, Move, Owner, Record, Store, ViewStore
+from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Log, Move, Owner, Record, Store, ViewStore
 from chimera.projections import ViewProjection
 from chimera.projector import Projector
 from chimera.records import Parked
@@ -316,6 +316,9 @@ class NoOwner:
 
     async def heads(self) -> Mapping[int, int]:
         self.calls += 1
+        raise self.cause
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         raise self.cause
 
     async def close(self) -> None: ...

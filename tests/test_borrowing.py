@@ -61,6 +61,8 @@ class Owner:
         await self._behave()
         return self.counts
 
+    async def report(self, consumers: Any) -> None: ...
+
     async def close(self) -> None: ...
 
 

@@ -90,6 +90,8 @@ class OwnerOf:
         self._check()
         return await self._owner.heads()
 
+    async def report(self, consumers: Any) -> None: ...
+
     async def close(self) -> None: ...
 
 

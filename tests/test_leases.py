@@ -129,3 +129,21 @@ async def test_more_workers_than_partitions_do_no_harm(engines: Engines) -> None
     leases = workers(body, Clock(), "a", "b", "c")
     await rounds(leases)
     assert sizes(leases) == [0, 1, 1]
+
+
+async def test_a_worker_that_died_while_its_clock_was_far_ahead_is_not_taken_for_alive(body: Body) -> None:
+    right, ahead = Clock(), Clock()
+    ahead.now += 600
+    [dead] = workers(body, ahead, "dead")
+    await dead.renew()
+    [a] = workers(body, right, "a")
+    await a.renew()
+    assert a.held == frozenset(range(8))
+
+
+async def test_clocks_may_be_some_seconds_apart(body: Body) -> None:
+    right, ahead = Clock(), Clock()
+    ahead.now += 2
+    [a], [b] = workers(body, right, "a"), workers(body, ahead, "b")
+    await rounds([a, b])
+    assert sizes([a, b]) == [4, 4]

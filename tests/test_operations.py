@@ -32,7 +32,6 @@ from tests.support import (
     opened,
     project,
     running,
-    stored,
 )
 
 SETTINGS: Any = SimpleNamespace(services={"accounts": None})
@@ -84,29 +83,6 @@ def _move(number: int) -> Any:
     from chimera.ports import Checkpoint, Move
 
     return Move("accounts", 0, 0, Checkpoint(number))
-
-
-async def test_a_rebuild_fills_the_view_again_though_nothing_happens_meanwhile(body: Body, bank: Bank) -> None:
-    await direct(body, *(Deposit(f"k{n}", 1) for n in range(6)))
-    await project(body, bank.balance)
-    before = await stored(body.views, "balance")
-    async with running(WriteHead(body, "a").run()):
-        await operations.rebuild_view(SETTINGS, "accounts", "balance")
-    assert await stored(body.views, "balance") == before
-
-
-async def test_a_rebuild_without_a_running_write_head_says_what_to_start(
-    body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(operations, "STALLED_S", 0.01)
-    await direct(body, Deposit("a", 1))
-    with pytest.raises(ChimeraError, match="chimera run accounts --write"):
-        await operations.rebuild_view(SETTINGS, "accounts", "balance")
-
-
-async def test_a_view_that_does_not_exist_is_told_with_those_that_do(body: Body) -> None:
-    with pytest.raises(SettingsError, match="its views: balance, total"):
-        await operations.rebuild_view(SETTINGS, "accounts", "nothing")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from chimera import Command, Transaction, Unavailable
 from chimera.body import Body
 from chimera.commands import CommandStates
+from chimera.entities import table_of
 from chimera.execution import Task
 from chimera.messages import Message
 from chimera.parking import Retry
@@ -267,11 +268,11 @@ async def test_a_failed_retry_does_not_overwrite_what_another_worker_settled_mea
     async def settle() -> None:
         bank.failing.clear()
         if settled == "the first":
-            await healthy.parking._try_first(healthy.commands, "a")
+            await healthy.parking._try_first(healthy.commands, *await healthy.parking._waiting(healthy.commands, "a"))
         else:
             await healthy.parking.redrive(healthy.commands, "a")
 
-    store: Any = Between(engines.store, [None, settle])
+    store: Any = Between(engines.store, [None, None, settle])
     slow = make_body(bank.service, engines._replace(store=store))
     await slow.parking.redrive(slow.commands, "a")
     await healthy.parking.redrive(healthy.commands, "a")
@@ -322,3 +323,111 @@ async def test_a_reaction_that_refuses_in_a_redrive_stays_set_aside(body: Body) 
     await executor.run([Task(message_of(Open("a")), 1)])
     await body.parking.redrive(executor, "a")
     assert [row.state for row in await parked_of(body)] == ["parked"]
+
+
+async def test_later_commands_stay_behind_when_the_log_was_made_anew(body: Body, bank: Bank, engines: Engines) -> None:
+    """Its offsets count from 1 again: nothing parked is overwritten, and nothing gets in front of it."""
+    bank.failing["a"] = ValueError("as told")
+    await accept(body, Deposit("b", 1), Deposit("a", 1), Deposit("a", 2))
+    await consume(body)
+    waiting = await parked_of(body)
+    anew = [message_of(Deposit("a", 30)), message_of(Deposit("a", 400))]
+    await body.commands.run([Task(anew[0], waiting[0].number), Task(anew[1], waiting[1].number)])
+    bank.failing.clear()
+    await body.parking.redrive(body.commands, "a")
+    own = [e for e in await journal_of(body.store) if e.key == "a" and e.type == "accounts.Deposited"]
+    assert [msgspec.json.decode(event.data)["amount"] for event in own] == [1, 2, 30, 400]
+
+
+async def test_a_command_that_comes_again_while_it_is_parked_and_forgotten_is_done_once(body: Body, bank: Bank) -> None:
+    """The inbox does not forget by itself what is set aside; if somebody deletes it, the second is a duplicate."""
+    bank.failing["a"] = ValueError("as told")
+    [message] = await accept(body, Deposit("a", 1))
+    await consume(body)
+    inbox = await rows(body.store, Handled)
+    assert inbox[message.id].at is None
+    async with body.store.transaction() as session:
+        await session.delete(table_of(Handled), [(message.id,)])
+    await accept(body, message)
+    await consume(body)
+    assert len(await parked_of(body)) == 2
+    bank.failing.clear()
+    outcomes = await body.parking.redrive(body.commands, "a")
+    assert [(outcome.state, outcome.duplicate) for outcome in outcomes] == [("done", False), ("done", True)]
+    assert await body.parking.redrive(body.commands, "a") == []
+    assert await balances(body) == {"a": 1}
+    assert (await rows(body.store, Handled))[message.id].at is not None
+
+
+async def test_one_that_was_done_directly_meanwhile_is_not_done_again_by_a_redrive(body: Body, bank: Bank) -> None:
+    bank.failing["a"] = ValueError("as told")
+    [message] = await accept(body, Deposit("a", 1))
+    await consume(body)
+    bank.failing.clear()
+    async with body.store.transaction() as session:
+        await session.delete(table_of(Handled), [(message.id,)])
+    await direct(body, message)
+    [outcome] = await body.parking.redrive(body.commands, "a")
+    assert outcome.duplicate
+    assert await balances(body) == {"a": 1}
+
+
+async def die_in_a_redrive(bank: Bank, engines: Engines, key: str) -> None:
+    """A process that ends while it tries a message again: nothing that it does afterwards has an effect."""
+    fuse = Fuse()
+    dying = make_body(bank.service, fuse.wrap(engines), retry=STUBBORN)
+
+    class Gone(dict[str, Exception]):
+        def __contains__(self, each: object) -> bool:
+            fuse.blown.set()
+            return False
+
+    bank.failing = Gone()
+    with suppress(Unavailable):
+        await dying.parking.redrive(dying.commands, key)
+    bank.failing = {}
+    assert fuse.blown.is_set()
+
+
+STUBBORN = Retry(tries=1000, first_s=0.0, longest_s=0.0, ends=3)
+
+
+async def test_a_message_whose_retries_end_the_process_waits_for_a_person(bank: Bank, engines: Engines) -> None:
+    body = await opened(bank.service, engines, retry=STUBBORN)
+    bank.failing["a"] = ValueError("as told")
+    [message, _] = await accept(body, Deposit("a", 1), Deposit("a", 10))
+    await consume(body)
+    for _ in range(STUBBORN.ends):
+        await die_in_a_redrive(bank, engines, "a")
+    [outcome] = await body.parking.redrive(body.commands, "a")
+    assert (outcome.state, outcome.detail) == ("parked", "the process ended 3 times while handling it")
+    assert await balances(body) == {}
+    assert await body.parking.due(body.commands, datetime.now(UTC) + timedelta(days=1)) == []
+    assert (await CommandStates(body).get(message.id)).state == "parked"
+    await body.parking.redrive(body.commands, "a", by_hand=True)
+    assert await balances(body) == {"a": 11}
+
+
+async def test_retries_that_fail_in_order_and_engines_that_go_away_are_not_ends_of_a_process(
+    bank: Bank, engines: Engines
+) -> None:
+    body = await opened(bank.service, engines, retry=STUBBORN)
+    bank.failing["a"] = ValueError("as told")
+    await accept(body, Deposit("a", 1))
+    await consume(body)
+    for _ in range(STUBBORN.ends + 1):
+        other = make_body(bank.service, engines, retry=STUBBORN)
+        [outcome] = await other.parking.redrive(other.commands, "a")
+        assert outcome.state == "retrying"
+    for _ in range(STUBBORN.ends + 1):
+        store: Any = Between(engines.store, [None, away])
+        cut = make_body(bank.service, engines._replace(store=store), retry=STUBBORN)
+        with pytest.raises(Unavailable):
+            await cut.parking.redrive(cut.commands, "a")
+    bank.failing.clear()
+    await body.parking.redrive(body.commands, "a")
+    assert await balances(body) == {"a": 1}
+
+
+async def away() -> None:
+    raise Unavailable("the store is away")

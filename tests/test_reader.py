@@ -91,8 +91,9 @@ async def test_documents_asked_for_in_one_loop_turn_are_one_multi_get_per_view(b
     body = await opened(bank.service, engines._replace(views=views))  # type: ignore[arg-type]
     await direct(body, Deposit("a", 1), Deposit("b", 1))
     await project(body, bank.balance)
-    views.gets.clear()
     documents = Documents(body)
+    await documents("balance", "a")  # the first read looks which generation serves
+    views.gets.clear()
     found = await asyncio.gather(*(documents("balance", key) for key in ["a", "b", "none", "a"]))
     assert [data is not None for data in found] == [True, True, False, True]
     assert views.gets == [["a", "b", "none"]]

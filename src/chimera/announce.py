@@ -127,7 +127,7 @@ async def _last_changes(body: Body, share: Share, partition_: int) -> dict[str, 
     """The last change of each key, as the journal has it."""
     type_ = share_type(body.service.name, share.name)
     latest: dict[str, SharedKey] = {}
-    number = 0
+    number = (await body.store.oldest())[partition_] - 1
     while page := await body.store.journal(partition_, number, JOURNAL_PAGE):
         latest |= {row.key: row for row in (shared_key(share.name, event) for event in page if event.type == type_)}
         number = page[-1].number

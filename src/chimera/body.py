@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 
+from chimera.endings import Ends, Process, StoredStarts, ViewStarts, Watch, watching
 from chimera.entities import table_of
-from chimera.errors import DeclarationError
+from chimera.errors import ChimeraError, DeclarationError
 from chimera.execution import Aside, Executor, Invoke, ToldToCaller
 from chimera.feed import Feed, FeedOptions
+from chimera.generations import GenerationReads
 from chimera.lastknown import LastKnownStore, MemoryLastKnown
 from chimera.messages import Event, Message
 from chimera.metrics import Metrics
@@ -26,10 +29,10 @@ COMMANDS = "commands"
 
 
 class Body:
-    """A service with its engines. Opened once per process; both heads may share it.
+    """A service with its engines. Opened once per process (`process`); both heads may share it.
 
     `modes` sets how shares are borrowed, over what is declared. `committed` wakes when a transaction of this
-    process committed, `moved` when a projection moved.
+    process committed, `moved` when a projection moved. `generations` is how views are read.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Body:
         metrics: Metrics | None = None,
         feed_options: FeedOptions = FeedOptions(),
         retry: Retry = Retry(),
+        process: Process | None = None,
         modes: Mapping[str, Mode] = {},
     ) -> None:
         self.service = service
@@ -53,8 +57,10 @@ class Body:
         self.last_known = last_known or MemoryLastKnown()
         self.metrics = metrics or Metrics()
         self.modes = dict(modes)
+        self.process = process or Process()
         self.committed = Signal()
         self.moved = Signal()
+        self.generations = GenerationReads(service, views, self.moved)
         self.commands_topic = commands_topic(service.name)
         self.events_topic = events_topic(service.name)
         self.parking = Parking(COMMANDS, retry)
@@ -102,6 +108,7 @@ class Body:
             committed=self.committed,
             metrics=self.metrics,
             aside=aside,
+            process=self.process,
             inbox=inbox,
             batch=batch,
         )
@@ -111,6 +118,20 @@ class Body:
         consumer = f"{reaction.name}:{source}"
         parking = Parking(consumer, self._retry)
         return self.executor(consumer, _handle_events(reaction), parking, batch=reaction.batch), parking
+
+    def watching(
+        self, consumer: str, source: str, at: Mapping[int, Checkpoint], ends: Ends, *, views: bool = False
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Watch a consumer with its checkpoints in the store, or in the view store, that starts behind these."""
+        kept = ViewStarts(self.views, consumer) if views else StoredStarts(self.store, consumer)
+        return watching(self.process, kept, self._retry.ends, consumer, source, at, ends)
+
+    async def known_heads(self, source: str) -> Mapping[int, int]:
+        """A source's heads; none when its owner can't be asked now."""
+        try:
+            return await self.heads(source)()
+        except ChimeraError:
+            return {}
 
     def feed(self, source: str, checkpoints: dict[int, Checkpoint]) -> Feed:
         """A source's events after these checkpoints."""

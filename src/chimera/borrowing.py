@@ -13,7 +13,6 @@ import msgspec
 from chimera.body import Body
 from chimera.borrowed import Borrowed
 from chimera.copies import GRACE_S, CopyAge, behind, copy_name
-from chimera.errors import ChimeraError
 from chimera.fetching import GARBAGE, Fetches
 from chimera.messages import Position
 from chimera.modes import LOOK_S, ModeFollower
@@ -59,8 +58,8 @@ class BorrowedReads(Generic[Doc]):
                 await self._follower.follow()
                 if self.mode != "sync":
                     await self._age.watch(self.mode)
-            except (ChimeraError, TimeoutError) as error:
-                logger.debug("borrow %s: %s", self._borrow.name, error)
+            except Exception as error:  # noqa: BLE001 - whatever an owner does, it never ends a read head
+                logger.debug("borrow %s: %r", self._borrow.name, error)
             await asyncio.sleep(LOOK_S)
 
     async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Doc]:

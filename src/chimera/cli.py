@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -196,15 +196,36 @@ def status(config: str) -> None:
     run(show_status(_settings(config)))
 
 
+@main.command("retention")
+@click.pass_obj
+def show_retention(config: str) -> None:
+    """Show how far back each journal goes, and which consumers hold it back."""
+    from chimera.retained import show_retention as show
+
+    run(show(_settings(config)))
+
+
 @main.command()
 @click.argument("service")
 @click.argument("view")
+@click.option("--keep-old", is_flag=True, help="Keep the generation that serves now, for --back.")
+@click.option("--force", is_flag=True, help="Flip though events were set aside that were folded before.")
+@click.option("--cancel", "way", flag_value="cancel", help="Stop a rebuild and drop what was built.")
+@click.option("--back", "way", flag_value="back", help="Let the generation that was kept serve again.")
+@click.option("--drop-old", "way", flag_value="drop-old", help="Drop the generation that was kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @click.pass_obj
-def rebuild(config: str, service: str, view: str) -> None:
-    """Empty a view; its running write head fills it again from the owners' journals."""
-    from chimera.operations import rebuild_view
+def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, way: Any, as_json: bool) -> None:
+    """Build a view anew beside the one that serves, compare them row by row, and let the new one serve."""
+    from chimera.rebuilds import rebuild_view, steer_rebuild
 
-    run(rebuild_view(_settings(config), service, view))
+    if way and (keep_old or force or as_json):
+        raise click.UsageError(f"--{way} goes alone")
+    settings = _settings(config)
+    if way:
+        run(steer_rebuild(settings, service, view, way))
+    else:
+        run(rebuild_view(settings, service, view, keep_old=keep_old, force=force, as_json=as_json))
 
 
 @main.command()
@@ -250,51 +271,94 @@ def parked() -> None:
     """See and settle messages that failed and were set aside."""
 
 
+def _which(command: Any) -> Any:
+    """The options that say which keys are meant, by the first message that each has set aside."""
+    for option in (
+        click.option("--until", help="Set aside until then."),
+        click.option("--since", help="Set aside since then: 2026-01-31T08:00 in UTC, or how long ago: 30m, 2h, 7d."),
+        click.option("--cause", help="A part of its cause."),
+        click.option("--key", help="The messages' key."),
+        click.option("--consumer", help="Who has set it aside: commands, a view, a reaction."),
+        click.argument("service", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+_everything = click.option("--all", "everything", is_flag=True, help="Everything that is set aside.")
+
+
 @parked.command("list")
-@click.argument("service", required=False)
+@_which
+@_as_json
 @click.pass_obj
-def parked_list(config: str, service: str | None) -> None:
-    """List what is set aside, of one service or of all."""
+def parked_list(config: str, /, as_json: bool, **which: Any) -> None:
+    """List what is set aside: the first message of each key, with its cause."""
     from chimera.parked import list_parked
 
-    run(list_parked(_settings(config), service))
+    run(list_parked(_settings(config), _wanted(which), as_json=as_json))
 
 
 @parked.command("show")
-@click.argument("service")
-@click.argument("consumer")
-@click.argument("key")
+@_which
+@_as_json
 @click.pass_obj
-def parked_show(config: str, service: str, consumer: str, key: str) -> None:
-    """Show the messages of a key that are set aside, as they came, with their causes."""
+def parked_show(config: str, /, as_json: bool, **which: Any) -> None:
+    """Show the messages that are set aside, as they came, with their causes."""
     from chimera.parked import show_parked
 
-    run(show_parked(_settings(config), service, consumer, key))
+    run(show_parked(_settings(config), _wanted(which), as_json=as_json))
+
+
+@parked.command("try")
+@_which
+@_as_json
+@click.pass_obj
+def parked_try(config: str, /, as_json: bool, **which: Any) -> None:
+    """Say what a retry would do: applied, duplicate, refused, or how it fails. Nothing of it is kept."""
+    from chimera.parked import try_parked
+
+    run(try_parked(_settings(config), _wanted(which), as_json=as_json))
 
 
 @parked.command("retry")
-@click.argument("service")
-@click.argument("consumer")
-@click.argument("key", required=False)
+@_which
+@_everything
+@_as_json
 @click.pass_obj
-def parked_retry(config: str, service: str, consumer: str, key: str | None) -> None:
-    """Try again what is set aside of a key, or of every key, in order."""
+def parked_retry(config: str, /, everything: bool, as_json: bool, **which: Any) -> None:
+    """Try again what is set aside, of each key in order until one fails."""
     from chimera.parked import retry_parked
 
-    run(retry_parked(_settings(config), service, consumer, key))
+    run(retry_parked(_settings(config), _wanted(which, everything=everything), as_json=as_json))
 
 
 @parked.command("drop")
-@click.argument("service")
-@click.argument("consumer")
-@click.argument("key")
-@click.confirmation_option(prompt="The first message of this key is given up for good. Go on?")
+@_which
+@_everything
+@click.option("--all-of-key", is_flag=True, help="Not only the first message of a key, but all.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
 @click.pass_obj
-def parked_drop(config: str, service: str, consumer: str, key: str) -> None:
+def parked_drop(config: str, /, everything: bool, all_of_key: bool, yes: bool, **which: Any) -> None:
     """Give up the first message of a key; those behind it are tried next."""
     from chimera.parked import drop_parked
 
-    run(drop_parked(_settings(config), service, consumer, key))
+    wanted = _wanted(which, everything=everything)
+    run(
+        drop_parked(
+            _settings(config), wanted, all_of_key=all_of_key, confirm=lambda question: yes or click.confirm(question)
+        )
+    )
+
+
+def _wanted(which: Mapping[str, Any], *, everything: bool | None = None) -> Any:
+    from chimera.parked import wanted_of
+
+    try:
+        return wanted_of(**which, everything=everything)
+    except ChimeraError as error:
+        _fail(error)
 
 
 def _settings(config: str, **overrides: Any) -> Settings:

@@ -9,15 +9,17 @@ is dropped a while later.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from chimera.batchfold import parked_view
+from chimera.batchfold import kept_views
 from chimera.body import Body
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, Trimmed
 from chimera.feed import Feed
 from chimera.filling import Filling
 from chimera.messages import Position
@@ -27,6 +29,8 @@ from chimera.projector import Projector
 from chimera.service import Borrow, Mode
 from chimera.sharing import share_type
 from chimera.tasks import stop
+
+logger = logging.getLogger("chimera")
 
 COPYING: tuple[Mode, ...] = ("async", "hybrid")
 LOOK_S = 0.25
@@ -163,10 +167,15 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
     partitions = await body.partitions_of(borrow.owner, held)
     filling = Filling(body, borrow, projection.name, projector)
     await filling.fill(partitions)
-    feed: Feed = body.feed(borrow.owner, await projector.checkpoints(borrow.owner, partitions))
+    at, heads = await projector.checkpoints(borrow.owner, partitions), partial(body.known_heads, borrow.owner)
+    feed: Feed = body.feed(borrow.owner, at)
     again = asyncio.ensure_future(filling.keep_trying(partitions))
     try:
-        await projector.run(feed)
+        async with body.watching(projection.name, borrow.owner, at, heads, views=True) as watch:
+            await projector.run(feed, watch)
+    except Trimmed as gone:
+        logger.warning("%s: %s; it is filled from %s's documents", projection.name, gone, borrow.owner)
+        await filling.fill(partitions, [gone.partition])
     finally:
         await stop(again)
         await feed.close()
@@ -175,4 +184,4 @@ async def _fill(body: Body, borrow: Borrow[Any], mode: Mode, held: frozenset[int
 async def _drop(body: Body, borrow: Borrow[Any], mode: Mode) -> None:
     name = copy_name(borrow, mode)
     if await body.views.checkpoints(name):
-        await body.views.drop(name, [name, parked_view(name)])
+        await body.views.drop(name, kept_views(name))

@@ -8,9 +8,11 @@ import logging
 from typing import Any, Literal, cast
 
 from chimera.body import Body
+from chimera.endings import Process
 from chimera.errors import DeclarationError, SettingsError
 from chimera.lastknown import LastKnownStore
 from chimera.metrics import Metrics
+from chimera.parking import Retry
 from chimera.ports import Log, Owner, Store, ViewStore
 from chimera.service import Mode, Service
 from chimera.settings import Settings
@@ -33,6 +35,7 @@ ADAPTERS = {
     "memcached": "chimera.adapters.memcached",
     "memcached+tls": "chimera.adapters.memcached",
     "memory": "chimera.testing.memory",
+    "faulty": "chimera.testing.faults.engine",
 }
 
 
@@ -44,6 +47,7 @@ class Engines:
         self._fleet = fleet
         self._open: dict[tuple[str, str], Any] = {}
         self.metrics = Metrics()
+        self._process = Process()
 
     def body(self, name: str) -> Body:
         """A service with its engines. Raises SettingsError or DeclarationError."""
@@ -59,6 +63,8 @@ class Engines:
             last_known=cast("LastKnownStore | None", self._last_known(name)),
             owner_of=self._owner,
             metrics=self.metrics,
+            retry=Retry(ends=self._settings.process_ends),
+            process=self._process,
             modes=self._modes(service),
         )
 

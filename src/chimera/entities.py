@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -39,7 +39,10 @@ class Entity(Keyed):
     optionals) become columns of their own; anything else is kept as JSON text in its column.
     Integers must fit 64 bits; times are kept in UTC. A key of several fields is a tuple:
     `key=("seller_id", "client_id")`. Without `table`, the table has the class's name in lower case.
+    Each of its `__indexes__`, names of fields, gets an index of its own.
     """
+
+    __indexes__: ClassVar[tuple[str, ...]] = ()
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -59,6 +62,7 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     to_row: Callable[[Any], Row]
     from_row: Callable[[Row], Any]
     key_of: Callable[[Row], Key]
+    indexes: tuple[str, ...] = ()
 
 
 @cache
@@ -80,6 +84,7 @@ def table_of(entity: type[Entity]) -> Table:
         to_row=_row_maker([column.name for column in columns], [(i, f) for i, f in encoders if f]),
         from_row=_entity_maker(entity, [column.name for column in columns], [(i, f) for i, f in decoders if f]),
         key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
+        indexes=entity.__indexes__,
     )
 
 

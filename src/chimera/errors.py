@@ -6,6 +6,7 @@ ChimeraError
 ├── Rejected           a business refusal, raised by handlers and recorded on the command
 ├── Invalid            a request that breaks the declared types, before anything is kept
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
+├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
 """
 
@@ -48,6 +49,15 @@ class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
 
 class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"
     """An engine or an owner can't be reached or can't confirm. Nothing was kept; try again."""
+
+
+class Trimmed(ChimeraError):  # noqa: N818 - what happened to the events
+    """Events that were asked for are no longer kept. Whoever needs them starts anew, from a snapshot."""
+
+    def __init__(self, partition: int, after: int, what: str = "the journal") -> None:
+        super().__init__(f"{what} has trimmed what follows number {after} of partition {partition}")
+        self.partition = partition
+        self.after = after
 
 
 class Conflict(ChimeraError):  # noqa: N818 - read as "a conflict"

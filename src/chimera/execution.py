@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from chimera.endings import Process, Watch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Rejected, Unavailable
 from chimera.messages import Message, Position
@@ -33,6 +34,7 @@ Result = TypeVar("Result")
 Invoke = Callable[[Sequence[Message], Transaction], Awaitable[Any]]
 CONFLICT_TRIES = 10
 CONFLICT_PAUSE_S = 0.01
+FINAL = ("done", "rejected")
 
 
 class Task(NamedTuple):
@@ -70,11 +72,11 @@ class RefusedLate(Exception):  # noqa: N818 - a refusal, not an error
 class Aside(Protocol):
     """What an executor does with a message that fails, and with those behind it."""
 
-    async def blocked(self, unit: Unit, keys: Sequence[str]) -> set[str]:
-        """Those of the keys with a message set aside."""
+    async def blocked(self, unit: Unit, keys: Sequence[str]) -> dict[str, int]:
+        """Those of the keys with messages set aside, and the number of the last."""
 
-    def queue(self, unit: Unit, task: Task) -> Outcome:
-        """Set a message aside because an earlier one of its key is."""
+    def queue(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
+        """Set a message aside behind the last of its key, and make it the last."""
 
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         """Set a message aside because it failed with `error`."""
@@ -83,10 +85,10 @@ class Aside(Protocol):
 class ToldToCaller:
     """Nothing is set aside: somebody waits for the answer and is told that it failed."""
 
-    async def blocked(self, unit: Unit, keys: Sequence[str]) -> set[str]:
-        return set()
+    async def blocked(self, unit: Unit, keys: Sequence[str]) -> dict[str, int]:
+        return {}
 
-    def queue(self, unit: Unit, task: Task) -> Outcome:
+    def queue(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
         raise AssertionError("nothing is ever blocked here")
 
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
@@ -119,12 +121,14 @@ class Executor:
         committed: Signal,
         metrics: Metrics,
         aside: Aside,
+        process: Process,
         inbox: bool = False,
         batch: bool = False,
     ) -> None:
         self.consumer = consumer
         self.store = store
         self.service = service
+        self.process = process
         self._invoke = invoke
         self._committed = committed
         self._metrics = metrics
@@ -151,6 +155,32 @@ class Executor:
                 raise
             return [await self._settle_failure(tasks[0], moves, error)]
 
+    async def run_watched(self, tasks: Sequence[Task], moves: Sequence[Move], watch: Watch) -> None:
+        """As `run`, but messages that may have ended the process are handled alone, or set aside for having done so."""
+        careful = watch.careful(moves)
+        apart = {move.partition for move in careful}
+        await self.run(
+            [task for task in tasks if task.message.partition not in apart],
+            [move for move in moves if move.partition not in apart],
+        )
+        for left in careful:
+            move = left
+            for task in (each for each in tasks if each.message.partition == move.partition):
+                step = watch.up_to(move, task.number, task.offset)
+                async with watch.alone(step) as ended:
+                    if ended:
+                        await self._settle_failure(task, [step], ended)
+                    else:
+                        await self.run([task], [step])
+                move = move._replace(before=task.number)
+            if move.before != move.after.number:
+                await self.run([], [move])
+
+    async def settled(self, session: Session, message_id: str) -> Outcome | None:
+        """What became of a message that is set aside, where the inbox knows that it was done or refused otherwise."""
+        known = await read_outcomes(session, [message_id]) if self._inbox else {}
+        return known[message_id] if message_id in known and known[message_id].state in FINAL else None
+
     async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
         """Where this consumer is, by partition of the source."""
         return await read_checkpoints(self.store, self.consumer, source, partitions)
@@ -173,7 +203,7 @@ class Executor:
                     outcome.positions,
                     outcome.status,
                     outcome.body,
-                    datetime.now(UTC),
+                    datetime.now(UTC) if state in FINAL else None,  # what is set aside must not be forgotten
                 )
             )
 
@@ -200,7 +230,7 @@ class Executor:
         known: dict[str, tuple[Outcome, list[Pending]]] = {
             message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
         }
-        blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else set()
+        blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else {}
         order: list[Task] = []
         handled: list[tuple[Outcome, list[Pending]]] = []
         for group in self._groups(tasks, blocked):
@@ -209,7 +239,7 @@ class Executor:
                 outcome, events = known[message.id]
                 result = outcome._replace(duplicate=True), events
             elif message.key in blocked:
-                result = self._aside.queue(unit, group[0]), []
+                result = self._aside.queue(unit, group[0], blocked), []
             else:
                 result = await self._handle(unit, group)
             if self._inbox:
@@ -218,7 +248,7 @@ class Executor:
             handled += [result] * len(group)
         return await self._conclude(unit, order, handled)
 
-    def _groups(self, tasks: Sequence[Task], blocked: set[str]) -> list[list[Task]]:
+    def _groups(self, tasks: Sequence[Task], blocked: Collection[str]) -> list[list[Task]]:
         """What is handed to one call of the handler: each task alone, or a batch of all that are not blocked."""
         if not self._batch:
             return [[task] for task in tasks]

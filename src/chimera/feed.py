@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, Trimmed
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Log, Move, Owner, Record
 from chimera.tasks import take_exception
@@ -94,7 +94,7 @@ class Feed:
     async def next(self) -> Batch:
         """The next events, as soon as there are some; none after an audit, for who wants to look at its checkpoints.
 
-        Raises Unavailable when the log can't be read.
+        Raises Unavailable when the log can't be read, Trimmed when what comes next is kept nowhere any more.
         """
         while True:
             before = dict(self._at)
@@ -184,6 +184,8 @@ class Feed:
         for partition in self._behind():
             try:
                 page = await self._owner.journal(partition, self._at[partition].number, self._options.repair_limit)
+            except Trimmed as gone:
+                raise Trimmed(partition, gone.after, f"the journal of {self._source}") from gone
             except ChimeraError as error:
                 self._postpone(str(error))
                 break

@@ -21,6 +21,9 @@ from chimera.tasks import take_exception
 
 logger = logging.getLogger("chimera")
 
+KEEPS_WAITING = 1_000
+"""Answers that wait to be remembered: what comes beyond them is not, which costs freshness only."""
+
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 
 CALLS = 4
@@ -134,7 +137,8 @@ class Fetches(Generic[Doc]):
                 answers.append(Unavailable(f"{self._borrow.owner} answered garbage"))
             else:
                 self._note_absence(key, absent=document is None)
-                self._keeps.submit((key, document))
+                if len(self._keeps) < KEEPS_WAITING:
+                    self._keeps.submit((key, document))
         if garbage:
             key, cause = next(iter(garbage.items()))
             logger.warning(

@@ -4,6 +4,7 @@ Noted first are where the log ends and then the owner's head H of a partition; t
 the checkpoint moves from 0 to H. A document newer than H does no harm: its events come again and end at it. And no
 record at or before the noted end has a number above H. Every write minds that the checkpoint is still at 0, so that
 whoever comes second changes nothing; what a filling that was cut off left behind, the next one writes over.
+A copy that is older than what its owner keeps is filled in the same way, from where it is instead of from 0.
 """
 
 from __future__ import annotations
@@ -40,10 +41,13 @@ class Filling:
         self._projector = projector
         self._owner = body.owner(borrow.owner)
 
-    async def fill(self, partitions: Collection[int]) -> None:
-        """Fill what is at 0, if the owner can tell what it has; else the events have to be replayed."""
+    async def fill(self, partitions: Collection[int], late: Collection[int] = ()) -> None:
+        """Fill what is at 0, if the owner can tell what it has; else the events have to be replayed.
+
+        So are those that are `late`: the owner has trimmed the events that they need next.
+        """
         try:
-            await self._fill(partitions)
+            await self._fill(partitions, late)
         except (ChimeraError, TimeoutError) as error:
             logger.info("%s can't be filled from its owner's documents now: %s", self._name, error)
 
@@ -53,27 +57,27 @@ class Filling:
             await asyncio.sleep(AGAIN_S)
             await self.fill(partitions)
 
-    async def _fill(self, partitions: Collection[int]) -> None:
+    async def _fill(self, partitions: Collection[int], late: Collection[int]) -> None:
         at = await self._projector.checkpoints(self._borrow.owner, partitions)
-        if not (empty := [partition for partition, checkpoint in at.items() if checkpoint.number == 0]):
+        if not (to_fill := {each: now for each, now in at.items() if now.number == 0 or each in late}):
             return
         ends = await self._body.log.ends(events_topic(self._borrow.owner))
         async with asyncio.timeout(ASK_S):
             heads = await self._owner.heads()
-        for partition in empty:
-            if head := heads.get(partition, 0):
-                await self._fill_partition(partition, Checkpoint(head, ends.get(partition, 0)))
+        for partition, now in to_fill.items():
+            if (head := heads.get(partition, 0)) > now.number:
+                await self._fill_partition(partition, now, Checkpoint(head, ends.get(partition, 0)))
 
-    async def _fill_partition(self, partition: int, full: Checkpoint) -> None:
+    async def _fill_partition(self, partition: int, now: Checkpoint, full: Checkpoint) -> None:
         owner, share = self._borrow.owner, self._borrow.share
-        still = Move(owner, partition, 0, Checkpoint())
+        still = Move(owner, partition, now.number, now)
         for first in range(0, BUCKETS, LOOK):
             entries = await self._owner.entries(share, partition, range(first, first + LOOK))
             for keys in pages(sorted(entries)):
                 messages = await self._changes(partition, {key: entries[key] for key in keys})
                 if not await self._projector.apply(Batch(messages, [still])):
                     return
-        if await self._body.views.write(self._name, [], [Move(owner, partition, 0, full)]):
+        if await self._body.views.write(self._name, [], [Move(owner, partition, now.number, full)]):
             self._body.moved.notify()
 
     async def _changes(self, partition: int, entries: dict[str, Entry]) -> Sequence[Message]:

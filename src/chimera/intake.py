@@ -6,8 +6,8 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from chimera.web.http import NOT_JSON, invalid
 from chimera.web.objects import read_object, with_whole_numbers
 
 WAITING_LIMIT = 20_000
+HELD_BYTES = 64 << 20
 DIRECT_BATCH = 200
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -104,12 +105,28 @@ class CommandDecoder:
 
 
 class Intake:
-    """Takes messages for a service: those that arrive together share one append, or one transaction."""
+    """Takes messages for a service: those that arrive together share one append, or one transaction.
+
+    It holds at most WAITING_LIMIT commands and HELD_BYTES of their bodies; whoever comes beyond that is refused before
+    anything of hers is kept.
+    """
 
     def __init__(self, body: Body) -> None:
         self._body = body
         self._appends: Coalescer[Message, None] = Coalescer(self._append)
         self._directs: Coalescer[Task, Outcome] = Coalescer(body.direct.run, limit=DIRECT_BATCH)
+        self._held = 0
+
+    @contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Room for a body of so many bytes, until its command is answered. Raises Unavailable when there is none."""
+        if self._held + size > HELD_BYTES:
+            raise Unavailable(f"{self._held} bytes of commands wait for {self._body.service.name}")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def append(self, message: Message) -> None:
         """Returns once the log has confirmed the message. Raises Unavailable."""

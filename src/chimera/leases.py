@@ -15,6 +15,8 @@ from chimera.signals import Signal
 from chimera.transaction import Unit
 
 TTL_S = 3.0
+SKEW_S = 60.0
+"""How far the clocks of workers may be apart. A lease that ends later was written by a clock that was wrong."""
 
 
 class Leases:
@@ -22,6 +24,9 @@ class Leases:
 
     A worker announces itself by a lease of its own, takes free or expired partitions up to its share,
     and gives back what it holds above it. `ttl_s` is how long a dead worker's partitions lie idle.
+
+    Workers say which `code` they run. While not all of them run the same, each kind shares all partitions among its
+    own as well (`held_alike`), for work that only that code can do; then several may do the same, which is safe.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class Leases:
         ttl_s: float = TTL_S,
         clock: Callable[[], float] = time.time,
         metrics: Metrics | None = None,
+        code: str = "",
     ) -> None:
         self._service = service
         self._store = store
@@ -40,7 +46,10 @@ class Leases:
         self._ttl_s = ttl_s
         self._clock = clock
         self._metrics = metrics or Metrics()
+        self._code = code
         self.held: frozenset[int] = frozenset()
+        self.held_alike: frozenset[int] = frozenset()
+        self.all_alike = True
         self.changed = Signal()
 
     async def keep(self) -> None:
@@ -55,10 +64,12 @@ class Leases:
         async with self._store.transaction() as session:
             unit = Unit(self._service, session)
             leases = await self._leases(unit)
-            workers = {
-                lease.holder for lease in leases.values() if lease.name.startswith("worker/") and lease.until > now
-            }
-            share = self._share(sorted(workers | {self._holder}))
+            alive = {
+                lease.name: lease.holder
+                for lease in leases.values()
+                if lease.name.startswith("worker/") and lease.until > now
+            } | {self._name(self._holder): self._holder}
+            share = self._share(sorted(set(alive.values())))
             mine, free = [], []
             for partition in range(self._service.partitions):
                 lease = leases.get(f"partition/{partition}")
@@ -69,10 +80,20 @@ class Leases:
             held = (mine + free)[:share]
             for partition in set(mine) - set(held):
                 unit.put(Lease(f"partition/{partition}", "", 0.0))
-            for name in (f"worker/{self._holder}", *(f"partition/{partition}" for partition in held)):
+            for name in (self._name(self._holder), *(f"partition/{partition}" for partition in held)):
                 unit.put(Lease(name, self._holder, now + self._ttl_s))
             await unit.flush()
-        self._hold(frozenset(held))
+        alike = sorted(holder for name, holder in alive.items() if name == self._name(holder))
+        self.all_alike = len(alike) == len(alive)
+        self._hold(frozenset(held), None if self.all_alike else self._part(alike))
+
+    def _name(self, holder: str) -> str:
+        """The name of a worker's own lease, if it runs the same code as this one."""
+        return f"worker/{holder}/{self._code}" if self._code else f"worker/{holder}"
+
+    def _part(self, workers: Sequence[str]) -> frozenset[int]:
+        """This worker's partitions if they are shared among these, without asking anybody."""
+        return frozenset(range(workers.index(self._holder), self._service.partitions, len(workers)))
 
     def _share(self, workers: Sequence[str]) -> int:
         """How many partitions are this worker's: the same for all, but that the first ones take the remainder."""
@@ -89,12 +110,26 @@ class Leases:
             await unit.flush()
         self._hold(frozenset())
 
-    async def _leases(self, unit: Unit) -> dict[str, Lease]:
-        table = table_of(Lease)
-        return {lease.name: lease for lease in map(table.from_row, await unit.session.find(table, {}))}
+    async def codes(self) -> set[str]:
+        """What the workers that live run."""
+        now, table = self._clock(), table_of(Lease)
+        async with self._store.snapshot() as session:
+            leases: list[Lease] = list(map(table.from_row, await session.find(table, {})))
+        alive = [lease for lease in leases if now < lease.until < self._too_far()]
+        named = [lease for lease in alive if lease.name.startswith("worker/")]
+        return {lease.name.removeprefix(f"worker/{lease.holder}").removeprefix("/") for lease in named}
 
-    def _hold(self, held: frozenset[int]) -> None:
+    async def _leases(self, unit: Unit) -> dict[str, Lease]:
+        table, too_far = table_of(Lease), self._too_far()
+        leases: list[Lease] = list(map(table.from_row, await unit.session.find(table, {})))
+        return {lease.name: lease for lease in leases if lease.until < too_far}
+
+    def _too_far(self) -> float:
+        return self._clock() + self._ttl_s + SKEW_S
+
+    def _hold(self, held: frozenset[int], held_alike: frozenset[int] | None = None) -> None:
         self._metrics.held(self._service.name, len(held))
-        if held != self.held:
-            self.held = held
+        before, self.held = (self.held, self.held_alike), held
+        self.held_alike = held if held_alike is None else held_alike
+        if before != (self.held, self.held_alike):
             self.changed.notify()

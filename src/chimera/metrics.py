@@ -74,6 +74,12 @@ class Metrics:
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
+        self._trimmed = Counter(
+            "chimera_trimmed",
+            "What was dropped because it was old: rows of the journal, the inbox, the log, the consumers, or parked.",
+            ["service", "what"],
+            registry=self._registry,
+        )
         self._held = Gauge(
             "chimera_partitions_held", "Partitions that this worker works on.", ["service"], registry=self._registry
         )
@@ -110,6 +116,9 @@ class Metrics:
 
     def relayed(self, service: str, count: int) -> None:
         self._relayed.labels(service).inc(count)
+
+    def trimmed(self, service: str, what: str, count: int) -> None:
+        self._trimmed.labels(service, what).inc(count)
 
     def held(self, service: str, count: int) -> None:
         self._held.labels(service).set(count)

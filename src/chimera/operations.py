@@ -9,12 +9,10 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from chimera import modes
 from chimera.announce import audit_share
-from chimera.batchfold import parked_view
 from chimera.body import Body
 from chimera.drift import Report, audit_copy
 from chimera.errors import ChimeraError, SettingsError
@@ -24,7 +22,6 @@ from chimera.serving import opened
 from chimera.settings import Settings
 from chimera.status import service_status
 
-STALLED_S = 30.0
 LOOK_S = 0.1
 
 
@@ -37,15 +34,6 @@ async def show_status(settings: Settings) -> None:
             for row in _summed(status["consumers"]):
                 table.add_row(body.service.name, *row, str(status["parked"].get(row[0], 0)))
     Console().print(table)
-
-
-async def rebuild_view(settings: Settings, service: str, view: str) -> None:
-    """Empty a view, and wait until its running projector has filled it again."""
-    async with bodies_of(settings, [service]) as [body]:
-        if view not in body.service.views:
-            raise SettingsError(f"{service} has no view {view!r}; its views: {', '.join(body.service.views) or 'none'}")
-        await body.views.drop(view, [view, parked_view(view)])
-        await _wait_for_view(body, view)
 
 
 async def audit(
@@ -128,27 +116,6 @@ def _print_reports(reports: Sequence[Report]) -> None:
             console.print(f"  {key}", markup=False, highlight=False, soft_wrap=True)
     if not reports:
         console.print("there is nothing to compare: nothing is shared, and no copy is kept")
-
-
-async def _wait_for_view(body: Body, view: str) -> None:
-    """Show how far the view is, until it has everything. Raises SettingsError when nothing moves."""
-    with Progress() as progress:
-        bar = progress.add_task(f"rebuilding {view}", total=None)
-        applied, moved_at = -1, asyncio.get_running_loop().time()
-        while True:
-            rows = [row for row in (await service_status(body))["consumers"] if row["consumer"] == view]
-            done, total = sum(row["checkpoint"] for row in rows), sum(row["head"] or 0 for row in rows)
-            progress.update(bar, completed=done, total=total)
-            if done >= total and all(row["head"] is not None for row in rows):
-                return
-            if done != applied:
-                applied, moved_at = done, asyncio.get_running_loop().time()
-            elif asyncio.get_running_loop().time() - moved_at > STALLED_S:
-                raise ChimeraError(
-                    f"view {view} has not moved for {STALLED_S:.0f} s; is the write head of "
-                    f"{body.service.name} running? Start it with: chimera run {body.service.name} --write"
-                )
-            await asyncio.sleep(0.2)
 
 
 @asynccontextmanager

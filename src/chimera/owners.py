@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from chimera.coalesce import Coalescer
 from chimera.digests import BUCKETS, BucketSum, bucket_of
 from chimera.entities import table_of
-from chimera.errors import Unavailable
+from chimera.errors import Conflict, Unavailable
 from chimera.messages import Message
-from chimera.ports import BucketDigest, Entry, Owner, Store
-from chimera.records import Progress, SharedKey
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Owner, Store
+from chimera.records import Known, Progress, SharedKey
 from chimera.service import Service
 from chimera.sharing import knows_every_key, shared_documents
 from chimera.tasks import take_exception
@@ -56,6 +57,17 @@ class OwnStore:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        table, seen = table_of(Known), datetime.now(UTC)
+        rows = [
+            table.to_row(Known(each.consumer, each.partition, each.number, each.offset, seen)) for each in consumers
+        ]
+        try:
+            async with self._store.transaction() as session:
+                await session.save(table, rows)
+        except Conflict as error:
+            raise Unavailable(f"somebody else told the same: {error}") from error
 
     async def close(self) -> None:
         """The store is closed by whoever opened it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -20,12 +21,14 @@ class Features(msgspec.Struct, frozen=True):
     """What an engine can do.
 
     `durable`: what was confirmed outlives the process. `shared`: several processes may use it at once.
-    `poll_s`: how often, in seconds, it may be asked cheaply whether something is new.
+    `poll_s`: how often, in seconds, it may be asked cheaply whether something is new. `trims`: a log drops what it is
+    told to; one that can't only has its own retention.
     """
 
     durable: bool = True
     shared: bool = True
     poll_s: float = 0.01
+    trims: bool = True
 
 
 class Record(NamedTuple):
@@ -58,6 +61,12 @@ class Log(Protocol):
 
     async def ends(self, topic: str) -> Mapping[int, int]:
         """The offset of the newest record of each partition; 0 for an empty one. Unavailable for an unknown topic."""
+
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        """Drop the records up to these offsets, by partition, in a short step; the newest one may stay.
+
+        No later record changes its offset, nor do `ends`. A read from before the oldest kept starts there.
+        """
 
     async def close(self) -> None: ...
 
@@ -101,6 +110,15 @@ class WriteSession(Session, Protocol):
         order, and a rolled-back transaction leaves no hole.
         """
 
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        """Delete at most `limit` rows, the oldest first, whose time in `column` is before; says how many.
+
+        The column should be one of the table's `indexes`.
+        """
+
+    async def trim(self, partition: int, through: int) -> None:
+        """Forget the journal's events of a partition up to a number; `heads` stay."""
+
     async def append(self, events: Sequence[Message]) -> None:
         """Add events, numbered from what `reserve` returned, to the journal."""
 
@@ -129,10 +147,16 @@ class Store(Protocol):
         """Reads only; sees every transaction that was committed before."""
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        """At most `limit` events of a partition after a number: in order, committed only, without a hole."""
+        """At most `limit` events of a partition after a number: in order, committed only, without a hole.
+
+        Raises Trimmed, and never answers from further on, when the first of them is no longer kept.
+        """
 
     async def heads(self) -> Mapping[int, int]:
         """The newest committed number of each partition; 0 for an empty one."""
+
+    async def oldest(self) -> Mapping[int, int]:
+        """The oldest number kept of each partition; that of the next event where none is kept."""
 
     async def close(self) -> None: ...
 
@@ -208,6 +232,15 @@ class BucketDigest(msgspec.Struct, frozen=True):
     keys: str
 
 
+class ConsumerAt(msgspec.Struct, frozen=True):
+    """How far a consumer is in a partition of a journal, as `Checkpoint` says; its name is unique everywhere."""
+
+    consumer: str
+    partition: int
+    number: int
+    offset: int
+
+
 class Owner(Protocol):
     """Another service, as those who borrow from it or consume its events see it.
 
@@ -238,5 +271,8 @@ class Owner(Protocol):
 
     async def heads(self) -> Mapping[int, int]:
         """As `Store.heads`, of the owner's store."""
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        """Tell how far these consumers of the owner's events are, so that it keeps what they still need."""
 
     async def close(self) -> None: ...

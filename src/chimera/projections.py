@@ -39,10 +39,10 @@ class Projection(Protocol):
 
 
 class ViewProjection:
-    """Folds events into a view's documents."""
+    """Folds events into a view's documents, kept under its name or that of one of its generations."""
 
-    def __init__(self, view: View[Any]) -> None:
-        self.name = view.name
+    def __init__(self, view: View[Any], name: str = "") -> None:
+        self.name = name or view.name
         self._folder = Folder(view)
         self._decoder = msgspec.json.Decoder(view.document)
         self.encode = msgspec.json.Encoder().encode

@@ -90,9 +90,10 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
-            body, idempotency_key = await call.body(), _idempotency_key(call)
-            accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
-            await answer(call, handler, method, accepted)
+            with self._intake.room(call.size()):
+                body, idempotency_key = await call.body(), _idempotency_key(call)
+                accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
+                await answer(call, handler, method, accepted)
 
         return Route(method, template, endpoint, openapi.command(self.body.service, handler, template))
 

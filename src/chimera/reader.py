@@ -36,7 +36,8 @@ class Documents:
         return await gets.submit(key)
 
     async def _get(self, view: str, keys: list[str]) -> list[bytes | None]:
-        found = await self._body.views.get(view, list(dict.fromkeys(keys)))
+        wanted = list(dict.fromkeys(keys))
+        found = await self._body.generations.read(view, lambda name: self._body.views.get(name, wanted))
         return [document.data if (document := found.get(key)) else None for key in keys]
 
 
@@ -70,7 +71,7 @@ class Waiting:
 
     async def _reach(self, consumer: str, position: Position) -> int:
         while True:
-            checkpoints = await self._body.views.checkpoints(consumer)
+            checkpoints = await self._body.generations.read(consumer, self._body.views.checkpoints)
             reached = checkpoints.get((position.source, position.partition), Checkpoint()).number
             left = self._until - time.monotonic()
             if reached >= position.number or left <= 0:

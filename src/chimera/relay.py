@@ -13,6 +13,7 @@ from chimera.ports import Log, Store
 from chimera.records import Progress
 from chimera.service import Service
 from chimera.signals import Signal
+from chimera.tasks import finish
 from chimera.transaction import Unit
 
 CONSUMER = "relay"
@@ -43,7 +44,7 @@ class Relay:
         remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S
         try:
             while True:
-                moved = await self._relay(at)
+                moved = await finish(self._relay(at))
                 if at != remembered and time.monotonic() >= remember_at:
                     await self._remember(at, remembered)
                     remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S

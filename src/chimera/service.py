@@ -82,13 +82,21 @@ class View(Fold[Doc]):
     """Documents by key, folded from events, read in O(1)."""
 
     def __init__(
-        self, name: str, document: type[Doc], key: str, path: str | None, absent: Absent, page: Page | None
+        self,
+        name: str,
+        document: type[Doc],
+        key: str,
+        path: str | None,
+        absent: Absent,
+        page: Page | None,
+        version: str | int = "",
     ) -> None:
         super().__init__(document, key)
         self.name = name
         self.path = path
         self.absent = absent
         self.page = page
+        self.version = version
 
 
 Absent = Literal["404", "empty"]
@@ -249,13 +257,19 @@ class Service:
         name: str | None = None,
         absent: Absent = "404",
         page: Page | None = None,
+        version: str | int = "",
     ) -> View[Doc]:
         """Declare a view; `path` serves its documents by key, such as `/sellers/{seller_id}/sales?by=day`.
 
         `absent` says what is served for a key without a document: a 404, or the document as it is
         before its first event.
+
+        When the document or one of its functions changes, the view is built anew beside the old one. `version` is for
+        what can't be seen of a change, such as one in a helper: another version is another view to build.
         """
-        view = View(name or _snake(document.__name__), document, key, path, absent, page)
+        view = View(name or _snake(document.__name__), document, key, path, absent, page, version)
+        if "~" in view.name:
+            raise DeclarationError(f"view {view.name}: its name must not hold ~, which numbers its generations")
         if path and _PARAMETER.findall(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")
         self._add(self.views, view.name, view, "view")

@@ -66,7 +66,7 @@ async def serve(
             settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
         bodies = await stack.enter_async_context(opened(settings, names, fleet=fleet))
         if write:
-            works |= _write_heads(bodies, settings.audit_s)
+            works |= _write_heads(bodies, settings)
             stack.push_async_callback(stop_all, list(works.values()))
         heads = [ReadHead(body) for body in bodies] if read else []
         for head in heads:
@@ -92,12 +92,16 @@ class Lone:
         return [*own, *self._probes[0].process_routes()]
 
 
-def _write_heads(bodies: Sequence[Body], audit_s: float) -> dict[str, asyncio.Future[None]]:
+def _write_heads(bodies: Sequence[Body], settings: Settings) -> dict[str, asyncio.Future[None]]:
     holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return {
-        f"{body.service.name}'s write head": asyncio.ensure_future(WriteHead(body, holder, audit_s=audit_s).run())
+        f"{body.service.name}'s write head": asyncio.ensure_future(_write_head(body, holder, settings).run())
         for body in bodies
     }
+
+
+def _write_head(body: Body, holder: str, settings: Settings) -> WriteHead:
+    return WriteHead(body, holder, audit_s=settings.audit_s, retention=settings.retention_of(body.service.name))
 
 
 def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:

@@ -21,6 +21,24 @@ CONFIG = "CHIMERA_CONFIG"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
+Days = Annotated[float, msgspec.Meta(ge=0, le=36_500)]
+
+
+class Retention(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """For how many days things are kept; 0 is for ever.
+
+    `inbox_days` is how long an Idempotency-Key stands for the same command. `journal_days` and `log_days` are how old
+    events and records must be before they are dropped, once every known consumer has them; one that was not heard of
+    for `consumer_days` is not known any more. `parked_days`: after which parked messages are given up.
+    """
+
+    journal_days: Days = 0.0
+    inbox_days: Days = 7.0
+    parked_days: Days = 0.0
+    log_days: Days = 7.0
+    consumer_days: Annotated[float, msgspec.Meta(gt=0, le=36_500)] = 7.0
+
+
 class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One service: where its declaration is (`app = "module:attribute"`), and what differs from the defaults.
 
@@ -35,6 +53,7 @@ class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     views: str | None = None
     last_known: str | None = None
     borrows: dict[str, Mode] = {}
+    retention: Retention | None = None
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -42,6 +61,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     `last_known` keeps what owners last answered, for the time when they don't: in the process where it is not set.
     `audit_s` is how often, in seconds, shares and their copies are compared with what they should be; 0 is never.
+    `process_ends` is how many processes, one after another, may end while they handle a message before it is parked.
     """
 
     services: dict[str, ServiceSettings]
@@ -54,11 +74,17 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     views: str = "sqlite:///{state}/{service}-views.db"
     last_known: str = ""
     audit_s: Annotated[float, msgspec.Meta(ge=0, le=2_592_000)] = 600.0
+    retention: Retention = Retention()
+    process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
     def engine_url(self, kind: str, service: str) -> str:
         """The URL of a service's log, store, views or last known values; empty for those kept in the process."""
         url = getattr(self.services[service], kind) or getattr(self, kind)
         return str(url).replace("{state}", str(Path(self.state).absolute())).replace("{service}", service)
+
+    def retention_of(self, service: str) -> Retention:
+        """What a service keeps for how long: its own table in whole, else the one for all."""
+        return self.services[service].retention or self.retention
 
     def check_service(self, name: str) -> None:
         """Raises SettingsError for a service that is not listed."""
@@ -94,7 +120,18 @@ def read_settings(path: Path, environment: Mapping[str, str], overrides: Mapping
         raise SettingsError(f"{where}: {error}") from error
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
+    for name in settings.services:
+        _check_retention(path, name, settings.retention_of(name))
     return settings
+
+
+def _check_retention(path: Path, service: str, retention: Retention) -> None:
+    """What the log may repeat, the inbox must know."""
+    if 0 < retention.inbox_days < retention.log_days:
+        raise SettingsError(
+            f"{path}: the inbox of {service} keeps {retention.inbox_days:g} days and the log {retention.log_days:g}: "
+            "what the log may repeat would be executed twice; in [retention], set inbox_days to at least log_days"
+        )
 
 
 def _override(values: dict[str, Any], path: list[str], value: str, name: str) -> None:

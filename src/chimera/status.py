@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from chimera.batchfold import all_failures
+from chimera.batchfold import waiting_count
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name
 from chimera.drift import last_audit
 from chimera.entities import table_of
-from chimera.errors import ChimeraError
 from chimera.execution import read_checkpoints
+from chimera.generations import generation_name, read_generations
 from chimera.modes import read_mode
 from chimera.ports import Checkpoint
-from chimera.records import Parked
+from chimera.records import ParkedPlace
 from chimera.relay import CONSUMER as RELAY
 
 
@@ -30,10 +30,11 @@ async def service_status(body: Body) -> dict[str, Any]:
     for view in body.service.views.values():
         for source in sorted(view.sources):
             consumers += await _in_views(body, view.name, source)
+            consumers += await _being_built(body, view.name, source)
     for reaction in body.service.reactions.values():
         for source in reaction_sources(reaction):
             executor, _ = body.reaction(reaction, source)
-            known = await _heads(body, source)
+            known = await body.known_heads(source)
             consumers += _rows(executor.consumer, source, await executor.checkpoints(source, known), known)
     borrows = []
     for borrow in body.service.borrows.values():
@@ -59,27 +60,32 @@ def document_consumers(body: Body) -> list[str]:
 
 async def parked_counts(body: Body) -> dict[str, int]:
     """How many messages are set aside, by consumer; those without any are left out."""
-    table = table_of(Parked)
+    table = table_of(ParkedPlace)
     async with body.store.snapshot() as session:
         counts = Counter(table.from_row(row).consumer for row in await session.find(table, {}))
     for name in document_consumers(body):
-        if failures := await all_failures(body.views, name):
-            counts[name] += len(failures)
+        if count := await waiting_count(body.views, await body.generations.name(name)):
+            counts[name] += count
     return dict(counts)
 
 
 async def _in_views(body: Body, consumer: str, source: str) -> list[dict[str, Any]]:
-    stored = await body.views.checkpoints(consumer)
+    return await _kept_rows(body, consumer, await body.generations.name(consumer), source)
+
+
+async def _being_built(body: Body, view: str, source: str) -> list[dict[str, Any]]:
+    """Of the generation that is being built, under its own name."""
+    building = (await read_generations(body.views, [view]))[view].building
+    if building is None:
+        return []
+    name = generation_name(view, building.generation.number)
+    return await _kept_rows(body, name, name, source)
+
+
+async def _kept_rows(body: Body, consumer: str, kept_as: str, source: str) -> list[dict[str, Any]]:
+    stored = await body.views.checkpoints(kept_as)
     at = {partition: checkpoint for (origin, partition), checkpoint in stored.items() if origin == source}
-    return _rows(consumer, source, at, await _heads(body, source))
-
-
-async def _heads(body: Body, source: str) -> Mapping[int, int]:
-    """The source's heads; none when its owner can't be asked now, and then the lag is not known."""
-    try:
-        return await body.heads(source)()
-    except ChimeraError:
-        return {}
+    return _rows(consumer, source, at, await body.known_heads(source))
 
 
 def _rows(consumer: str, source: str, at: Mapping[int, Checkpoint], heads: Mapping[int, int]) -> list[dict[str, Any]]:

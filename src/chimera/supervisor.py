@@ -20,7 +20,7 @@ logger = logging.getLogger("chimera")
 
 PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
-STOP_S = 10.0
+STOP_S = 14.0
 WRONG_SETTINGS = 2
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+FINISH_S = 3.0
 
 
 async def stop(task: asyncio.Future[Any]) -> None:
@@ -16,6 +21,17 @@ async def stop(task: asyncio.Future[Any]) -> None:
         raise
     finally:
         take_exception(task)
+
+
+async def finish(work: Coroutine[Any, Any, Result], within: float = FINISH_S) -> Result:
+    """Do the work; when the caller is cancelled meanwhile, to its end, if it takes at most `within` seconds more."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working], timeout=within)
+        await stop(working)
+        raise
 
 
 def take_exception(task: asyncio.Future[Any]) -> None:

@@ -11,19 +11,22 @@ from functools import partial
 from typing import Any
 
 from chimera.announce import keep_announcing
-from chimera.body import Body, reaction_sources
+from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import CopyKeeper
 from chimera.drift import keep_auditing
-from chimera.errors import ChimeraError, Unavailable
+from chimera.endings import Watch
+from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.execution import Executor, Moved, Task
+from chimera.fingerprints import fingerprint_of_all
 from chimera.leases import Leases
 from chimera.parking import Parking
 from chimera.ports import Checkpoint, Move, Record
-from chimera.projections import Projection, ViewProjection
-from chimera.projector import Projector
+from chimera.rebuilding import ViewKeeper
 from chimera.relay import Relay
-from chimera.service import Reaction
-from chimera.tasks import stop
+from chimera.retention import keep_reporting, keep_trimming
+from chimera.service import Reaction, Service
+from chimera.settings import Retention
+from chimera.tasks import finish, stop
 
 logger = logging.getLogger("chimera")
 
@@ -43,13 +46,17 @@ class WriteHead:
     `audit_s` is how often shares and copies are compared with what they should be; 0 is never.
     """
 
-    def __init__(self, body: Body, holder: str, *, audit_s: float = AUDIT_S) -> None:
+    def __init__(
+        self, body: Body, holder: str, *, audit_s: float = AUDIT_S, retention: Retention | None = None
+    ) -> None:
         self._body = body
         self._audit_s = audit_s
-        self._leases = Leases(body.service, body.store, holder, metrics=body.metrics)
+        self._retention = retention or Retention()
+        code = fingerprint_of_all(body.service)
+        self._leases = Leases(body.service, body.store, holder, metrics=body.metrics, code=code)
 
     async def run(self) -> None:
-        """Work until cancelled, through whatever fails; gives back its leases at the end."""
+        """Work until cancelled, through whatever fails; finishes what it took, and gives back its leases at the end."""
         service = self._body.service
         relay = Relay(
             service,
@@ -60,9 +67,10 @@ class WriteHead:
             metrics=self._body.metrics,
         )
         works: dict[str, Work] = {"commands": self._commands, "relay": relay.run}
-        for view in service.views.values():
-            for source in view.sources:
-                works[f"view {view.name} {source}"] = _projecting(self._body, ViewProjection(view), source)
+        views = {
+            f"view {view.name}": ViewKeeper(self._body, view, _persist, lambda: self._leases.all_alike).run
+            for view in service.views.values()
+        }
         if service.shares:
             works["shares"] = partial(keep_announcing, self._body, self._audit_s)
         for borrow in service.borrows.values():
@@ -72,22 +80,27 @@ class WriteHead:
         for reaction in service.reactions.values():
             for source in reaction_sources(reaction):
                 works[f"reaction {reaction.name} {source}"] = _reacting(self._body, reaction, source)
+        for source in _other_sources(service):
+            works[f"report to {source}"] = partial(keep_reporting, self._body, source)
+        works["retention"] = partial(keep_trimming, self._body, self._retention)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_persist("leases", self._leases.keep))
                 for name, work in works.items():
-                    tasks.create_task(self._while_held(f"{service.name} {name}", work))
+                    tasks.create_task(self._while_held(f"{service.name} {name}", work, lambda: self._leases.held))
+                for name, work in views.items():
+                    tasks.create_task(self._while_held(f"{service.name} {name}", work, lambda: self._leases.held_alike))
         finally:
             with suppress(ChimeraError):
                 await self._leases.give_back()
 
-    async def _while_held(self, name: str, work: Work) -> None:
+    async def _while_held(self, name: str, work: Work, holding: Callable[[], frozenset[int]]) -> None:
         """Do the work on the partitions that are held; start it anew when they change."""
         while True:
-            held = self._leases.held
+            held = holding()
             working = asyncio.ensure_future(_persist(name, partial(work, held))) if held else None
             try:
-                while self._leases.held == held:
+                while holding() == held:
                     await self._leases.changed.wait(60.0)
             finally:
                 if working is not None:
@@ -103,10 +116,14 @@ class WriteHead:
         while True:
             with suppress(Moved):
                 at = await self._start(topic, partitions)
+                start = {partition: Checkpoint(number, number) for partition, number in at.items()}
                 records: Any = body.log.read(topic, dict(at), BATCH)
-                async with aclosing(records) as batches:
+                async with (
+                    body.watching(COMMANDS, topic, start, partial(body.log.ends, topic)) as watch,
+                    aclosing(records) as batches,
+                ):
                     async for batch in batches:
-                        await self._execute(topic, batch, at)
+                        await finish(self._execute(topic, batch, at, watch))
                         if len(batch) > BUSY:
                             await asyncio.sleep(COLLECT_S)
                 raise Unavailable(f"the log ended while {topic} was read")
@@ -124,29 +141,39 @@ class WriteHead:
             await self._body.commands.run([], anew)
         return {p: checkpoint.number for p, checkpoint in at.items()} | {move.partition: 0 for move in anew}
 
-    async def _execute(self, topic: str, batch: Sequence[Record], at: dict[int, int]) -> None:
+    async def _execute(self, topic: str, batch: Sequence[Record], at: dict[int, int], watch: Watch) -> None:
         tasks: list[Task] = []
         after = dict(at)
         for offset, message in batch:
             if offset > after[message.partition]:
+                if offset > after[message.partition] + 1:
+                    _tell_gap(topic, message.partition, after[message.partition], offset)
                 after[message.partition] = offset
                 tasks.append(Task(message, offset, offset))
         moves = [Move(topic, p, at[p], Checkpoint(offset, offset)) for p, offset in after.items() if offset != at[p]]
         if tasks:
-            await self._body.commands.run(tasks, moves)
+            await self._body.commands.run_watched(tasks, moves, watch)
             at.update(after)
 
 
-def _projecting(body: Body, projection: Projection, source: str) -> Work:
-    async def work(held: frozenset[int]) -> None:
-        projector = Projector(body.service.name, projection, body.views, metrics=body.metrics, moved=body.moved)
-        feed = body.feed(source, await projector.checkpoints(source, await body.partitions_of(source, held)))
-        try:
-            await projector.run(feed)
-        finally:
-            await feed.close()
+def _tell_gap(topic: str, partition: int, before: int, offset: int) -> None:
+    """A log does not skip offsets by itself; but one with retention of its own may have dropped what nobody read."""
+    logger.error(
+        "%s/%d goes on at offset %d after %d: if the broker's retention dropped what was between, commands are lost; "
+        "keep them for longer, see docs/retention.md",
+        topic,
+        partition,
+        offset,
+        before,
+    )
 
-    return work
+
+def _other_sources(service: Service) -> list[str]:
+    """The other services whose events are consumed here."""
+    sources = {borrow.owner for borrow in service.borrows.values()}
+    sources.update(*(view.sources for view in service.views.values()))
+    sources.update(*(reaction_sources(reaction) for reaction in service.reactions.values()))
+    return sorted(sources - {service.name})
 
 
 def _copying(body: Body, borrow: Any) -> Work:
@@ -163,15 +190,17 @@ def _reacting(body: Body, reaction: Reaction, source: str) -> Work:
             tasks.create_task(react(executor, await body.partitions_of(source, held)))
 
     async def react(executor: Executor, partitions: list[int]) -> None:
-        feed = body.feed(source, await executor.checkpoints(source, partitions))
+        at = await executor.checkpoints(source, partitions)
+        feed = body.feed(source, at)
         try:
-            while True:
-                batch = await feed.next()
-                tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
-                try:
-                    await executor.run(tasks, batch.moves)
-                except Moved:
-                    feed.reset(await executor.checkpoints(source, partitions))
+            async with body.watching(executor.consumer, source, at, partial(body.known_heads, source)) as watch:
+                while True:
+                    batch = await feed.next()
+                    tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
+                    try:
+                        await finish(executor.run_watched(tasks, batch.moves, watch))
+                    except Moved:
+                        feed.reset(await executor.checkpoints(source, partitions))
         finally:
             await feed.close()
 
@@ -197,14 +226,14 @@ async def _persist(name: str, work: Callable[[], Awaitable[None]]) -> None:
             failures = 0
         pause = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
         failures += 1
-        expected = _is_unavailable(error)
+        expected, gone = _are_all(error, Unavailable), _are_all(error, Trimmed)
         logger.log(
-            logging.INFO if failures < 4 and expected else logging.WARNING,
+            logging.ERROR if gone else logging.INFO if failures < 4 and expected else logging.WARNING,
             "%s: %s; again in %.2f s",
             name,
             error,
             pause,
-            exc_info=None if expected else error,
+            exc_info=None if expected or gone else error,
         )
         await asyncio.sleep(pause)
 
@@ -219,7 +248,7 @@ async def _end_of(work: Awaitable[None]) -> BaseException | None:
     return asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
 
 
-def _is_unavailable(error: BaseException) -> bool:
+def _are_all(error: BaseException, kind: type[ChimeraError]) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_unavailable(inner) for inner in error.exceptions)
-    return isinstance(error, Unavailable)
+        return all(_are_all(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)

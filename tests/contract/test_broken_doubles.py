@@ -15,6 +15,7 @@ from chimera.testing.broken import (
     ForgettingStore,
     HastyLog,
     HolesStore,
+    SilentStore,
     StubbornViews,
     UnorderedStore,
     WrappedLog,
@@ -37,6 +38,11 @@ CASES: list[tuple[Callable[[], Any], type[Suite], str]] = [
         "test_saving_replaces_the_row_of_the_same_key",
     ),
     (lambda: HolesStore(MemoryStore()), StoreContract, "test_a_rolled_back_transaction_leaves_nothing"),
+    (
+        lambda: SilentStore(MemoryStore()),
+        StoreContract,
+        "test_the_journal_never_answers_from_further_on_than_asked",
+    ),
     (
         lambda: UnorderedStore(MemoryStore()),
         StoreContract,

@@ -25,7 +25,7 @@ from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from chimera.adapters import rabbitmq, rabbitmq_messages
-from chimera.adapters.rabbitmq import RabbitMQLog, _parse, open_engine
+from chimera.adapters.rabbitmq import RabbitMQLog, _parse, _retention_of, open_engine
 from chimera.adapters.rabbitstream import link as links
 from chimera.adapters.rabbitstream import protocol
 from chimera.adapters.rabbitstream.link import Link, Refused
@@ -242,6 +242,32 @@ async def test_a_stream_that_was_trimmed_is_read_from_the_oldest_kept(opened: Op
     assert records[0].offset == records[0].message.number > 50
     assert (await _take(log, 1, {0: 3}))[0] == records[0]
     assert await log.ends("events") == {0: 100}
+
+
+async def test_commands_are_kept_whatever_the_retention_of_events_is(opened: Opened) -> None:
+    """A broker does not know what was executed."""
+    log = opened("&max_bytes=200000&segment_bytes=100000")
+    await log.create("shop.commands", 1)
+    for number in range(1, 101):
+        await log.append("shop.commands", [event(0, number, data=b'"' + b"x" * 20_000 + b'"')])
+    await asyncio.sleep(0.5)
+    records: list[Record] = []
+    async with aclosing(log.read("shop.commands", {0: 0})) as batches:  # type: ignore[type-var]
+        async for batch in batches:
+            records += batch
+            if len(records) == 100:
+                break
+    assert [record.offset for record in records] == list(range(1, 101))
+
+
+def test_the_retention_of_commands_has_an_option_of_its_own_and_a_least_value() -> None:
+    options = {"max_age": "1h", "max_bytes": "5", "segment_bytes": "9", "commands_max_age": "7D"}
+    assert _retention_of("shop.commands", options) == {"max-age": "7D", "stream-max-segment-size-bytes": "9"}
+    assert _retention_of("shop.commands", {"max_age": "1h", "max_bytes": "5"}) == {}
+    assert _retention_of("shop.events", options)["max-age"] == "1h"
+    for wrong in ("0D", "12h", "3600s", "7", ""):
+        with pytest.raises(SettingsError, match="at least a day"):
+            RabbitMQLog(f"rabbitmq://localhost/?commands_max_age={wrong}")
 
 
 async def test_another_number_of_partitions_is_refused(log: RabbitMQLog) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,17 +20,17 @@ from redis.asyncio import Redis
 
 from chimera.engines import open_engine
 from chimera.entities import table_of
-from chimera.leases import TTL_S as LEASE_S
 from marketplace.check import Difference, compare, recount
 from marketplace.orders.model import Order
 from tests.contract.services import url_of
-from tests.e2e.conftest import ROOT, Chimera, Running, command_of, descendants
+from tests.e2e.conftest import ROOT, Chimera
 from tests.e2e.witness.witness import Watched
 
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
 TOPICS = tuple(f"{service}.{kind}" for service in SERVICES for kind in ("commands", "events"))
 STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
 TROUBLED = ("rabbitmq-mysql", "kafka-postgresql")
+WATCHED_SERVICES = ("orders", "analytics", "witness")
 
 
 class Stack(NamedTuple):
@@ -114,20 +111,6 @@ async def _watched(chimera: Chimera, order_ids: Sequence[str]) -> list[Watched]:
 
     async with aiohttp.ClientSession() as session:
         return await asyncio.gather(*map(get, order_ids))
-
-
-def strike(server: Running) -> None:
-    """Of the workers of each service that matters here, kill one for good and pause one for longer than its lease."""
-    paused = []
-    for service in ("orders", "analytics", "witness"):
-        workers = [each for each in descendants(server.pid) if f"run {service} --write" in command_of(each)]
-        assert len(workers) > 2, workers
-        os.kill(workers[0], signal.SIGKILL)
-        os.kill(workers[1], signal.SIGSTOP)
-        paused.append(workers[1])
-    time.sleep(2 * LEASE_S)
-    for pid in paused:
-        os.kill(pid, signal.SIGCONT)
 
 
 async def take_away(stack: Stack) -> None:

@@ -163,35 +163,46 @@ def test_parked_messages_are_listed_shown_retried_and_dropped(clumsy, tmp_path):
     for words in ("cup-command", "cup-view", "cup-reaction", "stumbled over view", "clumsy.Carry", "notice:clumsy"):
         assert words in listed
     assert clumsy.run("parked", "list", "clumsy").returncode == 0
-    shown = without_colour(clumsy.run("parked", "show", "clumsy", "commands", "cup-command").stdout)
+    shown = without_colour(clumsy.run("parked", "show", "clumsy", "--key", "cup-command").stdout)
     assert "Stumble" in shown
     assert '"over":"command"' in shown
     assert shown.count("clumsy.Carry ") == 2
 
-    still = clumsy.run("parked", "retry", "clumsy", "seen", "cup-view")
+    still = clumsy.run("parked", "retry", "clumsy", "--consumer", "seen", "--key", "cup-view")
     assert still.returncode == 0
     assert "parked" in still.stdout
     assert parked(clumsy) == wanted
 
-    dropped = clumsy.run("parked", "drop", "clumsy", "commands", "dropped", "--yes")
+    dropped = clumsy.run("parked", "drop", "clumsy", "--key", "dropped", "--yes")
     assert dropped.returncode == 0, dropped.stderr
     assert "dropped" in dropped.stdout
     assert wait_until(lambda: get(clumsy, "/cups/dropped")["times"] == 1, 5)
 
+    asked = clumsy.run("parked", "drop", "clumsy", "--key", "cup-command")
+    assert asked.returncode != 0
+    assert "Stumble" in asked.stdout
+    assert parked(clumsy)["commands"] == 2
+
+    tried = clumsy.run("parked", "try", "clumsy", "--since", "1h ago", "--json")
+    assert [(each["key"], each["result"]) for each in json.loads(tried.stdout) if each["consumer"] == "seen"] == [
+        ("cup-view", "failed"),
+        ("cup-view", "waits"),
+    ]
     (tmp_path / "mended").touch()
     for consumer in ("commands", "seen", "notice:clumsy"):
-        ran = clumsy.run("parked", "retry", "clumsy", consumer)
+        ran = clumsy.run("parked", "retry", "clumsy", "--consumer", consumer, "--all")
         assert ran.returncode == 0, ran.stderr
         assert "done" in ran.stdout or "settled" in ran.stdout, ran.stdout
     assert parked(clumsy) == {}
     assert clumsy.run("parked", "list").stdout.strip() == "nothing is parked"
     for over in ("command", "view", "reaction"):
         assert wait_until(lambda over=over: get(clumsy, f"/cups/cup-{over}")["times"] == 2, 5)
-    unknown = clumsy.run("parked", "retry", "clumsy", "nobody", "x")
+    unknown = clumsy.run("parked", "retry", "clumsy", "--consumer", "nobody", "--all")
     assert unknown.returncode == 2
     assert len(unknown.stderr.strip().splitlines()) == 1
-    refused = clumsy.run("parked", "drop", "clumsy", "commands", "x")
-    assert refused.returncode != 0
+    for command in ("retry", "drop"):
+        refused = clumsy.run("parked", command, "clumsy", "--consumer", "commands")
+        assert (refused.returncode, "say which" in refused.stderr) == (2, True)
 
 
 def test_a_command_that_is_parked_says_so_to_who_asks(clumsy):

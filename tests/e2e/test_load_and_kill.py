@@ -16,25 +16,15 @@ from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
 from tests.e2e.conftest import child_named, command_of, descendants, is_alive, is_free, wait_until
+from tests.e2e.loading import SMALL, load_all, strike
 
-SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 
-async def load_all(chimera, at=None, then=None, source=SMALL):
-    """Load everything; `then` is called once, in a thread, when so many requests were sent."""
-    called = []
-
-    def report(account):
-        if then and not called and account.everything.sent >= at:
-            called.append(asyncio.get_running_loop().run_in_executor(None, then))
-
-    account = await load(source, dict.fromkeys(SERVICES, chimera.base), report, workers=32, patience=40, stall=30)
-    for each in called:
-        await each
+async def load_and_balance(chimera, **how):
+    account = await load_all(chimera, patience=40, stall=30, **how)
     assert account.balances, "\n".join(account.lines())
     assert not account.parked
-    assert not then or called
     return account
 
 
@@ -61,14 +51,14 @@ def held(chimera, service):
 
 async def test_one_process_takes_a_load_stops_and_starts_again(chimera):
     server = chimera.up()
-    account = await load_all(chimera)
+    account = await load_and_balance(chimera)
     await check(chimera)
     assert account.events > 0
     assert server.stop() < 5
     assert server.output.count("\n") == 1, server.output
     chimera.up()
     await check(chimera)
-    again = await load_all(chimera)
+    again = await load_and_balance(chimera)
     assert again.events == 0
     await check(chimera)
 
@@ -80,9 +70,9 @@ async def test_the_single_process_is_killed_under_load_and_started_again(chimera
         first.kill()
         chimera.up()
 
-    await load_all(chimera, 150, kill)
+    await load_and_balance(chimera, at=150, then=kill)
     await check(chimera)
-    again = await load_all(chimera)
+    again = await load_and_balance(chimera)
     assert again.events == 0
 
 
@@ -97,7 +87,7 @@ async def test_heads_are_killed_under_load_and_started_again(chimera):
             os.kill(killed[-1], signal.SIGKILL)
             time.sleep(0.2)
 
-    await load_all(chimera, 150, kill)
+    await load_and_balance(chimera, at=150, then=kill)
     await check(chimera)
     assert len(killed) == 4
     children = descendants(server.pid)
@@ -118,7 +108,7 @@ async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera)
         ended.append(True)
         chimera.up("--processes")
 
-    await load_all(chimera, 150, kill)
+    await load_and_balance(chimera, at=150, then=kill)
     assert ended
     await check(chimera)
 
@@ -127,7 +117,7 @@ async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chi
     first = chimera.up("--processes")
     first.kill()
     second = chimera.up("--processes")
-    await load_all(chimera, source=Seed(sellers=2, gigs=4, clients=2, orders=5))
+    await load_and_balance(chimera, source=Seed(sellers=2, gigs=4, clients=2, orders=5))
     children = descendants(second.pid)
     assert second.stop(signal.SIGINT) < 8
     assert not [child for child in children if is_alive(child)]
@@ -141,7 +131,7 @@ async def test_a_view_is_rebuilt_while_the_services_serve(chimera):
     def rebuild():
         rebuilt.append(chimera.run("rebuild", "analytics", "seller_sales"))
 
-    await load_all(chimera, 200, rebuild)
+    await load_and_balance(chimera, at=200, then=rebuild)
     assert rebuilt[0].returncode == 0, rebuilt[0].stderr
     await check(chimera)
     assert chimera.run("rebuild", "analytics", "seller_sales_by_day").returncode == 0
@@ -156,24 +146,7 @@ async def test_workers_share_a_services_partitions_and_take_over_from_one_that_i
     """One is gone for good, its supervisor starts another; one sleeps longer than its lease and wakes up again."""
     server = chimera.up("--processes", "--workers", "3")
     assert len(descendants(server.pid)) == 4 * len(SERVICES)
-    struck = []
-
-    def strike():
-        workers = [child for child in descendants(server.pid) if "run orders --write" in command_of(child)]
-        views = [child for child in descendants(server.pid) if "run analytics --write" in command_of(child)]
-        assert len(workers) == len(views) == 3
-        paused = [workers[1], views[1]]
-        for pid in paused:
-            os.kill(pid, signal.SIGSTOP)
-        for pid in (workers[0], views[0]):
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(2 * LEASE_S)
-        for pid in paused:
-            os.kill(pid, signal.SIGCONT)
-        struck.extend(paused)
-
-    await load_all(chimera, 100, strike)
-    assert struck
+    await load_and_balance(chimera, at=100, then=lambda: strike(server, ["orders", "analytics"]))
     await check(chimera)
     spread = lambda: sorted(held(chimera, "orders")) == [2, 3, 3]  # noqa: E731
     assert await asyncio.to_thread(wait_until, spread, 3 * LEASE_S)

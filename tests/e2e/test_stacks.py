@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 
 import aiohttp
 import pytest
 
-from marketplace.load import SERVICES, load
-from marketplace.seed import Seed
 from tests.e2e.conftest import ROOT, Chimera
-from tests.e2e.stacks import STACKS, TROUBLED, compared, restart, stack, strike, take_away
+from tests.e2e.loading import load_all, strike
+from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, compared, restart, stack, take_away
 
-SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
 WATCHED = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 PAGES = (
     "/orders/order-0001",
@@ -45,20 +42,10 @@ async def on_stack(tmp_path):
         await take_away(found)
 
 
-async def load_all(chimera, at=None, then=None):
-    """Load everything; `then` is called once, in a thread, when so many requests were sent."""
-    called = []
-
-    def report(account):
-        if then and not called and account.everything.sent >= at:
-            called.append(asyncio.get_running_loop().run_in_executor(None, then))
-
-    account = await load(SMALL, dict.fromkeys(SERVICES, chimera.base), report, workers=32, patience=90, stall=60)
-    for each in called:
-        await each
+async def load_and_balance(chimera, **when):
+    account = await load_all(chimera, **when)
     assert account.balances, "\n".join(account.lines())
     assert not account.parked
-    assert bool(called) == bool(then)
     return account
 
 
@@ -73,7 +60,7 @@ async def check(found, chimera, account):
 async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
     found, chimera = on_stack(name)
     server = chimera.up()
-    account = await load_all(chimera)
+    account = await load_and_balance(chimera)
     await check(found, chimera, account)
     async with aiohttp.ClientSession() as session:
         for path in PAGES:
@@ -82,7 +69,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
     assert server.stop() < 8
     assert "Error" not in server.output
     chimera.up()
-    again = await load_all(chimera)
+    again = await load_and_balance(chimera)
     assert again.events == 0
     await check(found, chimera, account)
 
@@ -91,7 +78,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
 async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_stack, name):
     found, chimera = on_stack(name)
     chimera.up()
-    account = await load_all(chimera, 100, lambda: restart(name.partition("-")[0]))
+    account = await load_and_balance(chimera, at=100, then=lambda: restart(name.partition("-")[0]))
     await check(found, chimera, account)
 
 
@@ -99,5 +86,5 @@ async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_
 async def test_one_of_three_workers_is_killed_and_one_sleeps_longer_than_its_lease(on_stack, name):
     found, chimera = on_stack(name)
     server = chimera.up("--processes", "--workers", "3")
-    account = await load_all(chimera, 100, lambda: strike(server))
+    account = await load_and_balance(chimera, at=100, then=lambda: strike(server, WATCHED_SERVICES))
     await check(found, chimera, account)

@@ -176,6 +176,9 @@ class Slow:
     async def heads(self) -> Mapping[int, int]:
         return {}
 
+    async def report(self, consumers):
+        pass
+
     async def close(self) -> None: ...
 
     def views(self, engines: Engines) -> WrappedViews:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
-from chimera.errors import Unavailable
+from chimera.errors import Trimmed, Unavailable
 from chimera.messages import CloudEvent, Message
-from chimera.ports import BucketDigest, Entry
+from chimera.ports import BucketDigest, ConsumerAt, Entry
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
 KEYS_PER_CALL = 250
+CONSUMERS_PER_CALL = 1000
 ADDRESS_PER_CALL = 48_000
 ANSWER_LIMIT = 32 << 20
 TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=1.0)
@@ -47,6 +49,14 @@ class EntriesAnswer(msgspec.Struct):
     entries: dict[str, Entry]
 
 
+class ConsumersAnswer(msgspec.Struct):
+    kept: int
+
+
+class _Gone(Unavailable):
+    """The owner had what it was asked for, and has it no more."""
+
+
 class HttpOwner:
     """The service `name` at `base`, such as `http://orders:8000`. Connections are kept and bounded."""
 
@@ -75,7 +85,10 @@ class HttpOwner:
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         query = [("partition", str(partition)), ("after", str(after)), ("limit", str(limit))]
-        answer = await self._get("/journal", query, JournalAnswer)
+        try:
+            answer = await self._get("/journal", query, JournalAnswer)
+        except _Gone as gone:
+            raise Trimmed(partition, after, f"the journal at {self._base}") from gone
         events = [event.to_message() for event in answer.events]
         if any(event.source != self._name or event.partition != partition for event in events):
             raise Unavailable(f"{self._base}/journal answered with events of another journal")
@@ -88,6 +101,11 @@ class HttpOwner:
         except ValueError as error:
             raise Unavailable(f"{self._base}/heads answered with {error}") from error
 
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        for start in range(0, len(consumers), CONSUMERS_PER_CALL):
+            body = msgspec.json.encode({"consumers": consumers[start : start + CONSUMERS_PER_CALL]})
+            await self._call("PUT", "/consumers", [], ConsumersAnswer, body)
+
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -98,20 +116,26 @@ class HttpOwner:
             raise Unavailable(f"{self._base}{path} answered for partition {answered}, not {asked}")
 
     async def _get(self, path: str, query: list[tuple[str, str]], type_: type[Answer]) -> Answer:
+        return await self._call("GET", path, query, type_)
+
+    async def _call(
+        self, method: str, path: str, query: list[tuple[str, str]], type_: type[Answer], body: bytes | None = None
+    ) -> Answer:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=self._connections), timeout=TIMEOUT, auto_decompress=False
             )
         try:
-            async with self._session.get(self._base + path, params=query) as response:
-                body = await _read(response)
+            async with self._session.request(method, self._base + path, params=query, data=body) as response:
+                answer = await _read(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self._base}{path} can't be reached: {type(error).__name__} {error}") from error
         if status != 200:
-            raise Unavailable(f"{self._base}{path} answered {status}: {body[:200].decode(errors='replace')}")
+            kind = _Gone if status == HTTPStatus.GONE else Unavailable
+            raise kind(f"{self._base}{path} answered {status}: {answer[:200].decode(errors='replace')}")
         try:
-            return msgspec.json.decode(body, type=type_)
+            return msgspec.json.decode(answer, type=type_)
         except GARBAGE as error:
             raise Unavailable(f"{self._base}{path} answered something else than {type_.__name__}: {error}") from error
 

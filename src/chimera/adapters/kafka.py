@@ -160,6 +160,12 @@ class KafkaLog:
         with self._doubting(topic):
             return await self._controlling().ends(topic, await self._count(topic))
 
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        """The user needs the permission to delete from the topic."""
+        topic = self._cluster.prefix + topic
+        with self._doubting(topic):
+            await self._controlling().trim(topic, through)
+
     async def close(self) -> None:
         """Readers end, and appends that are under way fail."""
         self._closed = True
@@ -342,6 +348,11 @@ class _Controller:
         asked = self._admin.list_offsets(places, request_timeout=_REQUEST_S)
         found = await asyncio.gather(*(self._answer(future) for future in asked.values()))
         return {place.partition: end.offset for place, end in zip(asked, found, strict=True)}
+
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        places = [TopicPartition(topic, partition, offset) for partition, offset in through.items()]
+        asked = self._admin.delete_records(places, request_timeout=_REQUEST_S) if places else {}
+        await asyncio.gather(*(self._answer(future) for future in asked.values()))
 
     async def close(self) -> None:
         await _Thread("closing", self._drop).ended()

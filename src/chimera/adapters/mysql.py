@@ -109,6 +109,9 @@ _EVENT = "SELECT number, source, type, `key`, time, data, traceparent FROM journ
 # Locks exactly these rows, in this order, where an UPDATE … IN might lock them all.
 _RESERVE = "INSERT INTO heads (`partition`, number) VALUES {} ON DUPLICATE KEY UPDATE number = number + {}"
 _HEADS = "SELECT `partition`, number FROM heads"
+_OLDEST = """
+    SELECT `partition`, coalesce((SELECT min(number) FROM journal j WHERE j.`partition` = h.`partition`), number + 1)
+    FROM heads h ORDER BY `partition`"""
 _APPEND = "INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent) VALUES "
 
 _GET = "SELECT `key`, data, revision FROM documents WHERE view = %s AND `key` IN ({})"
@@ -131,6 +134,10 @@ _SPELLING = Spelling(
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     ),
     heads=f"{_HEADS} ORDER BY `partition`",
+    oldest=_OLDEST,
+    trim="DELETE FROM journal WHERE `partition` = %s AND number <= %s",
+    indexes="SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
+    index="CREATE INDEX `{name}` ON `{table}` (`{column}`)",
     journal=f"{_EVENT} AND number > %s ORDER BY number LIMIT %s",
     history=f"{_EVENT} AND `key` = %s AND number > %s ORDER BY number",
     checkpoints=_CHECKPOINTS,
@@ -324,6 +331,13 @@ class _Session(RelationalSession):
         for chunk in chunks(sorted(distinct(keys)), _MAX_KEYS // len(table.key)):
             condition, values = sql.has_key(chunk)
             await self.run(f"DELETE FROM {sql.name} WHERE {condition}", values)
+
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        name = _quoted(column)
+        delete = f"DELETE FROM {_statements_of(table).name} WHERE {name} < %s ORDER BY {name} LIMIT %s"
+        await self.run(delete, (_to_held(before), limit))
+        [(count,)] = await self.run("SELECT ROW_COUNT()")
+        return int(count)
 
     async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         rows = ", ".join(f"({partition:d}, {counts[partition]:d})" for partition in sorted(counts))

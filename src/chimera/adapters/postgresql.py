@@ -31,7 +31,7 @@ from chimera.adapters.relational import (
 )
 from chimera.adapters.rows import converter, distinct, quoted
 from chimera.adapters.schema import Dialect
-from chimera.entities import ColumnKind, Key, Row, Table
+from chimera.entities import ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError, Unavailable
 from chimera.ports import Document, Move, Store, ViewStore
 
@@ -97,6 +97,9 @@ _KEYS = """
     ORDER BY array_position(i.indkey::int2[], a.attnum)"""
 
 _EVENT = "SELECT number, source, type, key, time, data, traceparent FROM journal WHERE partition = $1"
+_OLDEST = """
+    SELECT partition, coalesce((SELECT min(number) FROM journal j WHERE j.partition = h.partition), number + 1)
+    FROM heads h ORDER BY partition"""
 _RESERVE = """
     WITH held AS MATERIALIZED (
         SELECT partition, number FROM heads WHERE partition = ANY ($1::int[]) ORDER BY partition FOR UPDATE)
@@ -154,6 +157,10 @@ _SPELLING = Spelling(
     begin=("BEGIN",),
     begin_snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
     heads="SELECT partition, number FROM heads ORDER BY partition",
+    oldest=_OLDEST,
+    trim="DELETE FROM journal WHERE partition = $1 AND number <= $2",
+    indexes="SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()",
+    index='CREATE INDEX IF NOT EXISTS "{name}" ON "{table}" ("{column}")',
     journal=f"{_EVENT} AND number > $2 ORDER BY number LIMIT $3",
     history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
     checkpoints='SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1',
@@ -251,6 +258,11 @@ class _Session(RelationalSession):
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         await self.run(_statements_of(table).delete, _columns(distinct(keys), len(table.key)))
 
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        sql = _statements_of(table)
+        [(count,)] = await self.run(sql.expire.format(quoted(column)), (to_utc(before), limit))
+        return int(count)
+
     async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         return dict(await self.run(_RESERVE, (list(counts), list(counts.values()))))
 
@@ -277,6 +289,9 @@ class _Statements:
             within = f"{self.key} = ANY ($1::{_ARRAYS[self._kinds[table.key[0]]]})"
         self.load = f"{self.select} WHERE {within} ORDER BY {self.key}"
         self.delete = f"DELETE FROM {name} WHERE {within}"
+        oldest = f"SELECT ctid FROM {name} WHERE {{0}} < $1 ORDER BY {{0}} LIMIT $2"
+        gone = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({oldest})) RETURNING 1"
+        self.expire = f"WITH gone AS ({gone}) SELECT count(*) FROM gone"
         given = self._arrays([column.kind for column in table.columns])
         self.insert = f"INSERT INTO {name} ({', '.join(names)}) SELECT * FROM {given}"
         changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)

@@ -36,7 +36,10 @@ _MOST_PARTITIONS = 256
 _ASKED_AT_ONCE = 32
 _TOPIC = re.compile(r"[a-z0-9.-]+")
 _RETENTION = {"max_age": "max-age", "max_bytes": "max-length-bytes", "segment_bytes": "stream-max-segment-size-bytes"}
-_OPTIONS = frozenset({"tls", "ca", "prefix", "exchange", "amqp_port", *_RETENTION})
+_COMMANDS = ".commands"
+_COMMANDS_AGE = "commands_max_age"
+_AGE = re.compile(r"([1-9][0-9]*)[YMD]")
+_OPTIONS = frozenset({"tls", "ca", "prefix", "exchange", "amqp_port", _COMMANDS_AGE, *_RETENTION})
 
 
 def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store | ViewStore:
@@ -44,7 +47,8 @@ def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store
 
     Options: `tls=1`, `ca=<path>`; `prefix=<text>`, put before every topic's name, so that several deployments may share
     a virtual host; `exchange=<name>` (and `amqp_port`), which takes no prefix; `max_age=7D`, `max_bytes` and
-    `segment_bytes`, the retention of the streams that `create` makes: without them nothing is ever trimmed.
+    `segment_bytes`, the retention of the streams that `create` makes: without them nothing is ever trimmed. The streams
+    of commands take only `commands_max_age` for it, at least a day: a broker does not know what was executed.
     """
     if kind != "log":
         raise SettingsError(f"RabbitMQ can be a log, but no {kind}: give [engines] {kind} another URL")
@@ -67,11 +71,12 @@ class RabbitMQLog:
     A reader bridges a restart of the broker of up to half a minute; after that it raises Unavailable.
     """
 
-    features = Features(durable=True, shared=True)
+    features = Features(durable=True, shared=True, trims=False)
 
     def __init__(self, url: str) -> None:
         self._address, options = _parse(url)
-        self._arguments = {_RETENTION[name]: value for name, value in options.items() if name in _RETENTION}
+        self._options = options
+        _check_age(self._address, options)
         self._prefix = _prefix(options)
         self._exchange = _exchange_of(self._address, options)
         self._topics: dict[str, _Topic] = {}
@@ -106,6 +111,9 @@ class RabbitMQLog:
     async def ends(self, topic: str) -> Mapping[int, int]:
         return await self._topic(topic).ends()
 
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        """Nothing: a stream is only trimmed by its own retention."""
+
     async def close(self) -> None:
         self._closed = True
         for reader in self._readers:
@@ -120,7 +128,7 @@ class RabbitMQLog:
         if name not in self._topics:
             if not _TOPIC.fullmatch(name):
                 raise SettingsError(f"{name!r} can't name a topic; use lower case letters, digits, dots and dashes")
-            self._topics[name] = _Topic(self._address, self._prefix + name, self._arguments)
+            self._topics[name] = _Topic(self._address, self._prefix + name, _retention_of(name, self._options))
         return self._topics[name]
 
     def _check_open(self) -> None:
@@ -322,6 +330,20 @@ def _parse(url: str) -> tuple[Address, dict[str, str]]:
     user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
     vhost = unquote(parts.path[1:]) or "/"
     return Address(parts.hostname, port or (5551 if tls else 5552), user, password, vhost, tls), options
+
+
+def _retention_of(topic: str, options: Mapping[str, str]) -> dict[str, str]:
+    """The arguments of a topic's streams. What is trimmed of events is in the journal; commands are nowhere else."""
+    if not topic.endswith(_COMMANDS):
+        return {argument: options[name] for name, argument in _RETENTION.items() if name in options}
+    chosen = {"max_age": options.get(_COMMANDS_AGE), "segment_bytes": options.get("segment_bytes")}
+    return {_RETENTION[name]: value for name, value in chosen.items() if value}
+
+
+def _check_age(address: Address, options: Mapping[str, str]) -> None:
+    age = options.get(_COMMANDS_AGE)
+    if age is not None and not _AGE.fullmatch(age):
+        raise SettingsError(f"{address}: {_COMMANDS_AGE}={age} must be days, months or years, as in 7D: at least a day")
 
 
 def _prefix(options: Mapping[str, str]) -> str:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import msgspec
 
 from chimera.adapters.pool import Pool, finished
-from chimera.adapters.rows import check_columns, events_of, journal_rows, other_partitions
+from chimera.adapters.rows import check_columns, events_of, index_name, journal_rows, other_partitions, unbroken
 from chimera.adapters.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
 from chimera.entities import Key, Row, Table
 from chimera.errors import Conflict, Unavailable
@@ -36,7 +37,8 @@ class Spelling(msgspec.Struct, frozen=True):
     `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
     `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
     `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
-    `scan` (view, after, limit). `upserts_by_key`: an upsert minds the primary key only.
+    `scan` (view, after, limit), `trim` (partition, through). `indexes` are the names of those that there are,
+    `index` makes one: {name}, {table}, {column}. `upserts_by_key`: an upsert minds the primary key only.
     """
 
     dialect: str
@@ -46,6 +48,10 @@ class Spelling(msgspec.Struct, frozen=True):
     begin: Sequence[str]
     begin_snapshot: Sequence[str]
     heads: str
+    oldest: str
+    trim: str
+    indexes: str
+    index: str
     journal: str
     history: str
     checkpoints: str
@@ -159,6 +165,15 @@ class Database(ABC):
         columns = await self.fetch(connection, self.spelling.columns)
         found = found_tables(columns, await self.fetch(connection, self.spelling.keys))
         changes = [entity_changes(self.types, str(self), table, found.get(table.name)) for table in tables]
+        existing = {name for (name,) in await self.fetch(connection, self.spelling.indexes)}
+        wanted = [(index_name(table, column), table.name, column) for table in tables for column in table.indexes]
+        changes.append(
+            [
+                self.spelling.index.format(name=name, table=table, column=column)
+                for name, table, column in wanted
+                if name not in existing
+            ]
+        )
         await self.change(connection, [statement for each in changes for statement in each])
 
     async def number_partitions(self, connection: Connection, partitions: int) -> None:
@@ -248,6 +263,10 @@ class RelationalSession(ABC):
     async def delete(self, table: Table, keys: Sequence[Key]) -> None: ...
 
     @abstractmethod
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        """As `WriteSession.expire`."""
+
+    @abstractmethod
     async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         """As `WriteSession.reserve`, of partitions that exist."""
 
@@ -318,6 +337,9 @@ class RelationalSession(ABC):
                 raise ValueError(f"the journal has no partition {partition}")
         return await self.take_numbers(counts) if counts else {}
 
+    async def trim(self, partition: int, through: int) -> None:
+        await self.run(self._database.spelling.trim, (partition, through))
+
     async def append(self, events: Sequence[Message]) -> None:
         await self.append_rows(journal_rows(events))
 
@@ -381,12 +403,17 @@ class RelationalStore:
                 yield session
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        return events_of(
-            partition, await self._database.read(self._database.spelling.journal, (partition, after, limit))
-        )
+        async def read() -> list[Message]:
+            rows = await self._database.read(self._database.spelling.journal, (partition, after, limit))
+            return events_of(partition, rows)
+
+        return await unbroken(read, self.heads, partition, after)
 
     async def heads(self) -> Mapping[int, int]:
         return dict(await self._database.read(self._database.spelling.heads))
+
+    async def oldest(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.oldest))
 
     async def close(self) -> None:
         await self._database.pool.close()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from chimera.entities import ColumnKind, Row, Table
-from chimera.errors import SettingsError
+from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
 
 Item = TypeVar("Item")
@@ -40,6 +40,26 @@ def journal_rows(events: Iterable[Message]) -> list[Row]:
     return [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent) for e in events]
 
 
+async def unbroken(
+    read: Callable[[], Awaitable[list[Message]]],
+    heads: Callable[[], Awaitable[Mapping[int, int]]],
+    partition: int,
+    after: int,
+) -> list[Message]:
+    """What `read` finds after a number. Raises Trimmed where it does not begin with the next one.
+
+    Where it finds nothing, `heads` say whether there was something; it is read again, since it may have come meanwhile.
+    """
+    events = await read()
+    if not events and (await heads()).get(partition, 0) > after:
+        events = await read()
+        if not events:
+            raise Trimmed(partition, after)
+    if events and events[0].number != after + 1:
+        raise Trimmed(partition, after)
+    return events
+
+
 def check_columns(table: Table, where: Mapping[str, Sequence[Any]]) -> None:
     """Raises ValueError when a condition names a column that the table does not have."""
     names = [column.name for column in table.columns]
@@ -58,6 +78,11 @@ def in_parts(where: Mapping[str, Sequence[Any]], size: int) -> list[Mapping[str,
 def given(where: Mapping[str, Sequence[Any]]) -> list[Any]:
     """The values of conditions, in order, without None: that is no value in SQL."""
     return [value for values in where.values() for value in values if value is not None]
+
+
+def index_name(table: Table, column: str) -> str:
+    """The name of the index on a column."""
+    return f"{table.name}_by_{column}"
 
 
 def other_partitions(what: str, kept: int, asked: int) -> SettingsError:

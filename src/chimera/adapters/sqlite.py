@@ -31,9 +31,11 @@ from chimera.adapters.rows import (
     events_of,
     given,
     in_parts,
+    index_name,
     journal_rows,
     other_partitions,
     quoted,
+    unbroken,
 )
 from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError, Unavailable
@@ -47,6 +49,7 @@ _LOCK_WAIT_S = 10.0
 _LOCK_POLL_S = 0.001
 _WAKE_S = 1.0
 _MAX_PARAMETERS = 1_000
+_MOST_IDLE = 8
 _MAPPED_BYTES = 256 * 1024 * 1024
 _FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 _TOPIC = re.compile(r"[a-z0-9.-]+")
@@ -74,6 +77,10 @@ CREATE TABLE IF NOT EXISTS journal (
     partition INTEGER, number INTEGER, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, traceparent TEXT,
     PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
+"""
+_OLDEST = """
+SELECT partition, coalesce((SELECT min(number) FROM journal WHERE partition = heads.partition), number + 1)
+FROM heads ORDER BY partition
 """
 _VIEWS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -144,6 +151,9 @@ class SQLiteLog:
     async def ends(self, topic: str) -> Mapping[int, int]:
         return (await self._opened(topic)).ends()
 
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        await (await self._opened(topic)).trim(through)
+
     async def close(self) -> None:
         for topic in list(self._topics.values()):
             await topic.close()
@@ -205,10 +215,16 @@ class SQLiteStore:
             self._file.give_back(connection)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        return _events(self._file.reader, partition, "number > ?", (after,), limit)
+        async def read() -> list[Message]:
+            return _events(self._file.reader, partition, "number > ?", (after,), limit)
+
+        return await unbroken(read, self.heads, partition, after)
 
     async def heads(self) -> Mapping[int, int]:
         return dict(self._file.reader.run("SELECT partition, number FROM heads ORDER BY partition"))
+
+    async def oldest(self) -> Mapping[int, int]:
+        return dict(self._file.reader.run(_OLDEST))
 
     async def close(self) -> None:
         await self._file.close()
@@ -354,6 +370,13 @@ class _Topic:
     def ends(self) -> Mapping[int, int]:
         return {partition: _end(self._file.reader, partition) for partition in range(self._partitions)}
 
+    async def trim(self, through: Mapping[int, int]) -> None:
+        """The newest record stays: offsets are counted on from it."""
+        async with self._file.writing() as connection:
+            for partition, offset in through.items():
+                last = min(offset, _end(connection, partition) - 1)
+                connection.run("DELETE FROM records WHERE partition = ? AND offset <= ?", (partition, last))
+
     async def close(self) -> None:
         await self._file.close()
         self._appended.notify()
@@ -471,6 +494,12 @@ class _WriteSession(_Session):
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         return {partition: self._reserve(partition, counts[partition]) for partition in sorted(counts)}
 
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        return len(self._open.run(_statements_of(table).expire.format(quoted(column)), (_to_text(before), limit)))
+
+    async def trim(self, partition: int, through: int) -> None:
+        self._open.run("DELETE FROM journal WHERE partition = ? AND number <= ?", (partition, through))
+
     async def append(self, events: Sequence[Message]) -> None:
         self._open.run_many("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", journal_rows(events))
 
@@ -482,7 +511,7 @@ class _WriteSession(_Session):
         return int(rows[0][0]) - count + 1
 
 
-def _events(connection: _Connection, partition: int, which: str, parameters: Row, limit: int) -> Sequence[Message]:
+def _events(connection: _Connection, partition: int, which: str, parameters: Row, limit: int) -> list[Message]:
     rows = connection.run(
         "SELECT number, source, type, key, time, data, traceparent FROM journal "
         f"WHERE partition = ? AND {which} ORDER BY number LIMIT ?",
@@ -509,6 +538,10 @@ class _Statements:
             f"ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
         )
         self.delete = f"DELETE FROM {name} WHERE ({self.key}) = ({_marks(len(keys))})"
+        self.expire = (
+            f"DELETE FROM {name} WHERE ({self.key}) IN "
+            f"(SELECT {self.key} FROM {name} WHERE {{0}} < ? ORDER BY {{0}} LIMIT ?) RETURNING 1"
+        )
         kinds = {column.name: column.kind for column in table.columns}
         self.to_rows = converter(list(kinds.values()), {"time": _to_text})
         self.to_keys = converter([kinds[field] for field in table.key], {"time": _to_text})
@@ -539,7 +572,14 @@ def _marks(count: int) -> str:
 
 
 def _prepare(connection: _Connection, table: Table) -> None:
-    """Create the table, or check that it fits and add the optional columns that it lacks."""
+    """Create the table, or check that it fits and add the optional columns that it lacks; then its indexes."""
+    _fit(connection, table)
+    for column in table.indexes:
+        index = quoted(index_name(table, column))
+        connection.run(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(column)})")
+
+
+def _fit(connection: _Connection, table: Table) -> None:
     if table.name in _RESERVED or table.name.startswith("sqlite_"):
         raise DeclarationError(f"an entity's table can't be {table.name!r} on SQLite; choose another with table=…")
     found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({quoted(table.name)})")}
@@ -675,7 +715,7 @@ class _File:
         return self._idle.pop() if self._idle else self._open_reader()
 
     def give_back(self, reader: _Connection) -> None:
-        if self.is_open:
+        if self.is_open and len(self._idle) < _MOST_IDLE:
             self._idle.append(reader)
         else:
             reader.close()

@@ -47,7 +47,8 @@ class CountingViews(WrappedViews):
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
         written = await super().write(consumer, documents, moves)
         if written and consumer.startswith(f"borrow.{SHARE}."):
-            self._counted.copied_bytes += sum(len(each.key) + len(each.data or b"") for each in documents)
+            copied = [each for each in documents if each.view == consumer]
+            self._counted.copied_bytes += sum(len(each.key) + len(each.data or b"") for each in copied)
         return written
 
 

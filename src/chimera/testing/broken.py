@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +37,9 @@ class WrappedLog:
 
     async def ends(self, topic: str) -> Mapping[int, int]:
         return await self._log.ends(topic)
+
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        await self._log.trim(topic, through)
 
     async def close(self) -> None:
         await self._log.close()
@@ -119,6 +123,12 @@ class WrappedSession:
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         return await self._session.reserve(counts)
 
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        return await self._session.expire(table, column, before, limit)
+
+    async def trim(self, partition: int, through: int) -> None:
+        await self._session.trim(partition, through)
+
     async def append(self, events: Sequence[Message]) -> None:
         await self._session.append(events)
 
@@ -146,6 +156,9 @@ class WrappedStore:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
+
+    async def oldest(self) -> Mapping[int, int]:
+        return await self._store.oldest()
 
     async def close(self) -> None:
         await self._store.close()
@@ -198,6 +211,14 @@ class _CountingSession(WrappedSession):
         for partition, count in counts.items():
             self._taken[partition] = self._taken.get(partition, 0) + count
         return await super().reserve(counts)
+
+
+class SilentStore(WrappedStore):
+    """Breaks "never answers from further on": who asks for what was trimmed gets what is left."""
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        oldest = (await self._store.oldest())[partition]
+        return await self._store.journal(partition, max(after, oldest - 1), limit)
 
 
 class UnorderedStore(WrappedStore):

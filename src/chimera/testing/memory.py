@@ -7,18 +7,20 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
 
 from chimera.entities import Key, Row, Table
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import SettingsError, Trimmed, Unavailable
 from chimera.messages import Message
 from chimera.owners import bucket_digests
 from chimera.ports import (
     BucketDigest,
     Checkpoint,
+    ConsumerAt,
     Document,
     Entry,
     Features,
@@ -50,19 +52,40 @@ def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store
             return MemoryViews()
 
 
+class _Records(msgspec.Struct):
+    """A partition of a topic: its messages, the first of which has the offset `trimmed` + 1."""
+
+    messages: list[Message] = []
+    trimmed: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.trimmed + len(self.messages)
+
+    def between(self, after: int, through: int) -> list[Record]:
+        start = max(after, self.trimmed)
+        found = self.messages[start - self.trimmed : max(0, through - self.trimmed)]
+        return [Record(offset, message) for offset, message in enumerate(found, start + 1)]
+
+    def trim(self, through: int) -> None:
+        dropped = max(0, min(through, self.end) - self.trimmed)
+        del self.messages[:dropped]
+        self.trimmed += dropped
+
+
 class MemoryLog:
     """Lists of messages by topic and partition."""
 
     features = _FEATURES
 
     def __init__(self) -> None:
-        self._topics: dict[str, list[list[Message]]] = {}
+        self._topics: dict[str, list[_Records]] = {}
         self._changed = Signal()
         self._closed = False
 
     async def create(self, topic: str, partitions: int) -> None:
         """Raises SettingsError when the topic exists with another number of partitions."""
-        kept = self._topics.setdefault(topic, [[] for _ in range(partitions)])
+        kept = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
         if len(kept) != partitions:
             raise SettingsError(f"the topic {topic} has {len(kept)} partitions, not {partitions}")
 
@@ -73,7 +96,7 @@ class MemoryLog:
             if not 0 <= message.partition < len(kept):
                 raise ValueError(f"the topic {topic} has {len(kept)} partitions, no number {message.partition}")
         for message in messages:
-            kept[message.partition].append(message)
+            kept[message.partition].messages.append(message)
         self._changed.notify()
 
     async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
@@ -88,34 +111,33 @@ class MemoryLog:
                 await self._changed.wait(_WAIT_S)
 
     async def ends(self, topic: str) -> Mapping[int, int]:
-        return {partition: len(messages) for partition, messages in enumerate(self._topic(topic))}
+        return {partition: records.end for partition, records in enumerate(self._topic(topic))}
+
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        for partition, offset in through.items():
+            self._topic(topic)[partition].trim(offset)
 
     async def close(self) -> None:
         self._closed = True
         self._changed.notify()
 
-    def _topic(self, topic: str) -> list[list[Message]]:
+    def _topic(self, topic: str) -> list[_Records]:
         if topic not in self._topics:
             raise Unavailable(f"there is no topic {topic} yet")
         return self._topics[topic]
 
 
-def _next_batch(
-    kept: Sequence[Sequence[Message]], offsets: dict[int, int], turns: Sequence[int], limit: int
-) -> list[Record]:
+def _next_batch(kept: Sequence[_Records], offsets: dict[int, int], turns: Sequence[int], limit: int) -> list[Record]:
     """At most `limit` records: every partition gets its part of the batch before any gets more."""
     batch: list[Record] = []
     for room in (limit // max(1, len(turns)) or 1, limit):
         for partition in turns:
-            start = offsets[partition]
-            end = start + min(room, limit - len(batch))
-            batch += [Record(offset, m) for offset, m in enumerate(_slice(kept, partition, start, end), start + 1)]
-            offsets[partition] = min(end, max(start, len(kept[partition]) if partition < len(kept) else 0))
+            if partition < len(kept):
+                start = max(offsets[partition], kept[partition].trimmed)
+                found = kept[partition].between(start, start + min(room, limit - len(batch)))
+                batch += found
+                offsets[partition] = found[-1].offset if found else offsets[partition]
     return batch
-
-
-def _slice(kept: Sequence[Sequence[Message]], partition: int, start: int, end: int) -> Sequence[Message]:
-    return kept[partition][start:end] if partition < len(kept) else ()
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -133,6 +155,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._state = _State({}, {}, {})
+        self._columns: dict[str, list[str]] = {}
         self._lock = asyncio.Lock()
 
     async def create(
@@ -142,12 +165,13 @@ class MemoryStore:
         heads = self._state.heads or dict.fromkeys(range(partitions), 0)
         if len(heads) != partitions:
             raise SettingsError(f"the journal has {len(heads)} partitions, not {partitions}")
+        self._columns.update({table.name: [column.name for column in table.columns] for table in tables})
         self._state = _State({**{table.name: {} for table in tables}, **self._state.tables}, self._state.events, heads)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         async with self._lock:
-            session = _WriteSession(self._state)
+            session = _WriteSession(self._state, self._columns)
             try:
                 yield session
                 state = session.result()
@@ -158,17 +182,22 @@ class MemoryStore:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Session]:
-        session = _Session(self._state)
+        session = _Session(self._state, self._columns)
         try:
             yield session
         finally:
             session.end()
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        if after + 1 < _oldest(self._state, partition):
+            raise Trimmed(partition, after)
         return _after(self._state.events.get(partition, ()), after)[:limit]
 
     async def heads(self) -> Mapping[int, int]:
         return dict(self._state.heads)
+
+    async def oldest(self) -> Mapping[int, int]:
+        return {partition: _oldest(self._state, partition) for partition in self._state.heads}
 
     async def close(self) -> None: ...
 
@@ -176,8 +205,9 @@ class MemoryStore:
 class _Session:
     dialect = ""
 
-    def __init__(self, state: _State) -> None:
+    def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
         self._base = state
+        self._columns = columns
         self._ended = False
 
     def end(self) -> None:
@@ -185,15 +215,17 @@ class _Session:
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         rows = self._rows(table)
-        return [rows[key] for key in dict.fromkeys(keys) if key in rows]
+        return self._of(table, [rows[key] for key in dict.fromkeys(keys) if key in rows])
 
     async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
         names = [column.name for column in table.columns]
         if unknown := where.keys() - set(names):
             raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
-        wanted = [(names.index(name), frozenset(values)) for name, values in where.items()]
+        kept = self._columns[table.name]
+        wanted = [(kept.index(name), frozenset(values)) for name, values in where.items()]
         rows = self._rows(table)
-        return [rows[key] for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
+        found = [rows[key] for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
+        return self._of(table, found)
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Raises RuntimeError: there is no SQL in memory."""
@@ -201,6 +233,14 @@ class _Session:
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         return [event for event in _after(self._events(partition), after) if event.key == key]
+
+    def _of(self, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows as this table has them, which may have fewer columns than are kept."""
+        kept, names = self._columns[table.name], [column.name for column in table.columns]
+        if names == kept:
+            return rows
+        at = [kept.index(name) for name in names]
+        return [tuple(row[index] for index in at) for row in rows]
 
     def _rows(self, table: Table) -> Mapping[Key, Row]:
         return self._state.tables[table.name]
@@ -216,11 +256,12 @@ class _Session:
 
 
 class _WriteSession(_Session):
-    def __init__(self, state: _State) -> None:
-        super().__init__(state)
+    def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(state, columns)
         self._tables: dict[str, dict[Key, Row]] = {}
         self._heads: dict[int, int] = {}
         self._appended: dict[int, list[Message]] = {}
+        self._trimmed: dict[int, int] = {}
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         """Raises what a database would: OverflowError, UnicodeEncodeError, or ValueError for a missing value."""
@@ -241,13 +282,23 @@ class _WriteSession(_Session):
         self._heads.update({partition: heads[partition] + count for partition, count in counts.items()})
         return {partition: heads[partition] + 1 for partition in counts}
 
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        at, rows = self._columns[table.name].index(column), self._changed(table)
+        old = sorted((row[at], key) for key, row in rows.items() if row[at] is not None and row[at] < before)
+        for _, key in old[:limit]:
+            del rows[key]
+        return len(old[:limit])
+
+    async def trim(self, partition: int, through: int) -> None:
+        self._trimmed[partition] = through
+
     async def append(self, events: Sequence[Message]) -> None:
         for event in events:
             self._appended.setdefault(event.partition, []).append(event)
 
     def result(self) -> _State:
         """The state after this transaction."""
-        appended = {partition: self._events(partition) for partition in self._appended}
+        appended = {partition: self._events(partition) for partition in {**self._appended, **self._trimmed}}
         return _State(
             {**self._state.tables, **self._tables},
             {**self._state.events, **appended},
@@ -264,7 +315,12 @@ class _WriteSession(_Session):
 
     def _events(self, partition: int) -> tuple[Message, ...]:
         events = (*super()._events(partition), *self._appended.get(partition, ()))
-        return tuple(sorted(events, key=_number))
+        return tuple(_after(sorted(events, key=_number), self._trimmed.get(partition, 0)))
+
+
+def _oldest(state: _State, partition: int) -> int:
+    events = state.events.get(partition, ())
+    return events[0].number if events else state.heads.get(partition, 0) + 1
 
 
 def _number(event: Message) -> int:
@@ -344,12 +400,13 @@ class MemoryViews:
 class MemoryOwner:
     """An owner in this process: its journal is a store's, and what it shares is a dict that a test may change.
 
-    `shares` holds documents as JSON, by share and key.
+    `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition.
     """
 
     def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]]) -> None:
         self._store = store
         self._shares = shares
+        self.reported: dict[tuple[str, int], ConsumerAt] = {}
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
         """Raises Unavailable for a share that this owner does not have."""
@@ -375,6 +432,9 @@ class MemoryOwner:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        self.reported.update({(each.consumer, each.partition): each for each in consumers})
 
     async def close(self) -> None: ...
 

@@ -12,19 +12,21 @@ from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.commands import CommandStates
 from chimera.digests import BUCKETS
-from chimera.errors import Rejected
-from chimera.messages import to_cloud_event
+from chimera.errors import Rejected, Trimmed
+from chimera.messages import MAX_KEY, to_cloud_event
 from chimera.modes import change_mode, read_mode
+from chimera.ports import ConsumerAt
 from chimera.service import Borrow, Mode, Share
 from chimera.sharing import shared_documents
 from chimera.transaction import Reads
 from chimera.web import answers, openapi
 from chimera.web.added import NoQuery, added_route, read_query
 from chimera.web.http import NOT_JSON, Call, invalid
-from chimera.web.objects import read_object
+from chimera.web.objects import read_object, with_whole_numbers
 from chimera.web.routing import Route
 
 KEYS_LIMIT = 250
+CONSUMERS_LIMIT = 1000
 IDS_LIMIT = 500
 LONGEST_WAIT_S = 30
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -68,6 +70,7 @@ class Admin:
             ],
             forbid_unknown_fields=True,
         )
+        self._consumers_body = _consumers_body(self._body.service.name, partition)
         self._journal_query = msgspec.defstruct(
             "JournalQuery",
             [
@@ -79,7 +82,10 @@ class Admin:
         )
 
     def routes(self) -> list[Route]:
-        get = partial(added_route, self._body.service.name)
+        name = self._body.service.name
+        get = partial(added_route, name)
+        what = "Say how far consumers of the journal are"
+        consumers = openapi.added(name, "/consumers", what, answers.ConsumersKept, NoQuery, body=self._consumers_body)
         return [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
             get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
@@ -87,6 +93,7 @@ class Admin:
             get("/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
             *self._share_routes(),
+            Route("PUT", f"/_chimera/{name}/consumers", self.consumers, consumers),
             get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
             *self._mode_routes(),
         ]
@@ -148,7 +155,10 @@ class Admin:
 
     async def journal(self, call: Call) -> None:
         query: Any = read_query(call, self._journal_query)
-        events = await self._body.store.journal(query.partition, query.after, query.limit)
+        try:
+            events = await self._body.store.journal(query.partition, query.after, query.limit)
+        except Trimmed as gone:
+            raise Rejected("trimmed", str(gone), status=410) from gone
         await call.answer_json(
             {"partition": query.partition, "after": query.after, "events": [to_cloud_event(event) for event in events]}
         )
@@ -157,6 +167,18 @@ class Admin:
         read_query(call, NoQuery)
         heads = await self._body.store.heads()
         await call.answer_json(answers.Heads({str(partition): number for partition, number in sorted(heads.items())}))
+
+    async def consumers(self, call: Call) -> None:
+        read_query(call, NoQuery)
+        body = await call.body()
+        read_object(body)
+        try:
+            told: Any = msgspec.json.decode(with_whole_numbers(body), type=self._consumers_body)
+        except NOT_JSON as error:
+            raise invalid(error) from error
+        at = [ConsumerAt(each.consumer, each.partition, each.number, each.offset) for each in told.consumers]
+        await self._body.owner(self._body.service.name).report(at)
+        await call.answer_json(answers.ConsumersKept(len(at)))
 
     async def no_share(self, call: Call) -> None:
         raise _unknown("share", call.path["name"], self._body.service.shares)
@@ -209,9 +231,27 @@ class Admin:
         await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
 
 
+def _consumers_body(service: str, partition: Any) -> Any:
+    """Consumers of the journal, each by a name that no other has, and how far it is in a partition and in its log."""
+    name = _schema_name(service)
+    fields = [
+        ("consumer", Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY, pattern=r"^[^\x00-\x1f]+$")]),
+        ("partition", partition),
+        ("number", Count),
+        ("offset", Count),
+    ]
+    told = msgspec.defstruct(f"{name}Consumer", fields, forbid_unknown_fields=True)
+    consumers = Annotated[list[told], msgspec.Meta(max_length=CONSUMERS_LIMIT)]  # type: ignore[valid-type]
+    return msgspec.defstruct(f"{name}Consumers", [("consumers", consumers)], forbid_unknown_fields=True)
+
+
+def _schema_name(name: str) -> str:
+    return "".join(word.title() for word in name.split("-"))
+
+
 def _shared(service: str, share: Share) -> Any:
     """The answer of a share's route, with the document as it is declared."""
-    name = "".join(word.title() for word in f"{service}-{share.name}".split("-"))
+    name = _schema_name(f"{service}-{share.name}")
     return msgspec.defstruct(f"{name}Shared", [("share", str), ("documents", dict[str, share.document])])  # type: ignore[name-defined]
 
 

@@ -71,6 +71,12 @@ class Heads(msgspec.Struct):
     heads: dict[str, Count]
 
 
+class ConsumersKept(msgspec.Struct):
+    """How many were told of."""
+
+    kept: Count
+
+
 class SharedDocuments(msgspec.Struct):
     """The current documents by key; keys without one are left out."""
 

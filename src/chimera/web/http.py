@@ -61,6 +61,11 @@ class Call(NamedTuple):
                 parameters[name] = value
         return parameters
 
+    def size(self, limit: int = BODY_LIMIT) -> int:
+        """How many bytes the body may have, at most: as the client says, or the limit."""
+        length = self.header(b"content-length")
+        return min(int(length), limit) if length is not None and length.isdigit() else limit
+
     async def body(self, limit: int = BODY_LIMIT) -> bytes:
         """The whole body. Raises Invalid (413) for one over the limit, once the client is ready to hear it."""
         length = self.header(b"content-length")

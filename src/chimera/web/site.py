@@ -17,6 +17,10 @@ from chimera.web.routing import NoRoute, Route, Router
 logger = logging.getLogger("chimera")
 
 
+MOST_REQUESTS = 10_000
+"""Requests under way at once; what they hold is what a process holds. Whoever comes beyond them is to come again."""
+
+
 class Part(Protocol):
     """Something with routes, such as a service's read head."""
 
@@ -28,6 +32,7 @@ class Site:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._router = Router([route for part in parts for route in part.routes()])
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -36,7 +41,10 @@ class Site:
         if scope["type"] != "http":
             raise ValueError(f"chimera answers HTTP, not {scope['type']}")
         call = Call(scope, receive, send, {})
+        self._under_way += 1
         try:
+            if self._under_way > MOST_REQUESTS and "/health/" not in scope["path"]:
+                raise Unavailable(f"{MOST_REQUESTS} requests are under way")
             root = scope.get("root_path", "")
             raw_path = scope.get("raw_path") or scope["path"].encode()
             endpoint, path = self._router.find(
@@ -48,6 +56,8 @@ class Site:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is answered, none is hidden
             await _answer_error(call, error)
+        finally:
+            self._under_way -= 1
 
 
 async def _answer_error(call: Call, error: Exception) -> None:

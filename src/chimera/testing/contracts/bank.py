@@ -8,13 +8,15 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from chimera.entities import Entity, Row, table_of
 from chimera.errors import Conflict
 from chimera.messages import Message
 from chimera.ports import Store, WriteSession
 from chimera.testing.contracts.suite import event
+
+Result = TypeVar("Result")
 
 PARTITIONS = 4
 
@@ -38,13 +40,20 @@ class Everything(Entity, key="number", table="contract_everything"):
     maybe_moment: datetime | None = None
 
 
+class Visit(Entity, key="visit_id", table="contract_visits"):
+    __indexes__: ClassVar[tuple[str, ...]] = ("at",)
+
+    visit_id: str
+    at: datetime | None = None
+
+
 class Pair(Entity, key=("left", "right"), table="contract_pairs"):
     left: str
     right: int
 
 
-ACCOUNTS, EVERYTHING, PAIRS = table_of(Account), table_of(Everything), table_of(Pair)
-TABLES = (ACCOUNTS, EVERYTHING, PAIRS)
+ACCOUNTS, EVERYTHING, PAIRS, VISITS = table_of(Account), table_of(Everything), table_of(Pair), table_of(Visit)
+TABLES = (ACCOUNTS, EVERYTHING, PAIRS, VISITS)
 
 
 class Undo(Exception):  # noqa: N818 - raised to leave a transaction
@@ -52,17 +61,41 @@ class Undo(Exception):  # noqa: N818 - raised to leave a transaction
 
 
 async def committed(engine: Store, work: Callable[[WriteSession], Awaitable[Any]]) -> None:
-    """Do the work in a transaction, again for as long as there is a conflict.
+    """Do the work in a transaction, again for as long as there is a conflict."""
+
+    async def in_a_transaction() -> None:
+        async with engine.transaction() as tx:
+            await work(tx)
+
+    await again(in_a_transaction)
+
+
+async def trimmed(engine: Store, partition: int, through: int) -> None:
+    await committed(engine, lambda tx: tx.trim(partition, through))
+
+
+async def expired(engine: Store, before: datetime, limit: int) -> int:
+    """How many visits expired."""
+    counts: list[int] = []
+
+    async def work(tx: WriteSession) -> None:
+        counts.append(await tx.expire(VISITS, "at", before, limit))
+
+    await committed(engine, work)
+    return counts[-1]
+
+
+async def again(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Do the work until there is no conflict.
 
     In between it waits for some random time, since those who start again at once meet again.
     """
     for tries in itertools.count():
         try:
-            async with engine.transaction() as tx:
-                await work(tx)
-            return
+            return await work()
         except Conflict:
             await asyncio.sleep(random.random() * 0.01 * 2 ** min(tries, 6))  # noqa: S311 - no secret
+    raise AssertionError("it counts for ever")
 
 
 async def put(engine: Store, *rows: Row) -> None:

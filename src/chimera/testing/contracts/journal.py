@@ -6,8 +6,10 @@ import asyncio
 
 import hypothesis
 import hypothesis.strategies as st
+import pytest
 
-from chimera.ports import Store
+from chimera.errors import Trimmed
+from chimera.ports import Store, WriteSession
 from chimera.testing.contracts.bank import (
     PARTITIONS,
     TABLES,
@@ -17,6 +19,7 @@ from chimera.testing.contracts.bank import (
     emit_all,
     emitted,
     numbers,
+    trimmed,
 )
 from chimera.testing.contracts.suite import NAMES, EngineSuite, event, quick
 
@@ -44,6 +47,78 @@ class JournalGuarantees(EngineSuite):
         assert list(await engine.journal(2, 3, 2)) == events[3:5]
         assert list(await engine.journal(2, len(events), 100)) == []
         assert list(await engine.journal(1, 0, 100)) == []
+
+    async def test_what_was_trimmed_is_gone_and_the_rest_goes_on_where_it_was(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        assert dict(await engine.oldest()) == dict.fromkeys(range(PARTITIONS), 1)
+        await emitted(engine, 2, *"abcdefgh")
+        await emitted(engine, 1, "a")
+        await trimmed(engine, 2, 5)
+        assert dict(await engine.oldest()) == {0: 1, 1: 1, 2: 6, 3: 1}
+        assert dict(await engine.heads()) == {0: 0, 1: 1, 2: 8, 3: 0}
+        assert [message.number for message in await engine.journal(2, 5, 100)] == [6, 7, 8]
+        assert [message.number for message in await engine.journal(1, 0, 100)] == [1]
+        await emitted(engine, 2, "i")
+        assert [message.number for message in await engine.journal(2, 8, 100)] == [9]
+        async with engine.snapshot() as session:
+            assert [message.number for message in await session.history(2, "f")] == [6]
+            assert list(await session.history(2, "a")) == []
+
+    async def test_the_journal_never_answers_from_further_on_than_asked(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        await emitted(engine, 2, *"abcdefgh")
+        await trimmed(engine, 2, 5)
+        for after in (0, 1, 4):
+            with pytest.raises(Trimmed):
+                await engine.journal(2, after, 100)
+        await trimmed(engine, 2, 8)
+        with pytest.raises(Trimmed):
+            await engine.journal(2, 7, 100)
+        assert list(await engine.journal(2, 8, 100)) == []
+        assert list(await engine.journal(0, 0, 100)) == []
+
+    async def test_trimming_is_part_of_its_transaction(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        await emitted(engine, 0, *"abc")
+
+        async def trim_and_undo(tx: WriteSession) -> None:
+            await tx.trim(0, 2)
+            raise Undo
+
+        with pytest.raises(Undo):
+            await committed(engine, trim_and_undo)
+        assert await numbers(engine, 0) == [1, 2, 3]
+
+    async def test_a_journal_trimmed_to_its_end_counts_on(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        await emitted(engine, 0, "a", "b")
+        await trimmed(engine, 0, 2)
+        assert (await engine.heads())[0] == 2
+        assert (await engine.oldest())[0] == 3
+        await trimmed(engine, 0, 100)
+        await trimmed(engine, 3, 100)
+        await emitted(engine, 0, "c")
+        await emitted(engine, 3, "d")
+        assert [message.number for message in await engine.journal(0, 2, 10)] == [3]
+        assert [message.number for message in await engine.journal(3, 0, 10)] == [1]
+
+    async def test_trimming_while_events_are_appended_and_read_loses_none_that_is_left(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        writing = asyncio.gather(*(churn(engine, writer) for writer in range(4)))
+        gone = dict.fromkeys(range(PARTITIONS), 0)
+        while not writing.done():
+            for partition, after in gone.items():
+                page = [message.number for message in await engine.journal(partition, after, 3)]
+                assert page == list(range(after + 1, after + 1 + len(page)))
+                if len(page) == 3:
+                    await trimmed(engine, partition, page[1])
+                    gone[partition] = page[1]
+            await asyncio.sleep(0)
+        heads = await engine.heads()
+        assert sum(heads.values()) == sum(await writing)
+        for partition, after in gone.items():
+            kept = [message.number for message in await engine.journal(partition, after, 1000)]
+            assert kept == list(range(after + 1, heads[partition] + 1))
 
     async def test_history_is_the_events_of_one_key_in_order(self, engine: Store) -> None:
         await engine.create(TABLES, PARTITIONS)

@@ -138,6 +138,38 @@ class LogContract(EngineSuite):
         newest = {1: _of(records, 1)[-1].offset, 3: _of(records, 3)[-1].offset}
         assert dict(await engine.ends(TOPIC)) == {**ALL, **newest}
 
+    async def test_what_was_trimmed_is_gone_and_offsets_and_ends_go_on(self, engine: Log) -> None:
+        if not engine.features.trims:
+            pytest.skip("the engine only has retention of its own")
+        await engine.create(TOPIC, PARTITIONS)
+        await engine.append(TOPIC, [event(number % 2, number) for number in range(1, 21)])
+        records = await self.take(engine, 20)
+        ends = dict(await engine.ends(TOPIC))
+        await engine.trim(TOPIC, {0: _of(records, 0)[3].offset, 1: _of(records, 1)[-1].offset})
+        assert dict(await engine.ends(TOPIC)) == ends
+        left = await self.take(engine, 6, {0: 0})
+        assert left == _of(records, 0)[4:]
+        assert await self.take(engine, 6, {0: _of(records, 0)[1].offset}) == left
+        assert await self.take(engine, 2, {0: left[-3].offset}) == left[-2:]
+        await engine.append(TOPIC, [event(1, 99)])
+        assert _messages(await self.take(engine, 1, {1: ends[1]})) == [event(1, 99)]
+        assert (await engine.ends(TOPIC))[1] > ends[1]
+
+    async def test_trimming_to_the_end_keeps_the_end(self, engine: Log) -> None:
+        if not engine.features.trims:
+            pytest.skip("the engine only has retention of its own")
+        await engine.create(TOPIC, PARTITIONS)
+        await engine.trim(TOPIC, {0: 0})
+        await engine.append(TOPIC, [event(0, number) for number in range(1, 6)])
+        end = (await engine.ends(TOPIC))[0]
+        for _ in range(2):
+            await engine.trim(TOPIC, {0: end})
+            assert (await engine.ends(TOPIC))[0] == end
+        await engine.append(TOPIC, [event(0, 6)])
+        [record] = await self.take(engine, 1, {0: end})
+        assert record.offset > end
+        assert record.message == event(0, 6)
+
     async def test_an_unknown_topic_is_unavailable(self, engine: Log) -> None:
         with pytest.raises(Unavailable):
             await engine.ends("contract.unknown")

@@ -11,11 +11,12 @@ from chimera.announce import complete
 from chimera.body import Body
 from chimera.digests import BUCKETS, BucketSum, bucket_of, digest_of
 from chimera.entities import Entity
-from chimera.errors import Unavailable
+from chimera.errors import Trimmed, Unavailable
 from chimera.execution import Task
 from chimera.messages import Command, Event, Message, partition_of
 from chimera.ports import Entry, Owner
 from chimera.service import Service
+from chimera.testing.contracts.bank import trimmed
 from chimera.testing.contracts.suite import NAMES
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
 from chimera.transaction import Reads, Transaction
@@ -101,6 +102,19 @@ class OwnerContract:
         await change("b", "second")
         assert texts(await engine.fetch(SHARE, ["b", "nobody", "a"])) == {"a": "first", "b": "second"}
         assert texts(await engine.fetch(SHARE, ["nobody"])) == {}
+
+    async def test_events_that_were_trimmed_are_never_passed_over(
+        self, engine: Owner, body: Body, change: Change
+    ) -> None:
+        for number in range(6):
+            await change("a", f"text {number}")
+        partition = partition_of("a", owner_service.partitions)
+        await trimmed(body.store, partition, 5)
+        with pytest.raises(Trimmed) as raised:
+            await engine.journal(partition, 4, 10)
+        assert (raised.value.partition, raised.value.after) == (partition, 4)
+        head = (await engine.heads())[partition]
+        assert [message.number for message in await engine.journal(partition, 5, 100)] == list(range(6, head + 1))
 
     async def test_what_is_fetched_is_what_the_owner_has_now(self, engine: Owner, change: Change) -> None:
         await change("a", "first")

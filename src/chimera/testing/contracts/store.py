@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,12 +14,14 @@ from chimera.testing.contracts.bank import (
     ACCOUNTS,
     PARTITIONS,
     TABLES,
+    VISITS,
     Undo,
     churn,
     committed,
     crossed,
     emit,
     emitted,
+    expired,
     get,
     numbers,
     put,
@@ -137,6 +140,20 @@ class StoreContract(RowGuarantees, JournalGuarantees):
             assert sum(row[1] for row in await other.find(ACCOUNTS, {})) == 10
         assert await get(engine, "b") == ("b", 6, None)
 
+    async def test_the_oldest_rows_expire_so_many_at_a_time_and_those_without_a_time_stay(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+        visits = [(f"v{minute}", noon + timedelta(minutes=minute, microseconds=1)) for minute in (3, 1, 4, 0, 2)]
+        async with engine.transaction() as tx:
+            await tx.save(VISITS, [*visits, ("never", None)])
+        assert await expired(engine, noon, 10) == 0
+        before = noon + timedelta(minutes=3, microseconds=1)
+        assert await expired(engine, before, 2) == 2
+        assert await visits_of(engine) == ["never", "v2", "v3", "v4"]
+        assert await expired(engine, before, 2) == 1
+        assert await expired(engine, before, 2) == 0
+        assert await visits_of(engine) == ["never", "v3", "v4"]
+
     async def test_a_mebibyte_passes(self, engine: Store) -> None:
         await engine.create(TABLES, PARTITIONS)
         text = MEBIBYTE.decode()
@@ -195,6 +212,11 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         other = reopen()
         await crossed(engine, other)
         await other.close()
+
+
+async def visits_of(engine: Store) -> list[str]:
+    async with engine.snapshot() as session:
+        return [row[0] for row in await session.find(VISITS, {})]
 
 
 async def _save_and_emit(engine: Store, key: str) -> None:

@@ -1,0 +1,104 @@
+"""Projection: events into documents on each view store, from the log and from the journal (a rebuild)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from functools import partial
+
+import msgspec
+
+from benchmarks.engines import Place, make, place
+from benchmarks.harness import OURS, THEIRS, Bench, Subject, running
+from benchmarks.projection.events import Each, events
+from chimera.engines import open_engine
+from chimera.messages import Message, now, partition_of
+
+ENGINES = ("sqlite", "postgresql", "mysql", "mongodb", "redis")
+SERVICE = "bench-sales"
+PARTITIONS = 8
+
+
+def measure(bench: Bench) -> None:
+    count, few = bench.many(200_000), bench.many(3_000)
+    with place() as source:
+        asyncio.run(_fill(source, count))
+        for engine in filter(bench.wants, ENGINES):
+            with place() as where:
+                projection = _Projection(engine, source, where)
+                subjects = [
+                    Subject("chimera", partial(projection.ours, "log", count)),
+                    Subject("limit", partial(projection.run, OURS, "by_hand", "fold", str(count))),
+                    Subject("an upsert per event", partial(projection.run, OURS, "by_hand", "upsert", str(few))),
+                ]
+                if engine == "postgresql":
+                    for name in ("eventsourcing", "protean"):
+                        run = partial(projection.run, THEIRS, f"with_{name}", str(few))
+                        subjects.append(Subject(name, run))
+                bench.compare("projection", "fold events", engine, "events/s", subjects)
+                rebuild = Subject("chimera", partial(projection.ours, "journal", count))
+                bench.compare("projection", "rebuild from the journal", engine, "events/s", [rebuild])
+
+
+class _Projection:
+    """Runs into databases that are new each time."""
+
+    def __init__(self, engine: str, source: Place, where: Place) -> None:
+        self._engine = engine
+        self._source = source
+        self._where = where
+        self._number = itertools.count()
+
+    def ours(self, way: str, count: int) -> float:
+        settings = {
+            "CHIMERA_LOG": f"sqlite:///{self._source.folder}/{'log' if way == 'log' else 'empty-log'}",
+            "CHIMERA_STORE": self._source.url("sqlite", "store"),
+            "CHIMERA_VIEWS": self._new(),
+        }
+        with running([OURS, "-m", "benchmarks.projection.ours", str(count)], settings) as program:
+            return float(program.wait())
+
+    def run(self, python: str, module: str, *arguments: str) -> float:
+        command = [python, "-m", f"benchmarks.projection.{module}", *arguments]
+        with running(command, {"BENCH_URL": self._new()}) as program:
+            return float(program.wait())
+
+    def _new(self) -> str:
+        url = self._where.url(self._engine, f"run{next(self._number)}")
+        asyncio.run(make(url))
+        return url
+
+
+async def _fill(source: Place, count: int) -> None:
+    """The events in a journal, and in the log to which they were relayed."""
+    log, store = open_engine("log", source.log("sqlite")), open_engine("store", source.url("sqlite", "store"))
+    topic = f"{SERVICE}.events"
+    encode = msgspec.json.Encoder().encode
+    try:
+        await store.create([], PARTITIONS)
+        await log.create(topic, PARTITIONS)
+        numbers = [0] * PARTITIONS
+        for chunk in _chunks(count):
+            batch = []
+            for each in chunk:
+                at = partition_of(each.order_id, PARTITIONS)
+                numbers[at] += 1
+                data = encode(
+                    {"order_id": each.order_id, "seller_id": each.seller_id, "amount_cents": each.amount_cents}
+                )
+                position = f"{SERVICE}/{at}@{numbers[at]}"
+                kind = f"{SERVICE}.{each.type}"
+                batch.append(Message(position, SERVICE, kind, each.order_id, now(), data, at, numbers[at]))
+            async with store.transaction() as session:
+                taken = {at: sum(message.partition == at for message in batch) for at in range(PARTITIONS)}
+                await session.reserve({at: taken[at] for at in taken if taken[at]})
+                await session.append(batch)
+            await log.append(topic, batch)
+    finally:
+        await log.close()
+        await store.close()
+
+
+def _chunks(count: int) -> list[list[Each]]:
+    every = list(events(count))
+    return [every[start : start + 2000] for start in range(0, count, 2000)]

@@ -1,0 +1,48 @@
+"""Chimera: what a write head does for a view, from the first event to the last.
+
+`python -m benchmarks.projection.ours COUNT`; the log, the store and the views are in the environment. Where the log
+holds nothing, the events come from the journal. Prints the events per second after the first batch.
+"""
+
+import asyncio
+import os
+import sys
+import time
+
+import uvloop
+
+from benchmarks.projection.service import service, view
+from chimera.body import Body
+from chimera.engines import open_engine
+from chimera.ports import Checkpoint, Owner
+from chimera.projections import ViewProjection
+from chimera.projector import Projector
+
+
+async def main(count: int) -> None:
+    log, store, views = (open_engine(kind, os.environ[f"CHIMERA_{kind.upper()}"]) for kind in ("log", "store", "views"))
+    body = Body(service, log=log, store=store, views=views, owner_of=_nobody)
+    await body.open()
+    projector = Projector(service.name, ViewProjection(view), views, metrics=body.metrics, moved=body.moved)
+    feed = body.feed(service.name, {partition: Checkpoint() for partition in range(service.partitions)})
+    done = first = 0
+    began = 0.0
+    while done < count:
+        batch = await feed.next()
+        if batch.messages:
+            assert await projector.apply(batch)
+            done += len(batch.messages)
+            if not began:
+                began, first = time.perf_counter(), done
+    print((done - first) / (time.perf_counter() - began))
+    sys.stdout.flush()
+    os._exit(0)  # what reads ahead needs no orderly end
+
+
+def _nobody(name: str) -> Owner:
+    raise AssertionError(f"nothing of {name} is used")
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(int(sys.argv[1])))

@@ -1,0 +1,149 @@
+"""The limit: a loop around the driver. 500 commands from memory, one transaction of a few bulk statements, and again.
+
+It does what exactly once takes and nothing else: commands that were seen before are left out, rows are read and
+written, each event gets the next number of its journal. `python -m benchmarks.write_head.by_hand COUNT`.
+"""
+
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncmy
+import asyncpg
+import msgspec
+import uvloop
+
+from benchmarks.write_head.work import orders
+
+BATCH = 500
+_ORDERS = "seller_id varchar(64), gig_id varchar(64), amount_cents integer, note varchar(200), changes integer"
+TABLES = (
+    "CREATE TABLE inbox (id varchar(64) PRIMARY KEY)",
+    f"CREATE TABLE orders (order_id varchar(64) PRIMARY KEY, {_ORDERS})",
+    "CREATE TABLE outbox (id bigint PRIMARY KEY, type varchar(64), data text)",
+)
+
+
+class PlaceOrder(msgspec.Struct):
+    order_id: str
+    seller_id: str
+    gig_id: str
+    amount_cents: int
+    note: str
+
+
+class Rows:
+    """What a batch writes."""
+
+    def __init__(self, batch: list[tuple[str, bytes]], seen: set[str], changes: dict[str, int], last: int) -> None:
+        self.inbox: list[tuple[str]] = []
+        self.orders: dict[str, tuple[Any, ...]] = {}
+        self.outbox: list[tuple[int, str, str]] = []
+        for command_id, data in batch:
+            if command_id not in seen:
+                order = _decode(data)
+                changes[order.order_id] = changes.get(order.order_id, -1) + 1
+                self.inbox.append((command_id,))
+                self.orders[order.order_id] = (*msgspec.structs.astuple(order), changes[order.order_id])
+                self.outbox.append((last + len(self.inbox), "OrderPlaced", _encode(order).decode()))
+
+
+_decode = msgspec.json.Decoder(PlaceOrder).decode
+_encode = msgspec.json.Encoder().encode
+Write = Callable[[list[tuple[str, bytes]], list[str], int], Awaitable[None]]
+
+
+async def postgresql(url: str) -> Write:
+    connection = await asyncpg.connect(url)
+    for sql in TABLES:
+        await connection.execute(sql)
+
+    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+        async with connection.transaction():
+            seen = await connection.fetch("SELECT id FROM inbox WHERE id = ANY($1)", [each for each, _ in batch])
+            known = await connection.fetch(
+                "SELECT order_id, changes FROM orders WHERE order_id = ANY($1) FOR UPDATE", keys
+            )
+            rows = Rows(batch, {row[0] for row in seen}, dict(known), last)
+            await connection.execute("INSERT INTO inbox SELECT unnest($1::text[])", [row[0] for row in rows.inbox])
+            await connection.execute(
+                "INSERT INTO orders SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[],"
+                " $6::int[]) ON CONFLICT (order_id) DO UPDATE SET amount_cents = excluded.amount_cents,"
+                " note = excluded.note, changes = excluded.changes",
+                *map(list, zip(*rows.orders.values(), strict=True)),
+            )
+            await connection.execute(
+                "INSERT INTO outbox SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[])",
+                *map(list, zip(*rows.outbox, strict=True)),
+            )
+
+    return write
+
+
+async def mysql(url: str) -> Write:
+    at = urlsplit(url)
+    connection = await asyncmy.connect(
+        host=at.hostname, port=at.port, user=at.username, password=at.password, database=at.path.strip("/")
+    )
+    cursor = connection.cursor()
+    for sql in TABLES:
+        await cursor.execute(sql)
+
+    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+        marks = ",".join(["%s"] * len(batch))
+        await cursor.execute(f"SELECT id FROM inbox WHERE id IN ({marks})", [each for each, _ in batch])  # noqa: S608
+        seen = {row[0] for row in await cursor.fetchall()}
+        marks = ",".join(["%s"] * len(keys))
+        await cursor.execute(f"SELECT order_id, changes FROM orders WHERE order_id IN ({marks}) FOR UPDATE", keys)  # noqa: S608
+        rows = Rows(batch, seen, dict(await cursor.fetchall()), last)
+        await cursor.executemany("INSERT INTO inbox VALUES (%s)", rows.inbox)
+        await cursor.executemany(
+            "INSERT INTO orders VALUES (%s, %s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE"
+            " amount_cents = VALUES(amount_cents), note = VALUES(note), changes = VALUES(changes)",
+            list(rows.orders.values()),
+        )
+        await cursor.executemany("INSERT INTO outbox VALUES (%s, %s, %s)", rows.outbox)
+        await connection.commit()
+
+    return write
+
+
+async def sqlite(url: str) -> Write:
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    for sql in TABLES:
+        connection.execute(sql)
+
+    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        marks = ",".join("?" * len(batch))
+        seen = connection.execute(f"SELECT id FROM inbox WHERE id IN ({marks})", [each for each, _ in batch])  # noqa: S608
+        marks = ",".join("?" * len(keys))
+        known = connection.execute(f"SELECT order_id, changes FROM orders WHERE order_id IN ({marks})", keys)  # noqa: S608
+        rows = Rows(batch, {row[0] for row in seen}, dict(known), last)
+        connection.executemany("INSERT INTO inbox VALUES (?)", rows.inbox)
+        connection.executemany("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?)", rows.orders.values())
+        connection.executemany("INSERT INTO outbox VALUES (?, ?, ?)", rows.outbox)
+        connection.execute("COMMIT")
+
+    return write
+
+
+async def main(count: int) -> None:
+    url = os.environ["BENCH_URL"]
+    commands = [(f"c{number}", json.dumps(order).encode()) for number, order in enumerate(orders(count))]
+    write = await {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}[urlsplit(url).scheme](url)
+    last = 0
+    for start in range(0, len(commands), BATCH):
+        batch = commands[start : start + BATCH]
+        await write(batch, list({_decode(data).order_id for _, data in batch}), last)
+        last += len(batch)
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))

@@ -1,0 +1,177 @@
+"""Many scenarios: on each stack one fleet that they share, and one of its own for each that asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from chimera.errors import ChimeraError, SettingsError
+from chimera.testing.faults.mutants import MUTANTS
+from chimera.testing.faults.rig import Rig
+from chimera.testing.faults.scenario import EMBEDDED, Result, Scenario
+from chimera.testing.faults.scenarios import SCENARIOS, scenario_named
+from chimera.testing.faults.stacks import Stack, stack_of
+from chimera.testing.faults.sweeping import take_away
+from chimera.testing.faults.workload import Workload
+
+logger = logging.getLogger("chimera")
+
+Say = Callable[[str], object]
+
+
+class Plan(NamedTuple):
+    """What to run. `names` are scenarios, none means all; `keep` is a folder for what is left of a run.
+
+    Scenarios are spread over `fleets` that run at the same time; each fleet's take turns.
+    """
+
+    stacks: Sequence[str]
+    names: Sequence[str]
+    seed: str
+    quick: bool
+    keep: Path | None
+    workload: Workload
+    fleets: int = 1
+
+    def scenarios(self, stack: str) -> list[Scenario]:
+        """Those to run on a stack."""
+        return [
+            scenario
+            for scenario in SCENARIOS
+            if stack in scenario.stacks
+            and (scenario.name in self.names or not self.names)
+            and not (self.quick and scenario.slow)
+        ]
+
+
+class Caught(NamedTuple):
+    """Whether a mutant was caught, and by what."""
+
+    mutant: str
+    scenario: str
+    is_caught: bool
+    finding: str
+
+
+async def run_scenarios(plan: Plan, say: Say) -> list[Result]:
+    """Run what is planned, one stack after the other; says each result as it comes."""
+    results: list[Result] = []
+    for name in plan.stacks:
+        scenarios = plan.scenarios(name)
+        alone = [scenario for scenario in scenarios if scenario.alone]
+        shared = [scenario for scenario in scenarios if scenario not in alone]
+        groups = [shared[start :: plan.fleets] for start in range(plan.fleets)]
+        by_group = await asyncio.gather(*(_run_group(plan, name, group, say) for group in groups if group))
+        by_group += [await _run_group(plan, name, [scenario], say) for scenario in alone]
+        found = {result.scenario: result for group in by_group for result in group}
+        results += [found[scenario.name] for scenario in scenarios]
+    return results
+
+
+async def _run_group(plan: Plan, stack: str, group: Sequence[Scenario], say: Say) -> list[Result]:
+    results: list[Result] = []
+    told = 0
+    try:
+        async with fleet(plan, stack, disk_bytes=group[0].disk_bytes) as rig:
+            for turn, scenario in enumerate(group):
+                results.append(await rig.run(scenario, turn))
+                say(said(results[-1]))
+                told += 1
+    except SettingsError as error:
+        results += [Result(scenario.name, stack, skipped=str(error)) for scenario in group[len(results) :]]
+    except ChimeraError as error:
+        results += [Result(scenario.name, stack, void=str(error)) for scenario in group[len(results) :]]
+    for result in results[told:]:
+        say(said(result))
+    return results
+
+
+async def run_mutants(plan: Plan, names: Sequence[str], say: Say) -> list[Caught]:
+    """Strike each mutant with its scenario, on an embedded fleet of its own; says each as it comes."""
+    found: list[Caught] = []
+    for name in names:
+        scenario = scenario_named(MUTANTS[name].scenario)
+        async with fleet(plan, EMBEDDED, mutant=name) as rig:
+            rig.bound_s = MUTANT_BOUND_S
+            result = await rig.run(scenario)
+        findings = result.findings or [result.void or "nothing was found"]
+        found.append(Caught(name, scenario.name, bool(result.findings), findings[0]))
+        say(f"{'caught' if found[-1].is_caught else 'MISSED':<7} {name:<28} by {scenario.name:<36} {findings[0][:120]}")
+    return found
+
+
+MUTANT_BOUND_S = 15.0
+
+
+@asynccontextmanager
+async def fleet(plan: Plan, stack_name: str, *, mutant: str = "", disk_bytes: int = 0) -> AsyncIterator[Rig]:
+    """A fleet that serves, in a folder of its own. Raises SettingsError where it can't be had."""
+    folder = Path(tempfile.mkdtemp(prefix="chimera-faults-"))
+    stack = stack_of(stack_name, f"f{uuid.uuid4().hex[:8]}")
+    mounted = disk_bytes and _mount(folder / "state", disk_bytes)
+    rig = Rig(stack, plan.workload, folder, seed=plan.seed, mutant=mutant)
+    try:
+        await rig.start()
+        yield rig
+    finally:
+        await rig.stop()
+        await _try_to_take_away(stack, rig.partitions())
+        if plan.keep is not None:
+            kept = plan.keep / f"{stack_name}-{mutant or 'plain'}-{int(time.time())}"
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
+        if mounted:
+            subprocess.run(["umount", str(folder / "state")], check=False)  # noqa: S603, S607, ASYNC221
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _try_to_take_away(stack: Stack, services: Mapping[str, int]) -> None:
+    try:
+        await take_away(stack, services)
+    except Exception as error:  # noqa: BLE001 - what a dead server keeps is no result of the scenarios
+        logger.warning("what has %s in its name stays on the servers of %s: %r", stack.tag, stack.name, error)
+
+
+def _mount(folder: Path, size: int) -> bool:
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        raise SettingsError(f"a small disk can't be mounted: {error}") from error
+    if ran.returncode:
+        raise SettingsError(f"a small disk can't be mounted: {ran.stderr.strip()}")
+    return True
+
+
+def said(result: Result) -> str:
+    """A result in a line, and its findings below."""
+    if result.skipped:
+        return f"skipped {result.scenario} on {result.stack}: {result.skipped}"
+    state = "void" if result.void else "well" if result.is_well else "WRONG"
+    line = (
+        f"{state:<6} {result.stack:<17} {result.scenario:<36} {result.commands:>5} sent {result.fired:>4} fired "
+        f"{result.seconds:6.1f} s"
+    )
+    return "\n".join(
+        [
+            line,
+            *(
+                f"       {text}"
+                for text in [
+                    result.void,
+                    *result.notes,
+                    *sorted(result.findings, key=lambda text: "stuck" not in text)[:8],
+                ]
+                if text
+            ),
+        ]
+    )

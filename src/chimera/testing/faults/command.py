@@ -1,0 +1,100 @@
+"""The command line of the rig."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import click
+
+from chimera.errors import ChimeraError
+from chimera.testing.faults.campaign import Plan, run_mutants, run_scenarios
+from chimera.testing.faults.mutants import MUTANTS
+from chimera.testing.faults.points import POINTS
+from chimera.testing.faults.report import page, summary, table
+from chimera.testing.faults.rig import BOUND_S
+from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK
+from chimera.testing.faults.scenarios import SCENARIOS
+from chimera.testing.faults.workload import Tallying, Workload
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--stack", "stacks", multiple=True, type=click.Choice(EVERY_STACK), help="May be repeated; else all.")
+@click.option("--quick", is_flag=True, help="The embedded stack only, and no scenario that takes long.")
+@click.option("--scenario", "names", multiple=True, help="Only these; may be repeated.")
+@click.option("--mutants", is_flag=True, help="Check that deliberate bugs are caught.")
+@click.option("--mutant", "mutant_names", multiple=True, help="Only these; may be repeated.")
+@click.option("--fleets", type=click.IntRange(1, 8), default=3, show_default=True, help="How many run at once.")
+@click.option("--seed", default="1", show_default=True, help="The same seed sends the same commands.")
+@click.option("--workload", "where", help="Your own services: module:attribute of a Workload.")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the page of a run, such as docs/faults.md.")
+@click.option("--keep", type=click.Path(path_type=Path), help="A folder for ledgers and logs, which stay there.")
+@click.option("--list", "listing", is_flag=True, help="List scenarios, crash points and mutants.")
+def main(
+    stacks: Sequence[str],
+    quick: bool,
+    names: Sequence[str],
+    mutants: bool,
+    mutant_names: Sequence[str],
+    fleets: int,
+    seed: str,
+    where: str | None,
+    out: Path | None,
+    keep: Path | None,
+    listing: bool,
+) -> None:
+    """Break a running fleet on purpose, and count what was lost, doubled or out of order."""
+    if listing:
+        _list()
+        return
+    if unknown := set(names) - {scenario.name for scenario in SCENARIOS}:
+        raise click.UsageError(f"there is no scenario {', '.join(sorted(unknown))}; see --list")
+    if unknown := set(mutant_names) - set(MUTANTS):
+        raise click.UsageError(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
+    chosen = (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
+    plan = Plan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets)
+    try:
+        if mutants or mutant_names:
+            caught = asyncio.run(run_mutants(plan, mutant_names or tuple(MUTANTS), click.echo))
+            sys.exit(0 if all(each.is_caught for each in caught) else 1)
+        results = asyncio.run(run_scenarios(plan, click.echo))
+    except ChimeraError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{table(results)}\n{summary(results)}")
+    if out is not None:
+        out.write_text(
+            page(
+                results,
+                seed=seed,
+                again=f"python -m chimera.testing.faults {shlex.join(sys.argv[1:])}",
+                bound_s=BOUND_S,
+                scenarios=SCENARIOS,
+                mutants=MUTANTS,
+            )
+        )
+    sys.exit(0 if all(result.is_well for result in results) else 1)
+
+
+def _workload(where: str | None) -> Workload:
+    if where is None:
+        return Tallying()
+    module, _, name = where.partition(":")
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+        return cast("Workload", getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise click.UsageError(f"--workload {where!r} must look like module:attribute: {error}") from error
+
+
+def _list() -> None:
+    for scenario in SCENARIOS:
+        click.echo(f"scenario  {scenario.name:<36} {scenario.what}")
+    for name, what in POINTS.items():
+        click.echo(f"point     {name:<36} {what}")
+    for name, mutant in MUTANTS.items():
+        click.echo(f"mutant    {name:<36} {mutant.what}")

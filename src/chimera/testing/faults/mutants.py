@@ -1,0 +1,294 @@
+"""Deliberate bugs, put into a process by the faulty engines alone: each has a scenario that has to catch it.
+
+A rig that finds nothing may be blind. So each of these breaks one promise of Chimera's own code or of an engine, and
+`python -m chimera.testing.faults --mutants` fails for any that its scenario lets pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+from chimera import execution, feed, intake, leases, parking
+from chimera.errors import SettingsError, Unavailable
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Store, ViewStore, WriteSession
+from chimera.records import Progress
+from chimera.tasks import take_exception
+from chimera.testing.broken import (
+    CarelessViews,
+    ForgetfulViews,
+    ForgettingStore,
+    HolesStore,
+    StubbornViews,
+    WrappedStore,
+)
+from chimera.transaction import Unit
+
+MUTANT = "FAULTS_MUTANT"
+
+
+class Mutant(NamedTuple):
+    """A bug: what it is, the scenario that catches it, and how it is made: a patch, or an engine that is wrapped."""
+
+    what: str
+    scenario: str
+    patch: Callable[[], None] | None = None
+    store: Callable[[Store], Store] | None = None
+    views: Callable[[ViewStore], ViewStore] | None = None
+
+
+def install(environment: Mapping[str, str]) -> None:
+    """Patch this process with the mutant that the environment names, if any."""
+    if (mutant := _chosen(environment)) and mutant.patch:
+        mutant.patch()
+
+
+def changed_store(store: Store, environment: Mapping[str, str]) -> Store:
+    """The store as the mutant has it."""
+    mutant = _chosen(environment)
+    return mutant.store(store) if mutant and mutant.store else store
+
+
+def changed_views(views: ViewStore, environment: Mapping[str, str]) -> ViewStore:
+    """The view store as the mutant has it."""
+    mutant = _chosen(environment)
+    return mutant.views(views) if mutant and mutant.views else views
+
+
+def _chosen(environment: Mapping[str, str]) -> Mutant | None:
+    name = environment.get(MUTANT)
+    if name and name not in MUTANTS:
+        raise SettingsError(f"there is no mutant {name!r}; there are: {', '.join(MUTANTS)}")
+    return MUTANTS[name] if name else None
+
+
+def _replace(owner: Any, name: str, function: Any) -> None:
+    setattr(owner, name, function)
+
+
+def _checkpoint_first() -> None:
+    together = execution.Executor._try_together  # noqa: SLF001
+
+    async def early(self: Any, tasks: Any, moves: Any) -> Any:
+        if moves:
+            async with self.store.transaction() as session:
+                unit = Unit(self.service, session)
+                await self._move(unit, moves)
+                await unit.flush()
+        return await together(self, tasks, [])
+
+    _replace(execution.Executor, "_try_together", early)
+
+
+def _no_dedupe() -> None:
+    async def nothing(self: Any, unit: Any, tasks: Any) -> dict[str, Any]:
+        return {}
+
+    _replace(execution.Executor, "_known", nothing)
+
+
+def _no_check_of_checkpoints() -> None:
+    async def move(self: Any, unit: Unit, moves: Any) -> None:
+        for each in moves:
+            unit.put(Progress(self.consumer, each.source, each.partition, each.after.number, each.after.offset))
+
+    _replace(execution.Executor, "_move", move)
+
+
+def _refusals_forgotten() -> None:
+    remember = execution.Executor.remember
+
+    def forgetful(self: Any, unit: Any, message_id: str, outcome: Any) -> None:
+        if outcome.state != "rejected":
+            remember(self, unit, message_id, outcome)
+
+    _replace(execution.Executor, "remember", forgetful)
+
+
+def _failed_batch_skipped() -> None:
+    async def skip(self: Any, tasks: Sequence[Any], moves: Any) -> list[Any]:
+        await self._together([], moves)
+        return [execution.Outcome("failed") for _ in tasks]
+
+    _replace(execution.Executor, "_one_by_one", skip)
+
+
+def _share_not_emitted() -> None:
+    async def silent(unit: Any, emitted: Any) -> list[set[int]]:
+        return [{pending.partition for pending in events} for events in emitted]
+
+    _replace(execution, "emit_changed", silent)
+
+
+def _duplicates_admitted() -> None:
+    admit = feed.Feed._admit  # noqa: SLF001
+
+    def lax(self: Any, records: Any) -> list[Message]:
+        messages: list[Message] = []
+        for record in records:
+            at = self._at.get(record.message.partition)
+            known = at is not None and record.message.number <= at.number
+            messages += [record.message] if known else admit(self, [record])
+        return messages
+
+    _replace(feed.Feed, "_admit", lax)
+
+
+def _holes_ignored() -> None:
+    def lax(self: Any, records: Any) -> list[Message]:
+        messages = []
+        for offset, message in records:
+            at = self._at.get(message.partition)
+            if at is not None and message.number > at.number:
+                self._at[message.partition] = Checkpoint(message.number, offset)
+                messages.append(message)
+        return messages
+
+    _replace(feed.Feed, "_admit", lax)
+
+
+def _tail_not_audited() -> None:
+    audit = feed.Feed._audit  # noqa: SLF001
+
+    def blind(self: Any) -> bool:
+        self._last_audit = {}
+        return audit(self)
+
+    _replace(feed.Feed, "_audit", blind)
+
+
+def _answered_before_confirmed() -> None:
+    async def hasty(self: Any, message: Message) -> None:
+        self._appends.submit(message).add_done_callback(take_exception)
+        await asyncio.sleep(0)
+
+    _replace(intake.Intake, "append", hasty)
+
+
+def _failed_append_confirmed() -> None:
+    append = intake.Intake._append  # noqa: SLF001
+
+    async def hopeful(self: Any, messages: Any) -> Sequence[None]:
+        with suppress(Unavailable):
+            return await append(self, messages)
+        return [None] * len(messages)
+
+    _replace(intake.Intake, "_append", hopeful)
+
+
+def _key_ignored() -> None:
+    _replace(intake.CommandDecoder, "_command_id", lambda self, idempotency_key: intake.new_id())
+
+
+def _later_ones_pass() -> None:
+    async def none(self: Any, unit: Any, keys: Any) -> set[str]:
+        return set()
+
+    _replace(parking.Parking, "blocked", none)
+
+
+def _failed_ones_forgotten() -> None:
+    park = parking.Parking.park
+
+    class Nowhere:
+        def put(self, entity: Any) -> None: ...
+
+    def forgetful(self: Any, unit: Any, task: Any, error: Any) -> Any:
+        nowhere: Any = Nowhere()
+        return park(self, nowhere, task, error)
+
+    _replace(parking.Parking, "park", forgetful)
+
+
+def _last_one_first() -> None:
+    waiting = parking.Parking._waiting  # noqa: SLF001
+
+    async def reversed_(self: Any, session: Any, key: str) -> list[Any]:
+        return (await waiting(self, session, key))[::-1]
+
+    _replace(parking.Parking, "_waiting", reversed_)
+
+
+def _leases_for_ever() -> None:
+    create = leases.Leases.__init__
+
+    def timeless(self: Any, *arguments: Any, **options: Any) -> None:
+        create(self, *arguments, **options)
+        self._clock = lambda: 0.0
+
+    _replace(leases.Leases, "__init__", timeless)
+
+
+class _SwallowingStore(WrappedStore):
+    """Breaks "leaving commits": a commit that fails looks like one that does not."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        with suppress(Unavailable):
+            async with self._store.transaction() as session:
+                yield session
+
+
+MUTANTS = {
+    "checkpoint-first": Mutant(
+        "the checkpoint of commands moves in a transaction before their effect's",
+        "worker-killed-after-commit",
+        _checkpoint_first,
+    ),
+    "no-dedupe": Mutant("the inbox is not asked", "read-head-killed-before-201", _no_dedupe),
+    "idempotency-key-ignored": Mutant(
+        "a command gets a new id each time it is sent", "read-head-killed-before-201", _key_ignored
+    ),
+    "answered-before-confirmed": Mutant(
+        "the 201 does not wait for the log", "append-fails", _answered_before_confirmed
+    ),
+    "failed-append-confirmed": Mutant("an append that fails is answered 201", "append-fails", _failed_append_confirmed),
+    "failed-commit-confirmed": Mutant(
+        "a commit that fails is taken for done", "transactions-roll-back", store=_SwallowingStore
+    ),
+    "numbers-before-commit": Mutant(
+        "a transaction that rolls back has used up its numbers", "transactions-roll-back", store=HolesStore
+    ),
+    "inbox-not-kept": Mutant(
+        "what became of commands is not written down",
+        "worker-killed-after-commit",
+        store=lambda store: ForgettingStore(store, "chimera_inbox"),
+    ),
+    "refusals-forgotten": Mutant("a refusal is not recorded", "confirm-lost", _refusals_forgotten),
+    "failed-batch-skipped": Mutant(
+        "a batch with a command that fails is skipped", "parked-redriven-twice", _failed_batch_skipped
+    ),
+    "failed-ones-forgotten": Mutant("what fails is not set aside", "parked-redriven-twice", _failed_ones_forgotten),
+    "later-ones-pass": Mutant(
+        "later commands of a key do not wait behind one that is set aside", "parked-redriven-twice", _later_ones_pass
+    ),
+    "last-one-first": Mutant(
+        "what waits behind a command is tried last one first", "parked-redriven-twice", _last_one_first
+    ),
+    "stale-worker-commits": Mutant(
+        "a checkpoint is written without a look at where it is",
+        "consumers-paused-past-their-leases",
+        _no_check_of_checkpoints,
+    ),
+    "duplicates-admitted": Mutant(
+        "events before the checkpoint are not dropped", "delivered-five-times", _duplicates_admitted
+    ),
+    "holes-ignored": Mutant("a hole in the numbers is not noticed", "missing-from-the-middle", _holes_ignored),
+    "tail-not-audited": Mutant("heads are not compared", "missing-from-the-tail", _tail_not_audited),
+    "views-overwrite": Mutant(
+        "documents are written without a look at their revision", "view-writers-collide", views=CarelessViews
+    ),
+    "views-without-checkpoints": Mutant(
+        "documents are written, and their checkpoints are not", "view-writer-killed", views=ForgetfulViews
+    ),
+    "stale-views-written": Mutant(
+        "documents are written though the checkpoint has moved",
+        "consumers-paused-past-their-leases",
+        views=lambda views: CarelessViews(StubbornViews(views)),
+    ),
+    "share-not-emitted": Mutant("changes of a share are not emitted", "confirm-lost", _share_not_emitted),
+    "leases-for-ever": Mutant("a lease never ends", "worker-killed-before-commit", _leases_for_ever),
+}

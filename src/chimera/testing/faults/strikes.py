@@ -1,0 +1,282 @@
+"""Faults from outside: signals, wiped views, a transaction left open, junk in the log, a proxy that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from chimera.batchfold import parked_view
+from chimera.body import commands_topic, events_topic
+from chimera.errors import ChimeraError, SettingsError
+from chimera.messages import Message, now, partition_of
+from chimera.records import Parked
+from chimera.status import document_consumers
+from chimera.testing.faults.driver import median
+from chimera.testing.faults.fleet import resident_bytes, send_signal
+from chimera.testing.faults.points import Action, Armed
+from chimera.testing.faults.proxy import Proxy, Trouble
+from chimera.testing.faults.rig import Run
+from chimera.testing.faults.scenario import Strike
+from chimera.testing.faults.workload import every_row
+
+SOON_S = 0.3
+SERVICES = Path("services/run.py")
+OWNER, BORROWER = "tally", "board"
+JUNK = ((f"{OWNER}.NoSuchCommand", b"{}"), (f"{OWNER}.Add", b"{broken"), (f"{OWNER}.Add", b'{"amount": "many"}'))
+
+
+def hold(seconds: float) -> Strike:
+    """Let what is armed go on for so long once it has struck, then end it."""
+
+    async def strike(run: Run) -> None:
+        await run.until(run.fired, "the fault struck")
+        await asyncio.sleep(seconds)
+        run.arm()
+
+    return strike
+
+
+def signal_heads(words: Sequence[str], number: signal.Signals, *, pause_s: float = 0.0) -> Strike:
+    """Send a signal to one head of each kind named, one after the other; a stopped one goes on after `pause_s`."""
+
+    async def strike(run: Run) -> None:
+        for each in words:
+            await asyncio.sleep(SOON_S)
+            pid = (await run.until(partial(run.rig.fleet.heads, each), f"there is a head: {each}"))[0]
+            await send_signal([pid], number)
+            run.struck(f"{number.name} to {each}")
+            if number is signal.SIGSTOP:
+                await asyncio.sleep(pause_s)
+                await send_signal([pid], signal.SIGCONT)
+
+    return strike
+
+
+async def roll(run: Run) -> None:
+    """Stop every head in turn, as a deployment does; the next one once another is there in its place."""
+    for pid in run.rig.fleet.heads():
+        count = len(run.rig.fleet.heads())
+        await send_signal([pid], signal.SIGTERM)
+        run.struck(f"SIGTERM to {pid}")
+        await run.until(partial(_are_there, run, count), "another head took its place")
+
+
+def _are_there(run: Run, count: int) -> bool:
+    return len(run.rig.fleet.heads()) >= count
+
+
+async def crash(run: Run) -> None:
+    """Kill every process at once, and start the fleet again."""
+    await asyncio.sleep(SOON_S)
+    await run.rig.fleet.kill()
+    run.struck("every process was killed")
+    await run.rig.fleet.start()
+
+
+async def leave_open(run: Run) -> None:
+    """Hold a transaction open that has every partition's head, for a while, and roll it back."""
+    await asyncio.sleep(SOON_S)
+    async with run.rig.bodies() as bodies:
+        body = bodies[OWNER]
+        try:
+            async with body.store.transaction() as session:
+                await session.reserve(dict.fromkeys(range(body.service.partitions), 1))
+                run.struck("every partition's head was held by somebody else")
+                await asyncio.sleep(3.0)
+                raise _RolledBack
+        except _RolledBack:
+            return
+
+
+class _RolledBack(Exception):  # noqa: N818 - what happened
+    pass
+
+
+async def wipe_views(run: Run) -> None:
+    """Delete every document and checkpoint of every view and copy."""
+    await asyncio.sleep(SOON_S)
+    async with run.rig.bodies() as bodies:
+        for body in bodies.values():
+            for consumer in document_consumers(body):
+                await body.views.drop(consumer, [consumer, parked_view(consumer)])
+    run.struck("the view stores were wiped")
+
+
+async def add_junk(run: Run) -> None:
+    """Put into the logs what no Chimera ever writes: unknown types, broken JSON, the wrong schema, strange numbers."""
+    await asyncio.sleep(SOON_S)
+    async with run.rig.bodies() as bodies:
+        body = bodies[OWNER]
+        commands = [
+            Message(f"{run.tag}-junk-{index}", "somebody", kind, key, now(), data, _partition(key))
+            for index, (kind, data) in enumerate(JUNK)
+            for key in [f"{run.tag}-junk-{index}"]
+        ]
+        await body.log.append(commands_topic(OWNER), commands)
+        heads = await body.store.heads()
+        events = [
+            Message(f"{OWNER}/{p}@{number}", OWNER, f"{OWNER}.Added", "junk", now(), b"{broken", p, number)
+            for p, head in heads.items()
+            for number in (max(1, head - 3), head + 1_000_000)
+        ]
+        await body.log.append(events_topic(OWNER), events)
+        run.struck("junk was put into both logs")
+
+        async def parked() -> bool:
+            parked = [row for row in await every_row(body, Parked) if row.state == "parked"]
+            return len([row for row in parked if row.key.startswith(f"{run.tag}-junk")]) == len(JUNK)
+
+        await run.until(parked, "the junk was set aside")
+
+
+def _partition(key: str) -> int:
+    return partition_of(key, 4)
+
+
+def poisoned(*, redriven: bool, within_s: float = 30.0) -> Strike:
+    """Wait until the poisoned commands are set aside; then, if asked, cure them and have them tried again, twice."""
+
+    async def strike(run: Run) -> None:
+        async with run.rig.bodies() as bodies:
+
+            async def parked() -> bool:
+                rows = await every_row(bodies[OWNER], Parked)
+                return any(row.state == "parked" and row.key.startswith(f"{run.tag}-") for row in rows)
+
+            await run.until(parked, "a poisoned command was set aside", within_s)
+        run.struck("poison is set aside")
+        if redriven:
+            (run.rig.folder.path / "antidote").touch()
+            retry = ("parked", "retry", OWNER, "--consumer", "commands", "--all")
+            await asyncio.gather(run.rig.fleet.run(*retry), run.rig.fleet.run(*retry))
+            run.struck("redriven twice at once")
+
+    return strike
+
+
+def trouble_clients(*troubles: Trouble) -> Strike:
+    """Have the proxy before the gateway misbehave, in each of these ways."""
+
+    async def strike(run: Run) -> None:
+        client = run.rig.client
+        for trouble in troubles:
+            before = client.struck
+            client.make(trouble)
+            await run.until(partial(_has_struck, client, before + 3), f"answers met {trouble}")
+            client.make("none")
+            run.struck(f"{client.struck - before} answers met {trouble}")
+            await asyncio.sleep(SOON_S)
+
+    return strike
+
+
+def _has_struck(proxy: Proxy, times: int) -> bool:
+    return proxy.struck >= times
+
+
+def cut_database(trouble: Trouble, seconds: float) -> Strike:
+    """Have the proxy before the database misbehave for a while."""
+
+    async def strike(run: Run) -> None:
+        await asyncio.sleep(SOON_S)
+        database = run.rig.database
+        if database is None:
+            raise SettingsError("an embedded database has no connection to cut")
+        database.make(trouble)
+        await run.until(partial(_has_struck, database, 1), f"the database met {trouble}")
+        run.struck(f"connections to the database met {trouble}")
+        await asyncio.sleep(seconds)
+        database.make("none")
+
+    return strike
+
+
+def _services_are_ours() -> bool:
+    return SERVICES.exists()
+
+
+def restart(kinds: Mapping[str, str]) -> Strike:
+    """Restart a server that `make services` has started: by stack, its name."""
+
+    async def strike(run: Run) -> None:
+        name = kinds[run.rig.stack.name]
+        if not _services_are_ours() or f"CHIMERA_TEST_{name.upper()}" in os.environ:
+            raise SettingsError(f"{name} was not started by {SERVICES}, which has to restart it here")
+        await asyncio.sleep(SOON_S)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(SERVICES), "restart", name, stdout=DEVNULL, stderr=DEVNULL
+        )
+        if await process.wait():
+            raise ChimeraError(f"{name} did not start again")
+        run.struck(f"{name} was restarted")
+
+    return strike
+
+
+def slow_down(seconds: float, for_s: float) -> Strike:
+    """Make the borrower's views slow; its memory has to stay bounded, and its owner's answers as quick as before."""
+
+    async def strike(run: Run) -> None:
+        await asyncio.sleep(for_s)
+        quick = median(run.driver.seconds)
+        workers = run.rig.fleet.heads(f"run {BORROWER} --write")
+        before = max(map(resident_bytes, workers))
+        run.driver.seconds.clear()
+        run.arm(Armed(f"{run.tag}-slow", "view.write.before", "delay", times=0, seconds=seconds, where=BORROWER))
+        await asyncio.sleep(for_s)
+        grown = max(map(resident_bytes, workers)) - before
+        run.struck(f"the views of {BORROWER} were slow for {for_s} s")
+        run.notes.append(
+            f"the median answer took {quick * 1000:.0f} ms before and {median(run.driver.seconds) * 1000:.0f} ms "
+            f"meanwhile; the slow consumer grew by {grown / 1e6:.1f} MB"
+        )
+        if grown > 100_000_000:
+            raise ChimeraError(f"the slow consumer grew by {grown} bytes")
+
+    return strike
+
+
+async def jump(run: Run) -> None:
+    """Set one worker's clock ten minutes forward, kill it while it is, and set another's forward and back."""
+    forward: Action = "clock"
+    where = f"run {OWNER} --write"
+    run.arm(Armed(f"{run.tag}-clock-1", "leases.commit.before", forward, seconds=600.0, where=where))
+    await run.until(run.fired, "a clock jumped")
+    await asyncio.sleep(2.5)
+    await send_signal([run.fired()[0].pid], signal.SIGKILL)
+    run.struck("the worker whose clock was ahead was killed")
+    await asyncio.sleep(1.0)
+    run.arm(Armed(f"{run.tag}-clock-2", "leases.commit.before", forward, times=0, seconds=600.0))
+    await asyncio.sleep(3.0)
+    run.arm()
+    run.struck("every clock was ten minutes ahead, and is right again")
+
+
+async def fill_disk(run: Run) -> None:
+    """Leave no room on the disk that the fleet keeps everything on, and make room again."""
+    await asyncio.sleep(SOON_S)
+    filler = run.rig.fleet.state / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    run.struck("the disk is full")
+    try:
+        await run.until(partial(_is_refused, run), "a command was answered 503 while the disk was full")
+        await asyncio.sleep(1.0)
+    finally:
+        filler.unlink()
+
+
+def _is_refused(run: Run) -> bool:
+    return any(503 in entry.statuses for entry in run.rig.ledger.entries.values())

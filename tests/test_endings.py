@@ -1,0 +1,279 @@
+"""A message at which its process ends again and again is set aside; who is killed for another reason loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chimera.body import Body
+from chimera.endings import SUSPECTS, Process, StoredStarts, ViewStarts, Watch
+from chimera.parked import Wanted, lines, messages_of
+from chimera.ports import Checkpoint, Move
+from chimera.status import parked_counts
+from tests.mortal import ENDED, ENDS
+from tests.support import (
+    Bank,
+    Deposit,
+    Engines,
+    accept,
+    balances,
+    eventually,
+    journal_of,
+    opened,
+    recomputed,
+    sqlite_engines,
+    stored,
+)
+
+ROOT = Path(__file__).parents[1]
+KEYS = [f"k{number}" for number in range(8)]
+
+
+@pytest.fixture
+async def kept(bank: Bank, tmp_path: Path) -> AsyncIterator[Body]:
+    """What the processes share, as this one sees it."""
+    engines = sqlite_engines(tmp_path)
+    yield await opened(bank.service, engines)
+    await engines.close()
+
+
+@asynccontextmanager
+async def process(folder: Path, where: str, what: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.mortal", str(folder), where, what, cwd=ROOT
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+
+
+async def is_settled(body: Body) -> bool:
+    """Whether every consumer has passed everything."""
+    ends = await body.log.ends(body.commands_topic)
+    at = await body.commands.checkpoints(body.commands_topic, ends)
+    if any(at[partition].number < end for partition, end in ends.items()):
+        return False
+    heads = await body.store.heads()
+    for reaction in body.service.reactions.values():
+        executor, _ = body.reaction(reaction, "accounts")
+        if {p: c.number for p, c in (await executor.checkpoints("accounts", heads)).items()} != heads:
+            return False
+    for view in body.service.views:
+        found = await body.views.checkpoints(await body.generations.name(view))
+        if any(found.get(("accounts", p), Checkpoint()).number != number for p, number in heads.items()):
+            return False
+    return True
+
+
+PLACES = {"failing": "commands", "failing_reactions": "thank:accounts", "failing_views": "balance"}
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_a_message_that_ends_its_process_is_set_aside_and_what_follows_goes_on(
+    kept: Body, bank: Bank, tmp_path: Path, where: str
+) -> None:
+    deposits = [Deposit(key, amount) for amount in (1, 10) for key in (*KEYS[:4], "poison", *KEYS[4:])]
+    await accept(kept, *deposits)
+    ended = 0
+    while True:
+        async with process(tmp_path, where, "deadly") as child:
+            settling = asyncio.ensure_future(eventually(lambda: is_settled(kept), timeout=30.0))
+            ending = asyncio.ensure_future(child.wait())
+            await asyncio.wait([settling, ending], return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                await settling
+                child.send_signal(signal.SIGTERM)
+                assert await ending == 0
+                break
+            settling.cancel()
+            assert ending.result() == ENDED
+            ended += 1
+            assert ended <= ENDS + 2
+    assert ended >= ENDS
+    [line] = await lines(kept, Wanted())
+    first, behind = await messages_of(kept, line)
+    assert (first.consumer, first.message.key, first.tries) == (PLACES[where], "poison", ENDS)
+    assert first.cause == f"the process ended {ENDS} times while handling it"
+    assert (behind.message.key, behind.tries) == ("poison", 0)
+    assert {key: found for key, found in (await balances(kept)).items() if key in KEYS} == dict.fromkeys(KEYS, 11)
+    right = recomputed(bank.balance, await journal_of(kept.store))
+    found = await stored(kept.views, await kept.generations.name("balance"))
+    assert {key: found[key] for key in KEYS} == {key: right[key] for key in KEYS}
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_kills_for_other_reasons_set_nothing_aside(kept: Body, tmp_path: Path, where: str) -> None:
+    """Killed again and again while it handles a message, but never so often at the same one; and while it is idle."""
+    await accept(kept, *(Deposit(f"slow{number}", 1) for number in range(4)))
+    kills = 0
+    while not await is_settled(kept):
+        async with process(tmp_path, where, "slow") as child:
+            await eventually(lambda pid=child.pid: begun(tmp_path, pid), timeout=30.0)
+        (tmp_path / "go").touch()
+        async with process(tmp_path, where, "slow") as child:
+            await eventually(lambda: not (tmp_path / "go").exists(), timeout=30.0)
+            await eventually(lambda pid=child.pid: len(begun(tmp_path, pid)) > 1 or is_settled(kept), timeout=30.0)
+        kills += 2
+    assert kills > ENDS
+    for _ in range(ENDS + 1):
+        async with process(tmp_path, where, "slow") as child:
+            await eventually((tmp_path / f"ready-{child.pid}").exists, timeout=30.0)
+    assert await parked_counts(kept) == {}
+
+
+def begun(folder: Path, pid: int) -> list[Path]:
+    """The messages that a process has begun to handle."""
+    return list(folder.glob(f"begun-{pid}-*"))
+
+
+class Life:
+    """What consecutive processes do with one consumer, without ending any."""
+
+    def __init__(self, kept: Any, limit: int = 3) -> None:
+        self.kept = kept
+        self.limit = limit
+        self.asked = 0
+
+    async def start(self, number: int, *, process: Process | None = None, end: int | None = None) -> Watch:
+        watch = Watch(process or Process(), self.kept, self.limit)
+
+        async def ends() -> Mapping[int, int]:
+            self.asked += 1
+            return {} if end is None else {1: end}
+
+        await watch.begin("sales", "accounts", {1: Checkpoint(number, 7)}, ends)
+        return watch
+
+
+@pytest.fixture(params=["store", "views"])
+async def life(request: pytest.FixtureRequest, body: Body) -> Life:
+    return Life(StoredStarts(body.store, "sales") if request.param == "store" else ViewStarts(body.views, "sales"))
+
+
+def move(before: int, after: int) -> Move:
+    return Move("accounts", 1, before, Checkpoint(after, after))
+
+
+async def announced(watch: Watch, number: int, before: int | None = None) -> bool:
+    """Whether a message is to be handled, once it was announced."""
+    async with watch.alone(move(number - 1 if before is None else before, number)) as ended:
+        return ended is None
+
+
+async def test_the_first_start_and_a_start_after_progress_suspect_nothing_and_ask_nobody(life: Life) -> None:
+    assert (await life.start(0)).careful([move(0, 5)]) == []
+    assert (await life.start(4)).careful([move(4, 5)]) == []
+    assert life.asked == 0
+
+
+async def test_a_second_start_at_the_same_number_suspects_what_there_was_and_no_more(life: Life) -> None:
+    await life.start(4)
+    watch = await life.start(4, end=9)
+    assert [bool(watch.careful([move(before, before + 1)])) for before in (4, 8, 9)] == [True, True, False]
+    watch = await life.start(4)
+    assert watch.careful([move(3 + SUSPECTS, 4 + SUSPECTS)])
+    assert not watch.careful([move(4 + SUSPECTS, 5 + SUSPECTS)])
+
+
+async def test_a_process_that_was_idle_when_it_was_killed_makes_nothing_suspect(life: Life) -> None:
+    await life.start(4)
+    assert not (await life.start(4, end=4)).careful([move(4, 5)])
+
+
+async def test_an_end_in_order_is_nobodys_fault(life: Life) -> None:
+    for _ in range(5):
+        watch = await life.start(4)
+        assert not watch.careful([move(4, 5)])
+        await watch.end()
+
+
+async def test_only_processes_that_ended_at_the_very_same_message_count(life: Life) -> None:
+    await life.start(4)
+    for number in (5, 5, 6, 5, 5, 5):
+        assert await announced(await life.start(4), number, before=4)
+    assert not await announced(await life.start(4), 5)
+
+
+async def test_progress_makes_all_forgotten(life: Life) -> None:
+    await life.start(4)
+    for _ in range(3):
+        assert await announced(await life.start(4), 5)
+    watch = await life.start(5)
+    assert not watch.careful([move(5, 6)])
+    await life.start(4)
+    assert await announced(await life.start(4), 5)
+
+
+async def test_a_process_that_starts_again_by_itself_or_stops_in_order_does_not_count(life: Life) -> None:
+    """The work starts anew in the same process when an engine is away, and when its leases change."""
+    await life.start(4)
+    process = Process()
+    for _ in range(5):
+        assert await announced(await life.start(4, process=process), 5)
+    for _ in range(5):
+        watch = await life.start(4)
+        assert await announced(watch, 5)
+        await watch.end()
+    assert await announced(await life.start(4), 5)
+
+
+async def test_what_was_counted_outlives_a_change_of_leases(life: Life) -> None:
+    """A partition that moves on, in order, from a process that had no time to handle the message."""
+    await life.start(4)
+    for _ in range(3):
+        assert await announced(await life.start(4), 5)
+        await (await life.start(4)).end()
+    watch = await life.start(4)
+    assert watch.careful([move(4, 5)])
+    assert not await announced(watch, 5)
+
+
+async def test_one_who_ends_in_order_does_not_speak_for_who_took_over(life: Life) -> None:
+    old = await life.start(4)
+    await life.start(4)
+    await old.end()
+    assert (await life.start(4)).careful([move(4, 5)])
+
+
+async def test_one_message_at_a_time_is_announced_in_a_process(body: Body) -> None:
+    """So that whoever is announced when the process ends is at fault."""
+    process = Process()
+    watches = [await Life(StoredStarts(body.store, name)).start(4, process=process) for name in ("sales", "stock")]
+    running: list[int] = []
+
+    async def handle(watch: Watch) -> None:
+        async with watch.alone(move(4, 5)):
+            running.append(1)
+            for _ in range(50):
+                await asyncio.sleep(0)
+                assert len(running) == 1
+            running.clear()
+
+    await asyncio.gather(*map(handle, watches))
+
+
+async def test_a_healthy_start_writes_once_and_a_batch_nothing(engines: Engines, bank: Bank) -> None:
+    body = await opened(bank.service, engines)
+    life = Life(StoredStarts(body.store, "sales"))
+    saved: list[Any] = []
+    save = life.kept.save
+
+    def counting(starts: Any) -> Awaitable[None]:
+        saved.append(starts)
+        return save(starts)
+
+    life.kept.save = counting
+    watch = await life.start(4)
+    for before in range(4, 100):
+        assert watch.careful([move(before, before + 1)]) == []
+    assert len(saved) == 1

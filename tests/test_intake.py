@@ -1,0 +1,137 @@
+"""What can't be held is refused before anything of it is kept: 503, to be tried again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chimera import Unavailable, intake
+from chimera.body import Body
+from chimera.intake import Intake
+from chimera.messages import Message
+from chimera.read_head import ReadHead
+from chimera.serving import listening
+from chimera.testing.broken import WrappedLog
+from chimera.web import site
+from chimera.web.site import Site
+from tests.support import Open, balances, consume, eventually, message_of
+
+
+class HeldLog(WrappedLog):
+    """Confirms nothing until it is let go."""
+
+    def __init__(self, log: Any) -> None:
+        super().__init__(log)
+        self.go_on = asyncio.Event()
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await self.go_on.wait()
+        await super().append(topic, messages)
+
+
+@pytest.fixture
+async def held(body: Body) -> HeldLog:
+    body.log = HeldLog(body.log)
+    return body.log
+
+
+@pytest.fixture
+def head(body: Body, held: HeldLog) -> ReadHead:
+    return ReadHead(body)
+
+
+@pytest.fixture
+async def base(head: ReadHead) -> AsyncIterator[str]:
+    async with listening(Site([head]), "127.0.0.1", 0) as base:
+        yield base
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_more_than_can_wait_is_refused_and_what_was_taken_is_answered(
+    body: Body, held: HeldLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "WAITING_LIMIT", 10)
+    taken = Intake(body)
+    first = asyncio.ensure_future(taken.append(message_of(Open("first"))))
+    await turns()
+    waiting = [asyncio.ensure_future(taken.append(message_of(Open(f"k{n}")))) for n in range(25)]
+    await turns()
+    refused = [each for each in waiting if each.done()]
+    assert len(refused) == 15
+    for each in refused:
+        assert isinstance(each.exception(), Unavailable)
+    held.go_on.set()
+    await asyncio.gather(first, *(each for each in waiting if each not in refused))
+    await consume(body)
+    assert len(await balances(body)) == 11
+
+
+async def test_the_bytes_that_wait_are_bounded_and_come_free_again(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "HELD_BYTES", 1000)
+    taken = Intake(body)
+    with taken.room(600):
+        with pytest.raises(Unavailable, match="600 bytes"), taken.room(401):
+            pass
+        with taken.room(400):
+            pass
+    with pytest.raises(KeyError), taken.room(1000):
+        raise KeyError
+    with taken.room(1000):
+        pass
+
+
+async def post(session: aiohttp.ClientSession, base: str, key: str, fill: str = "", *, chunked: bool = False) -> Any:
+    data = f'{{"account_id":"{key}"{" " * len(fill)}}}'.encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield data
+
+    async with session.post(f"{base}/accounts", data=pieces() if chunked else data) as answer:
+        return answer.status, dict(answer.headers), await answer.json(content_type=None)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_over_http_it_is_a_503_that_says_when_to_come_again_and_nothing_is_kept(
+    body: Body, held: HeldLog, head: ReadHead, base: str, monkeypatch: pytest.MonkeyPatch, chunked: bool
+) -> None:
+    monkeypatch.setattr(intake, "HELD_BYTES", 4000)
+    async with aiohttp.ClientSession() as session:
+        taken = asyncio.ensure_future(post(session, base, "taken", "x" * 3000))
+        await eventually(lambda: head._intake._held > 3000)
+        status, headers, problem = await post(session, base, "refused", "x" * 1500, chunked=chunked)
+        assert status == 503
+        assert headers["Retry-After"] == "1"
+        assert headers["Content-Type"] == "application/problem+json"
+        assert problem["status"] == 503
+        held.go_on.set()
+        assert (await taken)[0] == 201
+        if not chunked:
+            assert (await post(session, base, "later", "x" * 1500))[0] == 201
+    await consume(body)
+    assert "refused" not in await balances(body)
+    assert "taken" in await balances(body)
+
+
+async def test_more_requests_than_a_process_can_hold_are_refused_but_its_health_is_told(
+    body: Body, held: HeldLog, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "MOST_REQUESTS", 3)
+    async with aiohttp.ClientSession() as session:
+        waiting = [asyncio.ensure_future(post(session, base, f"k{n}")) for n in range(10)]
+        await eventually(lambda: sum(each.done() for each in waiting) == 7)
+        refused = [each.result() for each in waiting if each.done()]
+        assert {(status, headers["Retry-After"]) for status, headers, _ in refused} == {(503, "1")}
+        async with session.get(f"{base}/_chimera/accounts/health/live") as answer:
+            assert answer.status == 200
+        held.go_on.set()
+        answered = await asyncio.gather(*(each for each in waiting if not each.done()))
+        assert [status for status, _, _ in answered] == [201] * 3
+        assert (await post(session, base, "later"))[0] == 201
+    await consume(body)
+    assert len(await balances(body)) == 4
