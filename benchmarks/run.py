@@ -7,6 +7,8 @@ of runs that take turns with the other subjects'. A part that is run takes the p
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 import time
 from contextlib import nullcontext
@@ -16,7 +18,7 @@ import click
 
 from benchmarks import load, report
 from benchmarks.engines import engines_on_other_cores
-from benchmarks.harness import Bench
+from benchmarks.harness import OTHERS, Bench
 
 GROUPS = {
     "footprint": "benchmarks.footprint.measure",
@@ -36,7 +38,9 @@ FOLDER = Path(__file__).parent
 @click.option("--engine", default="", help="Only this engine, or stack, as the table names it.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Where results.json and the picture go.")
 def main(groups: tuple[str, ...], quick: bool, engine: str, out: Path | None) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     load.install()
+    os.sched_setaffinity(0, OTHERS)
     bench = Bench(runs=1, seconds=1.0, scale=0.02, engine=engine) if quick else Bench(engine=engine)
     with nullcontext() if quick else engines_on_other_cores():
         for group in groups or GROUPS:

@@ -4,7 +4,9 @@ import pytest
 
 from chimera import Unavailable
 from chimera.body import Body
-from chimera.leases import Leases
+from chimera.entities import table_of
+from chimera.leases import FORGET_S, Leases
+from chimera.records import Lease
 from tests.support import Bank, Engines, Fuse, make_body, opened
 
 
@@ -147,3 +149,15 @@ async def test_clocks_may_be_some_seconds_apart(body: Body) -> None:
     [a], [b] = workers(body, right, "a"), workers(body, ahead, "b")
     await rounds([a, b])
     assert sizes([a, b]) == [4, 4]
+
+
+async def test_a_worker_that_is_dead_for_long_leaves_nothing_behind(body: Body) -> None:
+    clock = Clock()
+    dead, alive = workers(body, clock, "dead", "alive")
+    await dead.renew()
+    clock.now += FORGET_S + 10
+    await alive.renew()
+    table = table_of(Lease)
+    async with body.store.snapshot() as session:
+        kept = [table.from_row(row) for row in await session.find(table, {})]
+    assert {lease.holder for lease in kept} == {"alive"}

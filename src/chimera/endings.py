@@ -1,8 +1,8 @@
 """Messages at which their process ends, again and again: recognised by what is written down, and set aside.
 
 A consumer writes down where it starts, and takes that back when it stops in order. Where it starts again behind the
-same number, and a process was ended there, each message that may be at fault is announced before it is handled, alone
-in its process. One that was announced and not finished by so many processes is not handled again.
+same number, and two processes were ended there, each message that may be at fault is announced before it is handled,
+alone in its process. One that was announced and not finished by so many processes is not handled again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from chimera.errors import ChimeraError, Unavailable
 from chimera.ports import Checkpoint, Document, Move, Store, ViewStore
 from chimera.records import Start
 
+SUSPICIOUS = 2
+"""How many processes must have been killed at one start: a single one is no message's fault as a rule, and suspicion
+is slow."""
 SUSPECTS = 5_000
 """How many messages behind a checkpoint may have ended a process: more than any batch holds."""
 
@@ -116,10 +119,12 @@ class Watch:
         suspects: list[int] = []
         for partition, checkpoint in at.items():
             start, last = Start(consumer, source, partition, checkpoint.number, me), kept.get(partition)
-            if last is not None and last.number == checkpoint.number and (last.by not in ("", me) or last.ends):
-                start.trying = last.trying
-                start.ends = last.ends + (last.trying != 0 and last.by not in ("", me))
-                suspects.append(partition)
+            if last is not None and last.number == checkpoint.number:
+                was_killed = last.by not in ("", me)
+                start.trying, start.killed = last.trying, last.killed + was_killed
+                start.ends = last.ends + (last.trying != 0 and was_killed)
+                if start.killed >= SUSPICIOUS or start.ends:
+                    suspects.append(partition)
             self._starts[partition] = start
             self._hints[partition] = checkpoint.offset
         if self._starts:

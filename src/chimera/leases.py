@@ -17,6 +17,8 @@ from chimera.transaction import Unit
 TTL_S = 3.0
 SKEW_S = 60.0
 """How far the clocks of workers may be apart. A lease that ends later was written by a clock that was wrong."""
+FORGET_S = 60.0
+"""A worker that has not renewed for so long is forgotten."""
 
 
 class Leases:
@@ -80,6 +82,9 @@ class Leases:
             held = (mine + free)[:share]
             for partition in set(mine) - set(held):
                 unit.put(Lease(f"partition/{partition}", "", 0.0))
+            for lease in leases.values():
+                if lease.name.startswith("worker/") and lease.until <= now - FORGET_S:
+                    unit.forget(lease)
             for name in (self._name(self._holder), *(f"partition/{partition}" for partition in held)):
                 unit.put(Lease(name, self._holder, now + self._ttl_s))
             await unit.flush()

@@ -103,13 +103,15 @@ class Parking:
                     return outcomes
         return outcomes
 
-    async def drop(self, executor: Executor, key: str, message_id: str | None = None) -> Parked | None:
+    async def drop(
+        self, executor: Executor, key: str, message_id: str | None = None, *, why: str = "by hand"
+    ) -> Parked | None:
         """Give up the first message of a key; those behind it are tried next. Returns what was dropped.
 
-        With `message_id` only if that is the first one's.
+        With `message_id` only if that is the first one's. `why` is kept with what became of it.
         """
         places = await self._waiting(executor, key)
-        return await again_on_conflict(lambda: self._drop(executor, places[0], message_id)) if places else None
+        return await again_on_conflict(lambda: self._drop(executor, places[0], message_id, why)) if places else None
 
     async def messages(self, session: Session, key: str) -> list[Parked]:
         """The messages of a key that are set aside, in order."""
@@ -117,13 +119,13 @@ class Parking:
         rows = await session.find(table, {"consumer": [self.consumer], "key": [kept_key(key)]})
         return sorted(map(table.from_row, rows), key=_order)
 
-    async def _drop(self, executor: Executor, place: ParkedPlace, message_id: str | None) -> Parked | None:
+    async def _drop(self, executor: Executor, place: ParkedPlace, message_id: str | None, why: str) -> Parked | None:
         async with executor.store.transaction() as session:
             unit = Unit(executor.service, session)
             first, following = await self._hold(session, place, None)
             if first is None or message_id not in (None, first.id):
                 return None
-            outcome = Outcome("rejected", "dropped", f"dropped by hand; it had failed with: {first.cause}")
+            outcome = Outcome("rejected", "dropped", f"dropped {why}; it had failed with: {first.cause}")
             self._close(executor, unit, first, following, outcome)
             await unit.flush()
         return first

@@ -81,7 +81,8 @@ class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=
 class Start(Entity, key=("consumer", "source", "partition"), table="chimera_starts"):
     """Where a consumer started: after `number`, by which process (empty once that ended in order).
 
-    `trying`: the number of the message that it handles alone, 0 for none; `ends`: how many processes ended at it.
+    `killed`: how many processes in a row started there and did not end in order. `trying`: the number of the message
+    that it handles alone, 0 for none; `ends`: how many processes ended at it.
     """
 
     consumer: str
@@ -91,6 +92,7 @@ class Start(Entity, key=("consumer", "source", "partition"), table="chimera_star
     by: str = ""
     trying: int = 0
     ends: int = 0
+    killed: int = 0
 
 
 class Lease(Entity, key="name", table="chimera_leases"):

@@ -285,7 +285,7 @@ class Trimming:
         for executor, parking in _parkings(self._body):
             for row in await _parked_since(executor, before):
                 key = row.long_key or row.key
-                if await parking.drop(executor, key, row.id):
+                if await parking.drop(executor, key, row.id, why=f"after {self._retention.parked_days:g} days"):
                     self._dropped(parking.consumer, row.type, row.id)
                     await parking.redrive(executor, key)
         for projection in await _projections(self._body):

@@ -128,7 +128,7 @@ async def labels_aside(workload: Workload, bodies: Mapping[str, Body]) -> dict[s
         for row in await every_row(body, Parked):
             found.setdefault(f"{name}/{row.consumer}", set()).add(workload.label(row.data))
         for consumer in document_consumers(body):
-            for failure in await all_failures(body.views, consumer):
+            for failure in await all_failures(body.views, await body.generations.name(consumer)):
                 found.setdefault(f"{name}/{consumer}", set()).add(workload.label(failure.message.data))
     return found
 
@@ -144,9 +144,10 @@ async def _check_body(found: Found, name: str, body: Body, bodies: Mapping[str, 
             found.wrong.append(f"the journal of {name} has a hole in partition {partition}")
     for view in body.service.views.values():
         journals = [message for source in sorted(view.sources) for message in await journal_of(bodies[source])]
-        parked = {(failure.message.source, failure.message.id) for failure in await all_failures(body.views, view.name)}
+        kept = await body.generations.name(view.name)
+        parked = {(failure.message.source, failure.message.id) for failure in await all_failures(body.views, kept)}
         wanted = recomputed(view, [each for each in journals if (each.source, each.id) not in parked])
-        found.wrong += _differences(f"{name}/{view.name}", await _stored(body, view.name), wanted)
+        found.wrong += _differences(f"{name}/{view.name}", await _stored(body, kept), wanted)
     for borrow in body.service.borrows.values():
         setting = await read_mode(body, borrow)
         if setting.mode == "async" and borrow.owner in bodies:

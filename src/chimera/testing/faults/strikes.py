@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from chimera.batchfold import parked_view
+from chimera.batchfold import kept_views
 from chimera.body import commands_topic, events_topic
 from chimera.errors import ChimeraError, SettingsError
 from chimera.messages import Message, now, partition_of
@@ -105,7 +105,7 @@ async def wipe_views(run: Run) -> None:
     async with run.rig.bodies() as bodies:
         for body in bodies.values():
             for consumer in document_consumers(body):
-                await body.views.drop(consumer, [consumer, parked_view(consumer)])
+                await body.views.drop(consumer, kept_views(consumer))
     run.struck("the view stores were wiped")
 
 
