@@ -60,7 +60,8 @@ def run(base: str, script: str, seconds: float) -> float:
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)
         file.flush()
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", file.name, base]
+        how = ["-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
+        command = ["wrk", *how, "-s", file.name, base]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"not every request was answered with 2xx: {said}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from functools import partial
 
 from benchmarks import load
-from benchmarks.engines import Place, place, url_of
+from benchmarks.engines import Place, make_topic, place, url_of
 from benchmarks.harness import OURS, THEIRS, Bench, Subject, asgi, chimera, serving
 
 WARM_S = 1.0
@@ -38,6 +39,8 @@ def _intake(bench: Bench, engine: str, where: Place) -> None:
         "BENCH_QUEUE": queue,
         "BENCH_FILE": str(where.folder / "queue.db"),
     }
+    if engine == "kafka":
+        asyncio.run(make_topic(queue))
     config = where.config({"bench-orders": "benchmarks.orders:service"})
     with ExitStack() as stack:
         servers = {"chimera": chimera(config, "run", "bench-orders", "--read", "--port", "{port}")}

@@ -112,6 +112,8 @@ def _page(bench: Bench, engine: str, where: Place) -> None:
             Subject(name, partial(load.get, base, "/gigs/g%d", GIGS, bench.seconds)) for name, base in bases.items()
         ]
         bench.compare("reads", "gig page, async", engine, UNIT, subjects)
+        fresh = Subject("chimera", partial(_share_of_fresh, bases["chimera"]))
+        bench.compare("reads", "gig page, async, pages shown fresh", engine, "share", [fresh])
 
 
 async def _fill_pages(where: Place, store: str, copies: str) -> None:
@@ -155,6 +157,15 @@ def marketplace(settings: Mapping[str, str], sellers: int = SELLERS, gigs: int =
         while b'"Client 1' not in _read(f"{base}/gigs/g{gigs - 1}"):
             time.sleep(0.05)
         yield base
+
+
+def _share_of_fresh(base: str) -> float:
+    """How many of the pages so far showed what they borrow as fresh: a page that is stale asks the owner as well."""
+    lines = [
+        line for line in _read(f"{base}/metrics").decode().splitlines() if line.startswith("chimera_borrowed_total")
+    ]
+    counts = [(float(line.rpartition(" ")[2]), 'state="fresh"' in line) for line in lines]
+    return sum(count for count, fresh in counts if fresh) / sum(count for count, _ in counts)
 
 
 def _send(method: str, url: str, body: object) -> None:
