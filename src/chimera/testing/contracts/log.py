@@ -139,25 +139,24 @@ class LogContract(EngineSuite):
         assert dict(await engine.ends(TOPIC)) == {**ALL, **newest}
 
     async def test_what_was_trimmed_is_gone_and_offsets_and_ends_go_on(self, engine: Log) -> None:
-        if not engine.features.trims:
-            pytest.skip("the engine only has retention of its own")
+        """Where only the engine's own retention trims, nothing is gone."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(number % 2, number) for number in range(1, 21)])
         records = await self.take(engine, 20)
         ends = dict(await engine.ends(TOPIC))
         await engine.trim(TOPIC, {0: _of(records, 0)[3].offset, 1: _of(records, 1)[-1].offset})
         assert dict(await engine.ends(TOPIC)) == ends
-        left = await self.take(engine, 6, {0: 0})
-        assert left == _of(records, 0)[4:]
-        assert await self.take(engine, 6, {0: _of(records, 0)[1].offset}) == left
+        gone = 4 if engine.features.trims else 0
+        left = await self.take(engine, 10 - gone, {0: 0})
+        assert left == _of(records, 0)[gone:]
+        if gone:
+            assert await self.take(engine, 6, {0: _of(records, 0)[1].offset}) == left
         assert await self.take(engine, 2, {0: left[-3].offset}) == left[-2:]
         await engine.append(TOPIC, [event(1, 99)])
         assert _messages(await self.take(engine, 1, {1: ends[1]})) == [event(1, 99)]
         assert (await engine.ends(TOPIC))[1] > ends[1]
 
     async def test_trimming_to_the_end_keeps_the_end(self, engine: Log) -> None:
-        if not engine.features.trims:
-            pytest.skip("the engine only has retention of its own")
         await engine.create(TOPIC, PARTITIONS)
         await engine.trim(TOPIC, {0: 0})
         await engine.append(TOPIC, [event(0, number) for number in range(1, 6)])
