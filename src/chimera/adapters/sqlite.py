@@ -49,7 +49,8 @@ _LOCK_WAIT_S = 10.0
 _LOCK_POLL_S = 0.001
 _WAKE_S = 1.0
 _MAX_PARAMETERS = 1_000
-_MOST_IDLE = 8
+# Readers are kept for as many requests as read at once; to open one costs more than a page.
+_MOST_IDLE = 128
 _MAPPED_BYTES = 256 * 1024 * 1024
 _FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 _TOPIC = re.compile(r"[a-z0-9.-]+")
