@@ -28,6 +28,8 @@ Doc = TypeVar("Doc", bound=msgspec.Struct)
 
 CALLS = 4
 CALL_S = 1.0
+SLOW = 2
+"""A call that takes so many budgets counts as a failure for the circuit breaker; what it still answers is kept."""
 WAITING = 10_000
 ABSENT_S = 0.2
 ABSENT_KEYS = 50_000
@@ -106,7 +108,8 @@ class Fetches(Generic[Doc]):
         owner, service, share = self._borrow.owner, self._body.service.name, self._borrow.share
         if not self._breaker.admits():
             raise self._spared()
-        outcome = "failed"
+        outcome, given_up = "failed", asyncio.Event()
+        slow = asyncio.get_running_loop().call_later(SLOW * self._borrow.budget, self._give_up, given_up)
         try:
             async with asyncio.timeout(max(CALL_S, self._borrow.budget)):
                 documents = await self._body.owner(owner).fetch(share, keys)
@@ -116,10 +119,16 @@ class Fetches(Generic[Doc]):
             outcome = "timeout"
             raise Unavailable(f"{owner} did not answer in time") from error
         finally:
+            slow.cancel()
             self._body.metrics.owner_called(service, share, outcome)
-            (self._breaker.succeeded if outcome == "answered" else self._breaker.failed)()
+            if not given_up.is_set():
+                (self._breaker.succeeded if outcome == "answered" else self._breaker.failed)()
             self._body.metrics.circuit(service, share, is_open=self._breaker.state != "closed")
         return answers
+
+    def _give_up(self, given_up: asyncio.Event) -> None:
+        given_up.set()
+        self._breaker.failed()
 
     def _spared(self) -> Unavailable:
         self._body.metrics.owner_called(self._body.service.name, self._borrow.share, "spared")
