@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+
+from chimera.testing.faults.fleet import free_ports
 
 ROOT = Path(__file__).parents[2]
 MARKETPLACE = ROOT / "chimera.toml"
@@ -134,24 +135,6 @@ def child_named(pid: int, words: str) -> int:
     """The child whose command line holds these words."""
     [found] = [child for child in descendants(pid) if words in command_of(child)]
     return found
-
-
-def free_ports(count: int = 1) -> int:
-    """The first of so many ports in a row that are free now."""
-    for _ in range(100):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            first = int(listener.getsockname()[1])
-        if first + count < 65_000 and all(is_free(first + offset) for offset in range(count)):
-            return first
-    raise RuntimeError("no ports are free")
-
-
-def is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
 
 
 class Chimera:

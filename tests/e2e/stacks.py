@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import aio_pika
 import aiohttp
-import asyncmy
-import asyncpg
 import msgspec
-from confluent_kafka.admin import AdminClient
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
 from chimera.engines import open_engine
 from chimera.entities import table_of
+from chimera.testing.faults import sweeping
 from marketplace.check import Difference, compare, recount
 from marketplace.orders.model import Order
 from tests.contract.services import url_of
@@ -27,7 +24,6 @@ from tests.e2e.conftest import ROOT, Chimera
 from tests.e2e.witness.witness import Watched
 
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
-TOPICS = tuple(f"{service}.{kind}" for service in SERVICES for kind in ("commands", "events"))
 STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
 TROUBLED = ("rabbitmq-mysql", "kafka-postgresql")
 WATCHED_SERVICES = ("orders", "analytics", "witness")
@@ -115,16 +111,9 @@ async def _watched(chimera: Chimera, order_ids: Sequence[str]) -> list[Watched]:
 
 async def take_away(stack: Stack) -> None:
     """Delete everything that a stack has made on its servers."""
-    if stack.name.startswith("rabbitmq"):
-        await _delete_streams(stack.tag)
-    if stack.name.startswith("kafka"):
-        await asyncio.to_thread(_delete_topics, stack.tag)
-    if "mysql" in stack.name:
-        await _drop_databases(stack.tag)
+    await sweeping.take_away(stack.name, stack.tag, dict.fromkeys(SERVICES, 8))
     if "mongodb" in stack.name:
         await asyncio.gather(_drop_documents(stack.tag), _forget(stack.tag))
-    if "postgresql" in stack.name:
-        await _drop_schemas(stack.tag)
 
 
 def restart(server: str) -> None:
@@ -132,33 +121,6 @@ def restart(server: str) -> None:
     command = [sys.executable, str(ROOT / "services" / "run.py"), "restart", server]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-async def _delete_streams(tag: str) -> None:
-    connection = await aio_pika.connect(url_of("rabbitmq"))
-    async with connection, connection.channel() as channel:
-        for topic in TOPICS:
-            for partition in range(8):
-                await channel.queue_delete(f"{tag}-{topic}-{partition}")
-
-
-def _delete_topics(tag: str) -> None:
-    admin = AdminClient({"bootstrap.servers": urlsplit(url_of("kafka")).netloc})
-    made = [name for name in admin.list_topics(timeout=10).topics if name.startswith(f"{tag}-")]
-    for deleted in admin.delete_topics(made).values() if made else ():
-        deleted.result(20)
-
-
-async def _drop_databases(tag: str) -> None:
-    server = urlsplit(url_of("mysql"))
-    connection = await asyncmy.connect(
-        host=server.hostname, port=server.port, user=server.username, password=server.password
-    )
-    async with connection, connection.cursor() as cursor:
-        await cursor.execute("SHOW DATABASES")
-        for (name,) in await cursor.fetchall():
-            if name.startswith(f"{tag}-"):
-                await cursor.execute(f"DROP DATABASE `{name}`")
 
 
 async def _drop_documents(tag: str) -> None:
@@ -172,13 +134,3 @@ async def _forget(tag: str) -> None:
     async with Redis.from_url(url_of("redis")) as client:
         async for key in client.scan_iter(f"{tag}*", count=1000):
             await client.unlink(key)
-
-
-async def _drop_schemas(tag: str) -> None:
-    connection = await asyncpg.connect(url_of("postgresql"))
-    try:
-        for (name,) in await connection.fetch("SELECT schema_name FROM information_schema.schemata"):
-            if name.startswith(f"{tag}-"):
-                await connection.execute(f'DROP SCHEMA "{name}" CASCADE')
-    finally:
-        await connection.close()

@@ -13,7 +13,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.e2e.conftest import Chimera, descendants, free_ports, wait_until, without_colour
+from chimera.testing.faults.fleet import free_ports
+from tests.e2e.conftest import Chimera, descendants, wait_until, without_colour
 
 CLUMSY = Path(__file__).parent / "clumsy" / "chimera.toml"
 pytestmark = pytest.mark.timeout(90)

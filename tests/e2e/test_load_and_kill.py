@@ -12,10 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from chimera.leases import TTL_S as LEASE_S
+from chimera.testing.faults.fleet import is_free
 from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
-from tests.e2e.conftest import child_named, command_of, descendants, is_alive, is_free, wait_until
+from tests.e2e.conftest import child_named, command_of, descendants, is_alive, wait_until
 from tests.e2e.loading import SMALL, load_all, strike
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]

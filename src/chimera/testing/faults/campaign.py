@@ -135,7 +135,7 @@ async def fleet(plan: Plan, stack_name: str, *, mutant: str = "", disk_bytes: in
 
 async def _try_to_take_away(stack: Stack, services: Mapping[str, int]) -> None:
     try:
-        await take_away(stack, services)
+        await take_away(stack.name, stack.tag, services)
     except Exception as error:  # noqa: BLE001 - what a dead server keeps is no result of the scenarios
         logger.warning("what has %s in its name stays on the servers of %s: %r", stack.tag, stack.name, error)
 

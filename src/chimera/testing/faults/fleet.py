@@ -34,7 +34,7 @@ class Fleet:
         self, config: Path, state: Path, environment: Mapping[str, str], *, workers: int = 2, services: int = 2
     ) -> None:
         self.state = state
-        self.port = _free_ports(services + 1)
+        self.port = free_ports(services + 1)
         self.output = state / "output.log"
         self.environment = {
             **os.environ,
@@ -195,17 +195,17 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int = 1) -> int:
     """The first of so many ports in a row that are free now."""
     for _ in range(100):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             first = int(listener.getsockname()[1])
-        if first + count < 65_000 and all(_is_free(first + offset) for offset in range(count)):
+        if first + count < 65_000 and all(is_free(first + offset) for offset in range(count)):
             return first
     raise ChimeraError("no ports are free")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError:

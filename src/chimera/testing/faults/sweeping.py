@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from chimera.body import commands_topic, events_topic
-from chimera.testing.faults.stacks import Stack, url_of
+from chimera.testing.faults.stacks import url_of
 
 
-async def take_away(stack: Stack, services: Mapping[str, int]) -> None:
-    """Delete everything that has the stack's tag in its name; `services` are those that ran, with their partitions."""
-    if stack.name.startswith("rabbitmq"):
-        await _delete_streams(stack.tag, services)
-    if stack.name.startswith("kafka"):
-        await asyncio.to_thread(_delete_topics, stack.tag)
-    if "mysql" in stack.name:
-        await _drop_databases(stack.tag)
-    if "postgresql" in stack.name:
-        await _drop_schemas(stack.tag)
+async def take_away(name: str, tag: str, services: Mapping[str, int]) -> None:
+    """Delete what has the tag in its name from a stack's log and stores; `services` ran, with so many partitions."""
+    if name.startswith("rabbitmq"):
+        await _delete_streams(tag, services)
+    if name.startswith("kafka"):
+        await asyncio.to_thread(_delete_topics, tag)
+    if "mysql" in name:
+        await _drop_databases(tag)
+    if "postgresql" in name:
+        await _drop_schemas(tag)
 
 
 async def _delete_streams(tag: str, services: Mapping[str, int]) -> None:
