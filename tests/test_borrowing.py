@@ -548,6 +548,26 @@ async def test_one_call_at_a_time_tries_an_owner_that_was_left_alone_and_success
     assert (await shop.get("a")).state == "fresh"
 
 
+async def test_only_one_page_waits_for_an_owner_that_hangs_while_all_calls_do() -> None:
+    shop = await borrower("sync", budget=0.2)
+    breaker = shop.reads._fetches._breaker = Breaker(pause_s=0.02)
+    shop.owner.behaviour = "hangs"
+    for number in range(CALLS):
+        flight = asyncio.ensure_future(shop.get(f"k{number}"))
+        await eventually(lambda number=number: len(shop.owner.calls) == number + 1)
+    await flight
+    await eventually(lambda: breaker.state == "half-open")
+    probe = asyncio.ensure_future(shop.get("probe"))
+    await asyncio.sleep(0)
+    started = time.monotonic()
+    await asyncio.gather(*(shop.get(f"k{number}") for number in range(100)))
+    assert time.monotonic() - started < 0.1
+    assert not probe.done()
+    assert len(shop.owner.calls) == CALLS
+    await probe
+    await eventually(lambda: shop.owner.calls[CALLS:] == [["probe"]])
+
+
 def test_a_breaker_opens_after_failures_in_a_row_tries_once_and_opens_or_closes_again() -> None:
     now = [0.0]
     breaker = Breaker(failures=2, pause_s=1.0, clock=lambda: now[0])

@@ -54,6 +54,7 @@ class Fetches(Generic[Doc]):
         self._queued: dict[str, asyncio.Future[Doc | None]] = {}
         self._flying: dict[str, asyncio.Future[Doc | None]] = {}
         self._absent: OrderedDict[str, float] = OrderedDict()
+        self._probe_is_due = False
 
     async def get(self, key: str, until: float, *, anew: bool = False) -> Doc | None:
         """The owner's document, or None where it has none. Raises Unavailable where it can't be had.
@@ -86,12 +87,15 @@ class Fetches(Generic[Doc]):
         await self._calls.drain()
 
     def _flight(self, key: str, *, anew: bool) -> asyncio.Future[Doc | None]:
-        flight = self._queued.get(key) or (None if anew else self._flying.get(key))
+        is_probe = self._breaker.state == "half-open"
+        flight = self._queued.get(key) or (None if anew or is_probe else self._flying.get(key))
         if flight is None:
             if len(self._queued) >= WAITING:
                 raise Unavailable(f"{len(self._queued)} keys wait for {self._borrow.owner} already")
             flight = self._queued[key] = self._calls.submit(key)
             flight.add_done_callback(take_exception)
+        if is_probe:  # from now on nobody else waits, though the call itself may have to wait for hanging ones
+            self._probe_is_due = self._breaker.admits()
         return flight
 
     async def _call(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
@@ -106,7 +110,8 @@ class Fetches(Generic[Doc]):
 
     async def _answers(self, keys: Sequence[str]) -> Sequence[Doc | BaseException | None]:
         owner, service, share = self._borrow.owner, self._body.service.name, self._borrow.share
-        if not self._breaker.admits():
+        admitted, self._probe_is_due = self._probe_is_due or self._breaker.admits(), False
+        if not admitted:
             raise self._spared()
         outcome, given_up = "failed", asyncio.Event()
         slow = asyncio.get_running_loop().call_later(SLOW * self._borrow.budget, self._give_up, given_up)

@@ -17,7 +17,7 @@ from benchmarks.owner_faults import (
     Scene,
     Times,
     Visit,
-    run_mode,
+    run,
     scene,
 )
 
@@ -34,7 +34,9 @@ async def where(tmp_path: Path) -> AsyncIterator[Scene]:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_no_page_fails_whatever_the_owner_does(where: Scene, mode: Mode) -> None:
-    async for found in run_mode(where, mode, FAULTS, TIMES, rate=RATE):
+    await where.borrow(mode)
+    for fault in FAULTS:
+        found = await run(where, mode, fault, TIMES, rate=RATE)
         said = f"{found.mode} {found.fault}"
         assert found.during, said
         assert {visit.status for visit in found.visits} == {200}, said
