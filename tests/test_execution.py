@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import pytest
 from chimera import Rejected, Transaction, Unavailable
 from chimera.adapters.sqlite import SQLiteStore
 from chimera.body import Body
+from chimera.entities import Key, Row, Table, table_of
 from chimera.errors import Conflict
 from chimera.execution import Moved, Outcome, Task, ToldToCaller, read_outcomes
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Move
+from chimera.ports import Checkpoint, Move, Store
 from chimera.records import Handled
+from chimera.testing.broken import WrappedSession, WrappedStore
 from tests.support import (
     PARTITIONS,
     Account,
@@ -104,6 +106,47 @@ async def test_nothing_is_numbered_when_the_transaction_is_rolled_back(body: Bod
     bank.failing["a"] = ValueError("as told")
     await direct(body, Deposit("a", 1))
     assert await journal_of(body.store) == []
+
+
+# Queries
+
+
+class CountedStore(WrappedStore):
+    """Notes which keys of accounts each query asks for."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.asked: list[list[Key]] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        async with super().transaction() as session:
+            yield CountedSession(session, self.asked)
+
+
+class CountedSession(WrappedSession):
+    def __init__(self, session: Any, asked: list[list[Key]]) -> None:
+        super().__init__(session)
+        self._asked = asked
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        if table is table_of(Account):
+            self._asked.append(sorted(keys))
+        return await super().load(table, keys)
+
+
+async def test_what_the_handlers_of_a_batch_load_is_one_query_once_it_is_known_what(
+    bank: Bank, engines: Engines
+) -> None:
+    await opened(bank.service, engines)
+    store = CountedStore(engines.store)
+    body = make_body(bank.service, engines._replace(store=store))
+    await direct(body, Deposit("a", 1), Deposit("b", 1))
+    assert store.asked == [[("a",)], [("b",)]]
+    store.asked.clear()
+    await direct(body, Deposit("a", 2), Deposit("c", 1), Deposit("b", 2), Deposit("a", 3))
+    assert store.asked == [[("a",), ("b",), ("c",)]]
+    assert await balances(body) == {"a": 6, "b": 3, "c": 1}
 
 
 # Exactly once (invariants 3 and 4)

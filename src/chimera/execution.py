@@ -22,6 +22,7 @@ from chimera.errors import Conflict, Rejected, Unavailable
 from chimera.messages import Message, Position
 from chimera.metrics import Metrics
 from chimera.ports import Checkpoint, Move, Session, Store
+from chimera.prefetch import Prefetch
 from chimera.records import Handled, Progress
 from chimera.service import Reply, Service
 from chimera.sharing import emit_changed, record_changes
@@ -135,6 +136,7 @@ class Executor:
         self._aside = aside
         self._inbox = inbox
         self._batch = batch
+        self._prefetch = Prefetch()
 
     async def run(self, tasks: Sequence[Task], moves: Sequence[Move] = ()) -> list[Outcome | Unavailable]:
         """Handle the tasks and move the checkpoints; one outcome per task.
@@ -231,6 +233,8 @@ class Executor:
             message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
         }
         blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else {}
+        ready = (task.message for task in tasks if task.message.id not in known and task.message.key not in blocked)
+        await self._prefetch.load(unit, ready)
         order: list[Task] = []
         handled: list[tuple[Outcome, list[Pending]]] = []
         for group in self._groups(tasks, blocked):
@@ -270,6 +274,8 @@ class Executor:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             raise RuntimeError("the handler was cancelled from within") from error
+        finally:
+            self._prefetch.learn(unit, [task.message for task in group])
         events = tx.merge()
         status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
         return Outcome("done", status=status, body=b"" if body is None else msgspec.json.encode(body)), events

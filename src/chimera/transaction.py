@@ -108,13 +108,22 @@ class Unit:
         self.dirty: dict[Slot, Row | None] = {}
         self.events: list[Pending] = []
         self.read_at: dict[tuple[int, str], int] = {}
+        self.loaded_singly: list[Slot] = []
 
     async def row(self, table: Table, key: Key) -> Row | None:
         slot = (table, key)
         if slot not in self.rows:
             rows = await self.session.load(table, [key])
             self.rows[slot] = rows[0] if rows else None
+            self.loaded_singly.append(slot)
         return self.rows[slot]
+
+    async def fetch(self, table: Table, keys: Sequence[Key]) -> None:
+        """Load the rows with these keys in one query, but for those that are here already."""
+        missing = [key for key in keys if (table, key) not in self.rows]
+        if missing:
+            rows = {table.key_of(row): row for row in await self.session.load(table, missing)}
+            self.rows.update({(table, key): rows.get(key) for key in missing})
 
     def put(self, entity: Entity) -> None:
         """Save a record of Chimera's own, outside any handler's changes."""
