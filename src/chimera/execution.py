@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -212,8 +213,9 @@ class Executor:
     def committed(self, outcomes: Iterable[Outcome]) -> None:
         """Wake those who wait for new events, and count what was done."""
         self._committed.notify()
-        for outcome in outcomes:
-            self._metrics.handled(self.service.name, self.consumer, "duplicate" if outcome.duplicate else outcome.state)
+        states = Counter("duplicate" if outcome.duplicate else outcome.state for outcome in outcomes)
+        for state, count in states.items():
+            self._metrics.handled(self.service.name, self.consumer, state, count)
 
     async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome | Unavailable]:
         outcomes = await again_on_conflict(lambda: self._try_together(tasks, moves))

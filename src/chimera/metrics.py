@@ -84,8 +84,8 @@ class Metrics:
             "chimera_partitions_held", "Partitions that this worker works on.", ["service"], registry=self._registry
         )
 
-    def handled(self, service: str, consumer: str, outcome: str) -> None:
-        self._handled.labels(service, consumer, outcome).inc()
+    def handled(self, service: str, consumer: str, outcome: str, count: int) -> None:
+        self._handled.labels(service, consumer, outcome).inc(count)
 
     def accepted(self, service: str, command: str) -> None:
         self._accepted.labels(service, command).inc()
