@@ -22,6 +22,7 @@ from functools import cache
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import hiredis
 import redis.exceptions as failures
 from redis.asyncio.connection import Connection, parse_url
 
@@ -327,7 +328,7 @@ class _Server:
 
 
 async def _ask(connection: Connection, commands: Sequence[Command]) -> list[Any]:
-    packed = [part for command in commands for part in connection.pack_command(*command)]
+    packed = [hiredis.pack_command(command) for command in commands]
     await connection.send_packed_command(packed, check_health=False)
     return [await connection.read_response() for _ in commands]
 
