@@ -4,6 +4,8 @@ PORT ?= 8000
 STATE ?= .state
 SEED ?= 1
 QUICK ?=
+MINUTES ?= 10
+STACK ?= embedded
 DATA ?=
 WHAT ?=
 PROCESSES ?=
@@ -11,7 +13,7 @@ WORKERS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test faults check format services services-stop bench clean
+.PHONY: help run test faults soak check format services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -25,6 +27,9 @@ test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS
 
 faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
 	@$(BIN)/python -m chimera.testing.faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/faults.md) $(ARGS)
+
+soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
+	@$(BIN)/python -m chimera.testing.faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/soak.md
 
 check: .venv/dev ## Lint and type-check
 	@$(BIN)/ruff check .

@@ -9,21 +9,25 @@ import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import pytest
+from rich.console import Console
 
 from chimera import DELETED, Command, Entity, Event, Reads, Rejected, Reply, Service, Transaction, Unavailable, View
 from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.entities import table_of
-from chimera.execution import Executor, Outcome, Task
+from chimera.execution import Executor, Task
 from chimera.feed import Batch, FeedOptions
 from chimera.folding import Folder
 from chimera.messages import Message, partition_of
 from chimera.metrics import Metrics
+from chimera.outcomes import Outcome
 from chimera.parking import Retry
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Log, Move, Owner, Record, Store, ViewStore
 from chimera.projections import ViewProjection
@@ -349,6 +353,17 @@ async def opened(service: Service, engines: Engines, **options: Any) -> Body:
     body = make_body(service, engines, **options)
     await body.open()
     return body
+
+
+def at_hand(monkeypatch: pytest.MonkeyPatch, commands: Any, *bodies: Body) -> None:
+    """Let a module of the command line work on these, in this process and on wide paper."""
+
+    @asynccontextmanager
+    async def bodies_of(settings: Any, names: Collection[str]) -> AsyncIterator[list[Body]]:
+        yield [body for body in bodies if body.service.name in names]
+
+    monkeypatch.setattr(commands, "bodies_of", bodies_of)
+    monkeypatch.setattr(commands, "Console", partial(Console, width=400))
 
 
 _ids = itertools.count(1)

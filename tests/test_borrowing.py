@@ -9,17 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import Borrowed, Unavailable
+from chimera import Borrowed, Unavailable, fetching
 from chimera import breaker as breakers
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.breaker import Breaker
 from chimera.copies import copy_name
+from chimera.documents import Documents
 from chimera.fetching import CALLS
 from chimera.lastknown import Known, MemoryLastKnown, Patience
 from chimera.messages import Message, Position
 from chimera.ports import Checkpoint, Document, Move
-from chimera.reader import Documents
 from chimera.service import Mode
 from tests.support import Card, Shop, eventually, memory_engines, opened, running, settle
 
@@ -297,6 +297,19 @@ async def test_a_fresh_answer_does_not_wait_until_it_is_remembered() -> None:
     started = time.monotonic()
     assert (await shop.get("a")).state == "fresh"
     assert time.monotonic() - started < 0.5
+
+
+async def test_what_waits_to_be_remembered_is_bounded_and_what_is_not_remembered_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetching, "KEEPS_WAITING", 5)
+    shop, cache = await borrower("sync", budget=1.0), Cache()
+    shop.body.last_known = cache
+    cache.behaviour = "hangs"
+    for n in range(40):
+        shop.owner.put(f"k{n}", n)
+        assert (await shop.get(f"k{n}")).state == "fresh"
+    assert len(shop.reads._fetches._keeps) == 5
 
 
 async def test_a_remembered_value_of_another_shape_is_absent() -> None:

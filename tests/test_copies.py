@@ -14,11 +14,11 @@ from chimera.announce import complete
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.copies import CopyKeeper, copy_name
+from chimera.documents import Documents
 from chimera.filling import Filling
 from chimera.modes import ModeSetting, change_mode, flip, read_mode, want_mode
 from chimera.ports import Checkpoint, Move
 from chimera.projector import Projector
-from chimera.reader import Documents
 from chimera.service import Mode
 from tests.support import (
     Bank,

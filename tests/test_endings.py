@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chimera.body import Body
-from chimera.endings import SUSPECTS, Process, StoredStarts, ViewStarts, Watch
+from chimera.endings import ONE_BY_ONE, SUSPECTS, Process, StoredStarts, ViewStarts, Watch
 from chimera.parked import Wanted, lines, messages_of
 from chimera.ports import Checkpoint, Move
 from chimera.status import parked_counts
@@ -186,10 +186,62 @@ async def test_a_third_start_at_the_same_number_suspects_what_there_was_and_no_m
     assert not watch.careful([move(4 + SUSPECTS, 5 + SUSPECTS)])
 
 
+async def test_what_comes_again_because_the_checkpoints_were_deleted_is_not_suspect(life: Life) -> None:
+    for _ in range(3):
+        watch = await life.start(4, end=9)
+    assert await announced(watch, 8)
+    assert [bool(watch.careful([move(before, 9)])) for before in (0, 4, 7)] == [False, False, True]
+
+
+async def test_after_some_harmless_ones_more_and_more_are_handled_together(life: Life) -> None:
+    for _ in range(3):
+        watch = await life.start(0)
+    number, counts = 0, list[int]()
+    while number < 1_000:
+        counts.append(watch.together(1))
+        number += counts[-1]
+        async with watch.alone(move(number - counts[-1], number), counts[-1]):
+            pass
+    assert counts[:ONE_BY_ONE] == [1] * ONE_BY_ONE
+    assert len(counts) < ONE_BY_ONE + 15
+
+
+class Killed(Exception):  # noqa: N818 - what happens
+    pass
+
+
+async def test_where_processes_end_with_several_at_once_the_one_at_fault_is_soon_alone(life: Life) -> None:
+    number, fault, kills, is_over = 0, 3_000, 0, False
+    while not is_over:
+        watch = await life.start(number, end=5_000)
+        try:
+            while not is_over:
+                count = watch.together(1) if watch.careful([move(number, 5_000)]) else 500
+                async with watch.alone(move(number, number + count), count) as ended:
+                    is_over = ended is not None
+                    if number + count >= fault and not is_over:
+                        raise Killed
+                number += count
+        except Killed:
+            kills += 1
+    assert number == fault
+    assert kills <= life.limit + 12
+
+
 async def test_a_process_that_was_idle_when_it_was_killed_makes_nothing_suspect(life: Life) -> None:
     await life.start(4)
     await life.start(4)
     assert not (await life.start(4, end=4)).careful([move(4, 5)])
+
+
+async def test_what_came_after_the_kills_is_not_suspect_when_the_work_starts_anew(life: Life) -> None:
+    """As after an outage of the database, for which much has been waiting."""
+    await life.start(4)
+    await life.start(4)
+    process = Process()
+    assert (await life.start(4, process=process, end=6)).careful([move(4, 5)])
+    watch = await life.start(4, process=process, end=400)
+    assert [bool(watch.careful([move(before, before + 1)])) for before in (4, 5, 6)] == [True, True, False]
 
 
 async def test_an_end_in_order_is_nobodys_fault(life: Life) -> None:

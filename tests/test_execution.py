@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from chimera import Rejected, Transaction, Unavailable
@@ -14,8 +16,9 @@ from chimera.adapters.sqlite import SQLiteStore
 from chimera.body import Body
 from chimera.entities import Key, Row, Table, table_of
 from chimera.errors import Conflict
-from chimera.execution import Moved, Outcome, Task, ToldToCaller, read_outcomes
+from chimera.execution import Moved, Task, ToldToCaller
 from chimera.messages import Message
+from chimera.outcomes import Outcome, read_outcomes
 from chimera.ports import Checkpoint, Move, Store
 from chimera.records import Handled
 from chimera.testing.broken import WrappedSession, WrappedStore
@@ -213,6 +216,60 @@ async def test_two_executors_that_both_believe_to_be_at_the_checkpoint_have_one_
     )
     assert sorted(isinstance(result, Moved) for result in results) == [False, True]
     assert [event.type for event in await journal_of(body.store)].count("accounts.Deposited") == len(tasks)
+
+
+def keyed(command: Deposit | Withdraw, key: str = "k") -> Message:
+    """A command with an Idempotency-Key, as the read head would put it on its way."""
+    return message_of(command, str(uuid.uuid5(uuid.NAMESPACE_OID, key)))
+
+
+async def test_a_command_id_with_another_payload_leaves_the_first_ones_outcome_and_effect(
+    body: Body, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = keyed(Deposit("a", 5)), keyed(Deposit("a", 7))
+    spaced = msgspec.structs.replace(first, data=b'{ "amount": 5, "account_id": "a" }')
+    done, reused, again = await direct(body, first, other, spaced)
+    assert (done.state, reused.state, again) == ("done", "reused", done._replace(duplicate=True))
+    assert (reused.positions, reused.body) == ("", b"")
+    [reused], [again] = await direct(body, other), await direct(body, spaced)
+    assert (reused.state, again.state, again.duplicate) == ("reused", "done", True)
+    await accept(body, other)
+    [reused] = await consume(body)
+    assert reused.state == "reused"
+    assert await balances(body) == {"a": 5}
+    assert (await outcome_of(body, first)).positions == done.positions
+    assert caplog.text.count("Idempotency-Key was reused") == 3
+
+
+async def test_what_is_set_aside_keeps_its_payloads_fingerprint(body: Body, bank: Bank) -> None:
+    bank.failing["a"] = ValueError("as told")
+    first, other = keyed(Withdraw("a", -5)), keyed(Withdraw("a", -7))
+    await accept(body, first)
+    await consume(body)
+    for _ in range(3):
+        again = await direct(body, other, first)
+        assert [(each.state == "reused", each.duplicate) for each in again] == [(True, False), (False, True)]
+        await body.parking.redrive(body.commands, "a")
+    bank.failing.clear()
+    await body.parking.redrive(body.commands, "a", by_hand=True)
+    assert [each.state for each in await direct(body, other, first)] == ["reused", "done"]
+    assert await balances(body) == {"a": 5}
+
+
+async def test_an_outcome_without_a_fingerprint_stands_for_every_payload_of_its_id(body: Body) -> None:
+    """As those of an older version, and those of ids that no Idempotency-Key was made into."""
+    first = keyed(Deposit("a", 5))
+    await direct(body, first)
+    table = table_of(Handled)
+    async with body.store.transaction() as session:
+        [row] = map(table.from_row, await session.load(table, [(first.id,)]))
+        await session.save(table, [table.to_row(msgspec.structs.replace(row, fingerprint=None))])
+    [again] = await direct(body, keyed(Deposit("a", 7)))
+    assert (again.state, again.duplicate) == ("done", True)
+    await direct(body, message_of(Deposit("b", 5), "mine"))
+    [again] = await direct(body, message_of(Deposit("b", 7), "mine"))
+    assert (again.state, again.duplicate) == ("done", True)
+    assert await balances(body) == {"a": 5, "b": 5}
 
 
 async def test_a_stale_executor_can_do_no_harm_even_when_nothing_is_in_the_inbox(body: Body) -> None:

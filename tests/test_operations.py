@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +22,7 @@ from tests.support import (
     NoOwner,
     Shop,
     accept,
+    at_hand,
     consume,
     direct,
     eventually,
@@ -39,16 +38,7 @@ SETTINGS: Any = SimpleNamespace(services={"accounts": None})
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
-    @asynccontextmanager
-    async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
-        yield [body]
-
-    monkeypatch.setattr(operations, "bodies_of", bodies)
-    monkeypatch.setattr(operations, "Console", _wide(operations.Console))
-
-
-def _wide(console: Any) -> Any:
-    return lambda: console(width=400)
+    at_hand(monkeypatch, operations, body)
 
 
 async def test_the_status_says_how_far_every_consumer_is(body: Body, bank: Bank) -> None:
@@ -70,6 +60,17 @@ async def test_the_status_says_how_far_every_consumer_is(body: Body, bank: Bank)
         "thank:accounts": events,
         "enter:accounts": events,
     }
+
+
+async def test_the_status_on_the_command_line_says_what_is_kept_and_who_holds_it_back(
+    body: Body, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await direct(body, *(Deposit(f"k{n}", 1) for n in range(6)))
+    await operations.show_status(SETTINGS)
+    shown = capsys.readouterr().out
+    assert "held back by" in shown
+    assert "accounts balance" in shown
+    assert str(len(await journal_of(body.store))) in shown
 
 
 async def test_a_lag_behind_an_owner_that_can_not_be_asked_is_unknown_not_zero() -> None:
@@ -98,12 +99,7 @@ async def shop(body: Body, engines: Engines, monkeypatch: pytest.MonkeyPatch) ->
     )
     async with running(WriteHead(shop, "a", audit_s=0).run()):
         await eventually(lambda: has(shop, 6))
-
-    @asynccontextmanager
-    async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
-        yield [each for each in (body, shop) if each.service.name in names]
-
-    monkeypatch.setattr(operations, "bodies_of", bodies)
+    at_hand(monkeypatch, operations, body, shop)
     return shop
 
 

@@ -24,6 +24,7 @@ from tests.support import (
     Withdraw,
     accept,
     all_of,
+    at_hand,
     balances,
     consume,
     direct,
@@ -40,16 +41,7 @@ SETTINGS: Any = SimpleNamespace(services={"accounts": None})
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch, body: Body) -> None:
-    @asynccontextmanager
-    async def bodies(settings: Any, names: Any) -> AsyncIterator[list[Body]]:
-        yield [body]
-
-    monkeypatch.setattr(parked, "bodies_of", bodies)
-    monkeypatch.setattr(parked, "Console", _wide(parked.Console))
-
-
-def _wide(console: Any) -> Any:
-    return lambda: console(width=400)
+    at_hand(monkeypatch, parked, body)
 
 
 async def set_aside(body: Body, bank: Bank) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import Event, Service
-from chimera.batchfold import failures_of, parked_view
+from chimera import Event, Service, Unavailable, batchfold, projector
 from chimera.body import Body
 from chimera.feed import Batch
-from chimera.messages import Message
+from chimera.messages import Message, partition_of
 from chimera.metrics import Metrics
 from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.projections import CopyProjection, ViewProjection
 from chimera.projector import Projector
+from chimera.setaside import failures_of, kept_views, lines_of
 from chimera.sharing import SharedChange
 from chimera.signals import Signal
 from chimera.testing.broken import WrappedViews
@@ -164,7 +164,7 @@ async def test_a_view_that_is_dropped_while_its_projector_idles_is_filled_again(
     events = await journal_of(body.store)
     async with running(projector.run(feed)):
         await eventually(lambda: _equals(body, bank, events))
-        await body.views.drop("balance", ["balance", parked_view("balance")])
+        await body.views.drop("balance", kept_views("balance"))
         await eventually(lambda: _equals(body, bank, events))
     await feed.close()
 
@@ -178,7 +178,7 @@ async def test_a_view_that_is_dropped_while_its_projector_works_is_right_in_the_
             await body.log.append("accounts.events", (await journal_of(body.store))[-5:])
             await asyncio.sleep(0.001)
             if turn % 3 == 1:
-                await body.views.drop("balance", ["balance", parked_view("balance")])
+                await body.views.drop("balance", kept_views("balance"))
         events = await journal_of(body.store)
         await eventually(lambda: _equals(body, bank, events))
     await feed.close()
@@ -188,8 +188,8 @@ async def test_a_view_that_is_dropped_while_its_projector_works_is_right_in_the_
 
 
 async def parked(body: Body, view: str) -> dict[str, list[tuple[str, int]]]:
-    documents = await body.views.scan(parked_view(view))
-    return {d.key: [(failure.cause, failure.tries) for failure in failures_of(d)] for d in documents}
+    keys = [key async for key, _ in lines_of(body.views, view)]
+    return {key: [(each.cause, each.tries) async for each in failures_of(body.views, view, key)] for key in keys}
 
 
 async def test_a_failing_event_is_parked_and_its_document_is_as_before_while_other_keys_fold(
@@ -231,7 +231,7 @@ async def test_a_redrive_that_fails_again_keeps_the_order_and_counts_the_try(bod
     await direct(body, Deposit("a", 1), Deposit("a", 2))
     await project(body, bank.balance)
     results = await projector_of(body, bank.balance).redrive("a")
-    assert [settled for _, settled in results] == [False, False]
+    assert [settled for _, settled in results] == [False]
     assert [tries for _, tries in (await parked(body, "balance"))["a"]] == [2, 0]
     bank.failing_views.clear()
     await projector_of(body, bank.balance).redrive("a")
@@ -265,6 +265,96 @@ async def test_a_redrive_that_meets_a_running_projector_loses_nothing(body: Body
     await projector_of(body, bank.balance, views).redrive("a")
     assert await parked(body, "balance") == {}
     assert (await stored(body.views, "balance"))["a"]["balance"] == 21
+
+
+class Written(WrappedViews):
+    """A view store that notes the sizes of the documents of each write."""
+
+    def __init__(self, views: ViewStore) -> None:
+        super().__init__(views)
+        self.sizes: list[list[int]] = []
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        self.sizes.append([len(document.data or b"") for document in documents])
+        return await super().write(consumer, documents, moves)
+
+
+async def test_an_event_behind_a_poisoned_one_costs_as_much_however_many_wait_before_it(body: Body, bank: Bank) -> None:
+    bank.failing_views.add("a")
+    await direct(body, *(Deposit("a", 1) for _ in range(120)))
+    views = Written(body.views)
+    projector = projector_of(body, bank.balance, views)
+    [part] = [part for p in range(PARTITIONS) if (part := await batches(body, p, 1))]
+    for batch in part:
+        assert await projector.apply(batch)
+    costs = [(len(sizes), sum(sizes)) for sizes in views.sizes if sizes]
+    assert len(costs) == 120
+    assert max(costs[60:]) <= (2, costs[1][1] + 20), costs
+    assert [tries for _, tries in (await parked(body, "balance"))["a"]] == [1] + [0] * 119
+
+
+async def test_a_line_is_folded_again_a_page_at_a_time_and_in_order(
+    body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector, "PAGE", 4)
+    bank.failing_views.add("a")
+    await direct(body, *(Deposit("a", amount) for amount in range(1, 11)))
+    await direct(body, Close("a"), Deposit("a", 40))
+    await project(body, bank.balance)
+    bank.failing_views.clear()
+    views = Written(body.views)
+    results = await projector_of(body, bank.balance, views).redrive("a")
+    assert [settled for _, settled in results] == [True] * 12
+    assert len(views.sizes) == 3
+    assert [failure.message.number for failure, _ in results] == sorted(f.message.number for f, _ in results)
+    assert [await body.views.scan(view) for view in kept_views("balance")[1:3]] == [[], []]
+    assert await stored(body.views, "balance") == recomputed(bank.balance, await journal_of(body.store))
+
+
+async def test_a_line_of_more_than_a_page_may_be_dropped_in_whole_and_no_further_than_it_is_named(
+    body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector, "PAGE", 4)
+    bank.failing_views.add("a")
+    await direct(body, *(Deposit("a", 10**n) for n in range(7)))
+    await project(body, bank.balance)
+    ids = [failure.message.id async for failure in failures_of(body.views, "balance", "a")]
+    assert await projector_of(body, bank.balance).redrive("a", drop=ids[1:]) == []
+    bank.failing_views.clear()
+    results = await projector_of(body, bank.balance).redrive("a", drop=ids[:6])
+    assert [settled for _, settled in results] == [True] * 7
+    assert (await stored(body.views, "balance"))["a"]["balance"] == 1_000_000
+
+
+async def test_a_line_that_is_full_holds_its_view_up_and_loses_nothing(
+    body: Body, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batchfold, "LONGEST", 3)
+    bank.failing_views.add("a")
+    await direct(body, *(Deposit("a", 1) for _ in range(3)))
+    await project(body, bank.balance)
+    before = await body.views.checkpoints("balance")
+    await direct(body, Deposit("a", 1), Deposit("b", 1))
+    with pytest.raises(Unavailable, match=r"set aside 3 events of key 'a'.*chimera parked list"):
+        await project(body, bank.balance, size=1)
+    after = await body.views.checkpoints("balance")
+    place = ("accounts", partition_of("a", PARTITIONS))
+    assert after[place] == before[place]
+    assert len((await parked(body, "balance"))["a"]) == 3
+    bank.failing_views.clear()
+    await projector_of(body, bank.balance).redrive("a")
+    await project(body, bank.balance)
+    assert await stored(body.views, "balance") == recomputed(bank.balance, await journal_of(body.store))
+
+
+async def test_of_a_line_only_the_event_that_failed_is_told_in_the_log_and_once(
+    body: Body, bank: Bank, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank.failing_views.add("a")
+    await direct(body, *(Deposit("a", 1) for _ in range(5)), Deposit("b", 1))
+    await project(body, bank.balance, size=2)
+    told = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
+    assert len(told) == 1, told
 
 
 async def test_events_that_can_not_be_decoded_are_parked(body: Body, bank: Bank) -> None:
@@ -376,7 +466,7 @@ async def test_a_copy_keeps_good_documents_parks_garbage_and_forgets_what_was_re
     assert {key: d.data for key, d in found.items()} == dict.fromkeys("ac", b"true" if keys_only else good)
     aside = await parked(body, "copy")
     assert {key: len(failures) for key, failures in aside.items()} == {"a": 2}
-    [first, *_] = failures_of((await body.views.get(parked_view("copy"), ["a"]))["a"])
+    [first, *_] = [failure async for failure in failures_of(body.views, "copy", "a")]
     await copying(body, keys_only=keys_only).redrive("a", drop=[first.message.id])
     assert await parked(body, "copy") == {}
 

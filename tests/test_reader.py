@@ -10,9 +10,9 @@ from chimera import Position, Reader
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.copies import copy_name
+from chimera.documents import Documents, Waiting
 from chimera.messages import parse_positions
 from chimera.ports import Checkpoint, Document, Move
-from chimera.reader import Documents, Waiting
 from chimera.testing.broken import WrappedViews
 from tests.support import Bank, Deposit, Engines, Shop, direct, memory_engines, opened, project
 

@@ -26,10 +26,9 @@ from chimera import (
     rebuilds,
     write_head,
 )
-from chimera.batchfold import parked_view
 from chimera.body import Body
 from chimera.comparing import Comparison, compare
-from chimera.endings import starts_view
+from chimera.documents import Documents, Waiting
 from chimera.errors import Trimmed
 from chimera.fingerprints import fingerprint
 from chimera.generations import (
@@ -44,8 +43,8 @@ from chimera.generations import (
 from chimera.leases import Leases
 from chimera.messages import parse_positions
 from chimera.ports import Checkpoint, Document, Move, ViewStore
-from chimera.reader import Documents, Waiting
 from chimera.rebuilding import ViewKeeper, last_report
+from chimera.setaside import kept_views, parked_view, place_of, waiting_view
 from chimera.status import parked_counts, service_status
 from chimera.testing.broken import WrappedViews
 from chimera.write_head import WriteHead
@@ -309,7 +308,7 @@ async def real_views(engine: str) -> AsyncIterator[ViewStore]:
 
 async def forget(views: ViewStore) -> None:
     for name in ("balance", *(f"balance~{number}" for number in range(2, 5)), generations.SETTINGS):
-        await views.drop(name, [name, parked_view(name), starts_view(name)])
+        await views.drop(name, kept_views(name))
 
 
 @pytest.mark.parametrize("engine", ["mongodb", "mysql", "postgresql", "redis"])
@@ -712,7 +711,8 @@ async def test_a_comparison_tells_equal_changed_missing_and_new_rows(engines: En
     many = {f"e{n:04}": b'{"n":%d}' % n for n in range(1100)}
     await put(engines.views, "v", **many, a=b'{"x":1,"y":2}', b=b'{"x":1}', c=b"{}", zz=b"[1]")
     await put(engines.views, "v~2", **many, a=b'{"y":2,"x":1}', b=b'{"x":2}', d=b'{"long":"%s"}' % (b"x" * 5000))
-    await put(engines.views, parked_view("v~2"), p=msgspec.json.encode({"key": "p", "failures": [failure()]}))
+    await put(engines.views, waiting_view("v~2"), p=b'{"first":7,"end":9}')
+    await put(engines.views, parked_view("v~2"), **{place_of("p", 7): msgspec.json.encode(failure())})
 
     async def meet() -> bool:
         return True

@@ -36,8 +36,10 @@ from chimera.records import Handled, Known, Parked, Progress
 from chimera.relay import CONSUMER as RELAY
 from chimera.retention import Trimming, floors, keep_reporting
 from chimera.settings import Retention, read_settings
+from chimera.status import parked_counts, service_status
 from chimera.testing.broken import WrappedSession, WrappedStore
 from chimera.testing.contracts.bank import trimmed
+from chimera.web.answers import RetentionShown
 from chimera.write_head import WriteHead
 from tests.support import (
     Bank,
@@ -100,6 +102,7 @@ class Shelf:
     """A service with everything that consumes a journal, and another one that does so from outside."""
 
     def __init__(self) -> None:
+        self.broken_for: set[str] = set()
         self.service = Service("shelf", partitions=PARTITIONS)
         self.service.entity(Item)
         self.service.entity(Seen)
@@ -137,6 +140,8 @@ class Shelf:
             @view.on(Placed)
             def placed(tally: Tally, event: Placed) -> None:
                 tally.events += 1
+                if event.item_id in self.broken_for:
+                    raise ValueError("it breaks the view")
 
 
 @pytest.fixture
@@ -197,7 +202,8 @@ async def heard_of(body: Body, consumer: ConsumerAt, seen: datetime) -> None:
 
 
 def trimming(body: Body, day: float, keeping: Retention = MONTH, held: frozenset[int] = ALL) -> Trimming:
-    return Trimming(body, keeping, held, clock=lambda: START + timedelta(days=day))
+    body.retention = keeping
+    return Trimming(body, held, clock=lambda: START + timedelta(days=day))
 
 
 async def oldest(body: Body) -> list[int]:
@@ -315,7 +321,7 @@ async def test_a_consumer_that_needs_what_is_gone_holds_nothing_back(body: Body)
     for name in ("relay", "reaction", "others"):
         await at(body, **{name: FAR})
     assert await body.views.write("tally", [], [Move("shelf", p, 20, Checkpoint(FAR, FAR)) for p in ALL])
-    found = await floors(body, MONTH, START + timedelta(days=100))
+    found = await floors(body, START + timedelta(days=100))
     assert [found[part].number for part in ALL] == [20, 20]
 
 
@@ -331,7 +337,7 @@ async def test_the_journal_of_event_sourced_entities_is_never_trimmed(engines: E
     await direct(body, *(Deposit(f"k{n}", 1) for n in range(20)))
     await trimming(body, 100).trim_store()
     assert set((await body.store.oldest()).values()) == {1}
-    assert retention.keeps_events(body, MONTH)
+    assert retention.keeps_events(body)
 
 
 @pytest.mark.parametrize("odd", ["9999-01-01T00:00:00Z", "", "yesterday"])
@@ -358,7 +364,8 @@ async def test_dropping_while_events_are_appended_and_folded_loses_none(
         await place(body, 0, 100)
     await complete(body, shelf.service.shares["items"], ALL)
     before = await body.store.heads()
-    head = WriteHead(body, "one", retention=Retention(journal_days=1 / 86_400))
+    body.retention = Retention(journal_days=1 / 86_400)
+    head = WriteHead(body, "one")
     async with running(head.run()):
         for _ in range(5):
             await place(body, 0.1, 100)
@@ -385,10 +392,10 @@ async def _has_folded(body: Body, count: int) -> bool:
 async def test_outcomes_are_forgotten_after_their_time_but_not_of_what_is_parked(body: Body) -> None:
     await body.direct.run([Task(message_of(Put("a"), command_id="a1"))])
     await park_broken(body)
-    keeping = Retention(inbox_days=7)
+    body.retention = Retention(inbox_days=7)
     for days, known in ((6.9, ["a1", "b1"]), (7.1, ["b1"])):
         now = datetime.now(UTC) + timedelta(days=days)
-        await Trimming(body, keeping, ALL, clock=lambda now=now: now).trim_store()
+        await Trimming(body, ALL, clock=lambda now=now: now).trim_store()
         assert sorted(row.command_id for row in await all_of(body.store, Handled)) == known
     [again] = await body.direct.run([Task(message_of(Put("a"), command_id="a1"))])
     assert not again.duplicate  # type: ignore[union-attr]
@@ -404,13 +411,86 @@ async def park_broken(body: Body) -> None:
 
 async def test_what_is_parked_is_given_up_after_its_time_and_those_behind_it_run(body: Body, shelf: Shelf) -> None:
     await park_broken(body)
-    keeping = Retention(parked_days=10)
+    body.retention = Retention(parked_days=10)
     for days, left in ((9.9, 1), (10.1, 0)):
         now = datetime.now(UTC) + timedelta(days=days)
-        await Trimming(body, keeping, ALL, clock=lambda now=now: now).trim_store()
+        await Trimming(body, ALL, clock=lambda now=now: now).trim_store()
         assert len(await all_of(body.store, Parked)) == left
     [handled] = [row for row in await all_of(body.store, Handled) if row.command_id == "b1"]
     assert (handled.state, handled.reason) == ("rejected", "dropped")
+
+
+async def test_what_a_view_has_parked_is_given_up_after_its_time_and_those_behind_it_are_folded(
+    body: Body, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.broken_for.update(("poison", "young"))
+    await body.direct.run([Task(message_of(Put("poison"))) for _ in range(3)])
+    await project(body, shelf.tally)
+    shelf.broken_for.discard("poison")
+    body.retention = Retention(parked_days=10)
+    for days, waiting in ((9.9, 3), (10.1, 0)):
+        now = datetime.now(UTC) + timedelta(days=days)
+        await Trimming(body, ALL, clock=lambda now=now: now).trim_store()
+        assert await parked_counts(body) == ({"tally": waiting} if waiting else {})
+    assert (await stored(body.views, "tally"))["poison"]["events"] == 2
+    assert "was parked by tally for 10 days and is dropped" in caplog.text
+
+
+async def test_a_worker_that_lost_a_partition_while_it_looked_trims_its_others(body: Body) -> None:
+    """The one that holds the partition now has trimmed more meanwhile: there is nothing to do, and nothing wrong."""
+    await place(body, 0)
+    await everybody_at(body)
+
+    class HandedOver(WrappedStore):
+        async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+            if partition == 0 and after == 0:
+                await trimmed(self._store, 0, 10)
+            return await super().journal(partition, after, limit)
+
+    body.store = HandedOver(body.store)
+    await trimming(body, 100).trim_store()
+    assert await oldest(body) == [11, 41]
+
+
+async def test_the_status_says_what_is_kept_since_when_and_who_holds_it_back(body: Body) -> None:
+    body.retention = MONTH
+    await place(body, 0)
+    await everybody_at(body)
+    await behind(body, "view", 7)
+    await heard_of(body, ConsumerAt("gone view", 0, 3, 3), datetime(2020, 1, 1, tzinfo=UTC))
+    found = (await service_status(body))["retention"]
+    assert {name: found[name] for name in ("journal_days", "inbox_days", "log_days", "parked_days")} == {
+        "journal_days": 30,
+        "inbox_days": 7,
+        "log_days": 7,
+        "parked_days": 0,
+    }
+    since = message_of(Put("a")).time
+    assert found["journal"] == [
+        {"partition": p, "oldest": 1, "newest": 40, "kept": 40, "since": since, "held_back_by": "shelf tally"}
+        for p in ALL
+    ]
+    silent = next(each for each in found["consumers"] if each["consumer"] == "gone view")
+    assert (silent["holds_back"], silent["why_not"]) == (False, "silent for too long")
+    assert next(each for each in found["consumers"] if each["consumer"] == "shelf tally")["holds_back"]
+    assert msgspec.convert(found, RetentionShown)
+    await trimming(body, 100).trim_store()
+    journal = (await service_status(body))["retention"]["journal"]
+    assert [(each["oldest"], each["kept"]) for each in journal] == [(8, 33)] * 2
+    for part in ALL:
+        await trimmed(body.store, part, 40)
+    [first, _] = (await service_status(body))["retention"]["journal"]
+    assert (first["kept"], first["since"]) == (0, None)
+
+
+async def test_a_share_that_is_not_looked_through_and_a_relay_are_named_when_they_hold_a_journal_back(
+    body: Body,
+) -> None:
+    await place(body, 0)
+    await at(body, relay=3, reaction=FAR, view=FAR)
+    assert [each.holder for each in (await floors(body, START)).values()] == ["share items"] * 2
+    await at(body, share=1)
+    assert [each.holder for each in (await floors(body, START)).values()] == [RELAY] * 2
 
 
 async def test_only_executed_commands_leave_the_log(body: Body) -> None:
@@ -465,7 +545,7 @@ async def test_consumers_elsewhere_tell_the_owner_where_they_are(
                 {("window counts", 0): (0, 0), ("window counts", 1): (5, 10), (f"window {copy}", 0): (6, 0)},
             )
         )
-    found = await floors(body, MONTH, datetime.now(UTC))
+    found = await floors(body, datetime.now(UTC))
     assert found[1].number == 0
 
 
@@ -566,7 +646,8 @@ async def test_trimming_is_a_work_of_the_write_head(body: Body, monkeypatch: pyt
     monkeypatch.setattr(retention, "EVERY_S", 0.005)
     await place(body, 0)
     await complete(body, body.service.shares["items"], ALL)
-    async with running(WriteHead(body, "one", retention=Retention(journal_days=1)).run()):
+    body.retention = Retention(journal_days=1)
+    async with running(WriteHead(body, "one").run()):
         await eventually(lambda: _is_trimmed(body, dict.fromkeys(ALL, 1)))
     assert b'chimera_trimmed_total{service="shelf",what="journal"}' in body.metrics.exposition()
 

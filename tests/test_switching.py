@@ -14,9 +14,9 @@ from chimera import Unavailable, copies, modes
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.copies import CopyKeeper, copy_name
+from chimera.documents import Documents
 from chimera.modes import read_mode, want_mode
 from chimera.ports import Checkpoint, Document, Move
-from chimera.reader import Documents
 from chimera.service import Mode
 from chimera.write_head import WriteHead
 from tests.support import Bank, Deposit, Engines, Shop, direct, eventually, memory_engines, opened, running, settle

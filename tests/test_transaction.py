@@ -13,8 +13,9 @@ import pytest
 from chimera import ChimeraError, Event, Reads, Rejected, Transaction
 from chimera.body import Body
 from chimera.entities import Entity
-from chimera.execution import Outcome, Task
+from chimera.execution import Task
 from chimera.messages import Message
+from chimera.outcomes import Outcome
 from chimera.sharing import SharedChange
 from chimera.testing.broken import WrappedSession, WrappedStore
 from tests.support import (

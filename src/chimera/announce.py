@@ -8,13 +8,12 @@ emitted here, for all borrowers at once.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from chimera.body import Body
 from chimera.digests import BUCKETS, bucket_of, digest_of
-from chimera.drift import Report, at_times, kind_of, tell
+from chimera.drift import Report, at_times, by_kind, kind_of, tell
 from chimera.entities import table_of
 from chimera.errors import Unavailable
 from chimera.execution import again_on_conflict
@@ -89,8 +88,7 @@ async def audit_share(body: Body, share: Share, held: Collection[int] | None = N
                 found |= differing
                 if repair and differing:
                     report.repaired += len(await again_on_conflict(partial(_emit, body, share, sorted(differing))))
-    kinds = Counter(found.values())
-    report.changed, report.missing, report.invented = kinds["changed"], kinds["missing"], kinds["invented"]
+    report.changed, report.missing, report.invented = map(len, by_kind(found).values())
     report.keys = sorted(found)
     if repair:
         _tell(body, share, found)
@@ -195,8 +193,7 @@ async def _emit(body: Body, share: Share, keys: Sequence[str]) -> list[str]:
 
 def _tell(body: Body, share: Share, found: Mapping[str, str]) -> None:
     name = body.service.name
-    for kind in ("changed", "missing", "invented"):
-        keys = sorted(key for key, each in found.items() if each == kind)
+    for kind, keys in by_kind(found).items():
         body.metrics.announced(name, share.name, kind, len(keys))
         if kind != "missing":
             tell(f"{name}: share {share.name} emitted documents that no event in its changed_by had announced", keys)

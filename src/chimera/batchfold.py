@@ -2,118 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from chimera.endings import starts_view
+from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.parking import cause_of, kept_key
-from chimera.ports import Document, ViewStore
+from chimera.ports import Document
 from chimera.projections import Projection
+from chimera.setaside import LONGEST, Failure, Line, line_of, parked_view, place_of, waiting_view
 
-
-class Failure(msgspec.Struct):
-    """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
-
-    Its data is kept in base64: it may be anything, and may be here because it is not JSON.
-    """
-
-    message: Message
-    cause: str
-    tries: int
-    first_at: datetime
-    last_at: datetime
-
-    def to_message(self) -> Message:
-        return self.message
-
-
-class ParkedEvents(msgspec.Struct):
-    """All events of one key that are set aside, in order; kept as a document beside the view's own."""
-
-    key: str
-    failures: list[Failure]
-
-
-def parked_view(view: str) -> str:
-    """The name under which a view's set-aside events are kept."""
-    return f"{view}.parked"
-
-
-def waiting_view(view: str) -> str:
-    """The name under which is kept how many events each key of a view has set aside."""
-    return f"{view}.waiting"
-
-
-def kept_views(view: str) -> list[str]:
-    """All that is kept of a view: its documents, and what is beside them."""
-    return [view, parked_view(view), waiting_view(view), starts_view(view)]
-
-
-def failures_of(document: Document) -> list[Failure]:
-    """What a document of set-aside events holds."""
-    return msgspec.json.decode(document.data or b"", type=ParkedEvents).failures
-
-
-async def all_failures(views: ViewStore, view: str) -> list[Failure]:
-    """Every event that a view has set aside, in order within each key."""
-    failures: list[Failure] = []
-    after = ""
-    while page := await views.scan(parked_view(view), after):
-        failures += [failure for document in page for failure in failures_of(document)]
-        after = page[-1].key
-    return failures
-
-
-async def waiting_count(views: ViewStore, view: str) -> int:
-    """How many events a view has set aside, without reading them."""
-    count, after = 0, ""
-    while page := await views.scan(waiting_view(view), after):
-        count += sum(int(document.data or b"0") for document in page)
-        after = page[-1].key
-    return count
-
-
-class SetAside(NamedTuple):
-    """What a view has set aside of some event keys: the events, and how many they are."""
-
-    events: Mapping[str, Document]
-    counts: Mapping[str, Document]
-
-
-async def set_aside(views: ViewStore, view: str, keys: Iterable[str]) -> SetAside:
-    """What is set aside of these event keys."""
-    wanted = list({kept_key(key) for key in keys})
-    return SetAside(await views.get(parked_view(view), wanted), await views.get(waiting_view(view), wanted))
+BEHIND = "waits behind an earlier event of its key"
 
 
 class BatchFold:
     """Folds events into documents that were read before.
 
-    `stored` holds the documents by key as far as they exist; `aside` what is set aside of the events' keys.
+    `stored` holds the documents by key as far as they exist; `lines` those of the events' keys that have events set
+    aside; `events` those events of them that are to be folded again. `failed` are the events that were set aside
+    because they failed, not those behind them.
     """
 
-    def __init__(self, projection: Projection, stored: Mapping[str, Document], aside: SetAside) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        stored: Mapping[str, Document],
+        lines: Mapping[str, Document],
+        events: Mapping[str, Document] = {},
+    ) -> None:
+        self.failed: list[Message] = []
         self._projection = projection
         self._stored = stored
-        self._aside = aside
+        self._kept_lines = lines
+        self._kept_events = events
         self._documents: dict[str, Any | None] = {}
-        self._parked = {key: ParkedEvents(key, failures_of(document)) for key, document in aside.events.items()}
-        self._parked_now: set[str] = set()
+        self._lines = {key: line_of(document) for key, document in lines.items()}
+        self._moved: set[str] = set()
+        self._events: dict[str, Failure | None] = {}
 
     def fold(self, message: Message, keys: Sequence[str], event: Any) -> None:
         """Fold one event; raises what the projection raises, with the documents half done."""
         for key in keys:
             self._documents[key] = self._projection.apply(key, self._document(key), message, event)
 
-    def fold_carefully(self, message: Message, *, tries: int = 1, first_at: datetime | None = None) -> bool:
-        """Fold one event, or undo it and set it aside, behind those of its key. Says whether it is folded."""
-        if kept_key(message.key) in self._parked:
-            self._set_aside(message, "waits behind an earlier event of its key", 0, None)
-            return False
+    def fold_carefully(self, message: Message) -> None:
+        """Fold one event, or undo it and set it aside, behind those of its key. Raises Unavailable for one too many."""
+        if self._lines.get(kept_key(message.key)):
+            self._queue(message, BEHIND, 0)
+        elif cause := self._try(message):
+            self._queue(message, cause, 1)
+
+    def park(self, message: Message, error: Exception, tries: int) -> None:
+        """Set one event aside without folding it. Raises Unavailable for one too many."""
+        self._queue(message, cause_of(error), tries)
+
+    def redo(self, failure: Failure, *, drop: bool = False) -> str:
+        """Fold the first event of its line, or drop it, and it leaves the line. Else it stays; returns why."""
+        key = kept_key(failure.message.key)
+        line = self._lines[key]
+        cause = "" if drop else self._try(failure.message)
+        now = datetime.now(UTC)
+        again = msgspec.structs.replace(failure, cause=cause, tries=failure.tries + 1, last_at=now) if cause else None
+        self._events[place_of(key, line.first)] = again
+        self._lines[key] = line if cause else Line(line.first + 1, line.end)
+        self._moved.add(key)
+        return cause
+
+    def encoded(self, key: str) -> bytes | None:
+        """A document as it is now; None for none."""
+        document = self._document(key)
+        return None if document is None else self._projection.encode(document)
+
+    def writes(self) -> list[Document]:
+        """What to write: the documents touched, and what is set aside, or no more."""
+        name = self._projection.name
+        documents = [Document(name, key, self.encoded(key), _revision(self._stored, key)) for key in self._documents]
+        for key in self._moved:
+            line = msgspec.json.encode(self._lines[key]) if self._lines[key] else None
+            documents.append(Document(waiting_view(name), key, line, _revision(self._kept_lines, key)))
+        for place, failure in self._events.items():
+            data = None if failure is None else msgspec.json.encode(failure)
+            documents.append(Document(parked_view(name), place, data, _revision(self._kept_events, place)))
+        return [document for document in documents if document.data is not None or document.revision]
+
+    def _try(self, message: Message) -> str:
+        """Fold one event, or undo it and say why."""
         before: dict[str, Any | None] = {}
         try:
             keys, event = self._projection.prepare(message)
@@ -123,43 +99,8 @@ class BatchFold:
                 self._snapshot(key)
         except Exception as error:  # noqa: BLE001 - whatever the projection raises, the event is kept with its cause
             self._documents.update(before)
-            self._set_aside(message, cause_of(error), tries, first_at)
-            return False
-        return True
-
-    def park(self, message: Message, error: Exception, tries: int) -> None:
-        """Set one event aside without folding it."""
-        self._set_aside(message, cause_of(error), tries, None)
-
-    def unpark(self, key: str) -> None:
-        """Take a key's events out of parking, to fold them again."""
-        self._parked_now.add(kept_key(key))
-        del self._parked[kept_key(key)]
-
-    def cause(self, message: Message) -> str:
-        """Why an event is set aside."""
-        return next(each.cause for each in self._parked[kept_key(message.key)].failures if each.message == message)
-
-    def encoded(self, key: str) -> bytes | None:
-        """A document as it is now; None for none."""
-        document = self._document(key)
-        return None if document is None else self._projection.encode(document)
-
-    def writes(self) -> list[Document]:
-        """What to write: the documents touched, and those that hold what is set aside."""
-        name = self._projection.name
-        documents = [
-            Document(
-                name, key, None if document is None else self._projection.encode(document), _revision(self._stored, key)
-            )
-            for key, document in self._documents.items()
-        ]
-        for key in self._parked_now:
-            parked = self._parked.get(key)
-            data, count = (msgspec.json.encode(parked), b"%d" % len(parked.failures)) if parked else (None, None)
-            documents.append(Document(parked_view(name), key, data, _revision(self._aside.events, key)))
-            documents.append(Document(waiting_view(name), key, count, _revision(self._aside.counts, key)))
-        return [document for document in documents if document.data is not None or document.revision]
+            return cause_of(error)
+        return ""
 
     def _document(self, key: str) -> Any | None:
         if key in self._documents:
@@ -172,12 +113,20 @@ class BatchFold:
         document = self._document(key)
         return None if document is None else self._projection.decode(self._projection.encode(document))
 
-    def _set_aside(self, message: Message, cause: str, tries: int, first_at: datetime | None) -> None:
-        now = datetime.now(UTC)
-        key = kept_key(message.key)
-        parked = self._parked.setdefault(key, ParkedEvents(key, []))
-        parked.failures.append(Failure(message, cause, tries, first_at or now, now))
-        self._parked_now.add(key)
+    def _queue(self, message: Message, cause: str, tries: int) -> None:
+        """Set an event aside as the last of its line."""
+        key, now = kept_key(message.key), datetime.now(UTC)
+        line = self._lines.get(key, Line())
+        if len(line) >= LONGEST:
+            raise Unavailable(
+                f"{self._projection.name} has set aside {len(line)} events of key {message.key!r} and waits; see: "
+                "chimera parked list"
+            )
+        self._events[place_of(key, line.end)] = Failure(message, cause, tries, now, now)
+        self._lines[key] = Line(line.first, line.end + 1)
+        self._moved.add(key)
+        if tries:
+            self.failed.append(message)
 
 
 def _revision(documents: Mapping[str, Document], key: str) -> int:

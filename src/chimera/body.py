@@ -22,6 +22,7 @@ from chimera.parking import Parking, Retry
 from chimera.ports import Checkpoint, Log, Owner, Store, ViewStore
 from chimera.records import framework_tables
 from chimera.service import Mode, Reaction, Service
+from chimera.settings import Retention
 from chimera.signals import Signal
 from chimera.transaction import Transaction
 
@@ -49,6 +50,7 @@ class Body:
         retry: Retry = Retry(),
         process: Process | None = None,
         modes: Mapping[str, Mode] = {},
+        retention: Retention | None = None,
     ) -> None:
         self.service = service
         self.log = log
@@ -57,6 +59,7 @@ class Body:
         self.last_known = last_known or MemoryLastKnown()
         self.metrics = metrics or Metrics()
         self.modes = dict(modes)
+        self.retention = retention or Retention()
         self.process = process or Process()
         self.committed = Signal()
         self.moved = Signal()

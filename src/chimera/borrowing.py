@@ -13,15 +13,15 @@ import msgspec
 from chimera.body import Body
 from chimera.borrowed import Borrowed
 from chimera.copies import GRACE_S, CopyAge, behind, copy_name
+from chimera.documents import Documents
 from chimera.fetching import GARBAGE, Fetches
 from chimera.messages import Position
-from chimera.modes import LOOK_S, ModeFollower
+from chimera.modes import LATE_S, LOOK_S, ModeFollower
 from chimera.service import Borrow, Mode
 
 logger = logging.getLogger("chimera")
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
-Documents = Callable[[str, str], Awaitable[bytes | None]]
 
 WAITED = 0.9
 """The part of a budget that may be waited; the rest is for what is done afterwards, by many who waited together."""
@@ -52,15 +52,23 @@ class BorrowedReads(Generic[Doc]):
         await self._follower.look()
 
     async def keep_looking(self) -> None:
-        """Follow the mode, and the age of the copy that it reads, until cancelled."""
+        """Follow the mode, and the age of the copy that it reads, until cancelled.
+
+        Each by itself: a slow owner does not hold up the looks, or reads would have to look.
+        """
+        await asyncio.gather(self._keep(self._follower.follow), self._keep(self._watch_age))
+
+    async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await self._follower.follow()
-                if self.mode != "sync":
-                    await self._age.watch(self.mode)
+                await work()
             except Exception as error:  # noqa: BLE001 - whatever an owner does, it never ends a read head
                 logger.debug("borrow %s: %r", self._borrow.name, error)
             await asyncio.sleep(LOOK_S)
+
+    async def _watch_age(self) -> None:
+        if self.mode != "sync":
+            await self._age.watch(self.mode)
 
     async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Doc]:
         """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
@@ -68,7 +76,9 @@ class BorrowedReads(Generic[Doc]):
         Never raises for the owner's sake, never takes longer than the budget for it.
         """
         until = time.monotonic() + WAITED * self._borrow.budget
-        mode = await self._follower.at(until)
+        if not self._follower.looked_within(LATE_S):
+            await self._follower.catch_up(until)
+        mode = self.mode
         if mode == "sync":
             anew = bool(after) or self._follower.is_careful
             found = await self._ask(key, until, anew=anew, otherwise=lambda: self._left_copy(key))
@@ -77,8 +87,14 @@ class BorrowedReads(Generic[Doc]):
         self._body.metrics.borrowed(self._body.service.name, self._borrow.name, mode, found.state)
         return found
 
+    async def get_many(self, keys: Sequence[str], after: Sequence[Position] = ()) -> dict[str, Borrowed[Doc]]:
+        """As `get`, of each of these keys, within one budget."""
+        wanted = list(dict.fromkeys(keys))
+        found = await asyncio.gather(*(self.get(key, after) for key in wanted))
+        return dict(zip(wanted, found, strict=True))
+
     async def _get(self, key: str, after: Sequence[Position], mode: Mode, until: float) -> Borrowed[Doc]:
-        if floor := await self._follower.floor(key, until):
+        if self._follower.may_have_floor and (floor := await self._follower.floor(key, until)):
             # Rather not from the owner, who might show more than the floor, and the copy less after that.
             if not await self._reach(mode, [floor.position], (time.monotonic() + until) / 2):
                 return await self._ask(key, until, anew=True, otherwise=lambda: self._late_copy(key, mode))

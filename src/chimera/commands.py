@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from chimera.body import Body
 from chimera.coalesce import Coalescer
-from chimera.execution import Outcome, read_outcomes
+from chimera.outcomes import Outcome, read_outcomes
 
 SETTLED = ("done", "rejected", "parked")
 
@@ -28,7 +29,7 @@ class CommandStates:
     def __init__(self, body: Body) -> None:
         self._body = body
         self._leaving = False
-        self._lookups: Coalescer[str, Outcome | None] = Coalescer(self._look_up, concurrency=4)
+        self._lookups: Coalescer[str, Outcome | None] = Coalescer(partial(look_up, body), concurrency=4)
 
     async def get(self, command_id: str, wait: float = 0.0) -> CommandState:
         """The state now, or as soon as it is settled, at most `wait` seconds from now."""
@@ -61,10 +62,12 @@ class CommandStates:
     async def _outcomes(self, command_ids: Sequence[str]) -> list[Outcome | None]:
         return [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]
 
-    async def _look_up(self, command_ids: list[str]) -> list[Outcome | None]:
-        async with self._body.store.snapshot() as session:
-            found = await read_outcomes(session, list(dict.fromkeys(command_ids)))
-        return [found.get(command_id) for command_id in command_ids]
+
+async def look_up(body: Body, command_ids: Sequence[str]) -> list[Outcome | None]:
+    """What the inbox knows of each of these commands."""
+    async with body.store.snapshot() as session:
+        found = await read_outcomes(session, list(dict.fromkeys(command_ids)))
+    return [found.get(command_id) for command_id in command_ids]
 
 
 def _state(outcome: Outcome | None, behind: bool) -> CommandState:

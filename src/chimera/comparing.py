@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from chimera.batchfold import failures_of, parked_view
 from chimera.ports import Document, ViewStore
+from chimera.setaside import events_of, failure_of, lines_of
 from chimera.sharing import pages
 
 Kind = Literal["changed", "missing", "new"]
@@ -156,9 +156,9 @@ async def _aside(views: ViewStore, name: str) -> tuple[int, list[str]]:
     """How many event keys have events set aside, and why some of them."""
     count = 0
     causes: list[str] = []
-    async with aclosing(_rows(views, parked_view(name))) as rows:
-        async for row in rows:
-            count += 1
-            if len(causes) < SAMPLES:
-                causes.append(f"{row.key}: {failures_of(row)[0].cause}")
+    async for key, line in lines_of(views, name):
+        count += 1
+        if len(causes) < SAMPLES:
+            first = await events_of(views, name, key, line.head(1))
+            causes += [f"{key}: {failure_of(document).cause}" for document in first.values()]
     return count, causes

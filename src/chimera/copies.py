@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from chimera.batchfold import kept_views
 from chimera.body import Body
 from chimera.errors import ChimeraError, Trimmed
 from chimera.feed import Feed
@@ -27,6 +26,7 @@ from chimera.modes import ModeSetting, Settling, flip, read_mode
 from chimera.projections import CopyProjection
 from chimera.projector import Projector
 from chimera.service import Borrow, Mode
+from chimera.setaside import kept_views
 from chimera.sharing import share_type
 from chimera.tasks import stop
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from chimera.batchfold import all_failures
 from chimera.body import Body
 from chimera.copies import copy_name
 from chimera.digests import BucketSum, bucket_of, digest_of
@@ -32,6 +31,7 @@ from chimera.modes import read_mode
 from chimera.ports import Document, Entry
 from chimera.projections import KNOWN
 from chimera.service import Borrow, Mode
+from chimera.setaside import lines_of
 from chimera.sharing import pages
 
 logger = logging.getLogger("chimera")
@@ -100,6 +100,14 @@ class Drifted(NamedTuple):
     revision: int
 
 
+KINDS = ("changed", "missing", "invented")
+
+
+def by_kind(found: Mapping[str, str]) -> dict[str, list[str]]:
+    """The keys of each kind, in order, from the kinds by key."""
+    return {kind: sorted(key for key, each in found.items() if each == kind) for kind in KINDS}
+
+
 def kind_of(digest: str, wanted: str) -> str:
     """What is wrong with a document of this digest where another was wanted; empty digests are of none."""
     if not wanted:
@@ -139,19 +147,19 @@ class Audit:
 
     def report(self, partitions: Collection[int]) -> Report:
         """What was found in these partitions."""
-        keys = sorted(key for key in self._found if self._partition(key) in partitions)
-        kinds = Counter(self._found[key] for key in keys)
+        found = {key: kind for key, kind in self._found.items() if self._partition(key) in partitions}
+        kinds = by_kind(found)
         return Report(
             self._body.service.name,
             self._borrow.name,
             self._mode,
             sum(self._checked[partition] for partition in partitions),
-            kinds["changed"],
-            kinds["missing"],
-            kinds["invented"],
-            len(self._repaired.intersection(keys)),
+            len(kinds["changed"]),
+            len(kinds["missing"]),
+            len(kinds["invented"]),
+            len(self._repaired.intersection(found)),
             sum(self._partition(key) in partitions for key in self._in_flight),
-            keys,
+            sorted(found),
         )
 
     async def keep_figures(self) -> None:
@@ -196,7 +204,7 @@ class Audit:
     async def _confirm(self, places: set[Place]) -> list[Drifted]:
         """Those keys of differing buckets that have drifted; see the order above."""
         at = await self._reached()
-        aside = {failure.to_message().key for failure in await all_failures(self._body.views, self._name)}
+        aside = {key async for key, _ in lines_of(self._body.views, self._name)}
         kept = {
             document.key: Kept(digest_of(document.data or b""), document.revision)
             async for document in self._scan()
@@ -293,8 +301,7 @@ class Audit:
     def _tell(self, *, repair: bool) -> None:
         service, share, metrics = self._body.service.name, self._borrow.name, self._body.metrics
         metrics.drift_repaired(service, share, len(self._repaired))
-        for kind in ("changed", "missing", "invented"):
-            keys = sorted(key for key, each in self._found.items() if each == kind)
+        for kind, keys in by_kind(self._found).items():
             metrics.drift_found(service, share, kind, len(keys))
             tell(f"{service}: the {self._mode} copy of {share} has {kind} keys", keys)
         left = sorted(self._found.keys() - self._repaired) if repair else []

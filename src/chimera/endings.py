@@ -2,13 +2,16 @@
 
 A consumer writes down where it starts, and takes that back when it stops in order. Where it starts again behind the
 same number, and two processes were ended there, each message that may be at fault is announced before it is handled,
-alone in its process. One that was announced and not finished by so many processes is not handled again.
+alone in its process. One that was announced and not finished by so many processes is not handled again. After a few
+harmless ones more and more are handled together, so that a false suspicion is soon over; where a process ends then,
+the next one begins there, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
@@ -25,6 +28,8 @@ SUSPICIOUS = 2
 is slow."""
 SUSPECTS = 5_000
 """How many messages behind a checkpoint may have ended a process: more than any batch holds."""
+ONE_BY_ONE = 10
+"""How many suspects are handled one at a time, before more are handled together."""
 
 TRIES = 10
 
@@ -40,11 +45,15 @@ class ProcessEnded(Exception):  # noqa: N818 - what happened
 
 
 class Process:
-    """This process, as it signs what it writes down. `alone` is held while a message is handled alone."""
+    """This process, as it signs what it writes down. `alone` is held while a message is handled alone.
+
+    `suspected`: by consumer, source and partition, up to which number there are suspects, once there were any.
+    """
 
     def __init__(self) -> None:
         self.name = uuid.uuid4().hex
         self.alone = asyncio.Lock()
+        self.suspected: dict[tuple[str, str, int], int] = {}
 
 
 class Starts(Protocol):
@@ -112,6 +121,7 @@ class Watch:
         self._starts: dict[int, Start] = {}
         self._until: dict[int, int] = {}
         self._hints: dict[int, int] = {}
+        self._harmless: Counter[int] = Counter()
 
     async def begin(self, consumer: str, source: str, at: Mapping[int, Checkpoint], ends: Ends) -> None:
         """Write down the start, and find out in which partitions a process ended where this one starts."""
@@ -132,8 +142,11 @@ class Watch:
         if suspects:
             known = await ends()
             for partition in suspects:
-                most = at[partition].number + SUSPECTS
-                self._until[partition] = min(known.get(partition, most), most)
+                most, place = at[partition].number + SUSPECTS, (consumer, source, partition)
+                until = min(known.get(partition, most), most)
+                if kept[partition].by == me:  # what came since is not to blame
+                    until = min(until, self._process.suspected.get(place, until))
+                self._until[partition] = self._process.suspected[place] = until
 
     async def end(self) -> None:
         """The consumer stops in order: what it was doing is not to blame, and what was counted before stays."""
@@ -145,8 +158,12 @@ class Watch:
                     await self._kept.save([msgspec.structs.replace(each, by="") for each in own])
 
     def careful(self, moves: Iterable[Move]) -> list[Move]:
-        """Those moves over messages that may have ended a process."""
-        return [move for move in moves if move.before < self._until.get(move.partition, 0)]
+        """Those moves over messages that may have ended a process; none from before its start, where it went back."""
+        return [move for move in moves if self._is_suspect(move)]
+
+    def _is_suspect(self, move: Move) -> bool:
+        until = self._until.get(move.partition, 0)
+        return move.before < until and move.before >= self._starts[move.partition].number
 
     def up_to(self, move: Move, number: int, offset: int = 0) -> Move:
         """The part of a move that leads up to a message; without its offset it hints where this consumer started."""
@@ -154,18 +171,26 @@ class Watch:
             return move
         return move._replace(after=Checkpoint(number, offset or self._hints[move.partition]))
 
+    def together(self, partition: int) -> int:
+        """How many of a partition's suspects are handled together next: about as many as were harmless so far."""
+        return max(1, self._harmless[partition] - ONE_BY_ONE)
+
     @asynccontextmanager
-    async def alone(self, move: Move) -> AsyncIterator[ProcessEnded | None]:
-        """Announce the message that a move leads up to, and handle it inside. Gives why it is not to be handled."""
+    async def alone(self, move: Move, count: int = 1) -> AsyncIterator[ProcessEnded | None]:
+        """Announce the messages that a move leads over, so many, and handle them inside.
+
+        Gives why it is not to be handled, where it is only one.
+        """
         async with self._process.alone:
             start = self._starts[move.partition]
-            trying = move.after.number
-            ends = start.ends if start.trying == trying else 0
+            trying = move.after.number if count == 1 else 0
+            ends = start.ends if trying and start.trying == trying else 0
             announced = msgspec.structs.replace(start, number=move.before, trying=trying, ends=ends)
             if announced != start:
                 await self._kept.save([announced])
                 self._starts[move.partition] = announced
             yield ProcessEnded(ends) if ends >= self._limit else None
+            self._harmless[move.partition] += count
 
 
 @asynccontextmanager

@@ -66,6 +66,7 @@ class Engines:
             retry=Retry(ends=self._settings.process_ends),
             process=self._process,
             modes=self._modes(service),
+            retention=self._settings.retention_of(name),
         )
 
     async def close(self) -> None:

@@ -12,7 +12,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -22,9 +21,10 @@ from chimera.entities import table_of
 from chimera.errors import Conflict, Rejected, Unavailable
 from chimera.messages import Message, Position
 from chimera.metrics import Metrics
+from chimera.outcomes import FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated, text_of
 from chimera.ports import Checkpoint, Move, Session, Store
 from chimera.prefetch import Prefetch
-from chimera.records import Handled, Progress
+from chimera.records import Progress
 from chimera.service import Reply, Service
 from chimera.sharing import emit_changed, record_changes
 from chimera.signals import Signal
@@ -36,7 +36,6 @@ Result = TypeVar("Result")
 Invoke = Callable[[Sequence[Message], Transaction], Awaitable[Any]]
 CONFLICT_TRIES = 10
 CONFLICT_PAUSE_S = 0.01
-FINAL = ("done", "rejected")
 
 
 class Task(NamedTuple):
@@ -45,18 +44,6 @@ class Task(NamedTuple):
     message: Message
     number: int = 0
     offset: int = 0
-
-
-class Outcome(NamedTuple):
-    """What became of a message: done, rejected, retrying, parked or behind; `duplicate` if that was so before."""
-
-    state: str
-    reason: str = ""
-    detail: str = ""
-    positions: str = ""
-    status: int = 200
-    body: bytes = b""
-    duplicate: bool = False
 
 
 class Moved(Conflict):
@@ -159,23 +146,26 @@ class Executor:
             return [await self._settle_failure(tasks[0], moves, error)]
 
     async def run_watched(self, tasks: Sequence[Task], moves: Sequence[Move], watch: Watch) -> None:
-        """As `run`, but messages that may have ended the process are handled alone, or set aside for having done so."""
+        """As `run`, but messages that may have ended a process are handled apart, or set aside for having done so."""
         careful = watch.careful(moves)
         apart = {move.partition for move in careful}
         await self.run(
             [task for task in tasks if task.message.partition not in apart],
             [move for move in moves if move.partition not in apart],
         )
-        for left in careful:
-            move = left
-            for task in (each for each in tasks if each.message.partition == move.partition):
-                step = watch.up_to(move, task.number, task.offset)
-                async with watch.alone(step) as ended:
+        for suspected in careful:
+            move = suspected
+            left = [task for task in tasks if task.message.partition == move.partition]
+            while left:
+                count = watch.together(move.partition)
+                part, left = left[:count], left[count:]
+                step = watch.up_to(move, part[-1].number, part[-1].offset)
+                async with watch.alone(step, len(part)) as ended:
                     if ended:
-                        await self._settle_failure(task, [step], ended)
+                        await self._settle_failure(part[0], [step], ended)
                     else:
-                        await self.run([task], [step])
-                move = move._replace(before=task.number)
+                        await self.run(part, [step])
+                move = move._replace(before=step.after.number)
             if move.before != move.after.number:
                 await self.run([], [move])
 
@@ -193,22 +183,10 @@ class Executor:
         handled = await self._handle(unit, [task])
         return (await self._conclude(unit, [task], [handled]))[0]
 
-    def remember(self, unit: Unit, message_id: str, outcome: Outcome) -> None:
+    def remember(self, unit: Unit, message: Message, outcome: Outcome) -> None:
         """Keep in the inbox what became of a message."""
-        if self._inbox and not outcome.duplicate and outcome.state != "failed":
-            state = "parked" if outcome.state == "behind" else outcome.state
-            unit.put(
-                Handled(
-                    message_id,
-                    state,
-                    outcome.reason,
-                    outcome.detail,
-                    outcome.positions,
-                    outcome.status,
-                    outcome.body,
-                    datetime.now(UTC) if state in FINAL else None,  # what is set aside must not be forgotten
-                )
-            )
+        if self._inbox and not outcome.duplicate and outcome.state not in ("failed", "reused"):
+            unit.put(kept_outcome(message, outcome))
 
     def committed(self, outcomes: Iterable[Outcome]) -> None:
         """Wake those who wait for new events, and count what was done."""
@@ -235,6 +213,7 @@ class Executor:
             message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
         }
         blocked = await self._aside.blocked(unit, [task.message.key for task in tasks]) if tasks else {}
+        came: dict[str, Message] = {}
         ready = (task.message for task in tasks if task.message.id not in known and task.message.key not in blocked)
         await self._prefetch.load(unit, ready)
         order: list[Task] = []
@@ -243,13 +222,16 @@ class Executor:
             message = group[0].message
             if message.id in known:
                 outcome, events = known[message.id]
-                result = outcome._replace(duplicate=True), events
+                if message.id in came:
+                    outcome = outcome._replace(fingerprint=fingerprint_of(came[message.id]))
+                again = repeated(outcome, message)
+                result = again, [] if again.state == "reused" else events
             elif message.key in blocked:
                 result = self._aside.queue(unit, group[0], blocked), []
             else:
                 result = await self._handle(unit, group)
-            if self._inbox:
-                known[message.id] = result
+            if self._inbox and message.id not in known:
+                known[message.id], came[message.id] = result, message
             order += group
             handled += [result] * len(group)
         return await self._conclude(unit, order, handled)
@@ -299,7 +281,7 @@ class Executor:
                 ]
                 outcomes[index] = outcomes[index]._replace(positions=",".join(positions) or outcomes[index].positions)
         for task, outcome in zip(tasks, outcomes, strict=True):
-            self.remember(unit, task.message.id, outcome)
+            self.remember(unit, task.message, outcome)
         return outcomes
 
     async def _move(self, unit: Unit, moves: Sequence[Move]) -> None:
@@ -350,12 +332,12 @@ class Executor:
             unit = Unit(self.service, session)
             await self._move(unit, moves)
             if known := await self._known(unit, [task]):
-                outcome = known[task.message.id]._replace(duplicate=True)
+                outcome = repeated(known[task.message.id], task.message)
             elif isinstance(error, RefusedLate):
                 outcome = refused(error.refusal)
             else:
                 outcome = self._aside.park(unit, task, error)
-            self.remember(unit, task.message.id, outcome)
+            self.remember(unit, task.message, outcome)
             await unit.flush()
         return outcome
 
@@ -376,33 +358,6 @@ def _up_to(move: Move, task: Task) -> Move:
     if task.number == move.after.number:
         return move
     return move._replace(after=Checkpoint(task.number, task.offset))
-
-
-def refused(refusal: Rejected) -> Outcome:
-    """The outcome of a business refusal."""
-    return Outcome("rejected", storable(refusal.reason), storable(refusal.detail), status=refusal.status)
-
-
-def text_of(error: Exception) -> str:
-    """What an error says, as every database takes it."""
-    try:
-        return storable(str(error))
-    except Exception:  # noqa: BLE001 - an error that can't be printed must not keep its message from being set aside
-        return "it has no text that can be printed"
-
-
-def storable(text: str) -> str:
-    """Text without what some database refuses: lone surrogates, NUL, more than 2000 characters."""
-    return text[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:
-    """What the inbox knows of these messages."""
-    table = table_of(Handled)
-    rows = map(table.from_row, await session.load(table, [(message_id,) for message_id in message_ids]))
-    return {
-        row.command_id: Outcome(row.state, row.reason, row.detail, row.positions, row.status, row.body) for row in rows
-    }
 
 
 async def read_checkpoints(

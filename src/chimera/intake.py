@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from chimera.body import Body, wire_type
 from chimera.coalesce import Coalescer
+from chimera.commands import look_up
 from chimera.errors import Invalid, Unavailable
-from chimera.execution import Outcome, Task
+from chimera.execution import Task
 from chimera.messages import MAX_KEY, Command, Message, now, partition_of
+from chimera.outcomes import Outcome, fingerprint_of
 from chimera.service import Handler
 from chimera.web.http import NOT_JSON, invalid
 from chimera.web.objects import read_object, with_whole_numbers
@@ -24,6 +29,12 @@ from chimera.web.objects import read_object, with_whole_numbers
 WAITING_LIMIT = 20_000
 HELD_BYTES = 64 << 20
 DIRECT_BATCH = 200
+LATELY_KEYS = 10_000
+LATELY_S = 60.0
+"""Which commands with an Idempotency-Key a process knows without the inbox, where they are once they are executed."""
+LOOK_S = 0.25
+"""Seconds that a command waits for the inbox at most: it must be accepted also while the store is down."""
+LOOKS = 2_000
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _NAMESPACE = uuid.UUID("9a3f7c1e-6b52-5d0a-8f4e-2c7d1b90e6a4")
@@ -115,6 +126,7 @@ class Intake:
         self._body = body
         self._appends: Coalescer[Message, None] = Coalescer(self._append)
         self._directs: Coalescer[Task, Outcome] = Coalescer(body.direct.run, limit=DIRECT_BATCH)
+        self._reuse = Reuse(body)
         self._held = 0
 
     @contextmanager
@@ -129,9 +141,10 @@ class Intake:
             self._held -= size
 
     async def append(self, message: Message) -> None:
-        """Returns once the log has confirmed the message. Raises Unavailable."""
-        self._check_room(len(self._appends))
-        await self._appends.submit(message)
+        """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused."""
+        with await self._reuse.claimed(message):
+            self._check_room(len(self._appends))
+            await self._appends.submit(message)
 
     async def execute(self, message: Message) -> Outcome:
         """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""
@@ -152,6 +165,66 @@ class Intake:
     def _check_room(self, waiting: int) -> None:
         if waiting >= WAITING_LIMIT:
             raise Unavailable(f"{waiting} commands wait for {self._body.service.name}")
+
+
+class Reuse:
+    """Finds out whether an Idempotency-Key was used for another payload before, as far as that is known here.
+
+    It is known of what this process accepted lately, and of what is executed. A command that slips through, because
+    another process has just accepted the first one, has no effect: the write head leaves the first one's.
+    """
+
+    def __init__(self, body: Body) -> None:
+        self._lately: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self._lookups: Coalescer[str, Outcome | None] = Coalescer(partial(look_up, body), concurrency=4)
+
+    async def claimed(self, message: Message) -> AbstractContextManager[None]:
+        """Accept the message inside: if that fails, its key is free again. Raises Invalid if it was used before."""
+        fingerprint = fingerprint_of(message)
+        if fingerprint is None:
+            return nullcontext()
+        self._forget()
+        kept = None if message.id in self._lately else await self._kept(message.id)
+        known, _ = self._lately.get(message.id, (kept, 0.0))
+        if known not in (None, fingerprint):
+            raise key_reused()
+        return self._claim(message.id, fingerprint)
+
+    @contextmanager
+    def _claim(self, command_id: str, fingerprint: str) -> Iterator[None]:
+        is_first = command_id not in self._lately
+        self._lately.setdefault(command_id, (fingerprint, time.monotonic()))
+        try:
+            yield
+        except BaseException:
+            if is_first:
+                self._lately.pop(command_id, None)
+            raise
+
+    def _forget(self) -> None:
+        oldest = time.monotonic() - LATELY_S
+        while self._lately and (len(self._lately) >= LATELY_KEYS or next(iter(self._lately.values()))[1] < oldest):
+            self._lately.popitem(last=False)
+
+    async def _kept(self, command_id: str) -> str | None:
+        """The fingerprint that the inbox has, if it tells in time."""
+        if len(self._lookups) >= LOOKS:
+            return None
+        try:
+            async with asyncio.timeout(LOOK_S):
+                outcome = await self._lookups.submit(command_id)
+        except (Unavailable, TimeoutError):
+            return None
+        return outcome.fingerprint if outcome else None
+
+
+def key_reused() -> Invalid:
+    """The refusal of an Idempotency-Key that was used for another payload."""
+    return Invalid(
+        "this Idempotency-Key was used with another payload before; send another key, or the same payload",
+        field="header.Idempotency-Key",
+        status=409,
+    )
 
 
 def new_id() -> str:

@@ -152,15 +152,18 @@ class ModeFollower:
                 await self._learn(self._borrow.budget)
             self.is_careful = setting != self._setting
 
-    async def at(self, until: float) -> Mode:
-        """The mode to read in; looked at first if that was long ago, but not beyond `until` (monotonic seconds)."""
-        if not self.looked_within(LATE_S):
-            try:
-                async with asyncio.timeout(until - time.monotonic()):
-                    await self.look()
-            except (ChimeraError, TimeoutError) as error:
-                logger.warning("how %s is borrowed can't be looked at: %s", self._borrow.name, error)
-        return self.mode
+    @property
+    def may_have_floor(self) -> bool:
+        """Whether `floor` is to be asked."""
+        return self.is_careful or bool(self._floor)
+
+    async def catch_up(self, until: float) -> None:
+        """Look, but not beyond `until` (monotonic seconds), because the last time was long ago."""
+        try:
+            async with asyncio.timeout(until - time.monotonic()):
+                await self.look()
+        except (ChimeraError, TimeoutError) as error:
+            logger.warning("how %s is borrowed can't be looked at: %s", self._borrow.name, error)
 
     async def floor(self, key: str, until: float) -> Floor | None:
         """Where the copy must be before the key is read, if it is not known to be there.

@@ -28,12 +28,16 @@ LOOK_S = 0.1
 async def show_status(settings: Settings) -> None:
     """Print where every consumer is, one row per consumer and source."""
     table = Table("service", "consumer", "source", "applied", "head", "lag", "parked")
+    kept = Table("service", "events kept", "oldest", "since", "kept for", "held back by")
     async with bodies_of(settings, list(settings.services)) as bodies:
         for body in bodies:
             status = await service_status(body)
             for row in _summed(status["consumers"]):
                 table.add_row(body.service.name, *row, str(status["parked"].get(row[0], 0)))
-    Console().print(table)
+            kept.add_row(body.service.name, *_kept(status["retention"]))
+    console = Console()
+    console.print(table)
+    console.print(kept)
 
 
 async def audit(
@@ -116,6 +120,20 @@ def _print_reports(reports: Sequence[Report]) -> None:
             console.print(f"  {key}", markup=False, highlight=False, soft_wrap=True)
     if not reports:
         console.print("there is nothing to compare: nothing is shared, and no copy is kept")
+
+
+def _kept(retention: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is kept of a journal, all partitions together; `oldest` is the one with the earliest time."""
+    journal = retention["journal"]
+    first = min((each for each in journal if each["since"]), key=lambda each: each["since"], default=None)
+    holders = dict.fromkeys(each["held_back_by"] for each in journal if each["held_back_by"])
+    return (
+        str(sum(each["kept"] for each in journal)),
+        f"{first['partition']}@{first['oldest']}" if first else "",
+        first["since"] if first else "",
+        f"{retention['journal_days']:g} days" if retention["journal_days"] else "ever",
+        ", ".join(holders),
+    )
 
 
 @asynccontextmanager

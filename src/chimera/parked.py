@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chimera.batchfold import all_failures, failures_of, parked_view
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name, copy_projection
 from chimera.entities import table_of, to_utc
@@ -23,11 +22,12 @@ from chimera.errors import SettingsError
 from chimera.execution import Executor
 from chimera.messages import Message
 from chimera.operations import bodies_of
-from chimera.parking import Parking, kept_key, message_of
+from chimera.parking import Parking, message_of
 from chimera.projections import Projection, ViewProjection
 from chimera.projector import Projector
 from chimera.records import Parked, ParkedPlace
 from chimera.rehearsal import Rehearsed, rehearse
+from chimera.setaside import failures_of, first_failures
 from chimera.settings import Settings
 from chimera.status import document_consumers
 
@@ -194,7 +194,7 @@ async def lines(body: Body, wanted: Wanted) -> list[Line]:
     found = await _stored_lines(body, wanted)
     for consumer in document_consumers(body):
         if wanted.consumer in (None, consumer):
-            found += await _view_lines(body, consumer, wanted)
+            found += await _view_lines(body, consumer)
     return [line for line in found if _is_wanted(line.first, wanted)]
 
 
@@ -202,9 +202,8 @@ async def messages_of(body: Body, line: Line) -> list[Aside]:
     """The messages of a key that are set aside, in order."""
     consumer, key = line.first.consumer, line.first.message.key
     if consumer in document_consumers(body):
-        name = parked_view(await body.generations.name(consumer))
-        document = (await body.views.get(name, [kept_key(key)])).get(kept_key(key))
-        return [_of_failure(body, consumer, each) for each in (failures_of(document) if document else [])]
+        name = await body.generations.name(consumer)
+        return [_of_failure(body, consumer, each) async for each in failures_of(body.views, name, key)]
     async with body.store.snapshot() as session:
         return [_of_row(body, row) for row in await Parking(consumer).messages(session, key)]
 
@@ -233,11 +232,9 @@ async def _stored_lines(body: Body, wanted: Wanted) -> list[Line]:
     return [Line(_of_row(body, row), waiting[row.consumer, row.key]) for row in rows]
 
 
-async def _view_lines(body: Body, consumer: str, wanted: Wanted) -> list[Line]:
-    grouped: dict[str, list[Aside]] = {}
-    for failure in await all_failures(body.views, await body.generations.name(consumer)):
-        grouped.setdefault(failure.message.key, []).append(_of_failure(body, consumer, failure))
-    return [Line(asides[0], len(asides)) for asides in grouped.values()]
+async def _view_lines(body: Body, consumer: str) -> list[Line]:
+    firsts = first_failures(body.views, await body.generations.name(consumer))
+    return [Line(_of_failure(body, consumer, failure), count) async for failure, count in firsts]
 
 
 def _is_wanted(first: Aside, wanted: Wanted) -> bool:

@@ -19,8 +19,9 @@ import msgspec
 from chimera.endings import ProcessEnded
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, Conflict, Unavailable
-from chimera.execution import Executor, Outcome, RefusedLate, Task, again_on_conflict, refused, text_of
+from chimera.execution import Executor, RefusedLate, Task, again_on_conflict
 from chimera.messages import MAX_KEY, Message
+from chimera.outcomes import Outcome, refused, text_of
 from chimera.ports import Session
 from chimera.records import Parked, ParkedPlace
 from chimera.transaction import Unit
@@ -156,7 +157,7 @@ class Parking:
             if ends >= self._retry.ends and not by_hand:
                 outcome = Outcome("parked", "failed", cause_of(ProcessEnded(ends)))
                 first = _failed(first, outcome, None)
-                executor.remember(unit, first.id, outcome)
+                executor.remember(unit, message_of(first), outcome)
             else:
                 outcome = None
                 first = msgspec.structs.replace(first, tried_by=executor.process.name, ends=ends)
@@ -214,7 +215,7 @@ class Parking:
                 due = self._retry.due(failed.tries + 1, datetime.now(UTC))
                 outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
                 unit.put(msgspec.structs.replace(_failed(failed, outcome, due), tries=failed.tries + 1))
-            executor.remember(unit, failed.id, outcome)
+            executor.remember(unit, message_of(failed), outcome)
             await unit.flush()
         return outcome
 
@@ -248,7 +249,7 @@ class Parking:
         unit.forget(first)
         if following is not None:
             unit.put(msgspec.structs.replace(following, state="retrying", due=datetime.now(UTC)))
-        executor.remember(unit, first.id, outcome)
+        executor.remember(unit, message_of(first), outcome)
 
 
 def _order(place: ParkedPlace | Parked) -> tuple[int, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from chimera.batchfold import BatchFold, Failure, SetAside, failures_of, parked_view, set_aside
+from chimera.batchfold import BEHIND, BatchFold
 from chimera.endings import ProcessEnded, Watch
 from chimera.feed import Batch, Feed
 from chimera.generations import view_of
@@ -15,12 +16,20 @@ from chimera.parking import kept_key
 from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.projections import Projection
 from chimera.rehearsal import Rehearsed, Write
+from chimera.setaside import PAGE, Failure, events_of, failure_of, failures_of, line_of, waiting_view
 from chimera.signals import Signal
 from chimera.tasks import finish
 
 logger = logging.getLogger("chimera")
 
 TRIES = 20
+
+
+class Folded(NamedTuple):
+    """What to write of a batch, and the events that failed in it."""
+
+    writes: Sequence[Document]
+    failed: Sequence[Message] = ()
 
 
 class Projector:
@@ -41,7 +50,7 @@ class Projector:
     async def run(self, feed: Feed, watch: Watch | None = None) -> None:
         """Apply batches as they come, until cancelled. Raises Unavailable when an engine can't be reached.
 
-        What `watch` suspects of ending the process is folded alone, or set aside.
+        What `watch` suspects of ending the process is folded apart, or set aside.
 
         Between batches it looks whether the checkpoints are still where it believes: others may move or delete them.
         """
@@ -66,82 +75,91 @@ class Projector:
         if rest.moves and not await self.apply(rest):
             return False
         for move in careful:
-            if not await self._apply_alone(
+            if not await self._apply_apart(
                 [each for each in batch.messages if each.partition == move.partition], move, watch
             ):
                 return False
         return True
 
-    async def _apply_alone(self, messages: Sequence[Message], move: Move, watch: Watch) -> bool:
-        for message in filter(self._projection.wanted, messages):
-            step = watch.up_to(move, message.number)
-            async with watch.alone(step) as ended:
-                if not await self.apply(Batch([message], [step]), ended):
+    async def _apply_apart(self, messages: Sequence[Message], move: Move, watch: Watch) -> bool:
+        left = [message for message in messages if self._projection.wanted(message)]
+        while left:
+            count = watch.together(move.partition)
+            part, left = left[:count], left[count:]
+            step = watch.up_to(move, part[-1].number)
+            async with watch.alone(step, len(part)) as ended:
+                if not await self.apply(Batch(part, [step]), ended):
                     return False
-            move = move._replace(before=message.number)
+            move = move._replace(before=step.after.number)
         return move.before == move.after.number or await self.apply(Batch([], [move]))
 
     async def apply(self, batch: Batch, ended: ProcessEnded | None = None) -> bool:
         """Fold a batch and write it with its moves. False when the checkpoints are elsewhere: nothing was written.
 
-        With `ended` its one message is set aside instead.
+        With `ended` its one message is set aside instead. Raises Unavailable where too much is set aside already.
         """
         source = batch.moves[0].source
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
-            documents = await (self._set_aside(wanted[0], ended) if ended else self._fold(wanted))
+            documents, failed = await (self._set_aside(wanted[0], ended) if ended else self._fold(wanted))
             if await self._views.write(self._projection.name, documents, batch.moves):
                 self._metrics.applied(self._service, view_of(self._projection.name), source, len(wanted))
                 self._moved.notify()
+                for message in failed:
+                    self._warn(message)
                 return True
             at = await self.checkpoints(source, [move.partition for move in batch.moves])
             if any(at[move.partition].number != move.before for move in batch.moves):
                 return False
         return False
 
-    async def _set_aside(self, message: Message, ended: ProcessEnded) -> list[Document]:
-        fold = BatchFold(self._projection, {}, await set_aside(self._views, self._projection.name, [message.key]))
+    async def _set_aside(self, message: Message, ended: ProcessEnded) -> Folded:
+        fold = BatchFold(self._projection, {}, await self._lines([message]))
         fold.park(message, ended, ended.times)
-        self._warn(message)
-        return fold.writes()
+        return Folded(fold.writes(), fold.failed)
 
-    async def _fold(self, messages: Sequence[Message]) -> list[Document]:
+    async def _fold(self, messages: Sequence[Message]) -> Folded:
         projection, name = self._projection, self._projection.name
         try:
             prepared = [(message, *projection.prepare(message)) for message in messages]
         except Exception:  # noqa: BLE001 - the careful way finds the event at fault and keeps it with its cause
             return await self._fold_carefully(messages)
-        aside = await self._views.get(parked_view(name), list({kept_key(message.key) for message in messages}))
-        if aside:
+        if await self._lines(messages):
             return await self._fold_carefully(messages)
         stored = await self._views.get(name, list({key for _, keys, _ in prepared for key in keys}))
-        fold = BatchFold(projection, stored, SetAside({}, {}))
+        fold = BatchFold(projection, stored, {})
         try:
             for message, keys, event in prepared:
                 fold.fold(message, keys, event)
-            return fold.writes()
+            return Folded(fold.writes())
         except Exception:  # noqa: BLE001 - as above
             return await self._fold_carefully(messages)
 
-    async def _fold_carefully(self, messages: Sequence[Message]) -> list[Document]:
-        name = self._projection.name
-        stored = await self._views.get(name, list({key for message in messages for key in self._keys(message)}))
-        fold = BatchFold(
-            self._projection, stored, await set_aside(self._views, name, [message.key for message in messages])
-        )
+    async def _fold_carefully(self, messages: Sequence[Message]) -> Folded:
+        stored = await self._stored(messages)
+        fold = BatchFold(self._projection, stored, await self._lines(messages))
         for message in messages:
-            if not fold.fold_carefully(message):
-                self._warn(message)
-        return fold.writes()
+            fold.fold_carefully(message)
+        return Folded(fold.writes(), fold.failed)
 
     def _warn(self, message: Message) -> None:
         logger.warning(
-            "%s: view %s set aside %s of key %r; see: chimera parked list",
+            "%s: view %s set aside %s of key %r, and what follows of that key; see: chimera parked list",
             self._service,
             self._projection.name,
             message.id,
             message.key,
         )
+
+    async def _lines(self, messages: Iterable[Message]) -> Mapping[str, Document]:
+        """What says of these events' keys what is set aside of them."""
+        keys = {kept_key(message.key) for message in messages}
+        return await self._views.get(waiting_view(self._projection.name), list(keys))
+
+    async def _stored(self, messages: Iterable[Message]) -> Mapping[str, Document]:
+        """The documents that these events touch."""
+        keys = {key for message in messages for key in self._keys(message)}
+        return await self._views.get(self._projection.name, list(keys))
 
     def _keys(self, message: Message) -> list[str]:
         try:
@@ -150,44 +168,56 @@ class Projector:
             return []
 
     async def redrive(self, key: str, *, drop: Sequence[str] = ()) -> list[tuple[Failure, bool]]:
-        """Fold what is set aside under an event key again, in order, without the events to be dropped, by their ids.
+        """Fold what is set aside under an event key again, in order, until an event fails again; a page in each write.
 
-        Returns each event and whether it is settled now. Those after one that fails again stay behind it. Nothing is
-        done, and nothing returned, unless those to be dropped are the first.
+        The events to be dropped, by their ids, are the first: where others are, nothing more is done. Returns each
+        event that was tried or dropped, and whether it is settled.
         """
+        done: list[tuple[Failure, bool]] = []
+        while page := await self._redrive_page(key, drop[len(done) :]):
+            done += page
+            if not page[-1][1]:
+                break
+        return done
+
+    async def _redrive_page(self, key: str, drop: Sequence[str]) -> list[tuple[Failure, bool]]:
         for _ in range(TRIES):
-            fold, failures = await self._unparked(key)
-            if [failure.message.id for failure in failures[: len(drop)]] != list(drop):
+            fold, failures = await self._first(key)
+            first = [failure.message.id for failure in failures[: len(drop)]]
+            if not failures or first != list(drop[: len(failures)]):
                 return []
-            settled = [
-                index < len(drop)
-                or fold.fold_carefully(failure.message, tries=failure.tries + 1, first_at=failure.first_at)
-                for index, failure in enumerate(failures)
-            ]
+            done: list[tuple[Failure, bool]] = []
+            for index, failure in enumerate(failures):
+                done.append((failure, not fold.redo(failure, drop=index < len(drop))))
+                if not done[-1][1]:
+                    break
             if await self._views.write(self._projection.name, fold.writes(), []):
                 self._moved.notify()
-                return list(zip(failures, settled, strict=True))
+                return done
         return []
 
     async def rehearse(self, key: str) -> list[Rehearsed]:
         """What `redrive` would do, without doing it."""
-        fold, failures = await self._unparked(key)
-        found: list[Rehearsed] = []
-        for message in [failure.message for failure in failures]:
-            if fold.fold_carefully(message):
-                writes = [Write(self._projection.name, each, fold.encoded(each)) for each in self._keys(message)]
-                found.append(Rehearsed(message.id, "applied", writes=writes))
+        name, found, stored = self._projection.name, list[Rehearsed](), dict[str, Document]()
+        fold = BatchFold(self._projection, stored, await self._views.get(waiting_view(name), [kept_key(key)]))
+        async for failure in failures_of(self._views, name, key):
+            message, keys = failure.message, self._keys(failure.message)
+            if found and found[-1].result in ("failed", "waits"):
+                found.append(Rehearsed(message.id, "waits", BEHIND))
+                continue
+            stored.update(await self._views.get(name, [each for each in keys if each not in stored]))
+            if cause := fold.redo(failure):
+                found.append(Rehearsed(message.id, "failed", cause))
             else:
-                waits = found and found[-1].result in ("failed", "waits")
-                found.append(Rehearsed(message.id, "waits" if waits else "failed", fold.cause(message)))
+                writes = [Write(name, each, fold.encoded(each)) for each in keys]
+                found.append(Rehearsed(message.id, "applied", writes=writes))
         return found
 
-    async def _unparked(self, key: str) -> tuple[BatchFold, list[Failure]]:
-        """What is set aside under an event key, taken out in a fold that is not written yet."""
-        aside = await set_aside(self._views, self._projection.name, [key])
-        failures = [failure for document in aside.events.values() for failure in failures_of(document)]
-        keys = list({each for failure in failures for each in self._keys(failure.message)})
-        fold = BatchFold(self._projection, await self._views.get(self._projection.name, keys), aside)
-        if failures:
-            fold.unpark(key)
-        return fold, failures
+    async def _first(self, key: str) -> tuple[BatchFold, list[Failure]]:
+        """The first events that are set aside under an event key, and a fold to fold them again in."""
+        kept, name = kept_key(key), self._projection.name
+        lines = await self._views.get(waiting_view(name), [kept])
+        events = await events_of(self._views, name, kept, line_of(lines.get(kept)).head(PAGE))
+        failures = [failure_of(document) for document in events.values()]
+        stored = await self._stored(failure.message for failure in failures)
+        return BatchFold(self._projection, stored, lines, events), failures

@@ -8,6 +8,7 @@ import logging
 import re
 import typing
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -16,12 +17,15 @@ import msgspec
 from chimera.body import Body
 from chimera.borrowing import BorrowedReads
 from chimera.commands import CommandStates
+from chimera.documents import Documents, Waiting
 from chimera.errors import Invalid, Rejected
-from chimera.execution import Outcome
-from chimera.intake import Accepted, CommandDecoder, Intake
+from chimera.intake import Accepted, CommandDecoder, Intake, key_reused
 from chimera.messages import Position
-from chimera.reader import Documents, Reader, Waiting
+from chimera.outcomes import Outcome
+from chimera.ports import Session
+from chimera.reader import Reader
 from chimera.service import Handler, Page, Query, View, path_parameters
+from chimera.snapshots import Snapshots
 from chimera.web import openapi
 from chimera.web.admin import Admin
 from chimera.web.http import HTML, JSON, Call, Header, answer_problem, invalid
@@ -44,6 +48,7 @@ class ReadHead:
         self.body = body
         self.states = CommandStates(body)
         self._documents = Documents(body)
+        self._snapshots = Snapshots(body.store)
         self.borrows = {
             name: BorrowedReads(body, borrow, self._documents) for name, borrow in body.service.borrows.items()
         }
@@ -105,6 +110,8 @@ class ReadHead:
 
     async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
         outcome = await self._intake.execute(accepted.message)
+        if outcome.state == "reused":
+            raise key_reused()
         headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode())]
         if outcome.state != "done":
             await _answer_refusal(call, outcome, headers)
@@ -118,13 +125,18 @@ class ReadHead:
         parameters = _Parameters(query.function)
         reader_name = parameters.reader
 
+        async def ask(arguments: dict[str, Any], reader: str, waiting: Waiting, session: Session) -> Any:
+            waiting.behind.clear()
+            arguments[reader] = Reader(self.body, session, self._documents, self.borrows, waiting)
+            return await query.function(**arguments)
+
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
             waiting = Waiting(self.body, _after(call), AFTER_BUDGET_S)
-            async with self.body.store.snapshot() as session:
-                if reader_name:
-                    arguments[reader_name] = Reader(self.body, session, self._documents, self.borrows, waiting)
+            if reader_name is None:
                 found = await query.function(**arguments)
+            else:
+                found = await self._snapshots.look(partial(ask, arguments, reader_name, waiting))
             if found is None:
                 raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
             await _answer_document(call, found, query.page, _behind(waiting))
@@ -145,7 +157,7 @@ class ReadHead:
         async def endpoint(call: Call) -> None:
             if not own_query:
                 _expect_no_query(call, literals)
-            key = _convert(call.path[view.key], key_type, view.key)
+            key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
             headers: Sequence[Header] = ()
             if after := _after(call):
                 waiting = Waiting(self.body, after, AFTER_BUDGET_S)
@@ -188,11 +200,16 @@ class _Parameters:
 
     def read(self, call: Call) -> dict[str, Any]:
         """The function's arguments. Raises Invalid with the parameter at fault."""
-        given = call.query() if call.scope["query_string"] else {}
-        if both := given.keys() & call.path.keys():
-            raise Invalid(f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}")
+        given = call.path
+        if call.scope["query_string"]:
+            query = call.query()
+            if both := query.keys() & given.keys():
+                raise Invalid(
+                    f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}"
+                )
+            given = {**query, **given}
         try:
-            return msgspec.structs.asdict(msgspec.convert({**given, **call.path}, self._struct, strict=False))
+            return msgspec.structs.asdict(msgspec.convert(given, self._struct, strict=False))
         except msgspec.ValidationError as error:
             at_fault = invalid(error, "query")
             if (name := at_fault.field.removeprefix("query.")) in call.path:

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from chimera.batchfold import kept_views
 from chimera.body import Body
 from chimera.comparing import Comparison, compare
 from chimera.errors import ChimeraError, Trimmed
@@ -40,6 +39,7 @@ from chimera.ports import Checkpoint
 from chimera.projections import ViewProjection
 from chimera.projector import Projector
 from chimera.service import View
+from chimera.setaside import kept_views
 from chimera.tasks import stop
 
 logger = logging.getLogger("chimera")

@@ -13,7 +13,8 @@ State = Literal["done", "rejected", "retrying", "parked"]
 class Handled(Entity, key="command_id", table="chimera_inbox"):
     """The inbox: what became of a command. `positions` are comma-separated; `body` is a direct command's answer.
 
-    `at`: when that was; none as long as it is set aside, so that it is not forgotten meanwhile.
+    `at`: when that was; none as long as it is set aside, so that it is not forgotten meanwhile. `fingerprint`: what
+    tells its payload from another, where its id was made from an Idempotency-Key.
     """
 
     __indexes__: ClassVar[tuple[str, ...]] = ("at",)
@@ -26,6 +27,7 @@ class Handled(Entity, key="command_id", table="chimera_inbox"):
     status: int = 200
     body: bytes = b""
     at: datetime | None = None
+    fingerprint: str | None = None
 
 
 class Progress(Entity, key=("consumer", "source", "partition"), table="chimera_checkpoints"):

@@ -44,33 +44,29 @@ class Relay:
         remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S
         try:
             while True:
-                moved = await finish(self._relay(at))
+                heads = await self._store.heads()
+                ahead = [partition for partition, number in at.items() if heads.get(partition, 0) > number]
+                if ahead:
+                    await finish(self._relay(ahead, at))
                 if at != remembered and time.monotonic() >= remember_at:
                     await self._remember(at, remembered)
                     remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S
-                if not moved:
+                if not ahead:
                     await self._committed.wait(self._store.features.poll_s)
         finally:
             if at != remembered:
                 with suppress(ChimeraError):
                     await self._remember(at, remembered)
 
-    async def _relay(self, at: dict[int, int]) -> bool:
-        """Append the next page of each partition that has one, in one call; says whether there was any."""
-        heads = await self._store.heads()
+    async def _relay(self, partitions: Iterable[int], at: dict[int, int]) -> None:
+        """Append the next page of each of these partitions, in one call."""
         events = [
-            event
-            for partition, number in at.items()
-            if heads.get(partition, 0) > number
-            for event in await self._store.journal(partition, number, PAGE)
+            event for partition in partitions for event in await self._store.journal(partition, at[partition], PAGE)
         ]
-        if not events:
-            return False
         await self._log.append(self._topic, events)
         for event in events:
             at[event.partition] = event.number
         self._metrics.relayed(self._service.name, len(events))
-        return True
 
     async def _remember(self, at: dict[int, int], remembered: dict[int, int]) -> None:
         async with self._store.transaction() as session:

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
-from chimera.batchfold import all_failures
 from chimera.body import Body, reaction_sources
 from chimera.copies import COPYING, copy_name, copy_projection
 from chimera.drift import at_times
@@ -31,6 +30,7 @@ from chimera.projections import Projection, ViewProjection
 from chimera.projector import Projector
 from chimera.records import Handled, Known, Parked
 from chimera.relay import CONSUMER as RELAY
+from chimera.setaside import first_failures
 from chimera.settings import Retention
 from chimera.sharing import knows_every_key
 
@@ -59,10 +59,14 @@ class Consumer(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """What every known consumer of a partition has: events up to `number`, records of the log up to `offset`."""
+    """What every known consumer of a partition has: events up to `number`, records of the log up to `offset`.
+
+    `holder` is the one that has no more than `number`.
+    """
 
     number: int
     offset: int
+    holder: str
 
 
 async def keep_reporting(body: Body, source: str, held: frozenset[int]) -> None:
@@ -76,9 +80,9 @@ async def keep_reporting(body: Body, source: str, held: frozenset[int]) -> None:
         await asyncio.sleep(REPORT_S)
 
 
-async def keep_trimming(body: Body, retention: Retention, held: frozenset[int]) -> None:
+async def keep_trimming(body: Body, held: frozenset[int]) -> None:
     """Drop what is old enough, now and then, until cancelled."""
-    trimming = Trimming(body, retention, held)
+    trimming = Trimming(body, held)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(at_times(EVERY_S, trimming.trim_store))
         tasks.create_task(at_times(LOG_EVERY_S, trimming.trim_log))
@@ -139,46 +143,47 @@ def is_late(consumer: Consumer, oldest: Mapping[int, int]) -> bool:
     return consumer.number < oldest.get(consumer.partition, 1) - 1
 
 
-async def floors(body: Body, retention: Retention, now: datetime) -> dict[int, Floor]:
+async def floors(body: Body, now: datetime) -> dict[int, Floor]:
     """How far each partition may be dropped: to where the last of those is who hold it back."""
     name, oldest = body.service.name, await body.store.oldest()
     relayed = await read_checkpoints(body.store, RELAY, name, oldest)
-    looked_through = [
-        await read_checkpoints(body.store, knows_every_key(share), name, oldest) for share in body.service.shares
-    ]
+    looked_through = {
+        f"share {share}": await read_checkpoints(body.store, knows_every_key(share), name, oldest)
+        for share in body.service.shares
+    }
     holding = [
         consumer
         for consumer in await known_consumers(body)
-        if not is_silent(consumer, retention, now) and not is_late(consumer, oldest)
+        if not is_silent(consumer, body.retention, now) and not is_late(consumer, oldest)
     ]
     ends = await body.log.ends(body.events_topic)
     found = {}
     for each in oldest:
         at = [consumer for consumer in holding if consumer.partition == each]
-        unread = any(not marks[each].number for marks in looked_through)
-        number = 0 if unread else min([relayed[each].number, *(consumer.number for consumer in at)])
-        found[each] = Floor(number, min([ends.get(each, 0), *(consumer.offset for consumer in at)]))
+        unread = [(0, share) for share, marks in looked_through.items() if not marks[each].number]
+        reached = [(relayed[each].number, RELAY), *((consumer.number, consumer.name) for consumer in at)]
+        number, holder = min([*unread, *reached])
+        found[each] = Floor(number, min([ends.get(each, 0), *(consumer.offset for consumer in at)]), holder)
     return found
 
 
-def keeps_events(body: Body, retention: Retention) -> bool:
+def keeps_events(body: Body) -> bool:
     """Whether the journal is kept for ever: it is set so, or entities are folded from it."""
-    return not retention.journal_days or bool(body.service.folds)
+    return not body.retention.journal_days or bool(body.service.folds)
 
 
 class Trimming:
-    """Drops what is older than `retention` says of the partitions `held`; what has no partition goes with number 0."""
+    """Drops what is old of the partitions `held`; what has no partition goes with number 0."""
 
     def __init__(
         self,
         body: Body,
-        retention: Retention,
         held: Collection[int],
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._body = body
-        self._retention = retention
+        self._retention = body.retention
         self._held = sorted(held)
         self._clock = clock
         self._named: set[tuple[str, str]] = set()
@@ -190,7 +195,7 @@ class Trimming:
             await self._expire("consumers", table_of(Known), "seen", FORGET * self._retention.consumer_days)
             if self._retention.parked_days:
                 await self._drop_parked()
-        if not keeps_events(self._body, self._retention):
+        if not keeps_events(self._body):
             await self._name_consumers()
             for each in self._held:
                 with suppress(Trimmed):  # by a worker that held the partition until a moment ago
@@ -203,7 +208,7 @@ class Trimming:
             return
         executed = await body.commands.checkpoints(body.commands_topic, self._held)
         await self._trim_topic(body.commands_topic, {each: at.number for each, at in executed.items()})
-        found = await floors(body, self._retention, self._clock())
+        found = await floors(body, self._clock())
         await self._trim_topic(body.events_topic, {each: found[each].offset for each in self._held})
 
     async def _expire(self, what: str, table: Table, column: str, days: float) -> None:
@@ -227,7 +232,7 @@ class Trimming:
         loop = asyncio.get_running_loop()
         while True:
             if loop.time() >= believed_until:
-                floor = (await floors(self._body, self._retention, self._clock()))[partition].number
+                floor = (await floors(self._body, self._clock()))[partition].number
                 believed_until = loop.time() + LOOK_AGAIN_S
             if number >= floor:
                 return
@@ -296,10 +301,9 @@ class Trimming:
                 metrics=self._body.metrics,
                 moved=self._body.moved,
             )
-            failures = await all_failures(self._body.views, projection.name)
-            firsts = {each.message.key: each for each in reversed(failures)}
-            for key, first in firsts.items():
-                if first.last_at < before and await projector.redrive(key, drop=[first.message.id]):
+            firsts = [first async for first, _ in first_failures(self._body.views, projection.name)]
+            for first in firsts:
+                if first.last_at < before and await projector.redrive(first.message.key, drop=[first.message.id]):
                     self._dropped(projection.name, first.message.type, first.message.id)
 
     def _dropped(self, consumer: str, type_: str, id_: str) -> None:

@@ -238,7 +238,8 @@ class Service:
     def get(self, path: str, *, page: Page | None = None) -> Callable[[AnyFunction], AnyFunction]:
         """Answer GET by the decorated function: parameters named in the path, others from the query, and a Reader.
 
-        None becomes a 404. `page` renders the answer as HTML for those who accept it.
+        None becomes a 404. `page` renders the answer as HTML for those who accept it. The function only reads: where
+        rows change while it does, it is called once more.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:

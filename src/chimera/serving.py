@@ -101,7 +101,7 @@ def _write_heads(bodies: Sequence[Body], settings: Settings) -> dict[str, asynci
 
 
 def _write_head(body: Body, holder: str, settings: Settings) -> WriteHead:
-    return WriteHead(body, holder, audit_s=settings.audit_s, retention=settings.retention_of(body.service.name))
+    return WriteHead(body, holder, audit_s=settings.audit_s)
 
 
 def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
-from chimera.batchfold import waiting_count
 from chimera.body import COMMANDS, Body, reaction_sources
 from chimera.copies import COPYING, copy_name
 from chimera.drift import last_audit
 from chimera.entities import table_of
+from chimera.errors import Trimmed
 from chimera.execution import read_checkpoints
 from chimera.generations import generation_name, read_generations
 from chimera.modes import read_mode
 from chimera.ports import Checkpoint
 from chimera.records import ParkedPlace
 from chimera.relay import CONSUMER as RELAY
+from chimera.retention import Consumer, floors, is_late, is_silent, keeps_events, known_consumers
+from chimera.setaside import waiting_count
 
 
 async def service_status(body: Body) -> dict[str, Any]:
-    """By consumer, source and partition: checkpoint, head, lag; what is parked; the borrows and their audits."""
+    """By consumer, source and partition: checkpoint, head, lag; what is parked; borrows, audits; what is kept."""
     consumers: list[dict[str, Any]] = []
     ends = await body.log.ends(body.commands_topic)
     consumers += _rows(COMMANDS, body.commands_topic, await body.commands.checkpoints(body.commands_topic, ends), ends)
@@ -49,7 +53,57 @@ async def service_status(body: Body) -> dict[str, Any]:
         "consumers": consumers,
         "parked": await parked_counts(body),
         "borrows": borrows,
+        "retention": await retention_status(body),
     }
+
+
+async def retention_status(body: Body) -> dict[str, Any]:
+    """For how many days things are kept, what is kept of the journal and who holds that back, and who consumes it."""
+    now, oldest, heads = datetime.now(UTC), await body.store.oldest(), await body.store.heads()
+    held = await floors(body, now)
+    kept = body.retention
+    return {
+        "journal_days": 0.0 if keeps_events(body) else kept.journal_days,
+        "inbox_days": kept.inbox_days,
+        "log_days": kept.log_days,
+        "parked_days": kept.parked_days,
+        "journal": [
+            {
+                "partition": partition,
+                "oldest": first,
+                "newest": heads[partition],
+                "kept": heads[partition] - first + 1,
+                "since": await _time_of(body, partition, first),
+                "held_back_by": held[partition].holder if held[partition].number < heads[partition] else None,
+            }
+            for partition, first in sorted(oldest.items())
+        ],
+        "consumers": [
+            {
+                "consumer": consumer.name,
+                "partition": consumer.partition,
+                "applied": consumer.number,
+                "heard_of": consumer.seen,
+                "holds_back": not (why_not := _why_not(body, consumer, oldest, now)),
+                "why_not": why_not,
+            }
+            for consumer in await known_consumers(body)
+        ],
+    }
+
+
+async def _time_of(body: Body, partition: int, number: int) -> str | None:
+    """The time that an event's sender gave it; None where there is no such event."""
+    with suppress(Trimmed):
+        for event in await body.store.journal(partition, number - 1, 1):
+            return event.time
+    return None
+
+
+def _why_not(body: Body, consumer: Consumer, oldest: Mapping[int, int], now: datetime) -> str:
+    if is_late(consumer, oldest):
+        return "what it needs was trimmed"
+    return "silent for too long" if is_silent(consumer, body.retention, now) else ""
 
 
 def document_consumers(body: Body) -> list[str]:

@@ -25,7 +25,6 @@ from chimera.rebuilding import ViewKeeper
 from chimera.relay import Relay
 from chimera.retention import keep_reporting, keep_trimming
 from chimera.service import Reaction, Service
-from chimera.settings import Retention
 from chimera.tasks import finish, stop
 
 logger = logging.getLogger("chimera")
@@ -46,12 +45,9 @@ class WriteHead:
     `audit_s` is how often shares and copies are compared with what they should be; 0 is never.
     """
 
-    def __init__(
-        self, body: Body, holder: str, *, audit_s: float = AUDIT_S, retention: Retention | None = None
-    ) -> None:
+    def __init__(self, body: Body, holder: str, *, audit_s: float = AUDIT_S) -> None:
         self._body = body
         self._audit_s = audit_s
-        self._retention = retention or Retention()
         code = fingerprint_of_all(body.service)
         self._leases = Leases(body.service, body.store, holder, metrics=body.metrics, code=code)
 
@@ -82,7 +78,7 @@ class WriteHead:
                 works[f"reaction {reaction.name} {source}"] = _reacting(self._body, reaction, source)
         for source in _other_sources(service):
             works[f"report to {source}"] = partial(keep_reporting, self._body, source)
-        works["retention"] = partial(keep_trimming, self._body, self._retention)
+        works["retention"] = partial(keep_trimming, self._body)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_persist("leases", self._leases.keep))

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,21 @@ async def test_an_engine_opens_its_file_at_create_and_never_again_after_it_was_c
     await store.close()
     with pytest.raises(Unavailable, match="was closed"):
         await store.create([THING], 2)
+
+
+async def test_no_more_readers_are_kept_open_than_a_bound(store: SQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_MOST_IDLE", 3)
+    await _save(store, "a")
+    opened: list[Any] = []
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            session: Any = await stack.enter_async_context(store.snapshot())
+            opened.append(session)
+            assert await session.load(THING, [("a",)])
+    assert len(store._file._idle) == 3
+    async with store.snapshot() as session:
+        assert await session.load(THING, [("a",)])
+        assert len(store._file._idle) == 2
 
 
 async def test_a_transaction_cancelled_while_it_commits_ends_before_the_next_begins(store: SQLiteStore) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chimera import SettingsError, Unavailable
-from chimera.execution import Outcome
+from chimera.outcomes import Outcome
 from chimera.testing.faults.checks import Found, check_place
 from chimera.testing.faults.ledger import NO_ANSWER, Ledger
 from chimera.testing.faults.points import Armed, Folder, Trip
@@ -81,7 +81,7 @@ def test_what_was_sent_once_and_answered_503_must_not_show(tmp_path: Path) -> No
 def test_the_ledger_is_in_its_file_before_anything_goes_on(tmp_path: Path) -> None:
     kept = Ledger(tmp_path / "ledger.jsonl")
     entry = kept.send(Request("a", "k", "/", {}))
-    assert b'"send":"a"' in (tmp_path / "ledger.jsonl").read_bytes()
+    assert b'"sent","label":"a"' in (tmp_path / "ledger.jsonl").read_bytes()
     kept.answer(entry, 201, "id")
     assert b'"status":201' in (tmp_path / "ledger.jsonl").read_bytes()
 

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pytest
 
-from chimera.testing.faults.campaign import Plan, run_mutants, run_scenarios
+from chimera.testing.faults.campaign import Caught, Plan, run_mutants, run_scenarios
 from chimera.testing.faults.points import POINTS
 from chimera.testing.faults.scenario import EMBEDDED, Result
 from chimera.testing.faults.workload import Tallying
 
-PLAN = Plan((EMBEDDED,), (), "1", True, None, Tallying(), 4)
+PLAN = Plan((EMBEDDED,), (), "1", True, None, Tallying(), 3)
+BUG = "failed-append-confirmed"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
+class Ran(NamedTuple):
+    results: Mapping[str, Result]
+    caught: Caught
+
+
+def told(line: str) -> None:
+    """Shown by pytest when a test fails."""
+    print(line)
+
+
 @pytest.fixture(scope="module")
-def results() -> Mapping[str, Result]:
-    found = asyncio.run(run_scenarios(PLAN, lambda line: None))
-    return {result.scenario: result for result in found}
+def ran() -> Ran:
+    """Everything at once: most of the time a fleet waits for its leases, or for what was killed to be there again."""
+
+    async def run() -> Ran:
+        results, [caught] = await asyncio.gather(run_scenarios(PLAN, told), run_mutants(PLAN, [BUG], told))
+        return Ran({result.scenario: result for result in results}, caught)
+
+    return asyncio.run(run())
 
 
 @pytest.mark.parametrize("name", [scenario.name for scenario in PLAN.scenarios(EMBEDDED)])
-def test_nothing_is_lost_doubled_or_out_of_order(results: Mapping[str, Result], name: str) -> None:
-    result = results[name]
+def test_nothing_is_lost_doubled_or_out_of_order(ran: Ran, name: str) -> None:
+    result = ran.results[name]
     if result.skipped:
         pytest.skip(result.skipped)
     assert not result.void
@@ -33,11 +50,10 @@ def test_nothing_is_lost_doubled_or_out_of_order(results: Mapping[str, Result], 
     assert result.fired
 
 
-def test_every_crash_point_is_reached(results: Mapping[str, Result]) -> None:
-    assert {point for result in results.values() for point in result.reached} == set(POINTS)
+def test_every_crash_point_is_reached(ran: Ran) -> None:
+    assert {point for result in ran.results.values() for point in result.reached} == set(POINTS)
 
 
-def test_the_rig_goes_red_for_a_bug() -> None:
-    [caught] = asyncio.run(run_mutants(PLAN, ["failed-append-confirmed"], lambda line: None))
-    assert caught.is_caught
-    assert caught.finding.startswith("lost: ")
+def test_the_rig_goes_red_for_a_bug(ran: Ran) -> None:
+    assert ran.caught.state == "caught"
+    assert ran.caught.finding.startswith("lost: ")

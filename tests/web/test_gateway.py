@@ -151,8 +151,8 @@ def test_metrics_of_several_processes_become_one_text_that_says_whose_each_is():
     one, two = Metrics(), Metrics()
     one.accepted("orders", "PlaceOrder")
     for metrics in (one, two):
-        metrics.handled("orders", "commands", "done")
-    two.handled("orders", "commands", "done")
+        metrics.handled("orders", "commands", "done", 1)
+    two.handled("orders", "commands", "done", 1)
     merged = merge_expositions({"orders read": one.exposition().decode(), "orders write": two.exposition().decode()})
     values = {
         (sample.name, sample.labels["process"]): sample.value

@@ -368,6 +368,36 @@ def test_an_unknown_path_is_a_404(served, path):
     assert (answer.status, answer.kind) == (404, "application/problem+json")
 
 
+def test_a_description_says_which_refusals_a_route_may_answer(served):
+    described = served.ask("GET", "/openapi.json").json
+    answers = {
+        (method, path): operation["responses"]
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    }
+    for responses in answers.values():
+        assert responses.keys() >= {"400", "414", "422", "431", "503"}
+    retry = described["components"]["responses"]["503"]["headers"]["Retry-After"]
+    assert (retry["required"], retry["schema"]["type"]) == (True, "integer")
+    for service in SERVICES:
+        assert "410" in answers["get", f"/_chimera/{service}/journal"]
+        assert "404" in answers["get", f"/_chimera/{service}/commands/{{command_id}}"]
+    assert answers["put", "/gigs/{gig_id}"].keys() >= {"404", "409", "413", "422", "500"}
+    assert "Idempotency-Key" in answers["post", "/orders"]["409"]["description"]
+
+
+def test_a_key_that_comes_again_with_another_payload_is_refused(served):
+    headers = [("Idempotency-Key", uuid.uuid4().hex)]
+    body = {"buyer_id": "b", "seller_id": new("seller"), "gig_id": "g", "amount_cents": 5}
+    first = served.ask("POST", "/orders", body, headers)
+    for _ in range(2):
+        other = served.ask("POST", "/orders", {**body, "amount_cents": 6}, headers)
+        assert (other.status, other.kind) == (409, "application/problem+json")
+        assert other.json["field"] == "header.Idempotency-Key"
+        settled(served, "orders", first)
+    assert served.ask("POST", "/orders", body, headers).body == first.body
+
+
 def test_a_description_links_what_is_served(served):
     described = served.ask("GET", "/openapi.json").json
     ids = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,10 +19,17 @@ class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def added_route(
-    service: str, path: str, endpoint: Endpoint, what: str, answer: Any, query: type[msgspec.Struct] = NoQuery
+    service: str,
+    path: str,
+    endpoint: Endpoint,
+    what: str,
+    answer: Any,
+    query: type[msgspec.Struct] = NoQuery,
+    refusals: Mapping[int, str] = {},
 ) -> Route:
     """A GET below `/_chimera/<service>`."""
-    return Route("GET", f"/_chimera/{service}{path}", endpoint, openapi.added(service, path, what, answer, query))
+    described = openapi.added(service, path, what, answer, query, refusals=refusals)
+    return Route("GET", f"/_chimera/{service}{path}", endpoint, described)
 
 
 def read_query(call: Call, type_: type[Query], *, repeated: Sequence[str] = ()) -> Query:

@@ -89,7 +89,14 @@ class Admin:
         return [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
             get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
-            get("/journal", self.journal, "Events after a position", answers.JournalPage, self._journal_query),
+            get(
+                "/journal",
+                self.journal,
+                "Events after a position",
+                answers.JournalPage,
+                self._journal_query,
+                {410: "The first of these events is no longer kept."},
+            ),
             get("/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
             *self._share_routes(),

@@ -149,14 +149,51 @@ class ConsumerShown(msgspec.Struct):
     lag: Count | None
 
 
+class JournalKept(msgspec.Struct):
+    """What is kept of a partition of the journal: numbers `oldest` to `newest`, `since` as the oldest's sender said.
+
+    `held_back_by`: the consumer that is last, where there is something that it does not have.
+    """
+
+    partition: Partition
+    oldest: Annotated[int, Meta(ge=1)]
+    newest: Count
+    kept: Count
+    since: str | None
+    held_back_by: str | None
+
+
+class KnownConsumer(msgspec.Struct):
+    """A consumer of the journal; `heard_of` is null for one of this service. `why_not`: why it holds nothing back."""
+
+    consumer: str
+    partition: Partition
+    applied: Count
+    heard_of: datetime | None
+    holds_back: bool
+    why_not: str
+
+
+class RetentionShown(msgspec.Struct):
+    """For how many days things are kept, 0 is for ever; what is kept of the journal, and who consumes it."""
+
+    journal_days: Annotated[float, Meta(ge=0)]
+    inbox_days: Annotated[float, Meta(ge=0)]
+    log_days: Annotated[float, Meta(ge=0)]
+    parked_days: Annotated[float, Meta(ge=0)]
+    journal: list[JournalKept]
+    consumers: list[KnownConsumer]
+
+
 class Status(msgspec.Struct):
-    """Where every consumer is, how many messages are parked by consumer, and how things are borrowed."""
+    """Where every consumer is, how many messages are parked by consumer, how things are borrowed, and what is kept."""
 
     service: str
     partitions: Annotated[int, Meta(ge=1, le=256)]
     consumers: list[ConsumerShown]
     parked: dict[str, Count]
     borrows: list[BorrowStatus]
+    retention: RetentionShown
 
 
 class Live(msgspec.Struct):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -26,7 +26,7 @@ Header = tuple[bytes, bytes]
 _STATUSES = frozenset(HTTPStatus)
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct):
     """A request being answered: its ASGI triple, and the parameters of its path."""
 
     scope: Scope

@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -63,6 +64,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         body = {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
         operation["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
     operation["responses"]["413"] = _refused(413)
+    operation["responses"]["409"] = _problem("Its Idempotency-Key was used with another payload before.")
     accepted = {
         "type": "object",
         "required": ["command_id", key],
@@ -90,7 +92,10 @@ def _direct_answers(operation: Operation, handler: Handler, without_result: Any)
         located = _location(handler) if status == "201" else {}
         operation["responses"][status] = _response("Done: it is stored.", schema, {**headers, **located})
     operation["responses"]["404"] = _problem("There is no such thing to change; `reason` says what.")
-    operation["responses"]["409"] = _problem("It is refused, for the `reason` given; nothing was kept.")
+    operation["responses"]["409"] = _problem(
+        "It is refused, for the `reason` given, or its Idempotency-Key was used with another payload; nothing was kept."
+    )
+    operation["responses"]["500"] = _problem("It failed, and nothing of it was kept.")
 
 
 def query(service: Service, declared: Query, parameters: Sequence[tuple[str, Any, Any]], *, waits: bool) -> Operation:
@@ -139,8 +144,9 @@ def added(
     query: type[msgspec.Struct],
     *,
     body: type[msgspec.Struct] | None = None,
+    refusals: Mapping[int, str] = {},
 ) -> Operation:
-    """A route that Chimera adds. `answer` is a type, or TEXT."""
+    """A route that Chimera adds. `answer` is a type, or TEXT; `refusals` are what it answers beside those of any."""
     parameters = [_parameter(name, "path", str) for name in path_parameters(path)]
     parameters += [
         _parameter(field.name, "query", field.type, field.default) for field in msgspec.structs.fields(query)
@@ -156,6 +162,7 @@ def added(
         operation["responses"]["200"] = _response(what, _Typed(answer), {})
     if path_parameters(path):
         operation["responses"]["404"] = _problem("There is none.")
+    operation["responses"] |= {str(status): _problem(words) for status, words in refusals.items()}
     return operation
 
 
@@ -180,7 +187,7 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
         "paths": _without_nul(_resolve(paths, by_type)),
         "components": {
             "schemas": components,
-            "responses": {str(status): _problem(words) for status, words in REFUSALS.items()},
+            "responses": {str(status): _problem(words, status) for status, words in REFUSALS.items()},
         },
     }
 
@@ -248,11 +255,14 @@ def _refused(status: int) -> dict[str, Any]:
     return {"$ref": f"#/components/responses/{status}"}
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {
+def _problem(description: str, status: int = 0) -> dict[str, Any]:
+    problem: dict[str, Any] = {
         "description": description,
         "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}},
     }
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        problem["headers"] = {"Retry-After": _RETRY_AFTER}
+    return problem
 
 
 def _header(description: str) -> dict[str, Any]:
@@ -323,6 +333,11 @@ def _copy(value: Any) -> Any:
     return [_copy(part) for part in value] if isinstance(value, list) else value
 
 
+_RETRY_AFTER = {
+    "description": "Seconds after which to try again.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 0},
+}
 _POSITIONS = {
     "description": "Where its events are; bring it back as `Chimera-After` to read your own writes.",
     "schema": {"type": "string"},
@@ -348,5 +363,5 @@ _IDEMPOTENCY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-    "description": "The same key is the same command, however often it is sent.",
+    "description": "The same key is the same command, however often it is sent; with another payload it is refused.",
 }

@@ -34,6 +34,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 log_level="error",
                 access_log=False,
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=stop_s,
                 timeout_keep_alive=KEEP_ALIVE_S,

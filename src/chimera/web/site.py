@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
@@ -40,22 +40,20 @@ class Site:
             return
         if scope["type"] != "http":
             raise ValueError(f"chimera answers HTTP, not {scope['type']}")
-        call = Call(scope, receive, send, {})
+        path: Mapping[str, str] = {}
         self._under_way += 1
         try:
             if self._under_way > MOST_REQUESTS and "/health/" not in scope["path"]:
                 raise Unavailable(f"{MOST_REQUESTS} requests are under way")
-            root = scope.get("root_path", "")
             raw_path = scope.get("raw_path") or scope["path"].encode()
-            endpoint, path = self._router.find(
-                scope["method"], raw_path.removeprefix(root.encode()), scope["query_string"]
-            )
-            call = Call(scope, receive, send, path)
-            await endpoint(call)
+            if root := scope.get("root_path"):
+                raw_path = raw_path.removeprefix(root.encode())
+            endpoint, path = self._router.find(scope["method"], raw_path, scope["query_string"])
+            await endpoint(Call(scope, receive, send, path))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is answered, none is hidden
-            await _answer_error(call, error)
+            await _answer_error(Call(scope, receive, send, path), error)
         finally:
             self._under_way -= 1
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chimera.errors import ChimeraError, SettingsError
-from chimera.testing.faults.mutants import MUTANTS
+from chimera.testing.faults.mutants import MUTANTS, has_run
 from chimera.testing.faults.rig import Rig
 from chimera.testing.faults.scenario import EMBEDDED, Result, Scenario
 from chimera.testing.faults.scenarios import SCENARIOS, scenario_named
@@ -31,7 +31,8 @@ Say = Callable[[str], object]
 class Plan(NamedTuple):
     """What to run. `names` are scenarios, none means all; `keep` is a folder for what is left of a run.
 
-    Scenarios are spread over `fleets` that run at the same time; each fleet's take turns.
+    Scenarios are spread over `fleets` that run at the same time; each fleet's take turns. With `long`, or by their
+    names, also those that take many minutes.
     """
 
     stacks: Sequence[str]
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     keep: Path | None
     workload: Workload
     fleets: int = 1
+    long: bool = False
 
     def scenarios(self, stack: str) -> list[Scenario]:
         """Those to run on a stack."""
@@ -50,16 +52,22 @@ class Plan(NamedTuple):
             if stack in scenario.stacks
             and (scenario.name in self.names or not self.names)
             and not (self.quick and scenario.slow)
+            and (self.long or not scenario.long or scenario.name in self.names)
         ]
 
 
 class Caught(NamedTuple):
-    """Whether a mutant was caught, and by what."""
+    """What came of a mutant: the worst that its scenario found, empty for nothing, or why that proves nothing."""
 
     mutant: str
     scenario: str
-    is_caught: bool
     finding: str
+    void: str
+    seconds: float
+
+    @property
+    def state(self) -> str:
+        return "caught" if self.finding and not self.void else "void" if self.void else "MISSED"
 
 
 async def run_scenarios(plan: Plan, say: Say) -> list[Result]:
@@ -67,21 +75,29 @@ async def run_scenarios(plan: Plan, say: Say) -> list[Result]:
     results: list[Result] = []
     for name in plan.stacks:
         scenarios = plan.scenarios(name)
-        alone = [scenario for scenario in scenarios if scenario.alone]
-        shared = [scenario for scenario in scenarios if scenario not in alone]
-        groups = [shared[start :: plan.fleets] for start in range(plan.fleets)]
-        by_group = await asyncio.gather(*(_run_group(plan, name, group, say) for group in groups if group))
-        by_group += [await _run_group(plan, name, [scenario], say) for scenario in alone]
+        groups = fleets_of(scenarios, plan.fleets)
+        by_group = await asyncio.gather(*(_run_group(plan, name, group, say) for group in groups if not group[0].last))
+        by_group += [await _run_group(plan, name, group, say) for group in groups if group[0].last]
         found = {result.scenario: result for group in by_group for result in group}
         results += [found[scenario.name] for scenario in scenarios]
     return results
+
+
+def fleets_of(scenarios: Sequence[Scenario], count: int) -> list[list[Scenario]]:
+    """Which scenarios share a fleet: those that name the same, and the others spread over so many."""
+    named: dict[str, list[Scenario]] = {}
+    for scenario in scenarios:
+        if scenario.fleet:
+            named.setdefault(scenario.fleet, []).append(scenario)
+    others = [scenario for scenario in scenarios if not scenario.fleet]
+    return [group for group in (others[start::count] for start in range(count)) if group] + list(named.values())
 
 
 async def _run_group(plan: Plan, stack: str, group: Sequence[Scenario], say: Say) -> list[Result]:
     results: list[Result] = []
     told = 0
     try:
-        async with fleet(plan, stack, disk_bytes=group[0].disk_bytes) as rig:
+        async with fleet(plan, stack, disk_bytes=group[0].disk_bytes, rows=group[0].rows) as rig:
             for turn, scenario in enumerate(group):
                 results.append(await rig.run(scenario, turn))
                 say(said(results[-1]))
@@ -97,28 +113,39 @@ async def _run_group(plan: Plan, stack: str, group: Sequence[Scenario], say: Say
 
 async def run_mutants(plan: Plan, names: Sequence[str], say: Say) -> list[Caught]:
     """Strike each mutant with its scenario, on an embedded fleet of its own; says each as it comes."""
-    found: list[Caught] = []
-    for name in names:
-        scenario = scenario_named(MUTANTS[name].scenario)
-        async with fleet(plan, EMBEDDED, mutant=name) as rig:
-            rig.bound_s = MUTANT_BOUND_S
-            result = await rig.run(scenario)
-        findings = result.findings or [result.void or "nothing was found"]
-        found.append(Caught(name, scenario.name, bool(result.findings), findings[0]))
-        say(f"{'caught' if found[-1].is_caught else 'MISSED':<7} {name:<28} by {scenario.name:<36} {findings[0][:120]}")
-    return found
+    turns = asyncio.Semaphore(plan.fleets)
+
+    async def in_turn(name: str) -> Caught:
+        async with turns:
+            caught = await _run_mutant(plan, name)
+        say(f"{caught.state:<7} {name:<28} by {caught.scenario:<36} {(caught.void or caught.finding)[:120]}")
+        return caught
+
+    return await asyncio.gather(*map(in_turn, names))
+
+
+async def _run_mutant(plan: Plan, name: str) -> Caught:
+    scenario, began = scenario_named(MUTANTS[name].scenario), time.monotonic()
+    async with fleet(plan, EMBEDDED, mutant=name, disk_bytes=scenario.disk_bytes, rows=scenario.rows) as rig:
+        rig.bound_s = MUTANT_BOUND_S
+        result = await rig.run(scenario)
+        void = "" if has_run(rig.folder.path) else "no process has run its code"
+    finding = next(iter(result.findings), "")
+    return Caught(name, scenario.name, finding, void or (not finding and result.void) or "", time.monotonic() - began)
 
 
 MUTANT_BOUND_S = 15.0
 
 
 @asynccontextmanager
-async def fleet(plan: Plan, stack_name: str, *, mutant: str = "", disk_bytes: int = 0) -> AsyncIterator[Rig]:
+async def fleet(
+    plan: Plan, stack_name: str, *, mutant: str = "", disk_bytes: int = 0, rows: int = 0
+) -> AsyncIterator[Rig]:
     """A fleet that serves, in a folder of its own. Raises SettingsError where it can't be had."""
     folder = Path(tempfile.mkdtemp(prefix="chimera-faults-"))
     stack = stack_of(stack_name, f"f{uuid.uuid4().hex[:8]}")
     mounted = disk_bytes and _mount(folder / "state", disk_bytes)
-    rig = Rig(stack, plan.workload, folder, seed=plan.seed, mutant=mutant)
+    rig = Rig(stack, plan.workload, folder, seed=plan.seed, mutant=mutant, rows=rows)
     try:
         await rig.start()
         yield rig
@@ -159,7 +186,7 @@ def said(result: Result) -> str:
     state = "void" if result.void else "well" if result.is_well else "WRONG"
     line = (
         f"{state:<6} {result.stack:<17} {result.scenario:<36} {result.commands:>5} sent {result.fired:>4} fired "
-        f"{result.seconds:6.1f} s"
+        f"{result.seconds:6.1f} s of {result.whole_s:.1f} s"
     )
     return "\n".join(
         [

@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from chimera.batchfold import all_failures
 from chimera.body import Body
 from chimera.copies import copy_name
-from chimera.execution import Outcome, read_outcomes
 from chimera.folding import Folder
 from chimera.messages import Message
 from chimera.modes import read_mode
+from chimera.outcomes import Outcome, read_outcomes
 from chimera.records import Parked, SharedKey
 from chimera.service import Borrow, View
+from chimera.setaside import all_failures
 from chimera.sharing import pages, shared_documents
 from chimera.status import document_consumers, service_status
 from chimera.testing.faults.ledger import Entry

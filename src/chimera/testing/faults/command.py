@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from chimera.errors import ChimeraError
 from chimera.testing.faults.campaign import Plan, run_mutants, run_scenarios
 from chimera.testing.faults.mutants import MUTANTS
 from chimera.testing.faults.points import POINTS
-from chimera.testing.faults.report import page, summary, table
+from chimera.testing.faults.report import mutants_page, page, summary, table
 from chimera.testing.faults.rig import BOUND_S
 from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK
 from chimera.testing.faults.scenarios import SCENARIOS
@@ -26,6 +27,7 @@ from chimera.testing.faults.workload import Tallying, Workload
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--stack", "stacks", multiple=True, type=click.Choice(EVERY_STACK), help="May be repeated; else all.")
 @click.option("--quick", is_flag=True, help="The embedded stack only, and no scenario that takes long.")
+@click.option("--long", "long", is_flag=True, help="Also the scenarios that take many minutes.")
 @click.option("--scenario", "names", multiple=True, help="Only these; may be repeated.")
 @click.option("--mutants", is_flag=True, help="Check that deliberate bugs are caught.")
 @click.option("--mutant", "mutant_names", multiple=True, help="Only these; may be repeated.")
@@ -38,6 +40,7 @@ from chimera.testing.faults.workload import Tallying, Workload
 def main(
     stacks: Sequence[str],
     quick: bool,
+    long: bool,
     names: Sequence[str],
     mutants: bool,
     mutant_names: Sequence[str],
@@ -57,12 +60,13 @@ def main(
     if unknown := set(mutant_names) - set(MUTANTS):
         raise click.UsageError(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
     chosen = (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
-    plan = Plan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets)
+    plan = Plan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets, long)
     try:
         if mutants or mutant_names:
-            caught = asyncio.run(run_mutants(plan, mutant_names or tuple(MUTANTS), click.echo))
-            sys.exit(0 if all(each.is_caught for each in caught) else 1)
+            sys.exit(_mutants(plan, mutant_names or tuple(MUTANTS), out))
+        began = time.monotonic()
         results = asyncio.run(run_scenarios(plan, click.echo))
+        seconds = time.monotonic() - began
     except ChimeraError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{table(results)}\n{summary(results)}")
@@ -71,13 +75,29 @@ def main(
             page(
                 results,
                 seed=seed,
-                again=f"python -m chimera.testing.faults {shlex.join(sys.argv[1:])}",
+                again=_again(),
                 bound_s=BOUND_S,
+                seconds=seconds,
                 scenarios=SCENARIOS,
-                mutants=MUTANTS,
             )
         )
     sys.exit(0 if all(result.is_well for result in results) else 1)
+
+
+def _mutants(plan: Plan, names: Sequence[str], out: Path | None) -> int:
+    """Run them; the exit status."""
+    began = time.monotonic()
+    caught = asyncio.run(run_mutants(plan, names, click.echo))
+    seconds = time.monotonic() - began
+    all_caught = all(each.state == "caught" for each in caught)
+    click.echo(f"{'all' if all_caught else 'not all'} of {len(caught)} caught, in {seconds:.0f} s")
+    if out is not None:
+        out.write_text(mutants_page(caught, seed=plan.seed, again=_again(), seconds=seconds))
+    return 0 if all_caught else 1
+
+
+def _again() -> str:
+    return f"python -m chimera.testing.faults {shlex.join(sys.argv[1:])}"
 
 
 def _workload(where: str | None) -> Workload:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
@@ -16,11 +17,14 @@ from chimera.testing.faults.workload import Request, Workload
 TIMEOUT = aiohttp.ClientTimeout(total=20.0)
 PATIENCE_S = 60.0
 PAUSE_S = 0.05
+REMEMBERED = 10_000
 BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class Traffic(NamedTuple):
     """How much to send: commands for each of so many keys, and more of them until `more_s` seconds are over.
+
+    These come `pause_s` seconds after the answer to the key's one before.
 
     With `once` each command is sent once, whatever comes back, and a 503 has to mean that nothing was kept.
     `poison` is given to one command of each of the first `poisoned` keys.
@@ -29,20 +33,21 @@ class Traffic(NamedTuple):
     keys: int = 12
     commands: int = 4
     more_s: float = 20.0
+    pause_s: float = 0.15
     once: bool = False
     poison: str = ""
     poisoned: int = 0
 
 
 class Driver:
-    """Sends a scenario's commands; `seconds` holds how long each answer took."""
+    """Sends commands; `seconds` holds how long each of the last answers took."""
 
     def __init__(self, base: str, workload: Workload, ledger: Ledger, seed: str) -> None:
         self._base = base
         self._workload = workload
         self._ledger = ledger
         self._seed = seed
-        self.seconds: list[float] = []
+        self.seconds: deque[float] = deque(maxlen=REMEMBERED)
 
     async def send(self, tag: str, traffic: Traffic, enough: Callable[[], bool]) -> None:
         """Send what the traffic asks for, and go on until it is enough or the time is over."""
@@ -65,11 +70,12 @@ class Driver:
         random, number = Random(f"{self._seed}/{key}"), 0  # noqa: S311 - not a secret
         while number < traffic.commands or (time.monotonic() < until and not enough()):
             poison = traffic.poison if number == 1 and index < 2 * traffic.poisoned and index % 2 == 0 else ""
-            await self._deliver(session, self._workload.request(random, key, number, poison), traffic.once)
+            await self.deliver(session, self._workload.request(random, key, number, poison), traffic.once)
             number += 1
-            await asyncio.sleep(0 if number < traffic.commands else PAUSE_S)
+            await asyncio.sleep(0 if number < traffic.commands else traffic.pause_s)
 
-    async def _deliver(self, session: aiohttp.ClientSession, request: Request, once: bool) -> None:
+    async def deliver(self, session: aiohttp.ClientSession, request: Request, once: bool = False) -> None:
+        """Send a command until it is answered, or for so long that this is given up."""
         entry = self._ledger.send(request, kept_none=once)
         give_up_at = time.monotonic() + PATIENCE_S
         while True:

@@ -143,6 +143,10 @@ class WatchedSession(WrappedSession):
             self.work = self.work or RELAY
         await super().save(table, rows)
 
+    async def trim(self, partition: int, through: int) -> None:
+        self.work = self.work or "trim"
+        await super().trim(partition, through)
+
     async def _touch(self, table: Table, first: str) -> None:
         match table.name:
             case "chimera_checkpoints":

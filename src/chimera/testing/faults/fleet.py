@@ -27,7 +27,7 @@ class NotReady(ChimeraError):  # noqa: N818 - what happened
 class Fleet:
     """`chimera up --processes` of one chimera.toml, with `workers` write heads for each service.
 
-    What it prints is in `output`, a file.
+    What it prints is in `output`, a file. It has only those settings of CHIMERA_… that are given.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Fleet:
         self.port = free_ports(services + 1)
         self.output = state / "output.log"
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("CHIMERA_")},
             **environment,
             "CHIMERA_STATE": str(state),
             "CHIMERA_PORT": str(self.port),

@@ -7,14 +7,17 @@ A rig that finds nothing may be blind. So each of these breaks one promise of Ch
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from chimera import execution, feed, intake, leases, parking
+from chimera import execution, feed, intake, leases, outcomes, parking
 from chimera.errors import SettingsError, Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Store, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Document, Move, Store, ViewStore, WriteSession
 from chimera.records import Progress
 from chimera.tasks import take_exception
 from chimera.testing.broken import (
@@ -24,10 +27,13 @@ from chimera.testing.broken import (
     HolesStore,
     StubbornViews,
     WrappedStore,
+    WrappedViews,
 )
+from chimera.testing.faults.points import FOLDER, add_line
 from chimera.transaction import Unit
 
 MUTANT = "FAULTS_MUTANT"
+RAN = "mutant-ran"
 
 
 class Mutant(NamedTuple):
@@ -49,24 +55,54 @@ def install(environment: Mapping[str, str]) -> None:
 def changed_store(store: Store, environment: Mapping[str, str]) -> Store:
     """The store as the mutant has it."""
     mutant = _chosen(environment)
-    return mutant.store(store) if mutant and mutant.store else store
+    return _NotedStore(mutant.store(store)) if mutant and mutant.store else store
 
 
 def changed_views(views: ViewStore, environment: Mapping[str, str]) -> ViewStore:
     """The view store as the mutant has it."""
     mutant = _chosen(environment)
-    return mutant.views(views) if mutant and mutant.views else views
+    return _NotedViews(mutant.views(views)) if mutant and mutant.views else views
+
+
+def has_run(folder: Path) -> bool:
+    """Whether any process has run a mutant's code: one that nobody runs is neither caught nor missed."""
+    return (folder / RAN).exists()
+
+
+@cache
+def _note() -> None:
+    add_line(Path(os.environ[FOLDER]) / RAN, str(os.getpid()).encode())
+
+
+class _NotedStore(WrappedStore):
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        _note()
+        async with super().transaction() as session:
+            yield session
+
+
+class _NotedViews(WrappedViews):
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+        _note()
+        return await super().write(consumer, documents, moves)
 
 
 def _chosen(environment: Mapping[str, str]) -> Mutant | None:
     name = environment.get(MUTANT)
-    if name and name not in MUTANTS:
-        raise SettingsError(f"there is no mutant {name!r}; there are: {', '.join(MUTANTS)}")
-    return MUTANTS[name] if name else None
+    known = MUTANTS | KEEPING
+    if name and name not in known:
+        raise SettingsError(f"there is no mutant {name!r}; there are: {', '.join(known)}")
+    return known[name] if name else None
 
 
-def _replace(owner: Any, name: str, function: Any) -> None:
-    setattr(owner, name, function)
+def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    @wraps(function)
+    def noted(*arguments: Any, **options: Any) -> Any:
+        _note()
+        return function(*arguments, **options)
+
+    setattr(owner, name, noted)
 
 
 def _checkpoint_first() -> None:
@@ -101,9 +137,9 @@ def _no_check_of_checkpoints() -> None:
 def _refusals_forgotten() -> None:
     remember = execution.Executor.remember
 
-    def forgetful(self: Any, unit: Any, message_id: str, outcome: Any) -> None:
+    def forgetful(self: Any, unit: Any, message: Any, outcome: Any) -> None:
         if outcome.state != "rejected":
-            remember(self, unit, message_id, outcome)
+            remember(self, unit, message, outcome)
 
     _replace(execution.Executor, "remember", forgetful)
 
@@ -111,7 +147,7 @@ def _refusals_forgotten() -> None:
 def _failed_batch_skipped() -> None:
     async def skip(self: Any, tasks: Sequence[Any], moves: Any) -> list[Any]:
         await self._together([], moves)
-        return [execution.Outcome("failed") for _ in tasks]
+        return [outcomes.Outcome("failed") for _ in tasks]
 
     _replace(execution.Executor, "_one_by_one", skip)
 
@@ -231,6 +267,26 @@ class _SwallowingStore(WrappedStore):
             async with self._store.transaction() as session:
                 yield session
 
+
+class _KeepingStore(WrappedStore):
+    """Keeps something of every transaction in memory."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._kept: list[bytes] = []
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        self._kept.append(bytes(KEPT_BYTES))
+        async with super().transaction() as session:
+            yield session
+
+
+KEPT_BYTES = 4000
+KEEPING = {
+    "transactions-kept": Mutant("something of every transaction stays in memory", "soak", store=_KeepingStore),
+}
+"""Bugs that lose nothing, and that only a soak can find."""
 
 MUTANTS = {
     "checkpoint-first": Mutant(

@@ -48,6 +48,8 @@ POINTS = {
     "relay.commit.after": "the relay's checkpoint is committed",
     "leases.commit.before": "leases are renewed and not committed",
     "leases.commit.after": "leases are committed, and the worker does not know yet",
+    "trim.commit.before": "events that are old enough are dropped, and that is not committed",
+    "trim.commit.after": "events that are old enough are dropped, and the process does not know yet",
     "view.write.before": "a view's documents are folded and not written",
     "view.write.after": "a view's documents and checkpoint are written, and the process does not know yet",
     "copy.write.before": "a copy of borrowed documents is not written yet",
@@ -98,6 +100,7 @@ class Folder:
         self._armed = path / "armed.json"
         self._fired = path / "fired.jsonl"
         self._reached = path / "reached"
+        self._spared = path / "spared.json"
 
     def arm(self, faults: Sequence[Armed]) -> None:
         """Replace what is armed."""
@@ -128,6 +131,13 @@ class Folder:
         if not self._fired.exists():
             return []
         return [msgspec.json.decode(line, type=Fired) for line in self._fired.read_bytes().splitlines()]
+
+    def spare(self, pids: Sequence[int]) -> None:
+        """Whatever is armed from now on kills none of these processes."""
+        self._spared.write_bytes(msgspec.json.encode(pids))
+
+    def spares(self, pid: int) -> bool:
+        return self._spared.exists() and pid in msgspec.json.decode(self._spared.read_bytes(), type=list[int])
 
     def record(self, fired: Fired) -> None:
         """Returns once the line is on disk."""
@@ -210,7 +220,12 @@ class Trip:
     def _look(self) -> None:
         if (version := self._folder.version()) != self._version:
             self._version = version
-            self._armed = [fault for fault in self._folder.armed() if fault.where in self._where]
+            spared = self._folder.spares(os.getpid())
+            self._armed = [
+                fault
+                for fault in self._folder.armed()
+                if fault.where in self._where and not (spared and fault.action == "kill")
+            ]
             self._passes.clear()
             self._ours.clear()
 

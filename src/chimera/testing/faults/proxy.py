@@ -8,14 +8,15 @@ from typing import Literal
 
 CHUNK = 1 << 16
 
-Trouble = Literal["none", "cut", "delay", "halve", "corrupt"]
+Trouble = Literal["none", "cut", "delay", "halve", "corrupt", "hold"]
 
 
 class Proxy:
     """Stands before a server. Set `trouble` at any time; `struck` counts what it did.
 
     `cut` resets every connection and takes no new one; `delay` holds answers up for `delay_s`; `halve` sends half of
-    an answer and resets the connection; `corrupt` overwrites the first bytes of an answer.
+    an answer and resets the connection; `corrupt` overwrites the first bytes of an answer; `hold` keeps every answer
+    back until `cut`.
     """
 
     def __init__(self, host: str, port: int, *, delay_s: float = 0.5) -> None:
@@ -28,6 +29,8 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._running: set[asyncio.Task[None]] = set()
+        self._awaited = b""
+        self._passed = asyncio.Event()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
@@ -48,6 +51,12 @@ class Proxy:
             for writer in list(self._open):
                 self.struck += 1
                 writer.transport.abort()
+
+    async def hold_after(self, word: bytes) -> None:
+        """Keep answers back from when a request with this word passes; returns once one has."""
+        self._passed.clear()
+        self._awaited = word
+        await self._passed.wait()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -86,6 +95,10 @@ class Proxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
+                if self._awaited and self._awaited in chunk:
+                    self._awaited = b""
+                    self.make("hold")
+                    self._passed.set()
                 writer.write(chunk)
                 await writer.drain()
 
@@ -96,6 +109,9 @@ class Proxy:
                     case "delay":
                         self.struck += 1
                         await asyncio.sleep(self._delay_s)
+                    case "hold":
+                        self.struck += 1
+                        await asyncio.Event().wait()  # what cuts the connection ends this
                     case "halve":
                         self.struck += 1
                         writer.write(chunk[: len(chunk) // 2])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from chimera.testing.faults.mutants import Mutant
+from chimera.testing.faults.campaign import Caught
+from chimera.testing.faults.mutants import MUTANTS
 from chimera.testing.faults.points import POINTS
 from chimera.testing.faults.scenario import Result, Scenario
 
 HEADINGS = ("scenario", "stack", "sent", "fired", "lost", "doubled", "out of order", "other", "seconds")
+FINDING = 100
 
 PAGE = """\
 # Nothing lost: the fault rig
@@ -30,9 +32,10 @@ the time from the end of the faults until nothing was under way any more; it has
 ```bash
 make faults                                    # every stack; needs make services; writes this page
 make faults QUICK=1                            # the embedded stack only, without what takes long
+make faults ARGS=--long                        # also what takes many minutes
 {again}   # what is below
 python -m chimera.testing.faults --scenario relay-killed --stack embedded --keep /tmp/kept
-python -m chimera.testing.faults --mutants     # deliberate bugs: each has to be caught
+python -m chimera.testing.faults --mutants --out docs/mutants.md   # deliberate bugs: each has to be caught
 python -m chimera.testing.faults --list
 ```
 
@@ -40,7 +43,7 @@ The exit status is not 0 when anything was lost, doubled, out of order or otherw
 
 ## Results
 
-Seed {seed}. {summary}
+Seed {seed}, in {minutes:.0f} minutes. {summary}
 
 {results}
 
@@ -60,10 +63,7 @@ logs `drop` and `repeat`; `clock` sets a process's wall clock forward. What stru
 
 ## Deliberate bugs
 
-A rig that finds nothing may be blind. `--mutants` runs each of these bugs against the scenario that has to catch it;
-they are put in place by the faulty engines, in the started processes only.
-
-{mutants}
+A rig that finds nothing may be blind: [each of these bugs](mutants.md) has a scenario that has to catch it.
 
 ## Your own services
 
@@ -80,7 +80,7 @@ Scenarios that name the rig's own services, `tally` and `board`, strike those; t
 
 def table(results: Sequence[Result]) -> str:
     """Scenario by stack, aligned."""
-    rows = [HEADINGS, *(_row(result) for result in results)]
+    rows = [HEADINGS, *(row(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -93,23 +93,60 @@ def page(
     seed: str,
     again: str,
     bound_s: float,
+    seconds: float,
     scenarios: Sequence[Scenario],
-    mutants: Mapping[str, Mutant],
 ) -> str:
-    """The page of a run; `again` is the command that repeats it."""
+    """The page of a run that took so many `seconds`; `again` is the command that repeats it."""
     findings = [f"- {each.scenario} on {each.stack}: {text}" for each in results for text in _said(each)]
     return PAGE.format(
         seed=seed,
         again=again.ljust(46),
         bound=bound_s,
+        minutes=seconds / 60,
         summary=summary(results),
-        results=_columns(HEADINGS, [_row(result) for result in results]),
+        results=columns(HEADINGS, [row(result) for result in results]),
         notes="\n".join(findings) + "\n\n" if findings else "",
-        scenarios=_columns(("scenario", "what strikes"), [(each.name, each.what) for each in scenarios]),
-        points=_columns(("point", "where"), list(POINTS.items())),
-        mutants=_columns(
-            ("bug", "what it is", "caught by"), [(name, each.what, each.scenario) for name, each in mutants.items()]
-        ),
+        scenarios=columns(("scenario", "what strikes"), [(each.name, each.what) for each in scenarios]),
+        points=columns(("point", "where"), list(POINTS.items())),
+    )
+
+
+MUTANTS_PAGE = """\
+# Deliberate bugs, and what catches them
+
+A rig that finds nothing may be blind. So each of these bugs breaks one promise of Chimera's own code or of an engine;
+[the fault rig](faults.md) runs it against the scenario that has to catch it, on an embedded fleet of its own. The
+faulty engines put it in place, in the started processes only. A bug is **caught** when something was lost, doubled,
+out of order or otherwise wrong; **missed** when all was well; and the run is **void** when no process has run the
+bug's code, or the scenario's fault did not strike. The exit status is not 0 unless all are caught.
+
+```bash
+{again}
+```
+
+Seed {seed}. {caught} of {count} caught, in {seconds:.0f} seconds.
+
+{rows}
+"""
+
+
+def mutants_page(caught: Sequence[Caught], *, seed: str, again: str, seconds: float) -> str:
+    """The page of a run of mutants; `again` is the command that repeats it."""
+    headings = ("bug", "what it is", "scenario", "", "the worst that it found", "seconds")
+    rows = [
+        (
+            each.mutant,
+            MUTANTS[each.mutant].what,
+            each.scenario,
+            each.state,
+            (each.void or each.finding or "nothing")[:FINDING].replace("|", "\\|"),
+            f"{each.seconds:.0f}",
+        )
+        for each in caught
+    ]
+    count = sum(each.state == "caught" for each in caught)
+    return MUTANTS_PAGE.format(
+        seed=seed, again=again, seconds=seconds, caught=count, count=len(caught), rows=columns(headings, rows)
     )
 
 
@@ -124,7 +161,7 @@ def summary(results: Sequence[Result]) -> str:
     )
 
 
-def _row(result: Result) -> tuple[str, ...]:
+def row(result: Result) -> tuple[str, ...]:
     if result.skipped:
         return (result.scenario, result.stack, *["-"] * 6, "skipped")
     counts = (result.commands, result.fired, result.lost, result.doubled, result.out_of_order, result.other)
@@ -135,6 +172,6 @@ def _said(result: Result) -> list[str]:
     return [text for text in (result.skipped, result.void, *result.notes, *result.findings) if text]
 
 
-def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

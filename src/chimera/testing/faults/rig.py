@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from chimera.settings import read_settings
 from chimera.testing.faults.checks import Found, check, labels_aside, pending
 from chimera.testing.faults.driver import Driver
 from chimera.testing.faults.fleet import Fleet, send_signal, state_of
+from chimera.testing.faults.history import write_history
 from chimera.testing.faults.ledger import Ledger
 from chimera.testing.faults.points import FOLDER, Armed, Fired, Folder
 from chimera.testing.faults.proxy import Proxy
@@ -34,13 +35,26 @@ LOOK_S = 0.05
 SETTLING_S = 0.2
 PAUSE_S = 7.0
 """How long a process stands still that has to lose its leases: twice their time, and a second."""
+GOING_ON_S = 1.0
+"""How long there is still traffic then: what the process has in hand has to meet what others do."""
 
 
 class Rig:
-    """A fleet on a stack, in a folder of its own. `mutant` names a deliberate bug that its processes have."""
+    """A fleet on a stack, in a folder of its own.
+
+    `mutant` names a deliberate bug that its processes have. There are `rows` old events before it starts.
+    """
 
     def __init__(
-        self, stack: Stack, workload: Workload, path: Path, *, seed: str = "1", workers: int = 2, mutant: str = ""
+        self,
+        stack: Stack,
+        workload: Workload,
+        path: Path,
+        *,
+        seed: str = "1",
+        workers: int = 2,
+        mutant: str = "",
+        rows: int = 0,
     ) -> None:
         self.stack = stack
         self.workload = workload
@@ -55,6 +69,7 @@ class Rig:
         self.client = Proxy("127.0.0.1", self.fleet.port)
         self.database = _proxy_to(stack.urls["store"])
         self.bound_s = BOUND_S
+        self.rows = rows
         self._known: set[str] = set()
         self._known_aside: set[str] = set()
 
@@ -64,6 +79,9 @@ class Rig:
             await self.database.start()
             behind = self.stack.through(self.database.port)
             self.fleet.environment.update(behind.environment(faulty=True))
+        if self.rows:
+            async with self.bodies() as bodies:
+                await write_history(bodies, next(iter(bodies)), self.rows)
         await self.fleet.start()
         await self.client.start()
 
@@ -93,6 +111,7 @@ class Rig:
         run = Run(self, scenario, f"s{turn}")
         result = Result(scenario.name, self.stack.name)
         sent_before = len(self.ledger.entries)
+        began_all = time.monotonic()
         try:
             await run.strike()
         except SettingsError as error:
@@ -101,20 +120,25 @@ class Rig:
             result.void = str(error) or "it took too long"
         if not scenario.keep_armed:
             await run.heal()
-        began = time.monotonic()
-        left = await self._converged()
-        result.seconds = time.monotonic() - began
-        await run.heal()
-        found = await self._found(scenario.parks)
-        if left:
-            found.wrong += [f"stuck: {each}" for each in left]
+        await self.conclude(result, parks=scenario.parks, heal=run.heal)
         result.commands = len(self.ledger.entries) - sent_before
         result.fired = len(run.fired())
         result.void = result.void or run.unfired()
         result.notes = run.notes
         result.reached = sorted(self.folder.reached())
-        self._note(result, found)
+        result.whole_s = time.monotonic() - began_all
         return result
+
+    async def conclude(self, result: Result, *, parks: bool, heal: Callable[[], Awaitable[None]]) -> None:
+        """Wait until nothing is under way, heal, and write down what is wrong now and was not before."""
+        began = time.monotonic()
+        left = await self._converged()
+        result.seconds = time.monotonic() - began
+        await heal()
+        found = await self._found(parks)
+        if left:
+            found.wrong += [f"stuck: {each}" for each in left]
+        self._note(result, found)
 
     async def _converged(self) -> list[str]:
         """Wait until nothing is under way; what is still, when it takes too long."""
@@ -268,6 +292,7 @@ class Run:
         await send_signal(pids, signal.SIGSTOP)
         await asyncio.sleep(PAUSE_S)
         await send_signal(pids, signal.SIGCONT)
+        await asyncio.sleep(GOING_ON_S)
 
     def _paused(self) -> int:
         return sum(each.action == "pause" for each in self.fired())

@@ -25,8 +25,9 @@ class Scenario(NamedTuple):
 
     `armed` strikes at crash points, `strike` from outside; both while `traffic` is sent. Everything that was armed has
     to fire, or the run is void. `keep_armed` heals only after the fleet has converged. With `parks` something may be
-    set aside at the end. One `alone` has a fleet of its own, after all others, with `disk_bytes` on a disk of that
-    size. A `slow` one is not for a quick run.
+    set aside at the end. Those that name a `fleet` share it with each other only; it may have all that it keeps on a
+    disk of `disk_bytes`, or so many old `rows` in its first journal. It runs beside the others, or, with `last`, after
+    them. A `slow` one is not for a quick run, a `long` one only for those who ask for it.
     """
 
     name: str
@@ -37,15 +38,19 @@ class Scenario(NamedTuple):
     stacks: Collection[str] = (EMBEDDED,)
     keep_armed: bool = False
     parks: bool = False
-    alone: bool = False
+    fleet: str = ""
     disk_bytes: int = 0
+    rows: int = 0
+    last: bool = False
     slow: bool = False
+    long: bool = False
 
 
 class Result(msgspec.Struct):
     """What a scenario came to, and which crash points its fleet has passed by then.
 
-    `void` says why it proves nothing, `skipped` why it was not run; empty otherwise.
+    `seconds` is how long it took to converge, `whole_s` the scenario in all. `void` says why it proves nothing,
+    `skipped` why it was not run; empty otherwise.
     """
 
     scenario: str
@@ -57,6 +62,7 @@ class Result(msgspec.Struct):
     out_of_order: int = 0
     other: int = 0
     seconds: float = 0.0
+    whole_s: float = 0.0
     void: str = ""
     skipped: str = ""
     findings: list[str] = []

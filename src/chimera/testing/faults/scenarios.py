@@ -14,16 +14,24 @@ from chimera.testing.faults.strikes import (
     fill_disk,
     hold,
     jump,
+    kill_in_commit,
     leave_open,
     poisoned,
     restart,
     roll,
     signal_heads,
     slow_down,
+    trimmed,
     trouble_clients,
     wipe_views,
 )
 
+RESTART = Traffic(more_s=100.0, pause_s=0.2)
+PATIENT = Traffic(more_s=180.0, pause_s=0.5)
+POISON = Traffic(more_s=5.0, pause_s=0.2, poison="raise", poisoned=2)
+DATABASES = {"rabbitmq-mysql": "mysql", "kafka-postgresql": "postgresql"}
+BROKERS = {"rabbitmq-mysql": "rabbitmq", "kafka-postgresql": "kafka"}
+OLD_ROWS, MANY_OLD_ROWS = 20_000, 5_000_000
 TALLY_READS, TALLY_WRITES = "run tally --read", "run tally --write"
 BOARD = "run board"
 
@@ -55,22 +63,26 @@ SCENARIOS = (
         "worker-killed-in-handler",
         "write heads are killed in the middle of a handler, and with commands read and not begun",
         [_at("commands.handler", "kill", 5), _at("commands.read", "kill", 4)],
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "reaction-killed",
         "write heads are killed in the middle of a reaction, and before and after its commit",
         [_at(f"reaction.{step}", "kill") for step in ("handler", "commit.before", "commit.after")],
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "direct-killed",
         "read heads are killed in the middle of a direct command, and before and after its commit",
         [_at(f"direct.{step}", "kill") for step in ("handler", "commit.before", "commit.after")],
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "commit-reply-lost",
         "commits of commands, reactions, direct commands, leases and the relay's checkpoint happen, and their replies "
         "are lost",
         [_at(f"{work}.commit.after", "raise") for work in ("commands", "reaction", "direct", "leases", "relay")],
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "read-head-killed-before-201",
@@ -89,12 +101,14 @@ SCENARIOS = (
         "the log takes no commands for a while; each is sent once, and a 503 means that nothing was kept",
         [_at("commands.append.before", "raise", times=15)],
         traffic=Traffic(once=True),
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "broker-down",
         "every call of the log fails for two seconds, in every process",
         [_at("log.call", "raise", 1, 0)],
         hold(2.0),
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "relay-killed",
@@ -126,11 +140,13 @@ SCENARIOS = (
         "two workers fold into one document at once: every write comes late",
         [_at("view.write.before", "delay", 1, 0, 0.03)],
         hold(2.0),
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "lease-holder-killed",
         "workers are killed before and after they renew their leases",
         [_at(f"leases.commit.{step}", "kill") for step in ("before", "after")],
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "transactions-roll-back",
@@ -141,7 +157,22 @@ SCENARIOS = (
     Scenario(
         "transaction-left-open",
         "somebody holds every partition's head in an open transaction for three seconds, and rolls back",
-        strike=leave_open,
+        strike=leave_open(3.0),
+        stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "transaction-left-open-for-minutes",
+        "somebody holds every partition's head in an open transaction for two minutes, and rolls back",
+        strike=leave_open(125.0),
+        traffic=PATIENT,
+        stacks=EVERY_STACK,
+        fleet="patient",
+        slow=True,
+    ),
+    Scenario(
+        "transactions-commit-out-of-order",
+        "transactions of every kind of head wait before they commit, so that others that began later commit first",
+        [_at(f"{work}.commit.before", "delay", times=6, seconds=0.4) for work in ("commands", "reaction", "direct")],
         stacks=EVERY_STACK,
     ),
     Scenario(
@@ -167,22 +198,43 @@ SCENARIOS = (
         "poison-parked",
         "a command's handler always raises; later commands of its key wait behind it, others go on",
         strike=poisoned(redriven=False),
-        traffic=Traffic(poison="raise", poisoned=2),
+        traffic=POISON,
         parks=True,
+        stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "old-rows-trimmed",
+        "retention drops twenty thousand old journal rows while write heads are killed before and after they drop some",
+        [_at(f"trim.commit.{step}", "kill", 5) for step in ("before", "after")],
+        trimmed(180.0),
+        Traffic(more_s=180.0, pause_s=0.2),
+        stacks=EVERY_STACK,
+        fleet="old rows",
+        rows=OLD_ROWS,
     ),
     Scenario(
         "poison-ends-its-process",
         "a command's handler ends its process whenever it is tried; it is set aside, and others go on",
         strike=poisoned(redriven=False, within_s=90.0),
-        traffic=Traffic(more_s=90.0, poison="kill", poisoned=1),
+        traffic=Traffic(more_s=90.0, pause_s=0.5, poison="kill", poisoned=1),
         parks=True,
+        stacks=EVERY_STACK,
+        fleet="old rows",
+        rows=OLD_ROWS,
         slow=True,
     ),
     Scenario(
         "parked-redriven-twice",
         "commands are set aside, cured, and tried again by two operators at once",
         strike=poisoned(redriven=True),
-        traffic=Traffic(poison="raise", poisoned=2),
+        traffic=POISON,
+        stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "parked-redriven-after-the-inbox",
+        "commands are set aside until the inbox has forgotten them, cured, and tried again by two operators at once",
+        strike=poisoned(redriven=True, forgotten=True),
+        traffic=POISON,
         stacks=EVERY_STACK,
     ),
     Scenario(
@@ -190,7 +242,8 @@ SCENARIOS = (
         "write heads are killed while they try again what was set aside",
         [_at(f"redrive.{step}", "kill", 1) for step in ("handler", "commit.before", "commit.after")],
         poisoned(redriven=True),
-        Traffic(poison="raise", poisoned=2),
+        POISON,
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "junk-in-the-log",
@@ -206,11 +259,22 @@ SCENARIOS = (
         hold(5.0),
     ),
     Scenario(
+        "store-down-a-minute",
+        "every call of the store fails for a minute, in every process",
+        [_at("store.call", "raise", 1, 0)],
+        hold(60.0),
+        PATIENT,
+        fleet="old rows",
+        rows=OLD_ROWS,
+        slow=True,
+    ),
+    Scenario(
         "views-down",
         "every call of the view store fails for two seconds, in every process",
         [_at("views.call", "raise", 1, 0)],
         hold(2.0),
         slow=True,
+        stacks=EVERY_STACK,
     ),
     Scenario(
         "views-wiped",
@@ -224,6 +288,16 @@ SCENARIOS = (
         [_at("log.call", "raise", 1, 0, where=BOARD)],
         hold(3.0),
         stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "borrower-cut-off-a-minute",
+        "the borrower can't reach the broker for a minute",
+        [_at("log.call", "raise", 1, 0, where=BOARD)],
+        hold(60.0),
+        PATIENT,
+        stacks=EVERY_STACK,
+        fleet="patient",
+        slow=True,
     ),
     Scenario(
         "slow-consumer",
@@ -269,6 +343,16 @@ SCENARIOS = (
         stacks=SERVERS,
     ),
     Scenario(
+        "database-cut-off-a-minute",
+        "every connection to the database is reset, and none is taken for a minute",
+        strike=cut_database("cut", 60.0),
+        traffic=PATIENT,
+        stacks=SERVERS,
+        fleet="old rows",
+        rows=OLD_ROWS,
+        slow=True,
+    ),
+    Scenario(
         "database-answers-cut-in-half",
         "half of an answer of the database arrives, and then the connection ends, for a second",
         strike=cut_database("halve", 1.0),
@@ -277,25 +361,52 @@ SCENARIOS = (
     Scenario(
         "broker-restarted",
         "the broker is stopped and started again with work in flight",
-        strike=restart({"rabbitmq-mysql": "rabbitmq", "kafka-postgresql": "kafka"}),
-        traffic=Traffic(more_s=100.0),
+        strike=restart(BROKERS),
+        traffic=RESTART,
         stacks=SERVERS,
-        alone=True,
+        fleet="restarts",
+        last=True,
     ),
     Scenario(
         "database-restarted",
         "the database is stopped and started again with work in flight",
-        strike=restart({"rabbitmq-mysql": "mysql", "kafka-postgresql": "postgresql"}),
-        traffic=Traffic(more_s=100.0),
+        strike=restart(DATABASES),
+        traffic=RESTART,
         stacks=SERVERS,
-        alone=True,
+        fleet="restarts",
+        last=True,
+    ),
+    Scenario(
+        "database-killed-in-commit",
+        "the database is killed with SIGKILL while a COMMIT is under way that it does not answer, and started again",
+        strike=kill_in_commit(DATABASES),
+        traffic=RESTART,
+        stacks=SERVERS,
+        fleet="restarts",
+        last=True,
     ),
     Scenario(
         "disk-full",
         "the disk with all of SQLite's files is full for a while",
         strike=fill_disk,
+        fleet="disk",
         disk_bytes=24_000_000,
-        alone=True,
+    ),
+    Scenario(
+        "five-million-rows-trimmed",
+        "retention drops five million old journal rows while heads are killed and commits fail",
+        [
+            *(_at(f"trim.commit.{step}", "kill", 100) for step in ("before", "after")),
+            *(_at(f"{work}.commit.before", "raise", 50, times=8) for work in ("commands", "reaction", "direct")),
+            _at("events.append.after", "kill", 50),
+            _at("view.write.after", "kill", 50),
+        ],
+        trimmed(1800.0),
+        Traffic(more_s=1800.0, pause_s=0.2),
+        fleet="many old rows",
+        rows=MANY_OLD_ROWS,
+        slow=True,
+        long=True,
     ),
 )
 

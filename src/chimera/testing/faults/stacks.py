@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from chimera.errors import SettingsError
 from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK
 
-STARTED = Path(".services/urls.json")
+STARTED = Path(os.environ.get("CHIMERA_SERVICES", ".services")) / "urls.json"
 
 
 class Stack(NamedTuple):
@@ -48,7 +48,8 @@ def stack_of(name: str, tag: str) -> Stack:
         server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}").geturl()
         return Stack(name, tag, {"log": f"{url_of('rabbitmq_stream')}?prefix={tag}-", "store": server, "views": server})
     if name == "kafka-postgresql":
-        postgresql = f"{url_of('postgresql')}?schema={tag}-{{service}}"
+        # without TLS, so that the proxy sees what passes
+        postgresql = f"{url_of('postgresql')}?sslmode=disable&schema={tag}-{{service}}"
         return Stack(
             name,
             tag,

@@ -7,16 +7,19 @@ import errno
 import os
 import signal
 import sys
+import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from chimera.batchfold import kept_views
-from chimera.body import commands_topic, events_topic
+from chimera.body import Body, commands_topic, events_topic
+from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
+from chimera.execution import again_on_conflict
 from chimera.messages import Message, now, partition_of
-from chimera.records import Parked
+from chimera.records import Handled, Parked
+from chimera.setaside import kept_views
 from chimera.status import document_consumers
 from chimera.testing.faults.driver import median
 from chimera.testing.faults.fleet import resident_bytes, send_signal
@@ -27,6 +30,7 @@ from chimera.testing.faults.scenario import Strike
 from chimera.testing.faults.workload import every_row
 
 SOON_S = 0.3
+COMMIT_S = 10.0
 SERVICES = Path("services/run.py")
 OWNER, BORROWER = "tally", "board"
 JUNK = ((f"{OWNER}.NoSuchCommand", b"{}"), (f"{OWNER}.Add", b"{broken"), (f"{OWNER}.Add", b'{"amount": "many"}'))
@@ -80,19 +84,23 @@ async def crash(run: Run) -> None:
     await run.rig.fleet.start()
 
 
-async def leave_open(run: Run) -> None:
+def leave_open(seconds: float) -> Strike:
     """Hold a transaction open that has every partition's head, for a while, and roll it back."""
-    await asyncio.sleep(SOON_S)
-    async with run.rig.bodies() as bodies:
-        body = bodies[OWNER]
-        try:
-            async with body.store.transaction() as session:
-                await session.reserve(dict.fromkeys(range(body.service.partitions), 1))
-                run.struck("every partition's head was held by somebody else")
-                await asyncio.sleep(3.0)
-                raise _RolledBack
-        except _RolledBack:
-            return
+
+    async def strike(run: Run) -> None:
+        await asyncio.sleep(SOON_S)
+        async with run.rig.bodies() as bodies:
+            body = bodies[OWNER]
+            try:
+                async with body.store.transaction() as session:
+                    await session.reserve(dict.fromkeys(range(body.service.partitions), 1))
+                    run.struck("every partition's head was held by somebody else")
+                    await asyncio.sleep(seconds)
+                    raise _RolledBack
+            except _RolledBack:
+                return
+
+    return strike
 
 
 class _RolledBack(Exception):  # noqa: N818 - what happened
@@ -140,8 +148,11 @@ def _partition(key: str) -> int:
     return partition_of(key, 4)
 
 
-def poisoned(*, redriven: bool, within_s: float = 30.0) -> Strike:
-    """Wait until the poisoned commands are set aside; then, if asked, cure them and have them tried again, twice."""
+def poisoned(*, redriven: bool, forgotten: bool = False, within_s: float = 30.0) -> Strike:
+    """Wait until the poisoned commands are set aside; then, if asked, cure them and have them tried again, twice.
+
+    With `forgotten` the inbox knows them no more by then.
+    """
 
     async def strike(run: Run) -> None:
         async with run.rig.bodies() as bodies:
@@ -151,7 +162,10 @@ def poisoned(*, redriven: bool, within_s: float = 30.0) -> Strike:
                 return any(row.state == "parked" and row.key.startswith(f"{run.tag}-") for row in rows)
 
             await run.until(parked, "a poisoned command was set aside", within_s)
-        run.struck("poison is set aside")
+            run.struck("poison is set aside")
+            if forgotten:
+                await _forget_parked(bodies[OWNER])
+                run.struck("the inbox has forgotten it")
         if redriven:
             (run.rig.folder.path / "antidote").touch()
             retry = ("parked", "retry", OWNER, "--consumer", "commands", "--all")
@@ -159,6 +173,16 @@ def poisoned(*, redriven: bool, within_s: float = 30.0) -> Strike:
             run.struck("redriven twice at once")
 
     return strike
+
+
+async def _forget_parked(body: Body) -> None:
+    ids = [(row.id,) for row in await every_row(body, Parked)]
+
+    async def forget() -> None:
+        async with body.store.transaction() as session:
+            await session.delete(table_of(Handled), ids)
+
+    await again_on_conflict(forget)
 
 
 def trouble_clients(*troubles: Trouble) -> Strike:
@@ -198,24 +222,70 @@ def cut_database(trouble: Trouble, seconds: float) -> Strike:
     return strike
 
 
-def _services_are_ours() -> bool:
-    return SERVICES.exists()
-
-
 def restart(kinds: Mapping[str, str]) -> Strike:
     """Restart a server that `make services` has started: by stack, its name."""
 
     async def strike(run: Run) -> None:
-        name = kinds[run.rig.stack.name]
-        if not _services_are_ours() or f"CHIMERA_TEST_{name.upper()}" in os.environ:
-            raise SettingsError(f"{name} was not started by {SERVICES}, which has to restart it here")
+        name = _own_server(kinds, run)
         await asyncio.sleep(SOON_S)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(SERVICES), "restart", name, stdout=DEVNULL, stderr=DEVNULL
-        )
-        if await process.wait():
-            raise ChimeraError(f"{name} did not start again")
+        await _serve("restart", name)
         run.struck(f"{name} was restarted")
+
+    return strike
+
+
+def kill_in_commit(kinds: Mapping[str, str]) -> Strike:
+    """Kill a database while it does not answer a COMMIT, and start it again: by stack, its name."""
+
+    async def strike(run: Run) -> None:
+        name, database = _own_server(kinds, run), run.rig.database
+        assert database is not None
+        await asyncio.sleep(SOON_S)
+        async with asyncio.timeout(COMMIT_S):
+            await database.hold_after(b"COMMIT")
+        await _serve("kill", name)
+        run.struck(f"{name} was killed, and a COMMIT is not answered")
+        database.make("cut")
+        await _serve("start", name)
+        database.make("none")
+
+    return strike
+
+
+def _own_server(kinds: Mapping[str, str], run: Run) -> str:
+    name = kinds[run.rig.stack.name]
+    if not SERVICES.exists() or f"CHIMERA_TEST_{name.upper()}" in os.environ:
+        raise SettingsError(f"{name} was not started by {SERVICES}, which has to restart it here")
+    return name
+
+
+async def _serve(verb: str, name: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SERVICES), verb, name, stdout=DEVNULL, stderr=DEVNULL
+    )
+    if await process.wait():
+        raise ChimeraError(f"{SERVICES} {verb} {name} failed")
+
+
+def trimmed(within_s: float) -> Strike:
+    """Wait until retention has dropped all events that were there before; note how long that took."""
+
+    async def strike(run: Run) -> None:
+        began, before = time.monotonic(), run.rig.rows
+        async with run.rig.bodies() as bodies:
+            body = bodies[OWNER]
+            each = before // body.service.partitions
+
+            async def gone() -> bool:
+                return all(oldest > each for oldest in (await body.store.oldest()).values())
+
+            await run.until(gone, "all old events were dropped", within_s)
+        run.struck("all old events were dropped")
+        workers = max(map(resident_bytes, run.rig.fleet.heads(" run ")))
+        run.notes.append(
+            f"{before} old events were dropped within {time.monotonic() - began:.0f} s; the median answer took "
+            f"{median(run.driver.seconds) * 1000:.0f} ms meanwhile, no process held more than {workers / 1e6:.0f} MB"
+        )
 
     return strike
 

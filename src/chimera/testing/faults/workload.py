@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +12,7 @@ import msgspec
 
 from chimera.body import Body
 from chimera.entities import Entity, table_of
+from chimera.errors import Trimmed
 from chimera.messages import Message
 from chimera.testing.faults.tally.messages import Added, Noted
 from chimera.testing.faults.tally.owner import Account, Note
@@ -109,14 +111,22 @@ class _Labels(msgspec.Struct):
 
 
 async def journal_of(body: Body) -> list[Message]:
-    """A service's journal, partition by partition."""
+    """What a service's journal keeps, partition by partition."""
     found: list[Message] = []
     for partition in range(body.service.partitions):
-        after = 0
-        while page := await body.store.journal(partition, after, 500):
-            found += page
-            after = page[-1].number
+        found += await _kept_of(body, partition)
     return found
+
+
+async def _kept_of(body: Body, partition: int) -> list[Message]:
+    while True:
+        found: list[Message] = []
+        after = (await body.store.oldest())[partition] - 1
+        with suppress(Trimmed):  # meanwhile
+            while page := await body.store.journal(partition, after, 500):
+                found += page
+                after = page[-1].number
+            return found
 
 
 async def every_row(body: Body, entity: type[Entity]) -> Iterable[Any]:
