@@ -153,8 +153,10 @@ class Projector:
 
     async def _lines(self, messages: Iterable[Message]) -> Mapping[str, Document]:
         """What says of these events' keys what is set aside of them."""
-        keys = {kept_key(message.key) for message in messages}
-        return await self._views.get(waiting_view(self._projection.name), list(keys))
+        name = waiting_view(self._projection.name)
+        if not await self._views.scan(name, limit=1):  # as nearly always; to look for each key costs a part of a fold
+            return {}
+        return await self._views.get(name, list({kept_key(message.key) for message in messages}))
 
     async def _stored(self, messages: Iterable[Message]) -> Mapping[str, Document]:
         """The documents that these events touch."""
