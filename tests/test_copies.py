@@ -20,6 +20,7 @@ from chimera.modes import ModeSetting, change_mode, flip, read_mode, want_mode
 from chimera.ports import Checkpoint, Move
 from chimera.projector import Projector
 from chimera.service import Mode
+from chimera.setaside import all_failures
 from tests.support import (
     Bank,
     Card,
@@ -473,4 +474,4 @@ async def test_a_document_that_is_not_what_was_declared_is_set_aside_by_a_fillin
     await filling_of(town.shop, town, "async").fill(range(4))
     name = copy_name(town.borrow, "async")
     assert await town.shop.views.get(name, ["k7"]) == {}
-    assert list(await town.shop.views.get(f"{name}.parked", ["k7"])) == ["k7"]
+    assert [failure.message.key for failure in await all_failures(town.shop.views, name)] == ["k7"]

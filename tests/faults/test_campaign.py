@@ -89,5 +89,6 @@ async def test_a_journal_with_old_events_holds_nobody_up_and_is_trimmed_to_its_e
         tally = bodies["tally"]
         assert dict(await tally.store.heads()) == dict.fromkeys(range(4), 3_000)
         assert await pending({"tally": tally}) == []
-        await Trimming(tally, Retention(journal_days=1), range(4)).trim_store()
+        tally.retention = Retention(journal_days=1)
+        await Trimming(tally, range(4)).trim_store()
         assert dict(await tally.store.oldest()) == dict.fromkeys(range(4), 3_001)
