@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from chimera.errors import SettingsError
 from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK
 
+POOL = 4
+"""Connections to a database per process and engine, so that several fleets at once find some."""
 STARTED = Path(os.environ.get("CHIMERA_SERVICES", ".services")) / "urls.json"
 
 
@@ -45,11 +47,11 @@ def stack_of(name: str, tag: str) -> Stack:
         kinds = {"log": "log", "store": "{service}.db", "views": "{service}-views.db"}
         return Stack(name, tag, {kind: f"sqlite:///{{state}}/{path}" for kind, path in kinds.items()})
     if name == "rabbitmq-mysql":
-        server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}").geturl()
+        server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}", query=f"pool={POOL}").geturl()
         return Stack(name, tag, {"log": f"{url_of('rabbitmq_stream')}?prefix={tag}-", "store": server, "views": server})
     if name == "kafka-postgresql":
         # without TLS, so that the proxy sees what passes
-        postgresql = f"{url_of('postgresql')}?sslmode=disable&schema={tag}-{{service}}"
+        postgresql = f"{url_of('postgresql')}?sslmode=disable&pool={POOL}&schema={tag}-{{service}}"
         return Stack(
             name,
             tag,
