@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -26,6 +27,11 @@ from chimera.testing.faults.workload import Workload
 logger = logging.getLogger("chimera")
 
 Say = Callable[[str], object]
+
+
+def end_in_order_on_sigterm() -> None:
+    """As on Ctrl-C, so that no fleet outlives the rig that has started it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Plan(NamedTuple):

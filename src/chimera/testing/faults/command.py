@@ -14,7 +14,7 @@ from typing import cast
 import click
 
 from chimera.errors import ChimeraError
-from chimera.testing.faults.campaign import Plan, run_mutants, run_scenarios
+from chimera.testing.faults.campaign import Plan, end_in_order_on_sigterm, run_mutants, run_scenarios
 from chimera.testing.faults.mutants import MUTANTS
 from chimera.testing.faults.points import POINTS
 from chimera.testing.faults.report import mutants_page, page, summary, table
@@ -60,6 +60,7 @@ def main(
     if unknown := set(mutant_names) - set(MUTANTS):
         raise click.UsageError(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
     chosen = (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
+    end_in_order_on_sigterm()
     plan = Plan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets, long)
     try:
         if mutants or mutant_names:

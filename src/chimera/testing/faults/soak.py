@@ -15,7 +15,7 @@ import click
 
 from chimera.compare.report import DPI, check_drawing
 from chimera.errors import ChimeraError
-from chimera.testing.faults.campaign import Plan, fleet, said
+from chimera.testing.faults.campaign import Plan, end_in_order_on_sigterm, fleet, said
 from chimera.testing.faults.mutants import KEEPING, MUTANTS
 from chimera.testing.faults.report import HEADINGS, columns, row
 from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK
@@ -69,6 +69,7 @@ def main(
     minutes: float, stack: str, seed: str, rate: float, mutant: str | None, out: Path | None, keep: Path | None
 ) -> None:
     """Load a fleet, strike it at random, and see that nothing is lost and that no process's memory grows."""
+    end_in_order_on_sigterm()
     before = os.getloadavg()[0]
     try:
         if out is not None:
