@@ -18,7 +18,7 @@ pid-file = mariadb.pid
 init-file = {users}
 character-set-server = utf8mb4
 skip-name-resolve
-max_connections = 200
+max_connections = 400
 max_allowed_packet = 64M
 innodb_buffer_pool_size = 128M
 innodb_flush_log_at_trx_commit = 1
