@@ -244,10 +244,10 @@ class Executor:
         return [group for group in (ready, *([task] for task in tasks if task.message.key in blocked)) if group]
 
     async def _handle(self, unit: Unit, group: Sequence[Task]) -> tuple[Outcome, list[Pending]]:
-        message = group[0].message
-        tx = Transaction(unit, message.id, message.time, message.traceparent)
+        messages = [task.message for task in group]
+        tx = Transaction(unit, messages[0].id, messages[0].time, messages[0].traceparent)
         try:
-            result = await self._invoke([task.message for task in group], tx)
+            result = await self._invoke(messages, tx)
         except Rejected as refusal:
             if not self._inbox:
                 raise  # an event has happened: there is nobody to refuse, so this is a failure like any other
@@ -259,7 +259,7 @@ class Executor:
                 raise
             raise RuntimeError("the handler was cancelled from within") from error
         finally:
-            self._prefetch.learn(unit, [task.message for task in group])
+            self._prefetch.learn(unit, messages)
         events = tx.merge()
         status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
         return Outcome("done", status=status, body=b"" if body is None else msgspec.json.encode(body)), events

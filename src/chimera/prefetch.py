@@ -31,6 +31,8 @@ class Prefetch:
 
     def learn(self, unit: Unit, messages: Sequence[Message]) -> None:
         """Remember what was loaded one by one while these messages were handled."""
+        if not unit.loaded_singly:
+            return
         types = {(message.key,): message.type for message in messages}
         for table, key in unit.loaded_singly:
             if key in types:

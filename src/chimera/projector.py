@@ -119,25 +119,26 @@ class Projector:
         return Folded(fold.writes(), fold.failed)
 
     async def _fold(self, messages: Sequence[Message]) -> Folded:
+        if not messages:
+            return Folded([])
+        if lines := await self._lines(messages):
+            return await self._fold_carefully(messages, lines)
         projection, name = self._projection, self._projection.name
         try:
             prepared = [(message, *projection.prepare(message)) for message in messages]
         except Exception:  # noqa: BLE001 - the careful way finds the event at fault and keeps it with its cause
-            return await self._fold_carefully(messages)
-        if await self._lines(messages):
-            return await self._fold_carefully(messages)
+            return await self._fold_carefully(messages, lines)
         stored = await self._views.get(name, list({key for _, keys, _ in prepared for key in keys}))
-        fold = BatchFold(projection, stored, {})
+        fold = BatchFold(projection, stored, lines)
         try:
             for message, keys, event in prepared:
                 fold.fold(message, keys, event)
             return Folded(fold.writes())
         except Exception:  # noqa: BLE001 - as above
-            return await self._fold_carefully(messages)
+            return await self._fold_carefully(messages, lines)
 
-    async def _fold_carefully(self, messages: Sequence[Message]) -> Folded:
-        stored = await self._stored(messages)
-        fold = BatchFold(self._projection, stored, await self._lines(messages))
+    async def _fold_carefully(self, messages: Sequence[Message], lines: Mapping[str, Document]) -> Folded:
+        fold = BatchFold(self._projection, await self._stored(messages), lines)
         for message in messages:
             fold.fold_carefully(message)
         return Folded(fold.writes(), fold.failed)
