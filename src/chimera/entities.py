@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
+from inspect import signature
+from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
 import msgspec
+from msgspec.structs import astuple
 
 from chimera.errors import DeclarationError
 from chimera.messages import Keyed
@@ -81,7 +84,7 @@ def table_of(entity: type[Entity]) -> Table:
         name=entity.__table__ or entity.__name__.lower(),
         columns=columns,
         key=entity.__key_fields__,
-        to_row=_row_maker([column.name for column in columns], [(i, f) for i, f in encoders if f]),
+        to_row=_row_maker([(i, f) for i, f in encoders if f]),
         from_row=_entity_maker(entity, [column.name for column in columns], [(i, f) for i, f in decoders if f]),
         key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
         indexes=entity.__indexes__,
@@ -140,28 +143,35 @@ def _decoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
 
 def _key_maker(names: Sequence[str], key: Sequence[str]) -> Callable[[Row], Key]:
     indexes = [names.index(field) for field in key]
-    return lambda row: tuple([row[index] for index in indexes])
+    if len(indexes) > 1:
+        return itemgetter(*indexes)
+    [only] = indexes
+    return lambda row: (row[only],)
 
 
-def _row_maker(names: Sequence[str], special: Sequence[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], Row]:
+def _row_maker(special: Sequence[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], Row]:
     def to_row(entity: Any) -> Row:
-        values = [getattr(entity, name) for name in names]
+        values = list(astuple(entity))
         for index, encode in special:
             if values[index] is not None:
                 values[index] = encode(values[index])
         return tuple(values)
 
-    return to_row
+    return to_row if special else astuple
 
 
 def _entity_maker(
     entity: type[Entity], names: Sequence[str], special: Sequence[tuple[int, Callable[[Any], Any]]]
 ) -> Callable[[Row], Any]:
+    is_positional = all(each.kind is each.POSITIONAL_OR_KEYWORD for each in signature(entity).parameters.values())
+
     def from_row(row: Row) -> Any:
-        values = list(row)
-        for index, decode in special:
-            if values[index] is not None:
-                values[index] = decode(values[index])
-        return entity(**dict(zip(names, values, strict=True)))
+        values: Sequence[Any] = row
+        if special:
+            values = list(row)
+            for index, decode in special:
+                if values[index] is not None:
+                    values[index] = decode(values[index])
+        return entity(*values) if is_positional else entity(**dict(zip(names, values, strict=True)))
 
     return from_row

@@ -324,15 +324,17 @@ class RelationalGuarantees(SQLGuarantees):
         await save(store, THING, ("a\\'", NOON))
         await store.close()
 
-    async def test_of_two_that_found_a_key_free_the_second_conflicts(self, engine: Store) -> None:
+    @pytest.mark.parametrize("others", [0, 100])
+    async def test_of_two_that_found_a_key_free_the_second_conflicts(self, engine: Store, others: int) -> None:
         await engine.create(TABLES, PARTITIONS)
         found, saved = asyncio.Barrier(2), asyncio.Event()
+        keys = [("a",), *((f"b{number}",) for number in range(others))]
 
         async def insert(balance: int) -> None:
             async with engine.transaction() as tx:
-                assert await tx.load(ACCOUNTS, [("a",)]) == []
+                assert await tx.load(ACCOUNTS, keys) == []
                 await found.wait()
-                await tx.save(ACCOUNTS, [("a", balance, None)])
+                await tx.save(ACCOUNTS, [(*key, balance, None) for key in keys])
                 saved.set()
 
         first, second = await asyncio.gather(insert(1), insert(2), return_exceptions=True)

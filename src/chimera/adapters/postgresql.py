@@ -41,6 +41,7 @@ _STATEMENT_S = 30.0
 _LOCK_S = 10.0
 _IDLE_IN_TRANSACTION_S = 60.0
 _SLOW_S = 3600.0
+_MANY = 32
 _CONFLICTS = frozenset({"40001", "40P01", "55P03"})
 _NO_DATABASE = "3D000"
 _FORBIDDEN = "42501"
@@ -106,8 +107,9 @@ _RESERVE = """
     UPDATE heads SET number = held.number + wanted.count
     FROM held JOIN unnest($1::int[], $2::bigint[]) AS wanted (partition, count) USING (partition)
     WHERE heads.partition = held.partition RETURNING heads.partition, held.number + 1"""
-_APPEND = """
-    INSERT INTO journal (partition, number, source, type, key, time, data, traceparent) SELECT * FROM unnest(
+_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent")
+_APPEND = f"""
+    INSERT INTO journal ({", ".join(_JOURNAL)}) SELECT * FROM unnest(
         $1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[])"""
 
 _GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
@@ -234,6 +236,8 @@ def _write_parameters(consumer: str, documents: Collection[Document], moves: Seq
 
 
 class _Session(RelationalSession):
+    _database: _Database
+
     async def select(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         sql = _statements_of(table)
         return sql.from_rows(await self.run(sql.load + self._lock, _columns(distinct(keys), len(table.key))))
@@ -250,7 +254,8 @@ class _Session(RelationalSession):
         return await super().execute(sql, parameters)
 
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
-        await self.run(_statements_of(table).insert, list(zip(*rows, strict=True)))
+        names = [column.name for column in table.columns]
+        await self._add(table.name, names, rows, _statements_of(table).insert)
 
     async def replace(self, table: Table, rows: Sequence[Row]) -> None:
         await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
@@ -267,7 +272,14 @@ class _Session(RelationalSession):
         return dict(await self.run(_RESERVE, (list(counts), list(counts.values()))))
 
     async def append_rows(self, rows: Sequence[Row]) -> None:
-        await self.run(_APPEND, _columns(rows, 8))
+        await self._add("journal", _JOURNAL, rows, _APPEND)
+
+    async def _add(self, table: str, columns: Sequence[str], rows: Sequence[Row], insert: str) -> None:
+        """Many rows by COPY, which takes half the time of arrays on both sides, and a round trip more."""
+        if len(rows) < _MANY:
+            await self.run(insert, _columns(rows, len(columns)))
+        else:
+            await self.work(lambda connection: self._database.copy(connection, table, columns, rows))
 
     async def run(self, sql: str, parameters: Sequence[Any] = (), *, again: bool = False) -> Sequence[Row]:
         return list(map(tuple, await super().run(sql, parameters, again=again)))
@@ -389,6 +401,13 @@ class _Database(Database):
         try:
             rows: list[Row] = await connection.fetch(sql, *parameters)
             return rows
+        except _FAILURES as error:
+            raise self._meaning_of(error, connection) from error
+
+    async def copy(self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Add rows whose keys are free. Raises as `fetch`."""
+        try:
+            await connection.copy_records_to_table(table, records=rows, columns=columns)
         except _FAILURES as error:
             raise self._meaning_of(error, connection) from error
 

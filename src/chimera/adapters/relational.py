@@ -9,11 +9,11 @@ An adapter says how its server spells SQL (`Spelling`), how it is reached (`Data
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -25,6 +25,7 @@ from chimera.errors import Conflict, Unavailable
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
 
+Result = TypeVar("Result")
 Connection = Any  # asyncpg's and asyncmy's own are compiled classes without types
 
 _FEATURES = Features(durable=True, shared=True, poll_s=0.02)
@@ -352,11 +353,15 @@ class RelationalSession(ABC):
         return events_of(partition, rows)
 
     async def run(self, sql: str, parameters: Sequence[Any] = (), *, again: bool = False) -> Sequence[Row]:
-        """As `Database.fetch`; after a failure, the transaction can only be rolled back."""
+        """As `Database.fetch`, on this session's connection."""
+        return await self.work(lambda connection: self._database.fetch(connection, sql, parameters, again=again))
+
+    async def work(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Do something on the connection; after a failure, the transaction can only be rolled back."""
         if self._connection is None:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
         try:
-            return await self._database.fetch(self._connection, sql, parameters, again=again)
+            return await work(self._connection)
         except Exception as error:
             self._failure = self._failure or error
             raise

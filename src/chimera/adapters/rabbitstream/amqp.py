@@ -12,6 +12,7 @@ from typing import Any
 
 # The sections, by their descriptors.
 _PROPERTIES, _APPLICATION_PROPERTIES, _DATA, _AMQP_VALUE = 0x73, 0x74, 0x75, 0x77
+_SMALL_ULONG = 0x53
 _STR8, _SYM8, _VBIN32, _STR32, _SYM32, _LIST8, _MAP32 = 0xA1, 0xA3, 0xB0, 0xB1, 0xB3, 0xC0, 0xD1
 _STRINGS = frozenset({_STR8, _STR32, _SYM8, _SYM32})
 _CONSTANTS: Mapping[int, Any] = {0x40: None, 0x41: True, 0x42: False, 0x43: 0, 0x44: 0, 0x45: ()}
@@ -74,7 +75,10 @@ def decode(data: bytes, names: Mapping[bytes, str]) -> tuple[dict[str, Any], byt
         while at < len(data):
             if data[at]:
                 raise ValueError(f"a section should begin at byte {at}")
-            section, at = _value(data, at + 1)
+            if data[at + 1] == _SMALL_ULONG:
+                section, at = data[at + 2], at + 3
+            else:
+                section, at = _value(data, at + 1)
             content, at = _value(data, at)
             if section == _APPLICATION_PROPERTIES:
                 found = _named(content, names)
@@ -88,6 +92,7 @@ def decode(data: bytes, names: Mapping[bytes, str]) -> tuple[dict[str, Any], byt
 def _named(pairs: bytes, names: Mapping[bytes, str]) -> dict[str, Any]:
     """Most of the time of reading goes by in here, so short strings are not left to `_value`."""
     found: dict[str, Any] = {}
+    value: Any
     at, end = 0, len(pairs)
     while at < end:
         if pairs[at] == _STR8:
@@ -100,7 +105,7 @@ def _named(pairs: bytes, names: Mapping[bytes, str]) -> dict[str, Any]:
         if pairs[at] == _STR8:
             start = at + 2
             at = start + pairs[at + 1]
-            value: Any = str(pairs[start:at], "utf-8")
+            value = pairs[start:at].decode()
         else:
             value, at = _value(pairs, at)
         if name is not None and value is not None:
