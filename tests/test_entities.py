@@ -131,11 +131,11 @@ def test_an_entity_without_a_key_is_refused_with_how_to_declare_one() -> None:
 class Named(Entity, key="name", kw_only=True):
     name: str
     size: int = 1
-    tags: list[str] = []
+    tags: tuple[str, ...] = ()
 
 
 def test_fields_that_are_given_by_name_only_come_back_from_a_row() -> None:
     table = table_of(Named)
-    kept = Named(name="a", size=3, tags=["x"])
+    kept = Named(name="a", size=3, tags=("x",))
     assert table.from_row(table.to_row(kept)) == kept
     assert table.key_of(table.to_row(kept)) == ("a",)
