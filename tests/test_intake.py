@@ -3,7 +3,6 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -77,15 +76,19 @@ async def test_more_than_can_wait_is_refused_and_what_was_taken_is_answered(
 async def test_the_bytes_that_wait_are_bounded_and_come_free_again(body: Body, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "HELD_BYTES", 1000)
     taken = Intake(body)
-    with taken.room(600):
-        with pytest.raises(Unavailable, match="600 bytes"), taken.room(401):
-            pass
-        with taken.room(400):
-            pass
-    with pytest.raises(KeyError), taken.room(1000):
-        raise KeyError
-    with taken.room(1000):
-        pass
+    taken.hold(600)
+    with pytest.raises(Unavailable, match="600 bytes"):
+        taken.hold(401)
+    taken.hold(400)
+    taken.let_go(600)
+    taken.let_go(400)
+    taken.hold(1000)
+
+
+async def test_the_bytes_of_a_command_that_is_refused_come_free_again(head: ReadHead, base: str) -> None:
+    async with aiohttp.ClientSession() as session, session.post(f"{base}/accounts", data=b'{"account_id":7}') as answer:
+        assert answer.status == 422
+    assert head._intake._held == 0
 
 
 async def post(session: aiohttp.ClientSession, base: str, key: str, fill: str = "", *, chunked: bool = False) -> Any:
@@ -210,12 +213,10 @@ class NoStore(WrappedStore):
         super().__init__(store)
         self.hangs = hangs
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Any]:
+    async def load(self, *_: Any) -> Any:
         if self.hangs:
             await asyncio.Event().wait()
         raise Unavailable("the store is down")
-        yield
 
 
 @pytest.mark.parametrize("hangs", [False, True])

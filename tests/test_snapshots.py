@@ -35,6 +35,10 @@ class Watched(WrappedStore):
             self.loads.append([])
             yield _Watched(session, self.loads[-1])
 
+    async def load(self, table: Any, keys: Sequence[Any]) -> Any:
+        async with self.snapshot() as session:
+            return await session.load(table, keys)
+
 
 class _Watched(WrappedSession):
     def __init__(self, session: Any, loads: list[list[Any]]) -> None:

@@ -30,6 +30,8 @@ ENGINES = ("sqlite", "postgresql", "mysql")
 SERVICE = "bench-orders"
 PARTITIONS = 8
 PATIENCE_S = 120.0
+WRITTEN = {"journal": "SELECT sum(number) FROM heads", "outbox": "SELECT max(id) FROM outbox"}
+"""How much was written, asked so that it costs the server next to nothing."""
 WORKER = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "error"]
 
 Count = Callable[[], Awaitable[int]]
@@ -151,7 +153,7 @@ async def _count_sqlite(url: str, table: str) -> Count:
 
     async def count() -> int:
         try:
-            return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+            return int(connection.execute(WRITTEN[table]).fetchone()[0] or 0)
         except sqlite3.OperationalError:
             return 0
 
@@ -163,7 +165,7 @@ async def _count_postgresql(url: str, table: str) -> Count:
 
     async def count() -> int:
         try:
-            return int(await connection.fetchval(f"SELECT count(*) FROM {table}"))  # noqa: S608
+            return int(await connection.fetchval(WRITTEN[table]) or 0)
         except asyncpg.UndefinedTableError:
             return 0
 
@@ -184,8 +186,8 @@ async def _count_mysql(url: str, table: str) -> Count:
     async def count() -> int:
         try:
             async with connection.cursor() as cursor:
-                await cursor.execute(f"SELECT count(*) FROM {table}")  # noqa: S608
-                return int((await cursor.fetchone())[0])
+                await cursor.execute(WRITTEN[table])
+                return int((await cursor.fetchone())[0] or 0)
         except asyncmy.errors.ProgrammingError:
             return 0
 

@@ -12,6 +12,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -183,10 +184,10 @@ class Executor:
         handled = await self._handle(unit, [task])
         return (await self._conclude(unit, [task], [handled]))[0]
 
-    def remember(self, unit: Unit, message: Message, outcome: Outcome) -> None:
-        """Keep in the inbox what became of a message."""
+    def remember(self, unit: Unit, message: Message, outcome: Outcome, at: datetime | None = None) -> None:
+        """Keep in the inbox what became of a message, and when: now, or `at`."""
         if self._inbox and not outcome.duplicate and outcome.state not in ("failed", "reused"):
-            unit.put(kept_outcome(message, outcome))
+            unit.put(kept_outcome(message, outcome, at or datetime.now(UTC)))
 
     def committed(self, outcomes: Iterable[Outcome]) -> None:
         """Wake those who wait for new events, and count what was done."""
@@ -280,8 +281,9 @@ class Executor:
                     str(Position(self.service.name, partition, last[partition])) for partition in sorted(partitions)
                 ]
                 outcomes[index] = outcomes[index]._replace(positions=",".join(positions) or outcomes[index].positions)
+        now = datetime.now(UTC)
         for task, outcome in zip(tasks, outcomes, strict=True):
-            self.remember(unit, task.message, outcome)
+            self.remember(unit, task.message, outcome, now)
         return outcomes
 
     async def _move(self, unit: Unit, moves: Sequence[Move]) -> None:
@@ -365,7 +367,6 @@ async def read_checkpoints(
 ) -> dict[int, Checkpoint]:
     """Where a consumer with its checkpoints in this store is, by partition of the source."""
     table, wanted = table_of(Progress), list(partitions)
-    async with store.snapshot() as session:
-        rows = await session.load(table, [(consumer, source, partition) for partition in wanted])
+    rows = await store.load(table, [(consumer, source, partition) for partition in wanted])
     at = {row.partition: Checkpoint(row.number, row.offset) for row in map(table.from_row, rows)}
     return {partition: at.get(partition, Checkpoint()) for partition in wanted}

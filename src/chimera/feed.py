@@ -139,10 +139,13 @@ class Feed:
             return ()
         reading, self._reading = self._reading, None
         try:
-            return reading.result()
+            page = reading.result()
         except BaseException:
             self._records = None
             raise
+        if len(page) >= self._options.limit:  # there is more: it comes while these are worked on
+            self._reading = asyncio.ensure_future(anext(self._records))
+        return page
 
     async def _offsets(self) -> dict[int, int]:
         """Where to read the log on: after the checkpoints' hints, but from the beginning of one that was made anew."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import secrets
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -67,24 +67,26 @@ class CommandDecoder:
         """The command and its message. Raises Invalid with the field at fault."""
         command_id = self._command_id(idempotency_key)
         fields = read_object(body)
+        is_whole = self._key in fields and not self._path_fields
         for name in self._path_fields:
             if name in fields:
                 raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
             fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
         if self._key not in fields:
             fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(_NAMESPACE, f"{command_id}/key"))))
-        data, command = self._check(msgspec.json.encode(fields))
-        if len(command.key) > MAX_KEY:
+        data, command = self._check(body if is_whole else msgspec.json.encode(fields))
+        key = command.key
+        if len(key) > MAX_KEY:
             place = "path" if self._key in self._path_fields else "$"
             raise Invalid(f"a key has at most {MAX_KEY} characters", field=f"{place}.{self._key}")
         message = Message(
             id=command_id,
             source=self._service.name,
             type=self._type,
-            key=command.key,
+            key=key,
             time=now(),
             data=data,
-            partition=partition_of(command.key, self._service.partitions),
+            partition=partition_of(key, self._service.partitions),
             traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else _new_traceparent(),
         )
         return Accepted(message, command)
@@ -129,22 +131,24 @@ class Intake:
         self._reuse = Reuse(body)
         self._held = 0
 
-    @contextmanager
-    def room(self, size: int) -> Iterator[None]:
-        """Room for a body of so many bytes, until its command is answered. Raises Unavailable when there is none."""
+    def hold(self, size: int) -> None:
+        """Make room for a body of so many bytes, until it is let go. Raises Unavailable when there is none."""
         if self._held + size > HELD_BYTES:
             raise Unavailable(f"{self._held} bytes of commands wait for {self._body.service.name}")
         self._held += size
-        try:
-            yield
-        finally:
-            self._held -= size
+
+    def let_go(self, size: int) -> None:
+        """The command of a body of so many bytes is answered."""
+        self._held -= size
 
     async def append(self, message: Message) -> None:
         """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused."""
-        with await self._reuse.claimed(message):
-            self._check_room(len(self._appends))
-            await self._appends.submit(message)
+        fingerprint = fingerprint_of(message)
+        if fingerprint is None:
+            await self._submit(message)
+            return
+        with await self._reuse.claimed(message.id, fingerprint):
+            await self._submit(message)
 
     async def execute(self, message: Message) -> Outcome:
         """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""
@@ -155,6 +159,10 @@ class Intake:
         """Wait until everything taken is answered."""
         await self._appends.drain()
         await self._directs.drain()
+
+    def _submit(self, message: Message) -> asyncio.Future[None]:
+        self._check_room(len(self._appends))
+        return self._appends.submit(message)
 
     async def _append(self, messages: list[Message]) -> Sequence[None]:
         await self._body.log.append(self._body.commands_topic, messages)
@@ -178,17 +186,14 @@ class Reuse:
         self._lately: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self._lookups: Coalescer[str, Outcome | None] = Coalescer(partial(look_up, body), concurrency=4)
 
-    async def claimed(self, message: Message) -> AbstractContextManager[None]:
-        """Accept the message inside: if that fails, its key is free again. Raises Invalid if it was used before."""
-        fingerprint = fingerprint_of(message)
-        if fingerprint is None:
-            return nullcontext()
+    async def claimed(self, command_id: str, fingerprint: str) -> AbstractContextManager[None]:
+        """Accept the command inside: if that fails, its key is free again. Raises Invalid if it was used before."""
         self._forget()
-        kept = None if message.id in self._lately else await self._kept(message.id)
-        known, _ = self._lately.get(message.id, (kept, 0.0))
+        kept = None if command_id in self._lately else await self._kept(command_id)
+        known, _ = self._lately.get(command_id, (kept, 0.0))
         if known not in (None, fingerprint):
             raise key_reused()
-        return self._claim(message.id, fingerprint)
+        return self._claim(command_id, fingerprint)
 
     @contextmanager
     def _claim(self, command_id: str, fingerprint: str) -> Iterator[None]:
@@ -229,11 +234,12 @@ def key_reused() -> Invalid:
 
 def new_id() -> str:
     """A UUID of version 7 (RFC 9562): ordered by time, so that it is cheap to keep in an index."""
-    value = (int(time.time() * 1000) << 80) | secrets.randbits(80)
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return str(uuid.UUID(int=value))
+    moment, random = int(time.time() * 1000), os.urandom(10).hex()
+    variant = "89ab"[int(random[3], 16) & 0x3]
+    text = f"{moment:012x}"
+    return f"{text[:8]}-{text[8:]}-7{random[:3]}-{variant}{random[4:7]}-{random[7:19]}"
 
 
 def _new_traceparent() -> str:
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    random = os.urandom(24).hex()
+    return f"00-{random[:32]}-{random[32:]}-01"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -20,11 +22,8 @@ class Metrics:
             ["service", "consumer", "outcome"],
             registry=self._registry,
         )
-        self._accepted = Counter(
-            "chimera_accepted",
-            "Commands that were confirmed by the log.",
-            ["service", "command"],
-            registry=self._registry,
+        self._accepted = _Counts(
+            "chimera_accepted", "Commands that were confirmed by the log.", ["service", "command"], self._registry
         )
         self._applied = Counter(
             "chimera_applied",
@@ -38,11 +37,11 @@ class Metrics:
             ["service", "source"],
             registry=self._registry,
         )
-        self._borrowed = Counter(
+        self._borrowed = _Counts(
             "chimera_borrowed",
             "Borrowed reads, by mode and by the state of what was found.",
             ["service", "share", "mode", "state"],
-            registry=self._registry,
+            self._registry,
         )
         self._fetches = Counter(
             "chimera_owner_calls", "Calls to owners.", ["service", "share", "outcome"], registry=self._registry
@@ -83,14 +82,12 @@ class Metrics:
         self._held = Gauge(
             "chimera_partitions_held", "Partitions that this worker works on.", ["service"], registry=self._registry
         )
-        self._accept = _Increments(self._accepted)
-        self._borrow = _Increments(self._borrowed)
 
     def handled(self, service: str, consumer: str, outcome: str, count: int) -> None:
         self._handled.labels(service, consumer, outcome).inc(count)
 
     def accepted(self, service: str, command: str) -> None:
-        self._accept[service, command]()
+        self._accepted.counts[service, command] += 1
 
     def applied(self, service: str, consumer: str, source: str, count: int) -> None:
         self._applied.labels(service, consumer, source).inc(count)
@@ -99,7 +96,7 @@ class Metrics:
         self._repaired.labels(service, source).inc(count)
 
     def borrowed(self, service: str, share: str, mode: str, state: str) -> None:
-        self._borrow[service, share, mode, state]()
+        self._borrowed.counts[service, share, mode, state] += 1
 
     def owner_called(self, service: str, share: str, outcome: str) -> None:
         self._fetches.labels(service, share, outcome).inc()
@@ -130,16 +127,20 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Increments(dict[tuple[str, ...], Callable[[], None]]):
-    """What counts one more, by labels: for each request, to find these in the counter takes longer than to count."""
+class _Counts(Collector):
+    """Counts what comes with every request: in one thread that takes no locks, which cost ten times more."""
 
-    def __init__(self, counter: Counter) -> None:
-        super().__init__()
-        self._counter = counter
+    def __init__(self, name: str, help_: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self.counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        self._form = name, help_, labels
+        registry.register(self)
 
-    def __missing__(self, labels: tuple[str, ...]) -> Callable[[], None]:
-        increment = self[labels] = self._counter.labels(*labels).inc
-        return increment
+    def collect(self) -> Iterable[Metric]:
+        name, help_, labels = self._form
+        family = CounterMetricFamily(name, help_, labels=labels)
+        for values, count in self.counts.items():
+            family.add_metric(values, count)
+        return [family]
 
 
 def merge_expositions(texts: Mapping[str, str]) -> bytes:

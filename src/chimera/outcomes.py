@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ from chimera.digests import digest_of
 from chimera.entities import table_of
 from chimera.errors import Rejected
 from chimera.messages import Message
-from chimera.ports import Session
+from chimera.ports import Session, Store
 from chimera.records import Handled
 
 logger = logging.getLogger("chimera")
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     fingerprint: str | None = None
 
 
-async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:
+async def read_outcomes(session: Session | Store, message_ids: Sequence[str]) -> dict[str, Outcome]:
     """What the inbox knows of these messages."""
     table = table_of(Handled)
     rows = map(table.from_row, await session.load(table, [(message_id,) for message_id in message_ids]))
@@ -49,8 +49,8 @@ async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[st
     }
 
 
-def kept_outcome(message: Message, outcome: Outcome) -> Handled:
-    """What became of a message, as the inbox keeps it; what is set aside must not be forgotten."""
+def kept_outcome(message: Message, outcome: Outcome, at: datetime) -> Handled:
+    """What became of a message `at` that time, as the inbox keeps it; what is set aside must not be forgotten."""
     state = "parked" if outcome.state == "behind" else outcome.state
     return Handled(
         message.id,
@@ -60,7 +60,7 @@ def kept_outcome(message: Message, outcome: Outcome) -> Handled:
         outcome.positions,
         outcome.status,
         outcome.body,
-        datetime.now(UTC) if state in FINAL else None,
+        at if state in FINAL else None,
         fingerprint_of(message),
     )
 

@@ -146,6 +146,9 @@ class Store(Protocol):
     def snapshot(self) -> AbstractAsyncContextManager[Session]:
         """Reads only; sees every transaction that was committed before."""
 
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        """As `Session.load`, outside any transaction, which costs less: rows may be of different moments."""
+
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         """At most `limit` events of a partition after a number: in order, committed only, without a hole.
 

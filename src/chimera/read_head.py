@@ -95,10 +95,13 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
-            with self._intake.room(call.size()):
+            self._intake.hold(size := call.size())
+            try:
                 body, idempotency_key = await call.body(), _idempotency_key(call)
                 accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
                 await answer(call, handler, method, accepted)
+            finally:
+                self._intake.let_go(size)
 
         return Route(method, template, endpoint, openapi.command(self.body.service, handler, template))
 

@@ -59,8 +59,7 @@ class Snapshots:
     async def _load(self, table: Table, keys: list[Key]) -> Sequence[Sequence[Row] | BaseException]:
         if len(keys) > 1:
             try:
-                async with self._store.snapshot() as session:
-                    rows = await session.load(table, list(dict.fromkeys(keys)))
+                rows = await self._store.load(table, list(dict.fromkeys(keys)))
                 found = {table.key_of(row): [row] for row in rows}
                 if found.keys() <= set(keys):
                     return [found.get(key, ()) for key in keys]
@@ -72,8 +71,7 @@ class Snapshots:
 
     async def _load_one(self, table: Table, key: Key) -> Sequence[Row] | Exception:
         try:
-            async with self._store.snapshot() as session:
-                return await session.load(table, [key])
+            return await self._store.load(table, [key])
         except Exception as error:  # noqa: BLE001 - it is raised where the key was asked for
             return error
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 FINISH_S = 3.0
@@ -32,6 +33,24 @@ async def finish(work: Coroutine[Any, Any, Result], within: float = FINISH_S) ->
         await asyncio.wait([working], timeout=within)
         await stop(working)
         raise
+
+
+async def reading_ahead(batches: AsyncIterator[Sequence[Item]], full: int) -> AsyncGenerator[Sequence[Item], None]:
+    """The batches; after one of at least `full` items, the next comes while the caller works on it.
+
+    Those that are not full are left to grow meanwhile.
+    """
+    coming: asyncio.Future[Sequence[Item]] | None = None
+    try:
+        while True:
+            batch = await (coming or anext(batches))
+            coming = asyncio.ensure_future(anext(batches)) if len(batch) >= full else None
+            yield batch
+    except StopAsyncIteration:
+        return
+    finally:
+        if coming is not None:
+            await stop(coming)
 
 
 def take_exception(task: asyncio.Future[Any]) -> None:

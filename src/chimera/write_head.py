@@ -25,7 +25,7 @@ from chimera.rebuilding import ViewKeeper
 from chimera.relay import Relay
 from chimera.retention import keep_reporting, keep_trimming
 from chimera.service import Reaction, Service
-from chimera.tasks import finish, stop
+from chimera.tasks import finish, reading_ahead, stop
 
 logger = logging.getLogger("chimera")
 
@@ -116,11 +116,12 @@ class WriteHead:
                 records: Any = body.log.read(topic, dict(at), BATCH)
                 async with (
                     body.watching(COMMANDS, topic, start, partial(body.log.ends, topic)) as watch,
-                    aclosing(records) as batches,
+                    aclosing(records),
+                    aclosing(reading_ahead(records, BATCH)) as batches,
                 ):
                     async for batch in batches:
                         await finish(self._execute(topic, batch, at, watch))
-                        if len(batch) > BUSY:
+                        if BUSY < len(batch) < BATCH:
                             await asyncio.sleep(COLLECT_S)
                 raise Unavailable(f"the log ended while {topic} was read")
 

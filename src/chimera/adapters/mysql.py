@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import asyncmy
@@ -348,16 +348,15 @@ class _Session(RelationalSession):
     async def append_rows(self, rows: Sequence[Row]) -> None:
         await self.insert_rows(_APPEND, rows)
 
-    async def insert_rows(self, insert: str, rows: Sequence[Row]) -> None:
-        for marks, values in _batches(rows):
-            await self.run(insert + marks, values)
+    async def insert_rows(self, insert: str, rows: Sequence[Row], otherwise: str = "") -> None:
+        for part in _batches(rows):
+            await self.work(partial(self._database.insert, insert=insert, rows=part, otherwise=otherwise))
 
     async def replace_columns(self, insert: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """Give these columns of rows that are there the values in `rows`."""
         alias, value = self._database.new_values
         changes = ", ".join(f"{column} = {value.format(column)}" for column in columns)
-        for marks, values in _batches(rows if columns else ()):
-            await self.run(f"{insert}{marks}{alias} ON DUPLICATE KEY UPDATE {changes}", values)
+        await self.insert_rows(insert, rows if columns else (), f"{alias} ON DUPLICATE KEY UPDATE {changes}")
 
 
 class _Statements:
@@ -403,21 +402,32 @@ def _is_one_of(name: str, values: Sequence[Any]) -> str:
     return f"({condition} OR {_quoted(name)} IS NULL)" if None in values else condition
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
-    """Marks and values for statements that stay far below the server's largest packet."""
+def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows in parts for statements that stay far below the server's largest packet."""
     start, text = 0, 0
     for end, row in enumerate(rows):
         length = sum(len(value) for value in row if isinstance(value, str | bytes))
         if end > start and (end - start == _MAX_ROWS or text + length > _MAX_TEXT):
-            yield _marked(rows[start:end])
+            yield rows[start:end]
             start, text = end, 0
         text += length
     if start < len(rows):
-        yield _marked(rows[start:])
+        yield rows[start:]
 
 
-def _marked(rows: Sequence[Row]) -> tuple[str, list[Any]]:
-    return ", ".join([f"({_marks(len(rows[0]))})"] * len(rows)), [value for row in rows for value in row]
+def _marked(rows: Sequence[Row], literal: Callable[[Any], str]) -> tuple[str, list[Any]]:
+    """Marks and values. What all rows have in a column is written there once: most of the time goes into escaping."""
+    columns = list(zip(*rows, strict=True))
+    varying = [at for at, column in enumerate(columns) if not _is_the_same(column)]
+    marks = ["%s" if at in varying else literal(column[0]).replace("%", "%%") for at, column in enumerate(columns)]
+    values = [row[at] for row in rows for at in varying]
+    return ", ".join([f"({', '.join(marks)})"] * len(rows)), values
+
+
+def _is_the_same(column: Sequence[Any]) -> bool:
+    first = column[0]
+    can_be = first is None or isinstance(first, str | bytes | int | datetime)  # 0.0 and -0.0 are equal, and two values
+    return can_be and all(each == first for each in column)
 
 
 def _marks(count: int) -> str:
@@ -564,6 +574,11 @@ class _Database(Database):
                 return list(await cursor.fetchall())
         except (MySQLError, OSError, TimeoutError) as error:
             raise self._meaning_of(error, connection) from error
+
+    async def insert(self, connection: Connection, insert: str, rows: Sequence[Row], otherwise: str) -> None:
+        """Add rows by a statement that ends in `otherwise`. Raises as `fetch`."""
+        marks, values = _marked(rows, connection.literal)
+        await self.fetch(connection, f"{insert}{marks}{otherwise}", values)
 
     async def execute(self, connection: Connection, sql: str) -> None:
         await self.fetch(connection, sql)

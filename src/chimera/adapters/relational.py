@@ -127,16 +127,20 @@ class Database(ABC):
         """How the server types columns; known once there was a connection."""
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
-        """Rows of one statement outside any transaction; asked again when an old connection turns out broken."""
+        """Rows of one statement outside any transaction."""
+        return await self.look(lambda connection: self.fetch(connection, sql, parameters, again=True))
+
+    async def look(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """What `work` reads outside any transaction; it reads again when an old connection turns out broken."""
         async with self.pool.connection() as connection:
             try:
-                return await self.fetch(connection, sql, parameters, again=True)
+                return await work(connection)
             except Unavailable:
                 if self.is_open(connection):
                     raise
                 await self.pool.forget_idle()
         async with self.pool.connection() as connection:
-            return await self.fetch(connection, sql, parameters, again=True)
+            return await work(connection)
 
     @asynccontextmanager
     async def unhurried(self) -> AsyncIterator[Connection]:
@@ -406,6 +410,11 @@ class RelationalStore:
             session = self._session(self._database, connection, locks=False)
             async with session.between(self._database.spelling.begin_snapshot):
                 yield session
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        return await self._database.look(
+            lambda connection: self._session(self._database, connection, locks=False).load(table, keys)
+        )
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:

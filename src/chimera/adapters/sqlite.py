@@ -215,6 +215,9 @@ class SQLiteStore:
             connection.leave()
             self._file.give_back(connection)
 
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        return _load(self._file.reader, table, keys)
+
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:
             return _events(self._file.reader, partition, "number > ?", (after,), limit)
@@ -436,6 +439,16 @@ def _numbered(messages: Iterable[Message], ends: dict[int, int]) -> Iterator[Row
         yield (m.partition, ends[m.partition], m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent)
 
 
+def _load(connection: _Connection, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+    sql = _statements_of(table)
+    rows: list[Row] = []
+    key_marks = f"({_marks(len(table.key))})"
+    for chunk in chunks(distinct(keys), _MAX_PARAMETERS // len(table.key)):
+        values = [value for key in sql.to_keys(chunk) for value in key]
+        rows += connection.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
+    return sql.from_rows(rows)
+
+
 class _Session:
     """Statements on a connection, until the session ends."""
 
@@ -455,13 +468,7 @@ class _Session:
         return self._connection
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        sql = _statements_of(table)
-        rows: list[Row] = []
-        key_marks = f"({_marks(len(table.key))})"
-        for chunk in chunks(distinct(keys), _MAX_PARAMETERS // len(table.key)):
-            values = [value for key in sql.to_keys(chunk) for value in key]
-            rows += self._open.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
-        return sql.from_rows(rows)
+        return _load(self._open, table, keys)
 
     async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
         check_columns(table, where)

@@ -151,6 +151,9 @@ class WrappedStore:
     def snapshot(self) -> AbstractAsyncContextManager[Session]:
         return self._store.snapshot()
 
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        return await self._store.load(table, keys)
+
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)
 

@@ -188,6 +188,10 @@ class MemoryStore:
         finally:
             session.end()
 
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        async with self.snapshot() as session:
+            return await session.load(table, keys)
+
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         if after + 1 < _oldest(self._state, partition):
             raise Trimmed(partition, after)

@@ -33,16 +33,20 @@ class Call(msgspec.Struct):
     receive: Receive
     send: Send
     path: Mapping[str, str]
+    firsts: dict[bytes, bytes] | None = None
+    """The first value of each header, once one was asked for."""
 
     def header(self, name: bytes) -> str | None:
-        """A header by its lower-case name, without parsing the others."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return str(value.decode("latin-1"))
-        return None
+        """A header by its lower-case name; of several, the first."""
+        if self.firsts is None:
+            self.firsts = dict([*self.scope["headers"]][::-1])
+        value = self.firsts.get(name)
+        return None if value is None else value.decode("latin-1")
 
     def headers_of(self, name: bytes) -> list[str]:
         """Every value of a header that may come more than once."""
+        if self.header(name) is None:
+            return []
         return [str(value.decode("latin-1")) for key, value in self.scope["headers"] if key == name]
 
     def wants_html(self) -> bool:

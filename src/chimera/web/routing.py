@@ -55,6 +55,7 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._patterns: dict[tuple[int, str], list[_Pattern]] = {}
+        self._fixed: dict[tuple[str, bytes], Endpoint] = {}
         for route in routes:
             self._add(route)
         for patterns in self._patterns.values():
@@ -69,10 +70,17 @@ class Router:
         pattern = next((pattern for pattern in patterns if pattern.fixed == fixed), None)
         if pattern is None:
             patterns.append(pattern := _Pattern(fixed, {}))
-        pattern.targets.setdefault(route.method, {}).setdefault(query.encode(), _Target(route.endpoint, names))
+        targets = pattern.targets.setdefault(route.method, {})
+        targets.setdefault(query.encode(), _Target(route.endpoint, names))
+        if not names and targets.keys() == {b""}:
+            self._fixed[route.method, path.encode()] = targets[b""].endpoint
+        else:
+            self._fixed.pop((route.method, path.encode()), None)
 
     def find(self, method: str, raw_path: bytes, query: bytes) -> tuple[Endpoint, dict[str, str]]:
         """The endpoint and the path's parameters. Raises NoRoute, or Invalid for a path that is no text."""
+        if fixed := self._fixed.get((method, raw_path)):
+            return fixed, {}
         segments = _segments(raw_path)
         wanted = "GET" if method == "HEAD" else method
         allowed: set[str] = set()

@@ -47,42 +47,43 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounds: an address of 64 KiB (414), headers of 64 KiB (431)."""
+    """HTTP/1.1 with bounds: an address of 64 KiB (414), headers of 64 KiB (431).
+
+    A head has at least `_least` bytes so far and at most `_most`: where in what came last it began is not known.
+    """
 
     _refused = False
     _in_head = False
-    _size = 0
+    _last = _least = _most = 0
     _status = HTTPStatus.BAD_REQUEST
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._size += len(data)
+        self._last = len(data)
+        self._least += self._last
+        self._most += self._last
         super().data_received(data)
-        if self._in_head and self._size > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
-            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        if self._in_head and self._least > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
+            self._status = self._too_long() or HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        self._in_head, self._size, self._headers_size = True, 0, 0
+        self._in_head, self._least, self._most = True, 0, self._last
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > ADDRESS_LIMIT:
-            self._status = HTTPStatus.REQUEST_URI_TOO_LONG
-            raise ValueError("the address is too long")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._headers_size += len(name) + len(value)
-        if self._headers_size > HEADERS_LIMIT:
-            self._status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise ValueError("the headers are too long")
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._most > min(ADDRESS_LIMIT, HEADERS_LIMIT) and (status := self._too_long()):
+            self._status = status
+            raise ValueError(status.phrase)
         super().on_headers_complete()
+
+    def _too_long(self) -> HTTPStatus | None:
+        if len(self.url) > ADDRESS_LIMIT:
+            return HTTPStatus.REQUEST_URI_TOO_LONG
+        size = sum(len(name) + len(value) for name, value in self.headers)
+        return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if size > HEADERS_LIMIT else None
 
     def send_400_response(self, msg: str) -> None:
         """Refuse, and listen on for a moment: a client that is still sending might miss the answer."""

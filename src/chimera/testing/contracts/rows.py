@@ -58,6 +58,15 @@ class RowGuarantees(EngineSuite):
             assert await session.load(ACCOUNTS, [("a",), ("b",), ("nobody",)]) == [("b", 2, None)]
             assert await session.load(ACCOUNTS, []) == []
 
+    async def test_rows_load_outside_transactions_as_they_were_committed(self, engine: Store) -> None:
+        await put(engine, ("a", 1, "x"), ("b", 2, None))
+        async with engine.transaction() as tx:
+            await tx.save(ACCOUNTS, [("a", 3, None), ("c", 4, None)])
+            kept = await engine.load(ACCOUNTS, [("a",), ("b",), ("c",), ("nobody",)])
+            assert sorted(kept) == [("a", 1, "x"), ("b", 2, None)]
+        assert sorted(await engine.load(ACCOUNTS, [("a",), ("c",)])) == [("a", 3, None), ("c", 4, None)]
+        assert await engine.load(ACCOUNTS, []) == []
+
     async def test_keys_may_be_any_text(self, engine: Store) -> None:
         await put(engine, *((name, at, name) for at, name in enumerate(NAMES)))
         for at, name in enumerate(NAMES):
@@ -77,6 +86,7 @@ class RowGuarantees(EngineSuite):
         await put(engine, *((name, at, None) for at, name in enumerate(names)))
         async with engine.snapshot() as session:
             rows = await session.load(ACCOUNTS, [(name,) for name in names])
+            assert sorted(await engine.load(ACCOUNTS, [(name,) for name in names])) == sorted(rows)
             found = await session.find(ACCOUNTS, {"account_id": names[::-1], "balance": [3, 11_000, -1]})
         assert len(rows) == len(names)
         assert [row[0] for row in found] == ["k00003", "k11000"]

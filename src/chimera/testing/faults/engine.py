@@ -113,6 +113,10 @@ class FaultyStore(WrappedStore):
         async with super().snapshot() as session:
             yield session
 
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        await self._trip.pass_by("store.call")
+        return await super().load(table, keys)
+
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         await self._trip.pass_by("store.call")
         return await super().journal(partition, after, limit)
