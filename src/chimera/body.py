@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from chimera.commits import Commits
 from chimera.endings import Ends, Process, StoredStarts, ViewStarts, Watch, watching
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, DeclarationError
@@ -61,7 +62,7 @@ class Body:
         self.modes = dict(modes)
         self.retention = retention or Retention()
         self.process = process or Process()
-        self.committed = Signal()
+        self.committed = Commits()
         self.moved = Signal()
         self.generations = GenerationReads(service, views, self.moved)
         self.commands_topic = commands_topic(service.name)

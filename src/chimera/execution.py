@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from chimera.commits import Commits
 from chimera.endings import Process, Watch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Rejected, Unavailable
@@ -28,7 +29,6 @@ from chimera.prefetch import Prefetch
 from chimera.records import Progress
 from chimera.service import Reply, Service
 from chimera.sharing import emit_changed, record_changes
-from chimera.signals import Signal
 from chimera.transaction import Pending, Transaction, Unit
 
 logger = logging.getLogger("chimera")
@@ -108,7 +108,7 @@ class Executor:
         consumer: str,
         invoke: Invoke,
         *,
-        committed: Signal,
+        committed: Commits,
         metrics: Metrics,
         aside: Aside,
         process: Process,
@@ -207,6 +207,7 @@ class Executor:
             await self._move(unit, moves)
             outcomes = await self._handle_all(unit, tasks)
             await unit.flush()
+        self._committed.give(unit.appended)
         return outcomes
 
     async def _handle_all(self, unit: Unit, tasks: Sequence[Task]) -> list[Outcome]:

@@ -1,18 +1,22 @@
-"""The relay: journal rows to the log, in order. What it sends twice after a crash, consumers drop."""
+"""The relay: the journal's events to the log, in order. What it sends twice after a crash, consumers drop.
+
+What its own process commits is handed over to it; the rest it reads from the journal, and so all after a failure.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from chimera.commits import Commits
 from chimera.errors import ChimeraError
 from chimera.execution import read_checkpoints
+from chimera.messages import Message
 from chimera.metrics import Metrics
 from chimera.ports import Log, Store
 from chimera.records import Progress
 from chimera.service import Service
-from chimera.signals import Signal
 from chimera.tasks import finish
 from chimera.transaction import Unit
 
@@ -28,7 +32,7 @@ class Relay:
     """
 
     def __init__(
-        self, service: Service, store: Store, log: Log, topic: str, *, committed: Signal, metrics: Metrics
+        self, service: Service, store: Store, log: Log, topic: str, *, committed: Commits, metrics: Metrics
     ) -> None:
         self._service = service
         self._store = store
@@ -36,33 +40,45 @@ class Relay:
         self._topic = topic
         self._committed = committed
         self._metrics = metrics
+        self._look_at = 0.0
 
     async def run(self, partitions: Iterable[int]) -> None:
         """Relay until cancelled. Raises Unavailable when an engine can't be reached."""
         stored = await read_checkpoints(self._store, CONSUMER, self._service.name, partitions)
         at = {partition: checkpoint.number for partition, checkpoint in stored.items()}
+        self._committed.keep(at)
         remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S
         try:
             while True:
-                heads = await self._store.heads()
-                ahead = [partition for partition, number in at.items() if heads.get(partition, 0) > number]
-                if ahead:
-                    await finish(self._relay(ahead, at))
+                events = await self._next(at)
+                if events:
+                    await finish(self._relay(events, at))
                 if at != remembered and time.monotonic() >= remember_at:
                     await self._remember(at, remembered)
                     remembered, remember_at = dict(at), time.monotonic() + REMEMBER_S
-                if not ahead:
+                if not events:
                     await self._committed.wait(self._store.features.poll_s)
         finally:
+            self._committed.keep(())
             if at != remembered:
                 with suppress(ChimeraError):
                     await self._remember(at, remembered)
 
-    async def _relay(self, partitions: Iterable[int], at: dict[int, int]) -> None:
-        """Append the next page of each of these partitions, in one call."""
-        events = [
-            event for partition in partitions for event in await self._store.journal(partition, at[partition], PAGE)
-        ]
+    async def _next(self, at: Mapping[int, int]) -> list[Message]:
+        """The events after these numbers: those handed over, and now and then a page of what others have committed."""
+        events = self._committed.take(at)
+        if events and time.monotonic() < self._look_at:
+            return events
+        reached = {**at, **{event.partition: event.number for event in events}}
+        heads = await self._store.heads()
+        for partition, number in reached.items():
+            if heads.get(partition, 0) > number:
+                events += await self._store.journal(partition, number, PAGE)
+        self._look_at = time.monotonic() + self._store.features.poll_s
+        return events
+
+    async def _relay(self, events: Sequence[Message], at: dict[int, int]) -> None:
+        """Append events of any partitions in one call."""
         await self._log.append(self._topic, events)
         for event in events:
             at[event.partition] = event.number

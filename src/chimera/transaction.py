@@ -107,6 +107,7 @@ class Unit:
         self.rows: dict[Slot, Row | None] = {}
         self.dirty: dict[Slot, Row | None] = {}
         self.events: list[Pending] = []
+        self.appended: Sequence[Message] = ()
         self.read_at: dict[tuple[int, str], int] = {}
         self.loaded_singly: list[Slot] = []
 
@@ -161,7 +162,7 @@ class Unit:
         for table, rows in saves.values():
             await self.session.save(table, rows)
 
-    async def number(self) -> list[Message]:
+    async def number(self) -> Sequence[Message]:
         """Give every pending event its number and add it to the journal; the last thing a unit does."""
         counts: dict[int, int] = {}
         for pending in self.events:
@@ -170,9 +171,9 @@ class Unit:
             return []
         following = dict(await self.session.reserve(counts))
         await self._check_versions()
-        messages = [self._numbered(pending, following) for pending in self.events]
-        await self.session.append(messages)
-        return messages
+        self.appended = [self._numbered(pending, following) for pending in self.events]
+        await self.session.append(self.appended)
+        return self.appended
 
     def _numbered(self, pending: Pending, following: dict[int, int]) -> Message:
         number = following[pending.partition]

@@ -32,6 +32,8 @@ logger = logging.getLogger("chimera")
 Work = Callable[[frozenset[int]], Awaitable[None]]
 
 BATCH = 500
+LANES = 2
+"""Transactions of commands at once, each of partitions of its own: while one waits for its database, another works."""
 BUSY = 8
 COLLECT_S = 0.005
 REDRIVE_S = 0.5
@@ -105,7 +107,9 @@ class WriteHead:
     async def _commands(self, partitions: frozenset[int]) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_redrive(self._body.parking, self._body.commands))
-            tasks.create_task(self._consume(partitions))
+            for lane in range(LANES):
+                if part := sorted(partitions)[lane::LANES]:
+                    tasks.create_task(self._consume(frozenset(part)))
 
     async def _consume(self, partitions: frozenset[int]) -> None:
         body, topic = self._body, self._body.commands_topic

@@ -21,6 +21,7 @@ _LETTERS = {"B": (0x50, 0x52, 0x53), "b": (0x51, 0x54, 0x55), "?": (0x56,), "H":
     "I": (0x70,), "i": (0x71,), "f": (0x72,), "Q": (0x80,), "q": (0x81,), "d": (0x82,),
 }  # fmt: skip
 _NUMBERS = {code: struct.Struct(f">{letter}") for letter, codes in _LETTERS.items() for code in codes}
+_OF_ANY_SIZE, _WITH_ELEMENTS = 0xA, 0xC
 _SIZES = {4: 0, 5: 1, 6: 2, 7: 4, 8: 8, 9: 16}
 _INT, _LONG = struct.Struct(">Bi"), struct.Struct(">Bq")
 _UINT = struct.Struct(">I")
@@ -120,22 +121,22 @@ def _value(data: bytes, at: int) -> tuple[Any, int]:
     if number := _NUMBERS.get(code):
         [value] = number.unpack_from(data, at + 1)
         return value, at + 1 + number.size
+    kind = code >> 4
+    if kind >= _OF_ANY_SIZE:
+        width = 4 if kind & 1 else 1
+        start = at + 1 + width
+        end = _checked(data, start + int.from_bytes(data[at + 1 : start], "big"))
+        if code in _STRINGS:
+            return str(data[start:end], "utf-8"), end
+        # A list, map or array begins with the number of its elements.
+        return data[start if kind < _WITH_ELEMENTS else start + width : end], end
     if code in _CONSTANTS:
         return _CONSTANTS[code], at + 1
-    kind = code >> 4
-    if kind in _SIZES:
-        end = _checked(data, at + 1 + _SIZES[kind])
-        raw = data[at + 1 : end]
-        return moment(int.from_bytes(raw, "big", signed=True)) if code == _TIMESTAMP else raw, end
-    if kind < 0xA:
+    if kind not in _SIZES:
         raise ValueError(f"0x{code:02x} is no type of AMQP 1.0")
-    width = 4 if kind & 1 else 1
-    start = at + 1 + width
-    end = _checked(data, start + int.from_bytes(data[at + 1 : start], "big"))
-    if code in _STRINGS:
-        return str(data[start:end], "utf-8"), end
-    # A list, map or array begins with the number of its elements.
-    return data[start if kind < 0xC else start + width : end], end
+    end = _checked(data, at + 1 + _SIZES[kind])
+    raw = data[at + 1 : end]
+    return moment(int.from_bytes(raw, "big", signed=True)) if code == _TIMESTAMP else raw, end
 
 
 def _checked(data: bytes, end: int) -> int:
