@@ -5,6 +5,7 @@ holds nothing, the events come from the journal. Prints the events per second af
 """
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -25,6 +26,8 @@ async def main(count: int) -> None:
     await body.open()
     projector = Projector(service.name, ViewProjection(view), views, metrics=body.metrics, moved=body.moved)
     feed = body.feed(service.name, {partition: Checkpoint() for partition in range(service.partitions)})
+    gc.collect()
+    gc.freeze()  # as `chimera run` does when it is ready
     done = first = 0
     began = 0.0
     while done < count:

@@ -2,6 +2,9 @@
 
 It does what exactly once takes and nothing else: commands that were seen before are left out, rows are read and
 written, each event gets the next number of its journal. `python -m benchmarks.write_head.by_hand COUNT`.
+
+Where CHIMERA_LOG is set, it takes the commands from there and, after each commit, puts their events there: what a write
+head does beside its transactions, by the same adapter and again in one loop.
 """
 
 import json
@@ -18,8 +21,12 @@ import msgspec
 import uvloop
 
 from benchmarks.write_head.work import orders
+from chimera.engines import open_engine
+from chimera.messages import Message, now, partition_of
 
 BATCH = 500
+PARTITIONS = 8
+COMMANDS, EVENTS = "bench-orders.commands", "bench-orders.events"
 _ORDERS = "seller_id varchar(64), gig_id varchar(64), amount_cents integer, note varchar(200), changes integer"
 TABLES = (
     "CREATE TABLE inbox (id varchar(64) PRIMARY KEY)",
@@ -40,6 +47,7 @@ class Rows:
     """What a batch writes."""
 
     def __init__(self, batch: list[tuple[str, bytes]], seen: set[str], changes: dict[str, int], last: int) -> None:
+        self.events: list[tuple[str, bytes]] = []
         self.inbox: list[tuple[str]] = []
         self.orders: dict[str, tuple[Any, ...]] = {}
         self.outbox: list[tuple[int, str, str]] = []
@@ -49,12 +57,15 @@ class Rows:
                 changes[order.order_id] = changes.get(order.order_id, -1) + 1
                 self.inbox.append((command_id,))
                 self.orders[order.order_id] = (*msgspec.structs.astuple(order), changes[order.order_id])
-                self.outbox.append((last + len(self.inbox), "OrderPlaced", _encode(order).decode()))
+                self.events.append((order.order_id, _encode(order)))
+                self.outbox.append((last + len(self.inbox), "OrderPlaced", self.events[-1][1].decode()))
 
 
 _decode = msgspec.json.Decoder(PlaceOrder).decode
 _encode = msgspec.json.Encoder().encode
-Write = Callable[[list[tuple[str, bytes]], list[str], int], Awaitable[None]]
+Batch = list[tuple[str, bytes]]
+Write = Callable[[Batch, list[str], int], Awaitable[Batch]]
+"""Handles commands (id, data) after so many; returns their events (key, data)."""
 
 
 async def postgresql(url: str) -> Write:
@@ -63,7 +74,7 @@ async def postgresql(url: str) -> Write:
     for sql in TABLES:
         await connection.execute(sql)
 
-    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+    async def write(batch: Batch, keys: list[str], last: int) -> Batch:
         async with connection.transaction():
             seen = await connection.fetch("SELECT id FROM inbox WHERE id = ANY($1)", [each for each, _ in batch])
             known = await connection.fetch(
@@ -81,6 +92,7 @@ async def postgresql(url: str) -> Write:
                 "INSERT INTO outbox SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[])",
                 *map(list, zip(*rows.outbox, strict=True)),
             )
+        return rows.events
 
     return write
 
@@ -94,7 +106,7 @@ async def mysql(url: str) -> Write:
     for sql in TABLES:
         await cursor.execute(sql)
 
-    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+    async def write(batch: Batch, keys: list[str], last: int) -> Batch:
         marks = ",".join(["%s"] * len(batch))
         await cursor.execute(f"SELECT id FROM inbox WHERE id IN ({marks})", [each for each, _ in batch])  # noqa: S608
         seen = {row[0] for row in await cursor.fetchall()}
@@ -109,6 +121,7 @@ async def mysql(url: str) -> Write:
         )
         await cursor.executemany("INSERT INTO outbox VALUES (%s, %s, %s)", rows.outbox)
         await connection.commit()
+        return rows.events
 
     return write
 
@@ -120,7 +133,7 @@ async def sqlite(url: str) -> Write:
     for sql in TABLES:
         connection.execute(sql)
 
-    async def write(batch: list[tuple[str, bytes]], keys: list[str], last: int) -> None:
+    async def write(batch: Batch, keys: list[str], last: int) -> Batch:
         connection.execute("BEGIN IMMEDIATE")
         marks = ",".join("?" * len(batch))
         seen = connection.execute(f"SELECT id FROM inbox WHERE id IN ({marks})", [each for each, _ in batch])  # noqa: S608
@@ -131,19 +144,42 @@ async def sqlite(url: str) -> Write:
         connection.executemany("INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, ?)", rows.orders.values())
         connection.executemany("INSERT INTO outbox VALUES (?, ?, ?)", rows.outbox)
         connection.execute("COMMIT")
+        return rows.events
 
     return write
 
 
-async def main(count: int) -> None:
-    url = os.environ["BENCH_URL"]
+async def from_memory(write: Write, count: int) -> None:
     commands = [(f"c{number}", json.dumps(order).encode()) for number, order in enumerate(orders(count))]
-    write = await {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}[urlsplit(url).scheme](url)
-    last = 0
     for start in range(0, len(commands), BATCH):
-        batch = commands[start : start + BATCH]
-        await write(batch, list({_decode(data).order_id for _, data in batch}), last)
-        last += len(batch)
+        await handle(write, commands[start : start + BATCH], start)
+
+
+async def from_log(write: Write, count: int, url: str) -> None:
+    log, last = open_engine("log", url), 0
+    await log.create(EVENTS, PARTITIONS)
+    async for records in log.read(COMMANDS, dict.fromkeys(range(PARTITIONS), 0), BATCH):
+        events = await handle(write, [(message.id, message.data) for _, message in records], last)
+        numbered = enumerate(events, last + 1)
+        await log.append(EVENTS, [_message(number, key, data) for number, (key, data) in numbered])
+        last += len(events)
+        if last == count:
+            return
+
+
+async def handle(write: Write, batch: Batch, last: int) -> Batch:
+    return await write(batch, list({_decode(data).order_id for _, data in batch}), last)
+
+
+def _message(number: int, key: str, data: bytes) -> Message:
+    at = partition_of(key, PARTITIONS)
+    return Message(f"by-hand@{number}", "by-hand", "by-hand.OrderPlaced", key, now(), data, at, number)
+
+
+async def main(count: int) -> None:
+    url, log = os.environ["BENCH_URL"], os.environ.get("CHIMERA_LOG")
+    write = await {"postgresql": postgresql, "mysql": mysql, "sqlite": sqlite}[urlsplit(url).scheme](url)
+    await (from_log(write, count, log) if log else from_memory(write, count))
 
 
 if __name__ == "__main__":

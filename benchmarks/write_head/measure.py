@@ -2,7 +2,7 @@
 
 All commands wait in the broker (the limit has them in memory) when a subject starts. What counts is how the journal,
 or the peers' outbox, grows from its first twentieth to its end. SQLite commits with synchronous=FULL for everybody.
-Chimera relays its events to the broker as well, which the others leave undone.
+Chimera reads its commands from the broker and relays its events to it as well: so does "limit, from log to log".
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def measure(bench: Bench) -> None:
         subjects = [
             Subject("chimera", partial(ours, engine, many)),
             Subject("limit", partial(_limit, engine, 2 * many)),
+            Subject("limit, from log to log", partial(_limit_on_log, engine, many)),
             Subject("FastStream + SQLAlchemy", partial(_faststream, engine, peers)),
             Subject("Celery, acks_late", partial(_celery, engine, peers)),
         ]
@@ -88,6 +89,16 @@ def _limit(engine: str, count: int) -> float:
     with place() as where:
         settings = {"BENCH_URL": where.url(engine)}
         asyncio.run(make(settings["BENCH_URL"]))
+        with running([OURS, "-m", "benchmarks.write_head.by_hand", str(count)], settings):
+            return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
+
+
+def _limit_on_log(engine: str, count: int) -> float:
+    with place() as where:
+        log = where.log("sqlite" if engine == "sqlite" else "rabbitmq", SERVICE)
+        settings = {"BENCH_URL": where.url(engine), "CHIMERA_LOG": log}
+        asyncio.run(make(settings["BENCH_URL"]))
+        asyncio.run(_append(log, count))
         with running([OURS, "-m", "benchmarks.write_head.by_hand", str(count)], settings):
             return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
 

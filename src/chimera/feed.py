@@ -165,18 +165,21 @@ class Feed:
     def _admit(self, records: Sequence[Record]) -> list[Message]:
         """Those records that come next; remembers how far ahead the others are."""
         messages: list[Message] = []
+        numbers = {partition: at.number for partition, at in self._at.items()}
+        offsets = {partition: at.offset for partition, at in self._at.items()}
         for offset, message in records:
             partition, number = message.partition, message.number
-            at = self._at.get(partition)
+            at = numbers.get(partition)
             if at is None:
                 continue
-            if number <= at.number:
-                self._at[partition] = Checkpoint(at.number, max(offset, at.offset))
-            elif number == at.number + 1:
-                self._at[partition] = Checkpoint(number, offset)
+            if number == at + 1:
+                numbers[partition], offsets[partition] = number, offset
                 messages.append(message)
+            elif number <= at:
+                offsets[partition] = max(offset, offsets[partition])
             else:
                 self._known[partition] = max(number, self._known.get(partition, 0))
+        self._at = {partition: Checkpoint(number, offsets[partition]) for partition, number in numbers.items()}
         return messages
 
     async def _repair(self) -> list[Message]:

@@ -423,7 +423,7 @@ class _Topic:
             (partition, offsets[partition], room),
         )
         if rows:
-            batch.extend(Record(offset, Message(*message)) for offset, *message in rows)
+            batch += [Record(row[0], Message(*row[1:])) for row in rows]
             offsets[partition] = rows[-1][0]
         return len(rows) == room > 0
 
