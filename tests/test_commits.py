@@ -1,11 +1,14 @@
 """What a process hands over to its relay after a commit."""
 
+import pytest
+
+from chimera import commits as module
 from chimera.commits import MOST, Commits
 from chimera.messages import Message
 
 
-def event(partition: int, number: int) -> Message:
-    return Message(f"s/{partition}@{number}", "s", "s.Happened", "k", "", b"{}", partition, number)
+def event(partition: int, number: int, data: bytes = b"{}") -> Message:
+    return Message(f"s/{partition}@{number}", "s", "s.Happened", "k", "", data, partition, number)
 
 
 def numbers(commits: Commits, at: dict[int, int]) -> list[tuple[int, int]]:
@@ -42,3 +45,16 @@ def test_partitions_of_other_relays_are_not_kept_and_no_more_than_a_page_of_ones
     commits.give([event(0, 1)])
     commits.keep([0])
     assert numbers(commits, {0: 0}) == []
+
+
+def test_what_is_kept_is_bounded_by_its_bytes_and_what_was_taken_or_passed_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    commits = Commits()
+    commits.keep([0])
+    for first in range(1, 40, 4):
+        commits.give(event(0, number, b"x" * 40) for number in range(first, first + 4))
+        assert numbers(commits, {0: first - 1}) == [(0, first), (0, first + 1)]
+        commits.give([event(0, first + 2, b"x" * 90)])
+        assert numbers(commits, {0: first + 2}) == []

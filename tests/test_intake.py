@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -213,10 +214,12 @@ class NoStore(WrappedStore):
         super().__init__(store)
         self.hangs = hangs
 
-    async def load(self, *_: Any) -> Any:
+    @asynccontextmanager
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Any]:
         if self.hangs:
             await asyncio.Event().wait()
         raise Unavailable("the store is down")
+        yield
 
 
 @pytest.mark.parametrize("hangs", [False, True])

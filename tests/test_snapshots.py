@@ -28,16 +28,12 @@ class Watched(WrappedStore):
         self.is_down = False
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
         if self.is_down:
             raise Unavailable("the store is down")
-        async with super().snapshot() as session:
+        async with super().snapshot(once=once) as session:
             self.loads.append([])
             yield _Watched(session, self.loads[-1])
-
-    async def load(self, table: Any, keys: Sequence[Any]) -> Any:
-        async with self.snapshot() as session:
-            return await session.load(table, keys)
 
 
 class _Watched(WrappedSession):

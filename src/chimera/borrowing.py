@@ -82,8 +82,10 @@ class BorrowedReads(Generic[Doc]):
         if mode == "sync":
             anew = bool(after) or self._follower.is_careful
             found = await self._ask(key, until, anew=anew, otherwise=lambda: self._left_copy(key))
+        elif after or self._follower.may_have_floor:
+            found = await self._reached(key, after, mode, until)
         else:
-            found = await self._get(key, after, mode, until)
+            found = await self._kept(key, mode, until)
         self._body.metrics.borrowed(self._body.service.name, self._borrow.name, mode, found.state)
         return found
 
@@ -93,7 +95,8 @@ class BorrowedReads(Generic[Doc]):
         found = await asyncio.gather(*(self.get(key, after) for key in wanted))
         return dict(zip(wanted, found, strict=True))
 
-    async def _get(self, key: str, after: Sequence[Position], mode: Mode, until: float) -> Borrowed[Doc]:
+    async def _reached(self, key: str, after: Sequence[Position], mode: Mode, until: float) -> Borrowed[Doc]:
+        """The value once the copy is where it must be, or the owner's."""
         if self._follower.may_have_floor and (floor := await self._follower.floor(key, until)):
             # Rather not from the owner, who might show more than the floor, and the copy less after that.
             if not await self._reach(mode, [floor.position], (time.monotonic() + until) / 2):
@@ -102,6 +105,10 @@ class BorrowedReads(Generic[Doc]):
             self._follower.reached(floor)
         if after and await behind(self._body, self._borrow, mode, after):
             return await self._ask(key, until, anew=True, otherwise=lambda: self._copied_after(key, mode, after, until))
+        return await self._kept(key, mode, until)
+
+    async def _kept(self, key: str, mode: Mode, until: float) -> Borrowed[Doc]:
+        """The copy's value, or the owner's where the copy may be old."""
         found = await self._copied(key, mode)
         may_be_dropped = not self._follower.looked_within(GRACE_S)
         if found.state == "stale" or (found.state == "absent" and may_be_dropped):

@@ -65,7 +65,8 @@ class CommandStates:
 
 async def look_up(body: Body, command_ids: Sequence[str]) -> list[Outcome | None]:
     """What the inbox knows of each of these commands."""
-    found = await read_outcomes(body.store, list(dict.fromkeys(command_ids)))
+    async with body.store.snapshot(once=True) as session:
+        found = await read_outcomes(session, list(dict.fromkeys(command_ids)))
     return [found.get(command_id) for command_id in command_ids]
 
 

@@ -73,7 +73,8 @@ class StoredStarts:
 
     async def load(self, source: str, partitions: Sequence[int]) -> dict[int, Start]:
         table = table_of(Start)
-        rows = await self._store.load(table, [(self.consumer, source, partition) for partition in partitions])
+        async with self._store.snapshot(once=True) as session:
+            rows = await session.load(table, [(self.consumer, source, partition) for partition in partitions])
         return {start.partition: start for start in map(table.from_row, rows)}
 
     async def save(self, starts: Sequence[Start]) -> None:

@@ -368,6 +368,7 @@ async def read_checkpoints(
 ) -> dict[int, Checkpoint]:
     """Where a consumer with its checkpoints in this store is, by partition of the source."""
     table, wanted = table_of(Progress), list(partitions)
-    rows = await store.load(table, [(consumer, source, partition) for partition in wanted])
+    async with store.snapshot(once=True) as session:
+        rows = await session.load(table, [(consumer, source, partition) for partition in wanted])
     at = {row.partition: Checkpoint(row.number, row.offset) for row in map(table.from_row, rows)}
     return {partition: at.get(partition, Checkpoint()) for partition in wanted}

@@ -13,7 +13,7 @@ from chimera.digests import digest_of
 from chimera.entities import table_of
 from chimera.errors import Rejected
 from chimera.messages import Message
-from chimera.ports import Session, Store
+from chimera.ports import Session
 from chimera.records import Handled
 
 logger = logging.getLogger("chimera")
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     fingerprint: str | None = None
 
 
-async def read_outcomes(session: Session | Store, message_ids: Sequence[str]) -> dict[str, Outcome]:
+async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:
     """What the inbox knows of these messages."""
     table = table_of(Handled)
     rows = map(table.from_row, await session.load(table, [(message_id,) for message_id in message_ids]))

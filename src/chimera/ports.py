@@ -143,11 +143,12 @@ class Store(Protocol):
         can't promise that, leaving raises `Conflict` and nothing is kept.
         """
 
-    def snapshot(self) -> AbstractAsyncContextManager[Session]:
-        """Reads only; sees every transaction that was committed before."""
+    def snapshot(self, *, once: bool = False) -> AbstractAsyncContextManager[Session]:
+        """Reads only; sees every transaction that was committed before.
 
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        """As `Session.load`, outside any transaction, which costs less: rows may be of different moments."""
+        `once`: for a single call, which needs no transaction around it and costs less; of many rows, each is of a
+        moment of its own.
+        """
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         """At most `limit` events of a partition after a number: in order, committed only, without a hole.

@@ -44,7 +44,8 @@ class Snapshots:
                 if not lazy.is_torn:
                     raise
             finally:
-                await lazy.end()
+                if (opened := lazy.end()) is not None:
+                    await opened.aclose()
         async with self._store.snapshot() as session:
             self._dialect = session.dialect
             return await work(session)
@@ -59,7 +60,8 @@ class Snapshots:
     async def _load(self, table: Table, keys: list[Key]) -> Sequence[Sequence[Row] | BaseException]:
         if len(keys) > 1:
             try:
-                rows = await self._store.load(table, list(dict.fromkeys(keys)))
+                async with self._store.snapshot(once=True) as session:
+                    rows = await session.load(table, list(dict.fromkeys(keys)))
                 found = {table.key_of(row): [row] for row in rows}
                 if found.keys() <= set(keys):
                     return [found.get(key, ()) for key in keys]
@@ -71,7 +73,8 @@ class Snapshots:
 
     async def _load_one(self, table: Table, key: Key) -> Sequence[Row] | Exception:
         try:
-            return await self._store.load(table, [key])
+            async with self._store.snapshot(once=True) as session:
+                return await session.load(table, [key])
         except Exception as error:  # noqa: BLE001 - it is raised where the key was asked for
             return error
 
@@ -96,10 +99,10 @@ class _LazySnapshot:
         """Whether what was read is of two moments."""
         return self._loaded_again is not None and self._loaded_again != self._loaded
 
-    async def end(self) -> None:
+    def end(self) -> AsyncExitStack | None:
+        """Read no more; returns what is to be closed."""
         self._has_ended = True
-        if self._open is not None:
-            await self._open.aclose()
+        return self._open
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         if self._first is not None or self._session is not None or self._has_ended or len(keys) != 1:

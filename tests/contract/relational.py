@@ -419,7 +419,7 @@ class RelationalGuarantees(SQLGuarantees):
         await views.create()
         for each in (engine, views):
             await self.hang_up(each)
-        assert await engine.load(ACCOUNTS, [("a",)]) == [("a", 1, None)]
+        assert await numbers(engine, 0) == []
         assert dict(await views.get("view", ["a"])) == {}
         await put(engine, ("b", 1, None))
 
@@ -436,6 +436,26 @@ class RelationalGuarantees(SQLGuarantees):
             await lose()
         assert await get(engine, "a") == ("a", 1, None)
         assert await get(engine, "b") is None
+
+    async def test_whatever_a_driver_raises_as_its_connection_ends_is_unavailable(
+        self, engine: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await put(engine, ("a", 1, None))
+        database = engine._database
+
+        async def ending(connection: Any, *_: Any, **__: Any) -> Any:
+            monkeypatch.undo()
+            await database.disconnect(connection)
+            raise AttributeError("'NoneType' object has no attribute 'write'")
+
+        async def lose() -> None:
+            async with engine.transaction() as tx:
+                monkeypatch.setattr(database, "fetch", ending)
+                await tx.load(ACCOUNTS, [("a",)])
+
+        with pytest.raises(Unavailable, match="NoneType"):
+            await lose()
+        assert await get(engine, "a") == ("a", 1, None)
 
     async def test_too_few_connections_are_unavailable_with_what_to_do(
         self, engine: Store, monkeypatch: pytest.MonkeyPatch

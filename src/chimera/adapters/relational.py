@@ -21,7 +21,7 @@ from chimera.adapters.pool import Pool, finished
 from chimera.adapters.rows import check_columns, events_of, index_name, journal_rows, other_partitions, unbroken
 from chimera.adapters.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
 from chimera.entities import Key, Row, Table
-from chimera.errors import Conflict, Unavailable
+from chimera.errors import ChimeraError, Conflict, Unavailable
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
 
@@ -127,20 +127,16 @@ class Database(ABC):
         """How the server types columns; known once there was a connection."""
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
-        """Rows of one statement outside any transaction."""
-        return await self.look(lambda connection: self.fetch(connection, sql, parameters, again=True))
-
-    async def look(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """What `work` reads outside any transaction; it reads again when an old connection turns out broken."""
+        """Rows of one statement outside any transaction; asked again when an old connection turns out broken."""
         async with self.pool.connection() as connection:
             try:
-                return await work(connection)
+                return await self.fetch(connection, sql, parameters, again=True)
             except Unavailable:
                 if self.is_open(connection):
                     raise
                 await self.pool.forget_idle()
         async with self.pool.connection() as connection:
-            return await work(connection)
+            return await self.fetch(connection, sql, parameters, again=True)
 
     @asynccontextmanager
     async def unhurried(self) -> AsyncIterator[Connection]:
@@ -281,7 +277,7 @@ class RelationalSession(ABC):
 
     @asynccontextmanager
     async def between(self, begin: Sequence[str]) -> AsyncIterator[None]:
-        """The transaction. Once a statement has failed it is never committed.
+        """The transaction, or none without statements to begin it. Once a statement has failed it is never committed.
 
         A deadlock has undone all of it, and PostgreSQL would turn the commit into a silent rollback.
         """
@@ -293,7 +289,8 @@ class RelationalSession(ABC):
             if self._failure is not None:
                 raise self._failure
             self._connection = None
-            await finished(self._database.execute(connection, "COMMIT"))
+            if begin:
+                await finished(self._database.execute(connection, "COMMIT"))
         finally:
             self._connection = None
             if self._ran_sql or not self._database.is_fit(connection):
@@ -361,14 +358,24 @@ class RelationalSession(ABC):
         return await self.work(lambda connection: self._database.fetch(connection, sql, parameters, again=again))
 
     async def work(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
-        """Do something on the connection; after a failure, the transaction can only be rolled back."""
-        if self._connection is None:
+        """Do something on the connection; after a failure, the transaction can only be rolled back.
+
+        Drivers raise all sorts of things when a connection ends under them: that is never the work's fault.
+        """
+        connection = self._connection
+        if connection is None:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
         try:
-            return await work(self._connection)
-        except Exception as error:
+            return await work(connection)
+        except ChimeraError as error:
             self._failure = self._failure or error
             raise
+        except Exception as error:
+            self._failure = self._failure or error
+            if self._database.is_open(connection):
+                raise
+            self._failure = Unavailable(f"{self._database}: the connection was lost: {error!r}")
+            raise self._failure from error
 
 
 def _latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:
@@ -405,16 +412,11 @@ class RelationalStore:
                 yield session
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
         async with self._database.pool.connection() as connection:
             session = self._session(self._database, connection, locks=False)
-            async with session.between(self._database.spelling.begin_snapshot):
+            async with session.between(() if once else self._database.spelling.begin_snapshot):
                 yield session
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        return await self._database.look(
-            lambda connection: self._session(self._database, connection, locks=False).load(table, keys)
-        )
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:

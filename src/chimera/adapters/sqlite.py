@@ -204,7 +204,10 @@ class SQLiteStore:
                 session.end()
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
+        if once:
+            yield _Session(self._file.reader, once=True)
+            return
         connection = self._file.take_reader()
         session = _Session(connection)
         connection.run("BEGIN")
@@ -214,9 +217,6 @@ class SQLiteStore:
             session.end()
             connection.leave()
             self._file.give_back(connection)
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        return _load(self._file.reader, table, keys)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:
@@ -439,23 +439,14 @@ def _numbered(messages: Iterable[Message], ends: dict[int, int]) -> Iterator[Row
         yield (m.partition, ends[m.partition], m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent)
 
 
-def _load(connection: _Connection, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-    sql = _statements_of(table)
-    rows: list[Row] = []
-    key_marks = f"({_marks(len(table.key))})"
-    for chunk in chunks(distinct(keys), _MAX_PARAMETERS // len(table.key)):
-        values = [value for key in sql.to_keys(chunk) for value in key]
-        rows += connection.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
-    return sql.from_rows(rows)
-
-
 class _Session:
     """Statements on a connection, until the session ends."""
 
     dialect = "sqlite"
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: _Connection, *, once: bool = False) -> None:
         self._connection: _Connection | None = connection
+        self._is_in_transaction = not once
 
     def end(self) -> None:
         self._connection = None
@@ -464,11 +455,18 @@ class _Session:
     def _open(self) -> _Connection:
         if self._connection is None:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
-        self._connection.check_transaction()
+        if self._is_in_transaction:
+            self._connection.check_transaction()
         return self._connection
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        return _load(self._open, table, keys)
+        sql = _statements_of(table)
+        rows: list[Row] = []
+        key_marks = f"({_marks(len(table.key))})"
+        for chunk in chunks(distinct(keys), _MAX_PARAMETERS // len(table.key)):
+            values = [value for key in sql.to_keys(chunk) for value in key]
+            rows += self._open.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
+        return sql.from_rows(rows)
 
     async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
         check_columns(table, where)

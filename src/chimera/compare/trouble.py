@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chimera.compare.plan import Trouble
 from chimera.compare.services import SHARE
-from chimera.entities import Key, Row, Table
 from chimera.errors import Unavailable
 from chimera.ports import Session, Store
 from chimera.testing.broken import WrappedStore
@@ -54,21 +53,14 @@ class TroubledStore(WrappedStore):
         self._slow = slow
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
-        await self._suffer()
-        async with super().snapshot() as session:
-            yield session
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        await self._suffer()
-        return await super().load(table, keys)
-
-    async def _suffer(self) -> None:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
         trouble = self._now()
         if trouble == "slow":
             await asyncio.sleep(self._slow)
         elif trouble != "none":
             raise Unavailable(f"the shared database is in trouble: {trouble}")
+        async with super().snapshot(once=once) as session:
+            yield session
 
 
 def _garbage(scope: Scope) -> bytes:

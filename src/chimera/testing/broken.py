@@ -148,11 +148,8 @@ class WrappedStore:
     def transaction(self) -> AbstractAsyncContextManager[WriteSession]:
         return self._store.transaction()
 
-    def snapshot(self) -> AbstractAsyncContextManager[Session]:
-        return self._store.snapshot()
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        return await self._store.load(table, keys)
+    def snapshot(self, *, once: bool = False) -> AbstractAsyncContextManager[Session]:
+        return self._store.snapshot(once=once)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)

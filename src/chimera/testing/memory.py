@@ -181,16 +181,12 @@ class MemoryStore:
             self._state = state
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
         session = _Session(self._state, self._columns)
         try:
             yield session
         finally:
             session.end()
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        async with self.snapshot() as session:
-            return await session.load(table, keys)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         if after + 1 < _oldest(self._state, partition):

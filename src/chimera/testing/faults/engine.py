@@ -108,14 +108,10 @@ class FaultyStore(WrappedStore):
             await self._trip.pass_by(f"{watched.work}.commit.after")
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Session]:
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
         await self._trip.pass_by("store.call")
-        async with super().snapshot() as session:
+        async with super().snapshot(once=once) as session:
             yield session
-
-    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
-        await self._trip.pass_by("store.call")
-        return await super().load(table, keys)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         await self._trip.pass_by("store.call")
