@@ -205,18 +205,17 @@ class SQLiteStore:
 
     @asynccontextmanager
     async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
-        if once:
-            yield _Session(self._file.reader, once=True)
-            return
-        connection = self._file.take_reader()
-        session = _Session(connection)
-        connection.run("BEGIN")
+        connection = self._file.reader if once else self._file.take_reader()
+        session = _Session(connection, once=once)
+        if not once:
+            connection.run("BEGIN")
         try:
             yield session
         finally:
             session.end()
-            connection.leave()
-            self._file.give_back(connection)
+            if not once:
+                connection.leave()
+                self._file.give_back(connection)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:

@@ -163,12 +163,16 @@ def is_alive(pid: int) -> bool:
     return state_of(pid) != "gone"
 
 
-def resident_bytes(pid: int) -> int:
-    """The memory that a process holds, 0 when it has ended."""
+def held_bytes(pid: int) -> int:
+    """The memory that a process holds, 0 when it has ended.
+
+    Without pages of files that it has mapped, such as SQLite's: those are the kernel's, which takes them back.
+    """
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        _, resident, of_files, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     except OSError:
         return 0
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
 
 def descendants(pid: int) -> list[int]:

@@ -216,7 +216,8 @@ other strikes it: the strikes of [the fault rig](faults.md) in a random order th
 SIGTERM and SIGSTOP to any head. At the end it has to come to rest, and everything is checked as after a scenario:
 nothing lost, doubled, out of order or otherwise wrong.
 
-Meanwhile the memory of every process is sampled once a second (resident, from `/proc`). What is new in a process grows
+Meanwhile the memory of every process is sampled once a second: what is resident, without pages of files that it has
+mapped, such as SQLite's, which the kernel takes back when it needs them (`/proc`). What is new in a process grows
 until its caches are full, so one head of each kind, the gateway and the driver are **spared**: for the whole time
 nothing ends them, though everything else strikes them, and their neighbours are killed all the time. Once that time is
 over, the load and the strikes go on for another {deadly:.0%} of it, and may end every process, several times.

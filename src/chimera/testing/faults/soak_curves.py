@@ -20,7 +20,7 @@ from math import sqrt
 from statistics import median
 from typing import Literal, NamedTuple
 
-from chimera.testing.faults.fleet import Fleet, command_of, descendants, resident_bytes
+from chimera.testing.faults.fleet import Fleet, command_of, descendants, held_bytes
 
 EVERY_S = 1.0
 STRETCHES = 30
@@ -90,7 +90,7 @@ class Curves:
     def sample(self, kinds: dict[int, str]) -> None:
         """Note what each process holds now. One of no known kind is about to become another."""
         for pid, kind in kinds.items():
-            if kind and (held := resident_bytes(pid)):
+            if kind and (held := held_bytes(pid)):
                 curve = self.by_pid.setdefault(pid, Curve(pid))
                 curve.kind = kind
                 curve.seconds.append(self.seconds)

@@ -22,7 +22,7 @@ from chimera.records import Handled, Parked
 from chimera.setaside import kept_views
 from chimera.status import document_consumers
 from chimera.testing.faults.driver import median
-from chimera.testing.faults.fleet import resident_bytes, send_signal
+from chimera.testing.faults.fleet import held_bytes, send_signal
 from chimera.testing.faults.points import Action, Armed
 from chimera.testing.faults.proxy import Proxy, Trouble
 from chimera.testing.faults.rig import Run
@@ -281,7 +281,7 @@ def trimmed(within_s: float) -> Strike:
 
             await run.until(gone, "all old events were dropped", within_s)
         run.struck("all old events were dropped")
-        workers = max(map(resident_bytes, run.rig.fleet.heads(" run ")))
+        workers = max(map(held_bytes, run.rig.fleet.heads(" run ")))
         run.notes.append(
             f"{before} old events were dropped within {time.monotonic() - began:.0f} s; the median answer took "
             f"{median(run.driver.seconds) * 1000:.0f} ms meanwhile, no process held more than {workers / 1e6:.0f} MB"
@@ -297,11 +297,11 @@ def slow_down(seconds: float, for_s: float) -> Strike:
         await asyncio.sleep(for_s)
         quick = median(run.driver.seconds)
         workers = run.rig.fleet.heads(f"run {BORROWER} --write")
-        before = max(map(resident_bytes, workers))
+        before = max(map(held_bytes, workers))
         run.driver.seconds.clear()
         run.arm(Armed(f"{run.tag}-slow", "view.write.before", "delay", times=0, seconds=seconds, where=BORROWER))
         await asyncio.sleep(for_s)
-        grown = max(map(resident_bytes, workers)) - before
+        grown = max(map(held_bytes, workers)) - before
         run.struck(f"the views of {BORROWER} were slow for {for_s} s")
         run.notes.append(
             f"the median answer took {quick * 1000:.0f} ms before and {median(run.driver.seconds) * 1000:.0f} ms "
