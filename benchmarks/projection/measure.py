@@ -21,7 +21,7 @@ PARTITIONS = 8
 
 def measure(bench: Bench) -> None:
     for engine in filter(bench.wants, ENGINES):
-        count = bench.many(20_000 if engine == "mongodb" else 200_000)  # FerretDB takes its time
+        count = bench.many(6_000 if engine == "mongodb" else 200_000)  # FerretDB takes its time
         with bench.surviving(f"projection on {engine}"), place() as where:
             asyncio.run(_fill(where, count))
             _compare(bench, engine, _Projection(engine, where), count)
