@@ -69,7 +69,9 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     )
     for axis, panel in zip(axes[:, 0], panels, strict=True):
         shown = [row for row in rows if (row.group, row.unit) == panel][::-1]
-        colours = [{"chimera": "#1b7f5c", "limit": "#8a8a8a"}.get(row.subject, "#d9a441") for row in shown]
+        colours = [
+            {"chimera": "#1b7f5c", "limit": "#8a8a8a"}.get(row.subject.partition(",")[0], "#d9a441") for row in shown
+        ]
         spread = [[row.median - row.low for row in shown], [row.high - row.median for row in shown]]
         axis.barh(range(len(shown)), [row.median for row in shown], color=colours, xerr=spread, ecolor="#333333")
         axis.set_yticks(range(len(shown)), [f"{row.case}, {row.engine}: {row.subject}" for row in shown], fontsize=6)
