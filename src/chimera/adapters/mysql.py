@@ -433,9 +433,11 @@ def _literals(column: Sequence[Any], literal: Callable[[Any], str]) -> Sequence[
     """A column's values as SQL. Bytes in hex, which takes a tenth of escaping them; what all rows have only once."""
     first = column[0]
     can_be_all = first is None or isinstance(first, str | bytes | int | datetime)  # but 0.0 and -0.0 are equal
-    if can_be_all and all(each == first for each in column):
-        return [f"x'{first.hex()}'" if isinstance(first, bytes) else literal(first)] * len(column)
-    return [f"x'{each.hex()}'" if isinstance(each, bytes) else literal(each) for each in column]
+    is_all = can_be_all and all(each == first for each in column)
+    written = [
+        f"x'{each.hex()}'" if isinstance(each, bytes) else literal(each) for each in column[: 1 if is_all else None]
+    ]
+    return written * len(column) if is_all else written
 
 
 def _marks(count: int) -> str:

@@ -254,8 +254,8 @@ class _Session(RelationalSession):
         return await super().execute(sql, parameters)
 
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
-        names = [column.name for column in table.columns]
-        await self._add(table.name, names, rows, _statements_of(table).insert)
+        sql = _statements_of(table)
+        await self._add(table.name, sql.columns, rows, sql.insert)
 
     async def replace(self, table: Table, rows: Sequence[Row]) -> None:
         await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
@@ -292,6 +292,7 @@ class _Statements:
         name, names = quoted(table.name), [quoted(column.name) for column in table.columns]
         keys = [quoted(field) for field in table.key]
         self._kinds = {column.name: column.kind for column in table.columns}
+        self.columns = list(self._kinds)
         self.from_rows = converter([column.kind for column in table.columns], {"time": _with_zone})
         self.key = ", ".join(keys)
         self.select = f"SELECT {', '.join(names)} FROM {name}"
