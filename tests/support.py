@@ -624,7 +624,7 @@ class FusedViews(WrappedViews):
     async def get(self, view: str, keys: Sequence[str]) -> Any:
         return await self._fuse.around(super().get(view, keys))
 
-    async def write(self, consumer: str, documents: Any, moves: Any) -> bool:
+    async def write(self, consumer: str, documents: Any, moves: Any) -> int:
         return await self._fuse.around(super().write(consumer, documents, moves))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -104,6 +105,54 @@ async def test_several_partitions_feed_one_document_concurrently_and_nothing_is_
     assert await stored(body.views, "total") == recomputed(bank.total, await journal_of(body.store))
 
 
+class Reading(WrappedViews):
+    """A view store that notes what is read of it."""
+
+    def __init__(self, views: ViewStore) -> None:
+        super().__init__(views)
+        self.read: list[str] = []
+
+    async def get(self, view: str, keys: Sequence[str]) -> Any:
+        self.read += [f"{view}/{key}" for key in keys]
+        return await super().get(view, keys)
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        self.read.append(view)
+        return await super().scan(view, after, limit)
+
+
+async def test_what_a_projector_has_just_written_it_does_not_read_again(body: Body, bank: Bank) -> None:
+    await direct(body, *(Deposit("a", amount) for amount in range(1, 6)))
+    views = Reading(body.views)
+    projector = projector_of(body, bank.balance, views)
+    [part] = [part for p in range(PARTITIONS) if (part := await batches(body, p, 1))]
+    for batch in part:
+        assert await projector.apply(batch)
+    assert sorted(views.read) == ["balance.waiting", "balance/a"]
+    assert (await stored(body.views, "balance"))["a"] == {"account_id": "a", "events": 5, "balance": 15}
+
+
+async def test_projectors_that_take_turns_at_one_document_lose_nothing(body: Body, bank: Bank) -> None:
+    await fill(body)
+    parts = [await batches(body, partition, 1) for partition in range(PARTITIONS)]
+    projectors = [projector_of(body, bank.total) for _ in parts]
+    for turn in zip_longest(*parts):
+        for one, batch in zip(projectors, turn, strict=True):
+            assert batch is None or await one.apply(batch)
+    assert await stored(body.views, "total") == recomputed(bank.total, await journal_of(body.store))
+
+
+async def test_an_event_that_fails_after_others_did_not_holds_up_those_of_its_key(body: Body, bank: Bank) -> None:
+    await direct(body, *(Deposit("a", amount) for amount in range(1, 5)))
+    projector = projector_of(body, bank.balance)
+    [part] = [part for p in range(PARTITIONS) if (part := await batches(body, p, 1))]
+    for batch in part:
+        bank.failing_views = {"a"} if b'"amount":2' in batch.messages[0].data else set()
+        assert await projector.apply(batch)
+    assert (await stored(body.views, "balance"))["a"]["balance"] == 1
+    assert [tries for _, tries in (await parked(body, "balance"))["a"]] == [1, 0, 0]
+
+
 class Interrupted(WrappedViews):
     """A view store in which somebody else writes between this projector's read and its write."""
 
@@ -111,7 +160,7 @@ class Interrupted(WrappedViews):
         super().__init__(views)
         self._between = between
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         if self._between:
             await self._between.pop(0)()
         return await super().write(consumer, documents, moves)
@@ -274,7 +323,7 @@ class Written(WrappedViews):
         super().__init__(views)
         self.sizes: list[list[int]] = []
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         self.sizes.append([len(document.data or b"") for document in documents])
         return await super().write(consumer, documents, moves)
 

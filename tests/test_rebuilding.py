@@ -410,7 +410,7 @@ class DyingViews(WrappedViews):
         super().__init__(views)
         self._fuse = fuse
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         return bool(await self._fuse.around(super().write(consumer, documents, moves)))
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
@@ -467,7 +467,7 @@ async def test_a_cancelled_rebuild_leaves_nothing_and_does_not_begin_again_by_it
 class Slow(WrappedViews):
     """Views that take their time to write what is being built."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         if consumer == "balance~2":
             await asyncio.sleep(0.05)
         return await super().write(consumer, documents, moves)
@@ -593,7 +593,7 @@ class Held(WrappedViews):
         super().__init__(views)
         self.open = asyncio.Event()
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         if consumer == "balance~2":
             await self.open.wait()
         return await super().write(consumer, documents, moves)

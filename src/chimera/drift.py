@@ -283,7 +283,7 @@ class Audit:
 
     async def _write(self, drifted: Sequence[Drifted]) -> bool:
         documents = [Document(self._name, each.key, each.document, each.revision) for each in drifted]
-        return await self._body.views.write(self._name, documents, [])
+        return bool(await self._body.views.write(self._name, documents, []))
 
     def _is_valid(self, drifted: Drifted) -> bool:
         try:

@@ -220,4 +220,4 @@ async def _read(body: Body, borrow: Borrow[Any]) -> tuple[ModeSetting, int]:
 
 async def _keep(body: Body, borrow: Borrow[Any], setting: ModeSetting, revision: int) -> bool:
     document = Document(SETTINGS, borrow.name, msgspec.json.encode(setting), revision)
-    return await body.views.write(SETTINGS, [document], [])
+    return bool(await body.views.write(SETTINGS, [document], []))

@@ -204,10 +204,11 @@ class ViewStore(Protocol):
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         """The documents that exist among these keys."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         """Put the documents (delete those without data) and move the consumer's checkpoints, atomically.
 
-        False, and nothing is changed, when a checkpoint is not at `before` or a document not at its `revision`.
+        Returns the revision at which all that were put are from now on, above 0; 0, and nothing is changed, when a
+        checkpoint is not at `before` or a document not at its `revision`.
         """
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +24,8 @@ class Projection(Protocol):
     """What a projector does with events: which documents they touch, and what becomes of those."""
 
     name: str
+    sources: Collection[str]
+    """The services whose events matter."""
 
     def wanted(self, message: Message) -> bool:
         """Whether this event matters here."""
@@ -43,6 +46,7 @@ class ViewProjection:
 
     def __init__(self, view: View[Any], name: str = "") -> None:
         self.name = name or view.name
+        self.sources: Collection[str] = view.sources
         self._folder = Folder(view)
         self._decoder = msgspec.json.Decoder(view.document)
         self.encode = msgspec.json.Encoder().encode
@@ -70,6 +74,7 @@ class CopyProjection:
 
     def __init__(self, name: str, event_type: str, document: Any, *, keys_only: bool) -> None:
         self.name = name
+        self.sources: Collection[str] = (event_type.partition(".")[0],)
         self._event_type = event_type
         self._check = msgspec.json.Decoder(document)
         self._keys_only = keys_only

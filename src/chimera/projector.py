@@ -15,6 +15,7 @@ from chimera.metrics import Metrics
 from chimera.parking import kept_key
 from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.projections import Projection
+from chimera.recent import Recent
 from chimera.rehearsal import Rehearsed, Write
 from chimera.setaside import PAGE, Failure, events_of, failure_of, failures_of, line_of, waiting_view
 from chimera.signals import Signal
@@ -46,6 +47,8 @@ class Projector:
         self._views = views
         self._metrics = metrics
         self._moved = moved
+        self._recent = Recent(projection.name)
+        self._none_waits = False
 
     async def run(self, feed: Feed, watch: Watch | None = None) -> None:
         """Apply batches as they come, until cancelled. Raises Unavailable when an engine can't be reached.
@@ -102,16 +105,27 @@ class Projector:
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
             documents, failed = await (self._set_aside(wanted[0], ended) if ended else self._fold(wanted))
-            if await self._views.write(self._projection.name, documents, batch.moves):
+            if revision := await self._views.write(self._projection.name, documents, batch.moves):
+                self._wrote(documents, revision)
                 self._metrics.applied(self._service, view_of(self._projection.name), source, len(wanted))
                 self._moved.notify()
                 for message in failed:
                     self._warn(message)
                 return True
+            self._refused()
             at = await self.checkpoints(source, [move.partition for move in batch.moves])
             if any(at[move.partition].number != move.before for move in batch.moves):
                 return False
         return False
+
+    def _wrote(self, documents: Sequence[Document], revision: int) -> None:
+        self._recent.wrote(documents, revision)
+        if any(document.view != self._projection.name for document in documents):
+            self._none_waits = False
+
+    def _refused(self) -> None:
+        self._recent.refused()
+        self._none_waits = False
 
     async def _set_aside(self, message: Message, ended: ProcessEnded) -> Folded:
         fold = BatchFold(self._projection, {}, await self._lines([message]))
@@ -123,13 +137,12 @@ class Projector:
             return Folded([])
         if lines := await self._lines(messages):
             return await self._fold_carefully(messages, lines)
-        projection, name = self._projection, self._projection.name
+        projection = self._projection
         try:
             prepared = [(message, *projection.prepare(message)) for message in messages]
         except Exception:  # noqa: BLE001 - the careful way finds the event at fault and keeps it with its cause
             return await self._fold_carefully(messages, lines)
-        stored = await self._views.get(name, list({key for _, keys, _ in prepared for key in keys}))
-        fold = BatchFold(projection, stored, lines)
+        fold = BatchFold(projection, await self._current({key for _, keys, _ in prepared for key in keys}), lines)
         try:
             for message, keys, event in prepared:
                 fold.fold(message, keys, event)
@@ -153,11 +166,25 @@ class Projector:
         )
 
     async def _lines(self, messages: Iterable[Message]) -> Mapping[str, Document]:
-        """What says of these events' keys what is set aside of them."""
-        name = waiting_view(self._projection.name)
-        if not await self._views.scan(name, limit=1):  # as nearly always; to look for each key costs a part of a fold
+        """What says of these events' keys what is set aside of them.
+
+        Nearly always nothing waits. Of one source's keys nobody else can set anything aside while this one's writes
+        succeed: that moves the checkpoint of the key's partition.
+        """
+        if self._none_waits:
             return {}
-        return await self._views.get(name, list({kept_key(message.key) for message in messages}))
+        name = waiting_view(self._projection.name)
+        if await self._views.scan(name, limit=1):
+            return await self._views.get(name, list({kept_key(message.key) for message in messages}))
+        self._none_waits = len(self._projection.sources) == 1
+        return {}
+
+    async def _current(self, keys: set[str]) -> Mapping[str, Document]:
+        """The documents with these keys, as far as is known; the write refuses those that have changed meanwhile."""
+        known = self._recent.among(keys)
+        if unknown := keys - known.keys():
+            return {**known, **await self._views.get(self._projection.name, list(unknown))}
+        return known
 
     async def _stored(self, messages: Iterable[Message]) -> Mapping[str, Document]:
         """The documents that these events touch."""

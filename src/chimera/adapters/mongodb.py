@@ -11,6 +11,8 @@ consumer's *head*, a document with its checkpoints and a sequence number, in ste
 4. apply: give staged documents their revision, change and delete the others, each only at its old revision;
 5. finish: move the checkpoints in the head, take the pending batch out, delete what is left of it.
 
+The head need not be read as long as nobody else writes for the consumer: 3 fails where somebody has.
+
 What stops before 3 has changed nothing, and what it leaves behind is swept by the next write. What stops after 3 is
 finished by the next write of the consumer, whoever makes it. Applying twice, or late, changes nothing: a revision and
 a batch's name never come again. So a write is applied once or not at all, and checkpoints are never ahead of
@@ -23,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,6 +95,8 @@ class MongoViews:
         self._is_closed = False
         self._transactions = False
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._left: dict[str, _Head] = {}
+        """Each consumer's head as this process left it."""
 
     async def create(self) -> None:
         """Finishes what was left pending, also from when the server had no transactions."""
@@ -115,11 +120,14 @@ class MongoViews:
             records = await self._documents.find(wanted, _SERVED).to_list() if keys else []
         return {each.key: each for each in (_document(view, record) for record in records if "revision" in record)}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         async with self._locks[consumer]:
             with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
                 for attempt in range(_TRIES):
-                    done = await self._try(consumer, documents, moves)
+                    head = self._left.pop(consumer, None) or await self._settled(consumer)
+                    if not _are_at(head, moves):  # it may be out of date
+                        head = await self._settled(consumer)
+                    done = await self._try(consumer, head, documents, moves)
                     if done is not None:
                         return done
                     await asyncio.sleep(secrets.randbelow(1 + min(attempt, 20)) / 1000)
@@ -139,6 +147,7 @@ class MongoViews:
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._locks[consumer]:
             with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
+                self._left.pop(consumer, None)
                 while True:
                     head = await self._settled(consumer)
                     if await self._commit(consumer, head, {"drop": list(views), "checkpoints": []}):
@@ -151,12 +160,13 @@ class MongoViews:
         if client:
             await client.close()
 
-    async def _try(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool | None:
+    async def _try(
+        self, consumer: str, head: _Head, documents: Sequence[Document], moves: Sequence[Move]
+    ) -> int | None:
         """Write once; None when somebody else was quicker, so that everything has to be looked at again."""
-        head = await self._settled(consumer)
+        if not _are_at(head, moves):
+            return 0
         checkpoints = _checkpoints(head.checkpoints)
-        if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
-            return False
         checkpoints.update({(move.source, move.partition): move.after for move in moves})
         moved = [
             {"source": source, "partition": partition, "number": number, "offset": offset}
@@ -164,7 +174,7 @@ class MongoViews:
         ]
         plan = await self._plan(consumer, documents, head.seq)
         if plan is None:
-            return False
+            return 0
         if self._transactions or not (plan.new or plan.changes):
             return await self._write_at_once(consumer, head, moved, plan)
         return await self._write_in_steps(consumer, head, moved, plan)
@@ -186,11 +196,12 @@ class MongoViews:
                 plan.new.append({"_id": at, "data": document.data, "consumer": consumer, "seq": seq})
         return plan
 
-    async def _write_at_once(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> bool | None:
+    async def _write_at_once(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> int | None:
         """All of it in a transaction, or only the head where no document changes."""
+        revision = _revision()
         operations = [
-            *(InsertOne({**record, "revision": revision}) for revision in [_revision()] for record in plan.new),
-            *_changes(plan.changes, _revision(), head.seq),
+            *(InsertOne({**record, "revision": revision}) for record in plan.new),
+            *_changes(plan.changes, revision, head.seq),
         ]
 
         async def run(session: AsyncClientSession | None) -> None:
@@ -204,34 +215,39 @@ class MongoViews:
                     raise _Stale
 
         try:
-            if not operations:
+            if operations:
+                async with self._client_in_use.start_session() as session:
+                    await session.with_transaction(run, ReadConcern("snapshot"), WriteConcern("majority"))
+            else:
                 await run(None)
-                return True
-            async with self._client_in_use.start_session() as session:
-                await session.with_transaction(run, ReadConcern("snapshot"), WriteConcern("majority"))
         except _Stale:
             return None
         except errors.BulkWriteError as error:
             if _only_duplicates(error):
                 return None
             raise
-        return True
+        self._left[consumer] = _Head(head.seq + 1, moved, None)
+        return revision
 
-    async def _write_in_steps(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> bool | None:
-        batch = uuid.uuid4().hex
+    async def _write_in_steps(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> int | None:
+        batch, revision = uuid.uuid4().hex, _revision()
         if not await self._stage(consumer, head, batch, plan.new):
             return None
         place = {"batch": batch, "consumer": consumer, "seq": head.seq}
         chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(_chunks(plan.changes))]
         for chunk in chunks:
             await self._batches.insert_one(chunk)
-        pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": _revision()}
+        pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": revision}
         if not await self._commit(consumer, head, pending):
             await self._documents.delete_many({"staged": batch})
             await self._batches.delete_many({"batch": batch})
             return None
-        await self._settled(consumer)
-        return True
+        await self._apply(batch, [record["_id"] for record in plan.new], chunks, revision, head.seq + 1)
+        if await self._move(consumer, head.seq + 1, moved):
+            self._left[consumer] = _Head(head.seq + 1, moved, None)
+        if chunks:
+            await self._sweep(consumer, head.seq + 1)
+        return revision
 
     async def _stage(self, consumer: str, head: _Head, batch: str, new: Sequence[Record]) -> bool:
         """Insert new documents, unseen. False when others stood in the way: they are swept away if they never count."""
@@ -272,8 +288,9 @@ class MongoViews:
             await self._finish(consumer, head.seq, head.pending)
 
     async def _insert_head(self, consumer: str) -> None:
+        seq = time.time_ns() // 1000  # microseconds, so that one made anew begins above all that were before
         try:
-            await self._heads.insert_one({"_id": consumer, "seq": 0, "checkpoints": []})
+            await self._heads.insert_one({"_id": consumer, "seq": seq, "checkpoints": []})
         except errors.DuplicateKeyError:
             return
 
@@ -281,23 +298,31 @@ class MongoViews:
         """Apply what is pending, move the checkpoints, sweep up. Any number may do it, even long afterwards."""
         if "drop" in pending:
             await self._delete_views(consumer, pending["drop"], seq)
-        elif not await self._apply(pending, seq):
-            return
-        change = {"$set": {"checkpoints": pending["checkpoints"]}, "$unset": {"pending": ""}}
-        await self._heads.update_one({"_id": consumer, "seq": seq, "pending": {"$exists": True}}, change)
-        await self._batches.delete_many({"consumer": consumer, "seq": {"$lt": seq}})
+        else:
+            batch = pending["batch"]
+            chunks = await self._batches.find({"batch": batch}).to_list() if pending["chunks"] else []
+            if len(chunks) != pending["chunks"]:  # somebody else has finished it
+                return
+            staged = await self._documents.find({"staged": batch}, {"_id": 1}).to_list()
+            await self._apply(batch, [record["_id"] for record in staged], chunks, pending["revision"], seq)
+        await self._move(consumer, seq, pending["checkpoints"])
+        await self._sweep(consumer, seq)
 
-    async def _apply(self, pending: Record, seq: int) -> bool:
-        """False when the batch is gone, because somebody else has finished it."""
-        batch, revision = pending["batch"], pending["revision"]
-        chunks = await self._batches.find({"batch": batch}).to_list() if pending["chunks"] else []
-        if len(chunks) != pending["chunks"]:
-            return False
+    async def _apply(self, batch: str, new: Iterable[str], chunks: Iterable[Record], revision: int, seq: int) -> None:
         seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
-        await self._documents.update_many({"staged": batch}, seen)
-        for chunk in chunks:
-            await self._documents.bulk_write(_changes(chunk["items"], revision, seq - 1), ordered=False)
-        return True
+        shown: list[Operation] = [UpdateOne({"_id": each, "staged": batch}, seen) for each in new]
+        for operations in (shown, *(_changes(chunk["items"], revision, seq - 1) for chunk in chunks)):
+            if operations:
+                await self._documents.bulk_write(operations, ordered=False)
+
+    async def _move(self, consumer: str, seq: int, checkpoints: list[Record]) -> bool:
+        """Move the checkpoints, and nothing is pending any more. False when somebody else has done so."""
+        pending = {"_id": consumer, "seq": seq, "pending": {"$exists": True}}
+        change = {"$set": {"checkpoints": checkpoints}, "$unset": {"pending": ""}}
+        return (await self._heads.update_one(pending, change)).matched_count == 1
+
+    async def _sweep(self, consumer: str, seq: int) -> None:
+        await self._batches.delete_many({"consumer": consumer, "seq": {"$lt": seq}})
 
     async def _delete_views(self, consumer: str, views: Sequence[str], seq: int) -> None:
         for view in views:
@@ -364,6 +389,11 @@ def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
 def _revision() -> int:
     """A number that was never a document's revision before: random, and small enough for a double."""
     return secrets.randbits(52) + 1
+
+
+def _are_at(head: _Head, moves: Sequence[Move]) -> bool:
+    at = _checkpoints(head.checkpoints)
+    return all(at.get((move.source, move.partition), Checkpoint()).number == move.before for move in moves)
 
 
 def _checkpoints(kept: Iterable[Record]) -> dict[tuple[str, int], Checkpoint]:

@@ -188,7 +188,7 @@ class MySQLViews(RelationalViews):
             found.update({key: Document(view, key, data, revision) for key, data, revision in rows})
         return found
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         latest = {(document.view, document.key): document for document in documents}
         ordered = [latest[place] for place in sorted(latest)]
         try:
@@ -198,8 +198,8 @@ class MySQLViews(RelationalViews):
                 async with session.between(_SPELLING.begin):
                     await _Writing(session, consumer, revision).write(ordered, moves)
         except (Conflict, _Outdated):
-            return False
-        return True
+            return 0
+        return revision
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:

@@ -133,12 +133,13 @@ _WRITE = """
         NOT EXISTS (SELECT FROM reached WHERE at <> expected)
         AND NOT EXISTS (SELECT FROM kept WHERE revision <> expected)
         AND (SELECT count(*) FROM reached WHERE expected > 0) = (SELECT count(*) FROM moves WHERE expected > 0)
-        AND (SELECT count(*) FROM kept WHERE expected > 0) = (SELECT count(*) FROM wanted WHERE expected > 0) AS ok),
+        AND (SELECT count(*) FROM kept WHERE expected > 0) = (SELECT count(*) FROM wanted WHERE expected > 0) AS ok,
+        nextval('revisions') AS revision),
     added AS (
-        INSERT INTO documents (view, key, revision, data) SELECT view, key, nextval('revisions'), data FROM wanted, fits
+        INSERT INTO documents (view, key, revision, data) SELECT view, key, fits.revision, data FROM wanted, fits
         WHERE ok AND expected = 0 AND data IS NOT NULL ORDER BY view, key),
     changed AS (
-        UPDATE documents d SET revision = nextval('revisions'), data = kept.data FROM kept, fits
+        UPDATE documents d SET revision = fits.revision, data = kept.data FROM kept, fits
         WHERE ok AND d.ctid = place AND kept.data IS NOT NULL),
     deleted AS (DELETE FROM documents d USING kept, fits WHERE ok AND d.ctid = place AND kept.data IS NULL),
     started AS (
@@ -149,7 +150,7 @@ _WRITE = """
     moved AS (
         UPDATE checkpoints c SET number = reached.number, "offset" = reached."offset" FROM reached, fits
         WHERE ok AND c.ctid = place)
-    SELECT ok FROM fits"""
+    SELECT CASE WHEN ok THEN revision ELSE 0 END FROM fits"""
 
 _SPELLING = Spelling(
     dialect="postgresql",
@@ -204,16 +205,16 @@ class PostgreSQLViews(RelationalViews):
         rows = await self._database.read(_GET, (view, keys))
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         latest = {(document.view, document.key): document for document in documents}.values()
         try:
             async with self._database.pool.connection() as connection:
-                [(written,)] = await self._database.fetch(
+                [(revision,)] = await self._database.fetch(
                     connection, _WRITE, _write_parameters(consumer, latest, moves)
                 )
         except (asyncpg.UniqueViolationError, Conflict):
-            return False
-        return bool(written)
+            return 0
+        return int(revision)
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:

@@ -94,7 +94,7 @@ for order, group in ipairs(groups) do
     redis.call('ZREM', group.keys, unpack(ARGV, start, stop))
   end
 end
-return 1
+return revision
 """
 _SCAN = """
 local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
@@ -151,7 +151,7 @@ class RedisViews:
         values = await self._server.read("HMGET", self._documents(view), *keys)
         return _documents(view, keys, values)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         by_view: dict[str, list[Document]] = {}
         for document in documents:
             by_view.setdefault(document.view, []).append(document)
@@ -161,7 +161,7 @@ class RedisViews:
             keys += ["", self._documents(view)] if len(keys) == 2 else [self._documents(view)]
             keys.append(self._keys(view))
             arguments += _written(group)
-        return bool(await self._server.write_script(_WRITE, keys, arguments))
+        return int(await self._server.write_script(_WRITE, keys, arguments))
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         flat = await self._server.read("HGETALL", self._checkpoints(consumer))

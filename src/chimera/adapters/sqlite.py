@@ -52,6 +52,8 @@ _MAX_PARAMETERS = 1_000
 # Readers are kept for as many requests as read at once; to open one costs more than a page.
 _MOST_IDLE = 128
 _MAPPED_BYTES = 256 * 1024 * 1024
+# There may be many readers. What they read is mapped, and only what is still in the write-ahead log is cached.
+_READERS_CACHE_KIB = 256
 _FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 _TOPIC = re.compile(r"[a-z0-9.-]+")
 _RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions"})
@@ -261,16 +263,16 @@ class SQLiteViews:
         rows = _documents(self._file.reader, "key, data, revision", view, keys)
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         async with self._file.writing() as connection:
             if not (self._are_at(connection, consumer, moves) and self._are_current(connection, documents)):
-                return False
-            self._put(connection, documents)
+                return 0
+            revision = self._put(connection, documents)
             connection.run_many(
                 "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
                 [(consumer, move.source, move.partition, *move.after) for move in moves],
             )
-            return True
+            return revision
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         return _checkpoints(self._file.reader, consumer)
@@ -304,9 +306,9 @@ class SQLiteViews:
                 return False
         return True
 
-    def _put(self, connection: _Connection, documents: Sequence[Document]) -> None:
+    def _put(self, connection: _Connection, documents: Sequence[Document]) -> int:
         # One counter for the whole file: a key that is deleted and comes back never repeats a revision.
-        [(revision,)] = connection.run("UPDATE revisions SET last = last + 1 RETURNING last") if documents else [(0,)]
+        [(revision,)] = connection.run("UPDATE revisions SET last = last + 1 RETURNING last")
         connection.run_many(
             "INSERT INTO documents VALUES (?, ?, ?, ?) "
             "ON CONFLICT (view, key) DO UPDATE SET revision = excluded.revision, data = excluded.data",
@@ -316,6 +318,7 @@ class SQLiteViews:
             "DELETE FROM documents WHERE view = ? AND key = ?",
             [(view, key) for view, key, data, _ in documents if data is None],
         )
+        return int(revision)
 
 
 def _documents(connection: _Connection, columns: str, view: str, keys: Sequence[str]) -> list[Row]:
@@ -769,7 +772,9 @@ class _File:
             time.sleep(_LOCK_POLL_S)
 
     def _open_reader(self) -> _Connection:
-        reader = _connect(self.path, "query_only = ON", f"mmap_size = {_MAPPED_BYTES}")
+        reader = _connect(
+            self.path, "query_only = ON", f"mmap_size = {_MAPPED_BYTES}", f"cache_size = -{_READERS_CACHE_KIB}"
+        )
         reader.only_reads = True
         return reader
 

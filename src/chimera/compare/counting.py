@@ -44,7 +44,7 @@ class CountingViews(WrappedViews):
         super().__init__(views)
         self._counted = counted
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         written = await super().write(consumer, documents, moves)
         if written and consumer.startswith(f"borrow.{SHARE}."):
             copied = [each for each in documents if each.view == consumer]

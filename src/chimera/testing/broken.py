@@ -261,7 +261,7 @@ class WrappedViews:
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         return await self._views.get(view, keys)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         return await self._views.write(consumer, documents, moves)
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
@@ -280,14 +280,14 @@ class WrappedViews:
 class ForgetfulViews(WrappedViews):
     """Breaks "documents and checkpoints move together": the documents are written, the checkpoints are not."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         return await self._views.write(consumer, documents, [])
 
 
 class StubbornViews(WrappedViews):
     """Breaks "False, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         kept = await self._views.checkpoints(consumer)
         current = [move._replace(before=kept.get((move.source, move.partition), Checkpoint()).number) for move in moves]
         return await self._views.write(consumer, documents, current)
@@ -296,7 +296,7 @@ class StubbornViews(WrappedViews):
 class CarelessViews(WrappedViews):
     """Breaks "a document not at its revision": overwrites whatever somebody else has written meanwhile."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         current: list[Document] = []
         for document in documents:
             kept = (await self._views.get(document.view, [document.key])).get(document.key)

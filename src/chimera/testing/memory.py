@@ -357,18 +357,18 @@ class MemoryViews:
         kept = self._documents.get(view, {})
         return {key: kept[key] for key in keys if key in kept}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         await asyncio.sleep(0)
         checkpoints = self._checkpoints.setdefault(consumer, {})
         if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
-            return False
+            return 0
         if any(self._revision_of(document) != document.revision for document in documents):
-            return False
+            return 0
         self._revision += 1
         for document in documents:
             self._put(document)
         checkpoints.update({(move.source, move.partition): move.after for move in moves})
-        return True
+        return self._revision
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         return dict(self._checkpoints.get(consumer, {}))

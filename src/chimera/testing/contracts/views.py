@@ -75,6 +75,17 @@ class ViewStoreContract(EngineSuite):
         assert await data(engine, "a") is None
         assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(3)}
 
+    async def test_a_write_tells_the_revision_of_what_it_put(self, engine: ViewStore) -> None:
+        await engine.create()
+        told = await engine.write(CONSUMER, [Document(VIEW, name, b"1") for name in "abc"], [])
+        assert {each.revision for each in await engine.scan(VIEW)} == {told}
+        changes = [Document(VIEW, "a", b"2", told), Document(VIEW, "b", None, told), Document(VIEW, "d", b"2")]
+        again = await engine.write(CONSUMER, changes, [Move("orders", 0, 0, Checkpoint(1))])
+        kept = {each.key: each.revision for each in await engine.scan(VIEW)}
+        assert told != again
+        assert kept == {"a": again, "c": told, "d": again}
+        assert await engine.write(CONSUMER, [], [Move("orders", 0, 1, Checkpoint(2))]) > 0
+
     async def test_a_document_that_has_changed_changes_nothing(self, engine: ViewStore) -> None:
         await engine.create()
         await put(engine, "a", b"1")
@@ -187,7 +198,7 @@ class ViewStoreContract(EngineSuite):
             kept = (await engine.get(view, [key])).get(key, Document(view, key, None))
             document = Document(view, key, value, kept.revision if current else kept.revision + 1)
             moved = await engine.write(view, [document], [Move("s", 0, before, Checkpoint(before + 1))])
-            assert moved == (current and before == at)
+            assert bool(moved) == (current and before == at)
             if moved:
                 at = before + 1
                 model = {**model, key: value} if value is not None else {k: v for k, v in model.items() if k != key}
@@ -231,7 +242,7 @@ class ViewStoreContract(EngineSuite):
 _fresh = itertools.count()
 
 
-async def put(engine: ViewStore, key: str, value: bytes | None) -> bool:
+async def put(engine: ViewStore, key: str, value: bytes | None) -> int:
     """Write over whatever is there."""
     return await engine.write(CONSUMER, [Document(VIEW, key, value, await revision(engine, key))], [])
 

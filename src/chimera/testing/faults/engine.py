@@ -172,7 +172,7 @@ class FaultyViews(WrappedViews):
         await self._trip.pass_by("views.call")
         return await super().get(view, keys)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         kind = "copy" if consumer.startswith("borrow.") else "view"
         await self._trip.pass_by("views.call")
         if not moves:

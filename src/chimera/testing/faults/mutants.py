@@ -83,7 +83,7 @@ class _NotedStore(WrappedStore):
 
 
 class _NotedViews(WrappedViews):
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> bool:
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         _note()
         return await super().write(consumer, documents, moves)
 
