@@ -97,7 +97,9 @@ def _delays(bench: Bench, owner: str, viewer: str) -> dict[str, float]:
     probe = _Probe(owner, viewer)
     probe.many(10)
     idle = probe.many(bench.many(PROBES))
-    capacity = load.post(owner, PATH, bench.seconds)
+    posted = load.post(owner, PATH, bench.seconds)
+    [left_s] = [delay / 1000 for delay in probe.many(1)]
+    capacity = posted * bench.seconds / (bench.seconds + left_s)
     probe.many(3)
     with ThreadPoolExecutor(1) as apart:
         loading = apart.submit(load.post, owner, PATH, 3 * bench.seconds, rate=capacity / 2)

@@ -35,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import pymongo
-from pymongo import AsyncMongoClient, DeleteOne, InsertOne, UpdateOne, errors
+from pymongo import AsyncMongoClient, DeleteOne, InsertOne, UpdateMany, UpdateOne, errors
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
@@ -45,7 +45,7 @@ from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
 
 Record = dict[str, Any]
-Operation = UpdateOne | DeleteOne | InsertOne[Record]
+Operation = UpdateOne | UpdateMany | DeleteOne | InsertOne[Record]
 
 _TIMEOUT_S = 30.0
 _DEFAULTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "maxPoolSize": 16, "appname": "chimera"}
@@ -53,6 +53,7 @@ _CHUNK_BYTES = 8 * 1024 * 1024
 _DUPLICATE = 11000
 _REFUSED = frozenset({13, 18, 8000})
 _TRIES = 200
+_MANY = 100
 
 
 def open_engine(kind: Literal["log", "store", "views"], url: str) -> ViewStore:
@@ -308,9 +309,11 @@ class MongoViews:
         await self._move(consumer, seq, pending["checkpoints"])
         await self._sweep(consumer, seq)
 
-    async def _apply(self, batch: str, new: Iterable[str], chunks: Iterable[Record], revision: int, seq: int) -> None:
+    async def _apply(self, batch: str, new: Sequence[str], chunks: Iterable[Record], revision: int, seq: int) -> None:
         seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
         shown: list[Operation] = [UpdateOne({"_id": each, "staged": batch}, seen) for each in new]
+        if len(new) > _MANY:  # not for few, because FerretDB reads the whole collection for this
+            shown = [UpdateMany({"staged": batch}, seen)]
         for operations in (shown, *(_changes(chunk["items"], revision, seq - 1) for chunk in chunks)):
             if operations:
                 await self._documents.bulk_write(operations, ordered=False)
