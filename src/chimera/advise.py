@@ -340,7 +340,7 @@ async def _changes(
                 changed = (event["data"] for event in events if event["type"] == share_type(owner, share))
                 sizes += [len(msgspec.json.encode(change["document"])) for change in changed]
                 after += len(events)
-                if len(events) < JOURNAL_PAGE:
+                if not events:
                     break
     except Unavailable:
         return None

@@ -31,6 +31,11 @@ class Features(msgspec.Struct, frozen=True):
     trims: bool = True
 
 
+PAGE_BYTES = 8 << 20
+"""A page of events or records ends early rather than hold much more data than this, so that a backlog of large ones
+fits in memory; it has one at least."""
+
+
 class Record(NamedTuple):
     """A message in a log, with its offset in its partition. Offsets grow, and count from 1 or later."""
 
@@ -56,7 +61,8 @@ class Log(Protocol):
     def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
         """Batches of at most `limit` records after an offset (0: from the oldest kept) of each partition asked for.
 
-        Within a partition records come in order. Waits when there is nothing more; ends only when closed.
+        Within a partition records come in order. Waits when there is nothing more; ends only when closed. A batch, and
+        what is read ahead, are a few PAGE_BYTES at most.
         """
 
     async def ends(self, topic: str) -> Mapping[int, int]:
@@ -152,6 +158,8 @@ class Store(Protocol):
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         """At most `limit` events of a partition after a number: in order, committed only, without a hole.
+
+        Only where there are none is nothing left: a page may end early (PAGE_BYTES).
 
         Raises Trimmed, and never answers from further on, when the first of them is no longer kept.
         """

@@ -95,7 +95,7 @@ async def opened(url: str) -> MongoViews:
     return views
 
 
-async def fold(views: MongoViews, number: int) -> bool:
+async def fold(views: MongoViews, number: int) -> int:
     """What a projector does with the event of this number: it counts in `old`, makes `new-…`, deletes `gone`."""
     kept = await views.get(VIEW, ["old", "gone", f"new-{number}"])
     old = kept.get("old", Document(VIEW, "old", b"0"))
@@ -313,3 +313,29 @@ async def test_an_address_without_a_database_is_refused() -> None:
 async def left_over(views: MongoViews) -> tuple[int, int]:
     """How many batches and staged documents are kept."""
     return await views._batches.count_documents({}), await views._documents.count_documents({"staged": {"$gt": ""}})
+
+
+async def test_processes_that_take_turns_at_a_consumer_write_everything_once(url: str) -> None:
+    turns = [await opened(url) for _ in range(3)]
+    for number in range(1, 13):
+        assert await fold(turns[number % 3], number)
+        assert not await fold(turns[(number + 1) % 3], number)
+    old = (await turns[0].get(VIEW, ["old"]))["old"]
+    assert (old.data, await turns[0].checkpoints(CONSUMER)) == (b"12", {("orders", 0): Checkpoint(12)})
+    for views in turns:
+        await views.close()
+
+
+async def test_a_head_that_was_deleted_is_not_mistaken_for_the_one_made_anew(url: str) -> None:
+    views, other = await opened(url), await opened(url)
+    for number in range(1, 4):
+        assert await fold(views, number)
+    async with AsyncMongoClient[dict[str, Any]](url) as client:
+        await client.get_default_database()["heads"].delete_many({})
+    for number in range(1, 4):
+        assert await fold(other, number)
+    assert not await fold(views, 4 - 1)
+    assert await fold(views, 4)
+    assert (await other.checkpoints(CONSUMER))["orders", 0] == Checkpoint(4)
+    await views.close()
+    await other.close()

@@ -110,7 +110,7 @@ async def increment(directory: Path) -> None:
     done = 0
     while done < INCREMENTS:
         kept = (await views.get("counts", ["a"])).get("a", Document("counts", "a", b"0"))
-        done += await views.write("counter", [kept._replace(data=b"%d" % (int(kept.data or b"0") + 1))], [])
+        done += await views.write("counter", [kept._replace(data=b"%d" % (int(kept.data or b"0") + 1))], []) > 0
     await views.close()
 
 

@@ -31,11 +31,13 @@ from chimera.adapters.relational import (
     RelationalViews,
     Spelling,
 )
-from chimera.adapters.rows import chunks, converter, distinct, given, in_parts
+from chimera.adapters.rows import chunks, converter, distinct, given, in_parts, marks
 from chimera.adapters.schema import Dialect, Part
 from chimera.entities import Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError, Unavailable
-from chimera.ports import Document, Move, Store, ViewStore
+from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
+
+_marks = partial(marks, mark="%s")
 
 _POOL = 8
 _CONNECT_S = 10.0
@@ -106,6 +108,14 @@ _KEYS = """
     WHERE table_schema = DATABASE() AND constraint_name = 'PRIMARY' ORDER BY ordinal_position"""
 
 _EVENT = "SELECT number, source, type, `key`, time, data, traceparent FROM journal WHERE `partition` = %s"
+# Large data stay where they are until it is known which of them fit.
+_PAGE = f"""
+    SELECT j.number, source, type, `key`, time, data, traceparent FROM (
+        SELECT `partition`, number, SUM(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before_it FROM (
+            SELECT `partition`, number, LENGTH(data) AS size FROM journal WHERE `partition` = %s AND number > %s
+            ORDER BY number LIMIT %s) page) placed
+    STRAIGHT_JOIN journal j ON j.`partition` = placed.`partition` AND j.number = placed.number
+    WHERE before_it < {PAGE_BYTES} ORDER BY placed.number"""
 # Locks exactly these rows, in this order, where an UPDATE … IN might lock them all.
 _RESERVE = "INSERT INTO heads (`partition`, number) VALUES {} ON DUPLICATE KEY UPDATE number = number + {}"
 _HEADS = "SELECT `partition`, number FROM heads"
@@ -138,7 +148,7 @@ _SPELLING = Spelling(
     trim="DELETE FROM journal WHERE `partition` = %s AND number <= %s",
     indexes="SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
     index="CREATE INDEX `{name}` ON `{table}` (`{column}`)",
-    journal=f"{_EVENT} AND number > %s ORDER BY number LIMIT %s",
+    journal=_PAGE,
     history=f"{_EVENT} AND `key` = %s AND number > %s ORDER BY number",
     checkpoints=_CHECKPOINTS,
     scan="SELECT view, `key`, data, revision FROM documents WHERE view = %s AND `key` > %s ORDER BY `key` LIMIT %s",
@@ -438,10 +448,6 @@ def _literals(column: Sequence[Any], literal: Callable[[Any], str]) -> Sequence[
         f"x'{each.hex()}'" if isinstance(each, bytes) else literal(each) for each in column[: 1 if is_all else None]
     ]
     return written * len(column) if is_all else written
-
-
-def _marks(count: int) -> str:
-    return ", ".join(["%s"] * count) or "NULL"
 
 
 def _padded(keys: Sequence[Result]) -> Sequence[Result]:

@@ -33,7 +33,7 @@ from chimera.adapters.rows import converter, distinct, quoted
 from chimera.adapters.schema import Dialect
 from chimera.entities import ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError, Unavailable
-from chimera.ports import Document, Move, Store, ViewStore
+from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
 
 _POOL = 8
 _CONNECT_S = 10.0
@@ -98,6 +98,12 @@ _KEYS = """
     ORDER BY array_position(i.indkey::int2[], a.attnum)"""
 
 _EVENT = "SELECT number, source, type, key, time, data, traceparent FROM journal WHERE partition = $1"
+_PAGE = f"""
+    SELECT number, source, type, key, time, data, traceparent FROM (
+        SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before FROM (
+            SELECT *, length(data) AS size FROM journal WHERE partition = $1 AND number > $2
+            ORDER BY number LIMIT $3) page) placed
+    WHERE before < {PAGE_BYTES} ORDER BY number"""
 _OLDEST = """
     SELECT partition, coalesce((SELECT min(number) FROM journal j WHERE j.partition = h.partition), number + 1)
     FROM heads h ORDER BY partition"""
@@ -164,7 +170,7 @@ _SPELLING = Spelling(
     trim="DELETE FROM journal WHERE partition = $1 AND number <= $2",
     indexes="SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()",
     index='CREATE INDEX IF NOT EXISTS "{name}" ON "{table}" ("{column}")',
-    journal=f"{_EVENT} AND number > $2 ORDER BY number LIMIT $3",
+    journal=_PAGE,
     history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
     checkpoints='SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1',
     scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",

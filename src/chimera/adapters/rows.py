@@ -97,6 +97,11 @@ def distinct(items: Collection[Item]) -> list[Item]:
     return list(dict.fromkeys(items))
 
 
+def marks(count: int, mark: str) -> str:
+    """So many parameters in a list; NULL, which nothing equals, for none."""
+    return ", ".join([mark] * count) or "NULL"
+
+
 def quoted(name: str) -> str:
     """A name as standard SQL quotes it."""
     return '"' + name.replace('"', '""') + '"'

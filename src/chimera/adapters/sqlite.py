@@ -9,15 +9,16 @@ file and process; what waits for the disk, the commit, runs in a thread.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -33,6 +34,7 @@ from chimera.adapters.rows import (
     in_parts,
     index_name,
     journal_rows,
+    marks,
     other_partitions,
     quoted,
     unbroken,
@@ -40,10 +42,23 @@ from chimera.adapters.rows import (
 from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError, Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Features, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.ports import (
+    PAGE_BYTES,
+    Checkpoint,
+    Document,
+    Features,
+    Log,
+    Move,
+    Record,
+    Session,
+    Store,
+    ViewStore,
+    WriteSession,
+)
 from chimera.signals import Signal
 
 Result = TypeVar("Result")
+_marks = partial(marks, mark="?")
 
 _LOCK_WAIT_S = 10.0
 _LOCK_POLL_S = 0.001
@@ -51,9 +66,8 @@ _WAKE_S = 1.0
 _MAX_PARAMETERS = 1_000
 # Readers are kept for as many requests as read at once; to open one costs more than a page.
 _MOST_IDLE = 128
-_MAPPED_BYTES = 256 * 1024 * 1024
 # There may be many readers. What they read is mapped, and only what is still in the write-ahead log is cached.
-_READERS_CACHE_KIB = 256
+_READERS_PRAGMAS = ("query_only = ON", f"mmap_size = {256 << 20}", "cache_size = -256")
 _FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 _TOPIC = re.compile(r"[a-z0-9.-]+")
 _RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions"})
@@ -221,7 +235,7 @@ class SQLiteStore:
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:
-            return _events(self._file.reader, partition, "number > ?", (after,), limit)
+            return _events(self._file.reader, partition, "number > ?", (after, limit), size=PAGE_BYTES)
 
         return await unbroken(read, self.heads, partition, after)
 
@@ -418,12 +432,11 @@ class _Topic:
         return batch
 
     def _fill(self, batch: list[Record], offsets: dict[int, int], partition: int, room: int) -> bool:
-        """Add at most `room` records of a partition; says whether there may be more."""
-        rows = self._file.reader.run(
-            "SELECT offset, id, source, type, key, time, data, partition, number, traceparent FROM records "
-            "WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?",
-            (partition, offsets[partition], room),
-        )
+        """Add at most `room` records of a partition, and its share of a page; says whether there may be more."""
+        size = PAGE_BYTES // len(offsets)
+        columns = "offset, id, source, type, key, time, data, partition, number, traceparent"
+        sql = f"SELECT {columns} FROM records WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?"
+        rows = self._file.reader.page(sql, (partition, offsets[partition], room), data=6, size=size)
         if rows:
             batch += [Record(row[0], Message(*row[1:])) for row in rows]
             offsets[partition] = rows[-1][0]
@@ -487,7 +500,7 @@ class _Session:
         return self._open.run(sql, [_to_held(value) for value in parameters])
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
-        return _events(self._open, partition, "key = ? AND number > ?", (key, after), -1)
+        return _events(self._open, partition, "key = ? AND number > ?", (key, after, -1))
 
 
 class _WriteSession(_Session):
@@ -519,13 +532,10 @@ class _WriteSession(_Session):
         return int(rows[0][0]) - count + 1
 
 
-def _events(connection: _Connection, partition: int, which: str, parameters: Row, limit: int) -> list[Message]:
-    rows = connection.run(
-        "SELECT number, source, type, key, time, data, traceparent FROM journal "
-        f"WHERE partition = ? AND {which} ORDER BY number LIMIT ?",
-        (partition, *parameters, limit),
-    )
-    return events_of(partition, rows)
+def _events(connection: _Connection, at: int, which: str, parameters: Row, size: float = math.inf) -> list[Message]:
+    columns = "number, source, type, key, time, data, traceparent"
+    sql = f"SELECT {columns} FROM journal WHERE partition = ? AND {which} ORDER BY number LIMIT ?"
+    return events_of(at, connection.page(sql, (at, *parameters), data=5, size=size))
 
 
 class _Statements:
@@ -573,10 +583,6 @@ def _to_held(value: Any) -> Any:
 def _is_one_of(name: str, values: Collection[Any]) -> str:
     condition = f"{quoted(name)} IN ({_marks(sum(value is not None for value in values))})"
     return f"({condition} OR {quoted(name)} IS NULL)" if None in values else condition
-
-
-def _marks(count: int) -> str:
-    return ", ".join(["?"] * count)
 
 
 def _prepare(connection: _Connection, table: Table) -> None:
@@ -645,15 +651,21 @@ class _Connection(sqlite3.Connection):
         try:
             return self.execute(sql, parameters).fetchall()
         except sqlite3.OperationalError as error:
-            self._check_reachable(error)
-            raise
+            self._fail(error)
+
+    def page(self, sql: str, parameters: Sequence[Any], *, data: int, size: float) -> list[Row]:
+        """As `run`, up to the row with which the column number `data` has come to `size` bytes."""
+        try:
+            with closing(self.execute(sql, parameters)) as found:
+                return list(_within(size, found, data))
+        except sqlite3.OperationalError as error:
+            self._fail(error)
 
     def run_many(self, sql: str, rows: Sequence[Row]) -> None:
         try:
             self.executemany(sql, rows)
         except sqlite3.OperationalError as error:
-            self._check_reachable(error)
-            raise
+            self._fail(error)
 
     def run_script(self, script: str) -> None:
         for statement in script.split(";"):
@@ -669,10 +681,18 @@ class _Connection(sqlite3.Connection):
         if self.in_transaction:
             self.run("ROLLBACK")
 
-    def _check_reachable(self, error: sqlite3.OperationalError) -> None:
+    def _fail(self, error: sqlite3.OperationalError) -> NoReturn:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in _OUT_OF_REACH or (code == sqlite3.SQLITE_READONLY and not self.only_reads):
             raise Unavailable(f"{self.path}: {error}") from error
+        raise error
+
+
+def _within(size: float, rows: Iterable[Row], data: int) -> Iterator[Row]:
+    for row in rows:
+        yield row
+        if (size := size - len(row[data])) <= 0:
+            return
 
 
 class _File:
@@ -772,9 +792,7 @@ class _File:
             time.sleep(_LOCK_POLL_S)
 
     def _open_reader(self) -> _Connection:
-        reader = _connect(
-            self.path, "query_only = ON", f"mmap_size = {_MAPPED_BYTES}", f"cache_size = -{_READERS_CACHE_KIB}"
-        )
+        reader = _connect(self.path, *_READERS_PRAGMAS)
         reader.only_reads = True
         return reader
 

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 
 from chimera.errors import Trimmed
-from chimera.ports import Store, WriteSession
+from chimera.ports import PAGE_BYTES, Store, WriteSession
 from chimera.testing.contracts.bank import (
     PARTITIONS,
     TABLES,
@@ -21,7 +21,7 @@ from chimera.testing.contracts.bank import (
     numbers,
     trimmed,
 )
-from chimera.testing.contracts.suite import NAMES, EngineSuite, event, quick
+from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event, quick
 
 
 class JournalGuarantees(EngineSuite):
@@ -101,6 +101,22 @@ class JournalGuarantees(EngineSuite):
         await emitted(engine, 3, "d")
         assert [message.number for message in await engine.journal(0, 2, 10)] == [3]
         assert [message.number for message in await engine.journal(3, 0, 10)] == [1]
+
+    async def test_a_page_of_large_events_ends_early_and_the_next_goes_on(self, engine: Store) -> None:
+        await engine.create(TABLES, PARTITIONS)
+        count = 2 * PAGE_BYTES // len(MEBIBYTE) + 1
+        for number in range(1, count + 1):
+            async with engine.transaction() as tx:
+                await tx.reserve({2: 1})
+                await tx.append([event(2, number, data=MEBIBYTE)])
+        at = 0
+        while page := await engine.journal(2, at, 100):
+            assert [message.number for message in page] == list(range(at + 1, at + 1 + len(page)))
+            assert sum(len(message.data) for message in page[:-1]) < PAGE_BYTES
+            assert at + len(page) == count or sum(len(message.data) for message in page) >= PAGE_BYTES
+            at += len(page)
+        assert at == count
+        assert len(await engine.journal(2, 0, 3)) == 3
 
     async def test_trimming_while_events_are_appended_and_read_loses_none_that_is_left(self, engine: Store) -> None:
         await engine.create(TABLES, PARTITIONS)

@@ -13,7 +13,7 @@ import pytest
 
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import Log, Record
+from chimera.ports import PAGE_BYTES, Log, Record
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event, quick
 
 TOPIC = "contract.events"
@@ -189,6 +189,17 @@ class LogContract(EngineSuite):
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(0, 1, data=MEBIBYTE)])
         assert _messages(await self.take(engine, 1)) == [event(0, 1, data=MEBIBYTE)]
+
+    async def test_a_batch_of_large_records_is_bounded(self, engine: Log) -> None:
+        await engine.create(TOPIC, PARTITIONS)
+        count, taken = 6 * PAGE_BYTES // len(MEBIBYTE), 0
+        for start in range(0, count, 6):
+            await engine.append(TOPIC, [event(at % 2, at, data=MEBIBYTE) for at in range(start + 1, start + 7)])
+        async with asyncio.timeout(self.patience_s), _reading(engine.read(TOPIC, ALL)) as batches:
+            async for batch in batches:
+                assert sum(len(record.message.data) for record in batch) <= 4 * PAGE_BYTES
+                if (taken := taken + len(batch)) == count:
+                    break
 
     async def test_closing_the_log_ends_its_readers(self, engine: Log) -> None:
         await engine.create(TOPIC, PARTITIONS)
