@@ -132,6 +132,33 @@ async def test_what_a_projector_has_just_written_it_does_not_read_again(body: Bo
     assert (await stored(body.views, "balance"))["a"] == {"account_id": "a", "events": 5, "balance": 15}
 
 
+class Told:
+    """A feed that gives these batches, and then ends."""
+
+    def __init__(self, given: Sequence[Batch]) -> None:
+        self.source, self.partitions = "accounts", range(PARTITIONS)
+        self._given = list(given)
+
+    async def next(self) -> Batch:
+        if not self._given:
+            raise Unavailable("it was given in whole")
+        return self._given.pop(0)
+
+    def reset(self, checkpoints: object) -> None: ...
+
+
+async def test_a_projector_with_nothing_to_do_keeps_no_documents(body: Body, bank: Bank) -> None:
+    await direct(body, Deposit("a", 1), Deposit("a", 2))
+    views = Reading(body.views)
+    [part] = [part for p in range(PARTITIONS) if (part := await batches(body, p, 100))]
+    idle = Batch([], [])
+    [first, second, *_] = await batches(body, part[0].moves[0].partition, 1)
+    feed: Any = Told([first, idle, second])
+    with pytest.raises(Unavailable):
+        await projector_of(body, bank.balance, views).run(feed)
+    assert views.read.count("balance/a") == 2
+
+
 async def test_projectors_that_take_turns_at_one_document_lose_nothing(body: Body, bank: Bank) -> None:
     await fill(body)
     parts = [await batches(body, partition, 1) for partition in range(PARTITIONS)]

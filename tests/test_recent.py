@@ -27,6 +27,16 @@ def test_the_oldest_makes_room() -> None:
     assert set(recent.among("abcd")) == {"a"}
 
 
+def test_what_is_forgotten_takes_no_room_and_is_kept_when_it_is_written_again() -> None:
+    recent = Recent("sales")
+    for revision in range(1, 9):
+        recent.wrote([document("a", b"1" * (MOST_BYTES // 2))], revision)
+        recent.forget()
+        assert recent.among("a") == {}
+    recent.wrote([document("a")], 9)
+    assert set(recent.among("a")) == {"a"}
+
+
 def test_where_others_write_the_same_documents_nothing_is_kept_for_a_while() -> None:
     recent = Recent("sales")
     recent.wrote([document("a")], 1)

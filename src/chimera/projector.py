@@ -59,6 +59,8 @@ class Projector:
         """
         while True:
             batch = await feed.next()
+            if not batch.messages:
+                self._recent.forget()
             if not batch.messages or not await finish(self._apply_watched(batch, watch)):
                 feed.reset(await self.checkpoints(feed.source, feed.partitions))
 

@@ -41,21 +41,26 @@ class Recent:
             if document.view == self._view:
                 self._keep(document, revision)
         while self._bytes > MOST_BYTES:
-            self._forget(next(iter(self._documents)))
+            self._drop(next(iter(self._documents)))
 
     def refused(self) -> None:
         """A write was refused: what is kept may be out of date."""
         if self._documents:
-            self._documents, self._bytes, self._pause = {}, 0, PAUSE
+            self._pause = PAUSE
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing of what was written until now."""
+        self._documents, self._bytes = {}, 0
 
     def _keep(self, document: Document, revision: int) -> None:
         if document.key in self._documents:
-            self._forget(document.key)
+            self._drop(document.key)
         if document.data is not None:
             self._documents[document.key] = document._replace(revision=revision)
             self._bytes += _size(document)
 
-    def _forget(self, key: str) -> None:
+    def _drop(self, key: str) -> None:
         self._bytes -= _size(self._documents.pop(key))
 
 
