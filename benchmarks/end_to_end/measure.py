@@ -98,8 +98,8 @@ def _delays(bench: Bench, owner: str, viewer: str) -> dict[str, float]:
     probe.many(10)
     idle = probe.many(bench.many(PROBES))
     posted = load.post(owner, PATH, bench.seconds)
-    [left_s] = [delay / 1000 for delay in probe.many(1)]
-    capacity = posted * bench.seconds / (bench.seconds + left_s)
+    [left_ms] = probe.many(1)
+    capacity = posted * bench.seconds / (bench.seconds + left_ms / 1000)
     probe.many(3)
     with ThreadPoolExecutor(1) as apart:
         loading = apart.submit(load.post, owner, PATH, 3 * bench.seconds, rate=capacity / 2)

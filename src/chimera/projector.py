@@ -61,8 +61,9 @@ class Projector:
             batch = await feed.next()
             if not batch.messages:
                 self._recent.forget()
-            if not batch.messages or not await finish(self._apply_watched(batch, watch)):
-                feed.reset(await self.checkpoints(feed.source, feed.partitions))
+            elif await finish(self._apply_watched(batch, watch)):
+                continue
+            feed.reset(await self.checkpoints(feed.source, feed.partitions))
 
     async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
         """Where the projection is, by partition of the source."""

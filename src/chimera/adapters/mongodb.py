@@ -46,6 +46,7 @@ from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
 
 Record = dict[str, Any]
 Operation = UpdateOne | UpdateMany | DeleteOne | InsertOne[Record]
+Checkpoints = Mapping[tuple[str, int], Checkpoint]
 
 _TIMEOUT_S = 30.0
 _DEFAULTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "maxPoolSize": 16, "appname": "chimera"}
@@ -70,11 +71,11 @@ class _Stale(Exception):  # noqa: N818 - not an error: it ends a transaction
 
 
 class _Head(NamedTuple):
-    """A consumer's head as it was read."""
+    """A consumer's head, as it was read or will be."""
 
     seq: int
-    checkpoints: list[Record]
-    pending: Record | None
+    checkpoints: Checkpoints
+    pending: Record | None = None
 
 
 class _Plan(NamedTuple):
@@ -125,8 +126,8 @@ class MongoViews:
         async with self._locks[consumer]:
             with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
                 for attempt in range(_TRIES):
-                    head = self._left.pop(consumer, None) or await self._settled(consumer)
-                    if not _are_at(head, moves):  # it may be out of date
+                    head = self._left.pop(consumer, None)
+                    if head is None or not _is_at(head, moves):  # it may be out of date
                         head = await self._settled(consumer)
                     done = await self._try(consumer, head, documents, moves)
                     if done is not None:
@@ -165,20 +166,16 @@ class MongoViews:
         self, consumer: str, head: _Head, documents: Sequence[Document], moves: Sequence[Move]
     ) -> int | None:
         """Write once; None when somebody else was quicker, so that everything has to be looked at again."""
-        if not _are_at(head, moves):
+        if not _is_at(head, moves):
             return 0
-        checkpoints = _checkpoints(head.checkpoints)
-        checkpoints.update({(move.source, move.partition): move.after for move in moves})
-        moved = [
-            {"source": source, "partition": partition, "number": number, "offset": offset}
-            for (source, partition), (number, offset) in checkpoints.items()
-        ]
+        moved = {(move.source, move.partition): move.after for move in moves}
+        after = _Head(head.seq + 1, {**head.checkpoints, **moved})
         plan = await self._plan(consumer, documents, head.seq)
         if plan is None:
             return 0
         if self._transactions or not (plan.new or plan.changes):
-            return await self._write_at_once(consumer, head, moved, plan)
-        return await self._write_in_steps(consumer, head, moved, plan)
+            return await self._write_at_once(consumer, head, after, plan)
+        return await self._write_in_steps(consumer, head, after, plan)
 
     async def _plan(self, consumer: str, documents: Sequence[Document], seq: int) -> _Plan | None:
         """What to insert and what to change; None when a document is not at its revision."""
@@ -197,7 +194,7 @@ class MongoViews:
                 plan.new.append({"_id": at, "data": document.data, "consumer": consumer, "seq": seq})
         return plan
 
-    async def _write_at_once(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> int | None:
+    async def _write_at_once(self, consumer: str, head: _Head, after: _Head, plan: _Plan) -> int | None:
         """All of it in a transaction, or only the head where no document changes."""
         revision = _revision()
         operations = [
@@ -206,7 +203,7 @@ class MongoViews:
         ]
 
         async def run(session: AsyncClientSession | None) -> None:
-            change = {"$set": {"seq": head.seq + 1, "checkpoints": moved}}
+            change = {"$set": {"seq": after.seq, "checkpoints": _records(after.checkpoints)}}
             counted = await self._heads.update_one({"_id": consumer, "seq": head.seq}, change, session=session)
             if counted.matched_count == 0:
                 raise _Stale
@@ -227,10 +224,10 @@ class MongoViews:
             if _only_duplicates(error):
                 return None
             raise
-        self._left[consumer] = _Head(head.seq + 1, moved, None)
+        self._left[consumer] = after
         return revision
 
-    async def _write_in_steps(self, consumer: str, head: _Head, moved: list[Record], plan: _Plan) -> int | None:
+    async def _write_in_steps(self, consumer: str, head: _Head, after: _Head, plan: _Plan) -> int | None:
         batch, revision = uuid.uuid4().hex, _revision()
         if not await self._stage(consumer, head, batch, plan.new):
             return None
@@ -238,16 +235,17 @@ class MongoViews:
         chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(_chunks(plan.changes))]
         for chunk in chunks:
             await self._batches.insert_one(chunk)
+        moved = _records(after.checkpoints)
         pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": revision}
         if not await self._commit(consumer, head, pending):
             await self._documents.delete_many({"staged": batch})
             await self._batches.delete_many({"batch": batch})
             return None
-        await self._apply(batch, [record["_id"] for record in plan.new], chunks, revision, head.seq + 1)
-        if await self._move(consumer, head.seq + 1, moved):
-            self._left[consumer] = _Head(head.seq + 1, moved, None)
+        await self._apply(batch, [record["_id"] for record in plan.new], chunks, revision, after.seq)
+        if await self._move(consumer, after.seq, moved):
+            self._left[consumer] = after
         if chunks:
-            await self._sweep(consumer, head.seq + 1)
+            await self._sweep(consumer, after.seq)
         return revision
 
     async def _stage(self, consumer: str, head: _Head, batch: str, new: Sequence[Record]) -> bool:
@@ -283,7 +281,7 @@ class MongoViews:
             if record is None:
                 await self._insert_head(consumer)
                 continue
-            head = _Head(record["seq"], record["checkpoints"], record.get("pending"))
+            head = _Head(record["seq"], _checkpoints(record["checkpoints"]), record.get("pending"))
             if head.pending is None:
                 return head
             await self._finish(consumer, head.seq, head.pending)
@@ -394,9 +392,16 @@ def _revision() -> int:
     return secrets.randbits(52) + 1
 
 
-def _are_at(head: _Head, moves: Sequence[Move]) -> bool:
-    at = _checkpoints(head.checkpoints)
+def _is_at(head: _Head, moves: Sequence[Move]) -> bool:
+    at = head.checkpoints
     return all(at.get((move.source, move.partition), Checkpoint()).number == move.before for move in moves)
+
+
+def _records(checkpoints: Checkpoints) -> list[Record]:
+    return [
+        {"source": source, "partition": partition, "number": number, "offset": offset}
+        for (source, partition), (number, offset) in checkpoints.items()
+    ]
 
 
 def _checkpoints(kept: Iterable[Record]) -> dict[tuple[str, int], Checkpoint]:

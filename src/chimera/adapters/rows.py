@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from chimera.entities import ColumnKind, Row, Table
 from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
+from chimera.ports import PAGE_BYTES
 
 Item = TypeVar("Item")
 Converter = Callable[[Sequence[Row]], Sequence[Row]]
@@ -100,6 +101,15 @@ def distinct(items: Collection[Item]) -> list[Item]:
 def marks(count: int, mark: str) -> str:
     """So many parameters in a list; NULL, which nothing equals, for none."""
     return ", ".join([mark] * count) or "NULL"
+
+
+def within_page(items: Iterable[Item], data: Callable[[Item], bytes], size: float = PAGE_BYTES) -> Iterator[Item]:
+    """The first of these, up to the one with which their data have come to `size` bytes."""
+    for item in items:
+        yield item
+        size -= len(data(item))
+        if size <= 0:
+            return
 
 
 def quoted(name: str) -> str:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from functools import cache, partial
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -38,6 +39,7 @@ from chimera.adapters.rows import (
     other_partitions,
     quoted,
     unbroken,
+    within_page,
 )
 from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError, Unavailable
@@ -657,7 +659,7 @@ class _Connection(sqlite3.Connection):
         """As `run`, up to the row with which the column number `data` has come to `size` bytes."""
         try:
             with closing(self.execute(sql, parameters)) as found:
-                return list(_within(size, found, data))
+                return list(within_page(found, itemgetter(data), size))
         except sqlite3.OperationalError as error:
             self._fail(error)
 
@@ -686,13 +688,6 @@ class _Connection(sqlite3.Connection):
         if code in _OUT_OF_REACH or (code == sqlite3.SQLITE_READONLY and not self.only_reads):
             raise Unavailable(f"{self.path}: {error}") from error
         raise error
-
-
-def _within(size: float, rows: Iterable[Row], data: int) -> Iterator[Row]:
-    for row in rows:
-        yield row
-        if (size := size - len(row[data])) <= 0:
-            return
 
 
 class _File:

@@ -285,7 +285,7 @@ class ForgetfulViews(WrappedViews):
 
 
 class StubbornViews(WrappedViews):
-    """Breaks "False, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
+    """Breaks "0, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         kept = await self._views.checkpoints(consumer)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
+from chimera.adapters.rows import within_page
 from chimera.entities import Key, Row, Table
 from chimera.errors import SettingsError, Trimmed, Unavailable
 from chimera.messages import Message
 from chimera.owners import bucket_digests
 from chimera.ports import (
-    PAGE_BYTES,
     BucketDigest,
     Checkpoint,
     ConsumerAt,
@@ -35,8 +36,6 @@ from chimera.ports import (
 )
 from chimera.sharing import shared_key
 from chimera.signals import Signal
-
-Item = TypeVar("Item")
 
 _FEATURES = Features(durable=False, shared=False)
 _WAIT_S = 60.0
@@ -138,7 +137,7 @@ def _next_batch(kept: Sequence[_Records], offsets: dict[int, int], turns: Sequen
             if partition < len(kept):
                 start = max(offsets[partition], kept[partition].trimmed)
                 wanted = kept[partition].between(start, start + min(room, limit - len(batch)))
-                found = _page(wanted, lambda record: record.message.data)
+                found = list(within_page(wanted, attrgetter("message.data")))
                 batch += found
                 offsets[partition] = found[-1].offset if found else offsets[partition]
     return batch
@@ -195,7 +194,7 @@ class MemoryStore:
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         if after + 1 < _oldest(self._state, partition):
             raise Trimmed(partition, after)
-        return _page(_after(self._state.events.get(partition, ()), after)[:limit], lambda event: event.data)
+        return list(within_page(_after(self._state.events.get(partition, ()), after)[:limit], attrgetter("data")))
 
     async def heads(self) -> Mapping[int, int]:
         return dict(self._state.heads)
@@ -329,16 +328,6 @@ def _oldest(state: _State, partition: int) -> int:
 
 def _number(event: Message) -> int:
     return event.number
-
-
-def _page(items: Sequence[Item], data: Callable[[Item], bytes]) -> Sequence[Item]:
-    """The first of these, as far as their data fit a page."""
-    size = PAGE_BYTES
-    for count, item in enumerate(items, 1):
-        size -= len(data(item))
-        if size <= 0:
-            return items[:count]
-    return items
 
 
 def _after(events: Sequence[Message], number: int) -> Sequence[Message]:
