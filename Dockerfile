@@ -2,7 +2,7 @@
 FROM python:3.11-slim AS build
 RUN python -m venv /venv
 WORKDIR /build
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml LICENSE README.md ./
 COPY src src
 RUN /venv/bin/pip install --no-cache-dir --constraint constraints.txt pip \
     && /venv/bin/pip install --no-cache-dir --constraint constraints.txt --group marketplace '.[engines]'

@@ -13,7 +13,7 @@ WORKERS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help run test faults soak check format services services-stop bench clean
+.PHONY: help run test faults soak check format dist services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,10 @@ check: .venv/dev ## Lint and type-check
 
 format: .venv/dev ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
+
+dist: .venv/dev ## Build the wheel and the source distribution into dist
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
 
 services: ## Start real engines for the tests: PostgreSQL, MariaDB, MongoDB, Redis, memcached, RabbitMQ, Kafka
 	@$(PYTHON) services/run.py start
