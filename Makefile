@@ -1,9 +1,11 @@
-# Everything is installed into .venv by the targets themselves; a machine needs Python 3.11, make and a package registry.
+# Everything is installed into .venv by the targets themselves; a machine needs Python 3.11 or newer, make and a package
+# registry. With UV=1 uv makes and fills the same .venv.
 PYTHON ?= python3.11
 PORT ?= 8000
 STATE ?= .state
 SEED ?= 1
 QUICK ?=
+UV ?=
 MINUTES ?= 10
 STACK ?= embedded
 DATA ?=
@@ -11,7 +13,13 @@ WHAT ?=
 PROCESSES ?=
 WORKERS ?=
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+ifeq ($(UV),)
+VENV := $(PYTHON) -m venv
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+else
+VENV := uv venv --quiet --allow-existing --python $(PYTHON)
+INSTALL := uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+endif
 
 .PHONY: help run test faults soak check format dist services services-stop bench clean
 .DEFAULT_GOAL := help
@@ -56,15 +64,17 @@ clean: ## Remove what was installed and built
 	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pip: constraints.txt
+ifeq ($(UV),)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name it with PYTHON=…"; exit 1; }
-	@test -x $(BIN)/python || { echo "making .venv"; $(PYTHON) -m venv .venv; }
-	@$(PIP) pip && touch $@
+endif
+	@test -x $(BIN)/python || { echo "making .venv"; $(VENV) .venv; }
+	@$(INSTALL) pip && touch $@
 
 .venv/run: pyproject.toml .venv/pip
-	@echo "installing what the marketplace needs" && $(PIP) --editable . --group marketplace && touch $@
+	@echo "installing what the marketplace needs" && $(INSTALL) --editable . --group marketplace && touch $@
 
 .venv/dev: pyproject.toml .venv/run
-	@echo "installing what the tests need" && $(PIP) --editable '.[engines]' --group dev && touch $@
+	@echo "installing what the tests need" && $(INSTALL) --editable '.[engines]' --group dev && touch $@
 
 .bench/venv/ready: benchmarks/peers.txt
 	@test -x .bench/venv/bin/python || { echo "making .bench/venv"; $(PYTHON) -m venv .bench/venv; }
