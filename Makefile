@@ -21,7 +21,7 @@ VENV := uv venv --quiet --allow-existing --python $(PYTHON)
 INSTALL := uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 endif
 
-.PHONY: help run test faults soak check format dist services services-stop bench clean
+.PHONY: help run test coverage faults soak check format dist services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -32,6 +32,10 @@ run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder w
 
 test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes]
 	@$(BIN)/python -m pytest $(ARGS)
+
+coverage: .venv/dev ## Run the tests and show which lines and branches they reach, in every process: [ARGS=what pytest takes]
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest $(ARGS); ended=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$ended
 
 faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
 	@$(BIN)/python -m chimera.testing.faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/faults.md) $(ARGS)
@@ -61,7 +65,7 @@ bench: .venv/dev .bench/venv/ready ## Measure beside the peers and the machine's
 	@$(BIN)/python -m benchmarks.run $(WHAT)
 
 clean: ## Remove what was installed and built
-	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 
 .venv/pip: constraints.txt
 ifeq ($(UV),)
