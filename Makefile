@@ -12,6 +12,7 @@ DATA ?=
 WHAT ?=
 PROCESSES ?=
 WORKERS ?=
+AGAINST ?=
 BIN := .venv/bin
 ifeq ($(UV),)
 VENV := $(PYTHON) -m venv
@@ -21,7 +22,7 @@ VENV := uv venv --quiet --allow-existing --python $(PYTHON)
 INSTALL := uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 endif
 
-.PHONY: help run test coverage faults soak check format dist services services-stop bench clean
+.PHONY: help run test coverage faults soak check house format dist services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -47,6 +48,9 @@ check: .venv/dev ## Lint and type-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: make format"; exit 1; }
 	@$(BIN)/mypy
+
+house: ## Measure the structure of the code: [AGAINST=other checkout] [ARGS=--chain]
+	@$(PYTHON) tools/house.py $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
 format: .venv/dev ## Format the code
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
