@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,7 @@ from chimera.gateway import Gateway
 from chimera.read_head import DRAIN_S
 from chimera.serving import STOP_S
 from chimera.settings import Settings, read_settings
+from chimera.testing.faults.fleet import free_ports
 from chimera.web.probes import CHECK_S, Probes
 
 ROOT = Path(__file__).parent.parent
@@ -277,15 +277,10 @@ async def test_every_probe_is_a_route(marketplace: Settings) -> None:
     await gateway.close()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("name", ["orders-read", "orders-write", "gateway"])
 async def test_what_is_deployed_runs_answers_its_probes_and_stops_in_time(name: str, tmp_path: Path) -> None:
     """On the embedded engines, which are what differs from a cluster here, with the address and the port."""
-    container, port = containers(COMMITTED)[name], str(free_port())
+    container, port = containers(COMMITTED)[name], str(free_ports())
     known = {key: value for key, value in os.environ.items() if not key.startswith("CHIMERA_")}
     environment = {**known, **env_of(container), "CHIMERA_HOST": "127.0.0.1", "CHIMERA_STATE": str(tmp_path)}
     arguments = [port if argument == "8080" else argument for argument in container["args"]]

@@ -2,12 +2,13 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from chimera.testing.faults.fleet import free_ports
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -28,8 +29,7 @@ def exchanges() -> list[tuple[str, str]]:
 def shop(tmp_path):
     for name in ("shop.py", "chimera.toml"):
         (tmp_path / name).write_text(named_blocks()[name])
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_ports()
     environment = {**os.environ, "CHIMERA_PORT": str(port)}
     command = [sys.executable, "-m", "chimera", "up"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:

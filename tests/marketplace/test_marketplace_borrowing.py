@@ -22,12 +22,13 @@ from chimera.service import Mode
 from chimera.serving import listening, opened, stop_all
 from chimera.settings import read_settings
 from chimera.testing.broken import WrappedViews
+from chimera.testing.faults.fleet import free_ports
 from chimera.web.site import Site
 from chimera.write_head import WriteHead
 from marketplace.user_page.service import user_page
 from tests import support
 from tests.support import Engines, eventually, memory_engines
-from tests.web.conftest import CONFIG, free_port
+from tests.web.conftest import CONFIG
 
 SELLERS = 12
 WITH_CLIENTS = (0, 3, 7)
@@ -88,7 +89,7 @@ class Market(Application):
 @asynccontextmanager
 async def market(state: Path, service: str, mode: Mode) -> AsyncIterator[Market]:
     """A filled marketplace in which a service borrows in this mode, and has caught up."""
-    settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_port()})
+    settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_ports()})
     settings.services[service].borrows = {"top-clients": mode}
     borrow = load_service(settings.services[service].app).borrows["top-clients"]
     async with opened(settings, list(settings.services), fleet=False) as bodies, AsyncExitStack() as stack:

@@ -23,6 +23,7 @@ from chimera.modes import SETTINGS
 from chimera.read_head import ReadHead
 from chimera.serving import listening, opened, stop_all
 from chimera.settings import Settings, read_settings
+from chimera.testing.faults.fleet import free_ports
 from chimera.web.home import Home
 from chimera.web.site import Site
 from chimera.write_head import WriteHead
@@ -206,13 +207,8 @@ def gateway(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield site
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def serve(state: Path) -> _Serving:
-    return _Serving(read_settings(CONFIG, {}, {"port": free_port(), "state": str(state)}))
+    return _Serving(read_settings(CONFIG, {}, {"port": free_ports(), "state": str(state)}))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -199,13 +201,18 @@ def command_of(pid: int) -> str:
         return ""
 
 
+PORTS = range(24_000, 32_000)
+"""The system gives none of them to a connection, which would take it while a server is not yet, or no longer, there."""
+_turns = itertools.count(secrets.randbelow(len(PORTS)))
+
+
 def free_ports(count: int = 1) -> int:
-    """The first of so many ports in a row that are free now."""
-    for _ in range(100):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            first = int(listener.getsockname()[1])
-        if first + count < 65_000 and all(is_free(first + offset) for offset in range(count)):
-            return first
+    """The first of so many ports in a row that are free now. Each call goes on where the last one ended."""
+    for turn in itertools.islice(_turns, len(PORTS)):
+        ports = PORTS[turn % len(PORTS) :][:count]
+        if len(ports) == count and all(map(is_free, ports)):
+            list(itertools.islice(_turns, count - 1))
+            return ports[0]
     raise ChimeraError("no ports are free")
 
 
