@@ -38,13 +38,15 @@ def encrypted() -> dict[str, str]:
 
 
 def write(started: list[str], servers: Mapping[str, str]) -> None:
-    """Add what was started; an engine that a test stops or kills keeps its URL."""
+    """Add what was started; an engine that a test stops or kills keeps its URL. Who reads meanwhile reads all of it."""
     known = read()
     for field, values in (("urls", plain()), ("tls", encrypted())):
         known[field] = known.get(field, {}) | {key: url for key, url in values.items() if key.split("_")[0] in started}
     known["servers"] = known.get("servers", {}) | {name: servers[name] for name in started}
     known["ca"] = str(tls.CA)
-    URLS.write_text(json.dumps(known, indent=2) + "\n")
+    written = URLS.with_suffix(".written")
+    written.write_text(json.dumps(known, indent=2) + "\n")
+    written.replace(URLS)
 
 
 def read() -> dict[str, Any]:
