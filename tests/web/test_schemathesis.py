@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.web.conftest import serve
+
 SCHEMATHESIS = Path(sys.executable).parent / "st"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Services of its own, as it fills them with what other tests do not expect."""
+    with serve(tmp_path / "state") as site:
+        yield site
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_schemathesis_finds_no_fault(served, tmp_path):
+def test_schemathesis_finds_no_fault(own, tmp_path):
     run = subprocess.run(
         [
-            *(SCHEMATHESIS, "run", f"{served.base}/openapi.json", "--checks", "all"),
+            *(SCHEMATHESIS, "run", f"{own.base}/openapi.json", "--checks", "all"),
             *("--seed", "1", "--max-examples", "15", "--generation-database", "none"),
             *("--continue-on-failure", "--no-color", "--suppress-health-check", "all"),
         ],
@@ -27,5 +36,5 @@ def test_schemathesis_finds_no_fault(served, tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
-    described = served.ask("GET", "/openapi.json").json["paths"].values()
+    described = own.ask("GET", "/openapi.json").json["paths"].values()
     assert f"Tested: {sum(len(operations) for operations in described)}" in run.stdout
