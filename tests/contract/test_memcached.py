@@ -23,7 +23,9 @@ def opened(options: str = "") -> Any:
 class TestMemcachedLastKnown(LastKnownContract):
     @pytest.fixture
     async def engine(self) -> AsyncIterator[LastKnownStore]:
+        """Patient, as a busy machine may take more than a few milliseconds for a thousand values."""
         engine = opened()
+        engine._patience._wait_s = 1.0
         yield engine
         await engine.close()
 
