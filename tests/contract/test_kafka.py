@@ -26,6 +26,7 @@ from chimera.ports import Record
 from chimera.testing.contracts import LogContract
 from chimera.testing.contracts.suite import event
 from tests.contract.services import run_services, url_of
+from tests.support import running
 
 
 @pytest.fixture(scope="session")
@@ -316,20 +317,17 @@ async def test_nothing_confirmed_is_lost_while_the_broker_restarts(log: KafkaLog
     confirmed: list[int] = []
     numbers: list[int] = []
     stopping = asyncio.Event()
-    appending = asyncio.create_task(append_all(log, confirmed, stopping))
-    reading = asyncio.create_task(read_all(log, numbers))
-    await until(lambda: len(confirmed) > 20)
-    await run_services(verb, "kafka")
-    before = len(confirmed)
-    await asyncio.sleep(1)
-    assert len(confirmed) <= before + 1
-    await run_services("start", "kafka")
-    await until(lambda: len(confirmed) > before + 50, 60)
-    stopping.set()
-    await appending
-    await until(lambda: {*confirmed} <= {*numbers}, 30)
-    reading.cancel()
-    await asyncio.wait([reading])
+    async with running(append_all(log, confirmed, stopping), read_all(log, numbers)) as (appending, _):
+        await until(lambda: len(confirmed) > 20)
+        await run_services(verb, "kafka")
+        before = len(confirmed)
+        await asyncio.sleep(1)
+        assert len(confirmed) <= before + 1
+        await run_services("start", "kafka")
+        await until(lambda: len(confirmed) > before + 50, 60)
+        stopping.set()
+        await appending
+        await until(lambda: {*confirmed} <= {*numbers}, 30)
     for partition in range(2):
         once = list(dict.fromkeys(number for number in numbers if number % 2 == partition))
         assert once == [number for number in confirmed if number % 2 == partition]
