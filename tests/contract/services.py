@@ -18,6 +18,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 STARTED = ROOT / ".services" / "urls.json"
 
+IN_TURN = pytest.mark.xdist_group("servers")
+"""For tests of Kafka, RabbitMQ or Redis: some of them stop or kill a server, so one process runs them all, in turn."""
+
 
 def url_of(engine: str) -> str:
     """The engine's URL: from CHIMERA_TEST_<ENGINE>, else from `make services`.

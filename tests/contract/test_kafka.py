@@ -25,8 +25,10 @@ from chimera.messages import Message
 from chimera.ports import Record
 from chimera.testing.contracts import LogContract
 from chimera.testing.contracts.suite import event
-from tests.contract.services import run_services, url_of
+from tests.contract.services import IN_TURN, run_services, url_of
 from tests.support import running
+
+pytestmark = IN_TURN
 
 
 @pytest.fixture(scope="session")

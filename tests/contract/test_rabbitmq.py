@@ -39,10 +39,11 @@ from chimera.relay import Relay
 from chimera.testing.contracts import LogContract
 from chimera.testing.contracts.suite import event
 from tests import support
-from tests.contract.services import url_of
+from tests.contract.services import IN_TURN, url_of
 from tests.support import PARTITIONS, Bank, Deposit, eventually, running
 
 ROOT = Path(__file__).parents[2]
+pytestmark = IN_TURN
 
 
 Opened = Callable[..., RabbitMQLog]

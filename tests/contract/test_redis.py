@@ -14,7 +14,9 @@ from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Move
 from chimera.testing.contracts import ViewStoreContract
 from chimera.testing.contracts.lastknown import LastKnownContract
-from tests.contract.services import run_services, url_of
+from tests.contract.services import IN_TURN, run_services, url_of
+
+pytestmark = IN_TURN
 
 
 @pytest.fixture

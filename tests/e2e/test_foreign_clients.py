@@ -16,13 +16,13 @@ from cloudevents.core.bindings import amqp, kafka
 from cloudevents.core.formats.json import JSONFormat
 
 from chimera.messages import partition_of
-from tests.contract.services import do_without, url_of
+from tests.contract.services import IN_TURN, do_without, url_of
 from tests.e2e.conftest import Chimera, wait_until
 from tests.e2e.stacks import stack, take_away
 
 ORDER = {"buyer_id": "b", "seller_id": "s", "gig_id": "g", "amount_cents": 900}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90), IN_TURN]
 
 
 @pytest.fixture

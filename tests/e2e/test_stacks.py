@@ -7,6 +7,7 @@ import uuid
 import aiohttp
 import pytest
 
+from tests.contract.services import IN_TURN
 from tests.e2e.conftest import ROOT, Chimera
 from tests.e2e.loading import load_all, strike
 from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, compared, restart, stack, take_away
@@ -22,7 +23,7 @@ PAGES = (
     "/_chimera/search/health/ready",
     "/metrics",
 )
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), IN_TURN]
 
 
 @pytest.fixture
