@@ -17,7 +17,7 @@ from chimera.parked import Wanted, lines, rehearsed
 from chimera.records import Handled, Parked
 from chimera.status import parked_counts
 from chimera.testing.memory import MemoryLog
-from tests.contract.services import need_packages, url_of
+from tests.contract.services import IN_TURN, need_packages, url_of
 from tests.support import (
     Bank,
     Deposit,
@@ -35,7 +35,7 @@ from tests.support import (
 
 _names = (f"test_parked_{os.getpid()}_{number}" for number in itertools.count(1))
 PAIRS = [("sqlite", "sqlite"), ("postgresql", "postgresql"), ("mysql", "mysql"), ("postgresql", "mongodb")]
-PAIRS += [("postgresql", "redis")]
+PAIRS += [pytest.param(("postgresql", "redis"), marks=IN_TURN)]
 
 
 async def own(engine: str, folder: Any) -> tuple[str, Any]:

@@ -48,7 +48,7 @@ from chimera.setaside import kept_views, parked_view, place_of, waiting_view
 from chimera.status import parked_counts, service_status
 from chimera.testing.broken import WrappedViews
 from chimera.write_head import WriteHead
-from tests.contract.services import need_packages, url_of
+from tests.contract.services import IN_TURN, need_packages, url_of
 from tests.support import (
     PARTITIONS,
     Bank,
@@ -311,7 +311,7 @@ async def forget(views: ViewStore) -> None:
         await views.drop(name, kept_views(name))
 
 
-@pytest.mark.parametrize("engine", ["mongodb", "mysql", "postgresql", "redis"])
+@pytest.mark.parametrize("engine", ["mongodb", "mysql", "postgresql", pytest.param("redis", marks=IN_TURN)])
 async def test_a_rebuild_under_load_on_a_real_engine_shows_no_reader_less(engine: str) -> None:
     bank, new = Bank(), changed_bank()
     async with real_views(engine) as views:
