@@ -1,12 +1,31 @@
-"""What the tests of the core share."""
+"""What the tests of the core share, and how all of them are spread over processes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from chimera.body import Body
 from tests.support import Bank, Engines, memory_engines, opened, sqlite_engines
+
+hypothesis.settings.load_profile("ci")  # the same examples for everybody, however busy the machine is
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In several processes, tests that share a fixture of their module stay together, and the slow ones come first."""
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if not item.get_closest_marker("xdist_group") and uses_a_fixture_of_its_module(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def uses_a_fixture_of_its_module(item: pytest.Item) -> bool:
+    assert isinstance(item, pytest.Function)
+    return any(found[-1].scope == "module" for found in item._fixtureinfo.name2fixturedefs.values())
 
 
 @pytest.fixture(params=["memory", "sqlite"])
