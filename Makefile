@@ -13,6 +13,7 @@ WHAT ?=
 PROCESSES ?=
 WORKERS ?=
 AGAINST ?=
+JOBS ?= $(if $(ARGS),0,3)
 BIN := .venv/bin
 ifeq ($(UV),)
 VENV := $(PYTHON) -m venv
@@ -31,8 +32,8 @@ help: ## List the targets
 run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1] [WORKERS=1]
 	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes) $(if $(WORKERS),--workers $(WORKERS))
 
-test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes]
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes, in one process] [JOBS=3]
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 coverage: .venv/dev ## Run the tests and show which lines and branches they reach, in every process: [ARGS=what pytest takes]
 	@$(BIN)/coverage erase
