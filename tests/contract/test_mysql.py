@@ -4,21 +4,72 @@ import itertools
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncmy
 import pytest
-from asyncmy.errors import MySQLError
+from asyncmy.connection import Connection, PreparedStatement
+from asyncmy.errors import MySQLError, OperationalError
 
-from chimera.adapters import mysql
+from chimera.adapters import mysql, mysql_rows, mysql_server
 from chimera.adapters.mysql import MySQLStore, MySQLViews, open_engine
+from chimera.adapters.mysql_rows import padded, parts
 from chimera.adapters.pool import parse_address
-from chimera.errors import SettingsError
+from chimera.entities import Entity, table_of
+from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Document
 from chimera.testing.contracts import StoreContract, ViewStoreContract
-from chimera.testing.contracts.bank import ACCOUNTS, TABLES, emitted, put
+from chimera.testing.contracts.bank import ACCOUNTS, TABLES, emitted, get, put
 from tests.contract.relational import THING, Opened, RelationalGuarantees
 from tests.contract.services import url_of
+
+
+class Awkward(Entity, key=("name", "number")):
+    name: str
+    number: int
+    note: str
+    data: bytes | None
+    at: datetime | None
+    share: float | None
+    flag: bool | None
+
+
+AWKWARD = table_of(Awkward)
+NAMES = [
+    *(
+        "",
+        " ",
+        "a",
+        "a ",
+        "'",
+        '"',
+        "`",
+        "\\",
+        "\\'",
+        '\\"',
+        "''",
+        "' OR 1=1 -- ",
+        "'); DROP TABLE heads; -- ",
+        "/*",
+        "#",
+    ),
+    *("%", "%%", "%s", "%(name)s", "%d", "?", "{}", ":a", "@a", ";", "\0", "\0'", "\x1a", "\b\t\r\n", "NULL", "\u2028"),
+    *("é", "e\u0301", "😀𝄞", "\\" * 255, "'" * 255, "𝄞" * 255),
+]
+VALUES: list[tuple[Any, ...]] = [
+    (-(2**63), bytes(range(256)), datetime(1, 1, 1, tzinfo=UTC), 5e-324, True),
+    (
+        2**63 - 1,
+        b"'\\\x00\"%s\xff\x80",
+        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        -1.7976931348623157e308,
+        False,
+    ),
+    (0, b"", datetime(2024, 2, 29, 1, 2, 3, 40, tzinfo=UTC), 0.1, None),
+    (1, None, None, None, None),
+]
+MODES = ["", "ANSI_QUOTES", "NO_BACKSLASH_ESCAPES", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT"]
 
 _databases = (f"test_{os.getpid()}_{number}" for number in itertools.count(1))
 
@@ -57,7 +108,7 @@ class TestMySQLStore(RelationalGuarantees, StoreContract):
                 await administer(f"KILL {connection.thread_id()}")
 
     def with_short_locks(self, url: str, monkeypatch: pytest.MonkeyPatch) -> MySQLStore:
-        monkeypatch.setattr(mysql, "_LOCK_S", 1)
+        monkeypatch.setattr(mysql_server, "_LOCK_S", 1)
         return MySQLStore(url)
 
 
@@ -157,6 +208,105 @@ async def test_a_batch_larger_than_a_packet_is_written_in_parts(url: str) -> Non
     kept = await views.get("view", [each.key for each in documents])
     assert {key: each.data for key, each in kept.items()} == {each.key: each.data for each in documents}
     await views.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_every_value_is_kept_as_it_is_whatever_the_session_takes_for_sql(
+    url: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written as SQL: the driver's own function for that is not even called."""
+    store = MySQLStore(url)
+    await store.create([AWKWARD], 1)
+    monkeypatch.setattr(Connection, "literal", None)
+    rows = sorted((name, number, name, *rest) for name in NAMES for number, *rest in VALUES)
+    others = [(name, number, f"{note}'\\%s", *rest) for name, number, note, *rest in rows]
+    keys = [AWKWARD.key_of(row) for row in rows]
+    async with store.transaction() as tx:
+        await tx.execute(f"SET SESSION sql_mode = 'STRICT_ALL_TABLES,{mode}'")
+        assert await tx.load(AWKWARD, keys) == []
+        await tx.save(AWKWARD, rows)
+        assert await tx.load(AWKWARD, keys) == rows
+        await tx.save(AWKWARD, others)
+        assert await tx.find(AWKWARD, {"name": NAMES}) == others
+        for at, field in enumerate(AWKWARD.columns):
+            wanted = rows[-1][at] if field.name != "note" else others[-1][at]
+            assert others[-1] in await tx.find(AWKWARD, {field.name: [wanted]})
+        given = [value for row in others for value in row]
+        told = await tx.execute(f"SELECT {', '.join(['%s'] * len(given))}, '100%%'", given)
+        assert [*told[0]] == [
+            value.replace(tzinfo=None) if isinstance(value, datetime) else value for value in given
+        ] + ["100%"]
+    async with store.transaction() as tx:
+        assert await tx.find(AWKWARD, {}) == others
+        await tx.delete(AWKWARD, keys[1:])
+        assert await tx.find(AWKWARD, {}) == others[:1]
+    await store.close()
+
+
+async def test_large_values_are_kept_as_they_are(url: str) -> None:
+    store, views = MySQLStore(url), MySQLViews(url)
+    await store.create([AWKWARD], 1)
+    await views.create()
+    large = [(f"{at}", at, "😀\\'" * 500_000, bytes(range(256)) * 5_000, None, None, None) for at in range(5)]
+    async with store.transaction() as tx:
+        await tx.save(AWKWARD, large)
+    async with store.snapshot() as session:
+        assert await session.find(AWKWARD, {}) == large
+    assert await views.write("'\\", [Document("%s", name, name.encode()) for name in NAMES], [])
+    assert {key: each.data for key, each in (await views.get("%s", NAMES)).items()} == {n: n.encode() for n in NAMES}
+    await store.close()
+    await views.close()
+
+
+async def test_a_server_that_keeps_no_more_statements_prepared_is_written_to_all_the_same(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def prepare(*_: Any) -> PreparedStatement:
+        raise OperationalError(1461, "Can't create more than max_prepared_stmt_count statements")
+
+    monkeypatch.setattr(Connection, "prepare", prepare)
+    store = MySQLStore(url)
+    rows = [(name, 1, name) for name in sorted(NAMES)]
+    await put(store, *rows)
+    async with store.snapshot() as session:
+        assert await session.find(ACCOUNTS, {"nickname": NAMES}) == rows
+    await store.close()
+
+
+@pytest.mark.parametrize("number", [1243, 1615])
+async def test_a_server_that_has_lost_a_statement_is_asked_again_on_a_new_connection(
+    url: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def execute(*_: Any) -> None:
+        monkeypatch.undo()
+        raise OperationalError(number, "lost")
+
+    store = MySQLStore(url)
+    await put(store, ("a", 1, None))
+    monkeypatch.setattr(PreparedStatement, "execute", execute)
+    with pytest.raises(Unavailable, match="lost"):
+        await put(store, ("a", 2, None))
+    monkeypatch.setattr(PreparedStatement, "execute", execute)
+    assert await store.journal(0, 0, 10) == []
+    assert await get(store, "a") == ("a", 1, None)
+    await store.close()
+
+
+def test_few_statements_serve_any_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mysql_rows, "_MAX_PARAMETERS", 20)
+    monkeypatch.setattr(mysql_rows, "_MAX_TEXT", 20)
+
+    def sizes(rows: list[tuple[Any, ...]]) -> list[int]:
+        made = list(parts(rows))
+        assert [row for part in made for row in part] == rows
+        return [len(part) for part in made]
+
+    assert sizes([]) == []
+    assert sizes([(at, None) for at in range(39)]) == [8, 8, 8, 8, 4, 2, 1]
+    assert sizes([(at,) * 21 for at in range(3)]) == [1, 1, 1]
+    assert sizes([("é" * length, b"") for length in (1, 9, 9, 9, 21, 0, 99)]) == [2, 2, 1, 1, 1]
+    assert [len(padded(range(count))) for count in (0, 1, 2, 3, 5, 16, 17)] == [0, 1, 2, 4, 8, 16, 32]
+    assert padded("abc") == ["a", "b", "c", "c"]
 
 
 @pytest.mark.parametrize(
