@@ -39,11 +39,11 @@ coverage: .venv/dev ## Run the tests and show which lines and branches they reac
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest $(ARGS); ended=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$ended
 
-faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
-	@$(BIN)/python -m chimera.testing.faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/faults.md) $(ARGS)
+faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/results/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
+	@$(BIN)/python -m chimera_faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/results/faults.md) $(ARGS)
 
-soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
-	@$(BIN)/python -m chimera.testing.faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/soak.md
+soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/results/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
+	@$(BIN)/python -m chimera_faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/results/soak.md
 
 check: .venv/dev ## Lint and type-check
 	@$(BIN)/ruff check .

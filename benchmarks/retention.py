@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,14 +22,15 @@ import uvloop
 
 from chimera import Service
 from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
-from chimera.body import Body
+from chimera.core.context import Context
+from chimera.core.names import RELAY
+from chimera.core.tables import Progress
+from chimera.core.timing import Retention
 from chimera.entities import table_of
-from chimera.messages import Message, now
-from chimera.metrics import Metrics
-from chimera.records import Progress
-from chimera.relay import CONSUMER as RELAY
-from chimera.retention import Trimming
-from chimera.settings import Retention
+from chimera.messages import Message
+from chimera.ports import Owner
+from chimera.run.engines import context_of
+from chimera.upkeep.retention import Trimming
 
 PARTITIONS = 8
 DATA = (
@@ -52,27 +54,29 @@ def fill(path: Path, rows: int) -> None:
     connection.close()
 
 
-async def write(body: Body, waits: list[float], over: asyncio.Event) -> int:
+async def write(context: Context, waits: list[float], over: asyncio.Event) -> int:
     """Emit an event at a time, as fast as it goes, and note how long each took."""
     count = 0
     while not over.is_set():
         began = time.perf_counter()
         partition = count % PARTITIONS
-        async with body.store.transaction() as session:
+        async with context.store.transaction() as session:
             number = (await session.reserve({partition: 1}))[partition]
             place = f"shop/{partition}@{number}"
-            await session.append([Message(place, "shop", "shop.Placed", "k", now(), DATA, partition, number)])
+            await session.append(
+                [Message(place, "shop", "shop.Placed", "k", context.clock.stamp(), DATA, partition, number)]
+            )
         waits.append(time.perf_counter() - began)
         count += 1
         await asyncio.sleep(0.002)
     return count
 
 
-async def follow(body: Body, after: int, over: asyncio.Event) -> int:
+async def follow(context: Context, after: int, over: asyncio.Event) -> int:
     """Read partition 0 on, and see that nothing is missing."""
     number = after
     while not over.is_set():
-        page: Sequence[Message] = await body.store.journal(0, number, 500)
+        page: Sequence[Message] = await context.store.journal(0, number, 500)
         assert [message.number for message in page] == list(range(number + 1, number + 1 + len(page)))
         number += len(page)
         await asyncio.sleep(0.005)
@@ -86,9 +90,9 @@ def share(waits: Sequence[float], part: float) -> float:
 async def measure(folder: Path, rows: int) -> dict[str, object]:
     path = folder / "shop.db"
     store, log, views = SQLiteStore(path), SQLiteLog(folder / "log"), SQLiteViews(folder / "views.db")
-    metrics = Metrics()
-    body = Body(Service("shop"), log=log, store=store, views=views, owner_of=lambda name: None, metrics=metrics)  # type: ignore[arg-type,return-value]
-    await body.open()
+    context = context_of(Service("shop"), log, store, views, _nobody)
+    context = replace(context, retention=Retention(journal_days=1))
+    await context.prepare()
     fill(path, rows)
     full = path.stat().st_size
     heads = await store.heads()
@@ -97,11 +101,11 @@ async def measure(folder: Path, rows: int) -> dict[str, object]:
         await session.save(table_of(Progress), [table_of(Progress).to_row(row) for row in relayed])
     quiet, busy, over = list[float](), list[float](), asyncio.Event()
     asyncio.get_running_loop().call_later(5.0, over.set)
-    await write(body, quiet, over)
+    await write(context, quiet, over)
     over = asyncio.Event()
-    work = [asyncio.ensure_future(write(body, busy, over)), asyncio.ensure_future(follow(body, heads[0], over))]
+    work = [asyncio.ensure_future(write(context, busy, over)), asyncio.ensure_future(follow(context, heads[0], over))]
     began = time.perf_counter()
-    trimming = Trimming(body, Retention(journal_days=1), range(PARTITIONS))
+    trimming = Trimming(context, range(PARTITIONS))
     await trimming.trim_store()
     took = time.perf_counter() - began
     over.set()
@@ -112,7 +116,9 @@ async def measure(folder: Path, rows: int) -> dict[str, object]:
         async with store.transaction() as session:
             first = (await session.reserve({1: 500}))[1]
             numbers = range(first, first + 500)
-            await session.append([Message(f"s/{n}", "shop", "shop.Placed", "k", now(), DATA, 1, n) for n in numbers])
+            await session.append(
+                [Message(f"s/{n}", "shop", "shop.Placed", "k", context.clock.stamp(), DATA, 1, n) for n in numbers]
+            )
     grown = path.stat().st_size - trimmed_to
     for engine in (store, log, views):
         await engine.close()
@@ -128,6 +134,10 @@ async def measure(folder: Path, rows: int) -> dict[str, object]:
         "file_mb": {"full": full >> 20, "trimmed": trimmed_to >> 20, "grown_by_20000_more": grown >> 20},
         "at": (datetime.now(UTC)).isoformat(timespec="seconds"),
     }
+
+
+def _nobody(name: str) -> Owner:
+    raise AssertionError(f"nothing of {name} is used")
 
 
 def main() -> None:

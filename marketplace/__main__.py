@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from chimera.cli import run, say_ready
-from chimera.serving import serve
-from chimera.settings import Settings, read_settings
-from chimera.supervisor import supervise
+from chimera.cli.main import run, say_ready
+from chimera.run.serving import serve
+from chimera.run.settings import Settings, read_settings
+from chimera.run.supervisor import supervise
 
 CONFIG = Path(__file__).parent.parent / "chimera.toml"
 

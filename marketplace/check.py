@@ -14,10 +14,10 @@ import aiohttp
 import click
 import msgspec
 
-from chimera.engines import open_engine
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
 from chimera.ports import Store
+from chimera.run.engines import open_engine
 from marketplace.orders.model import Order
 from marketplace.orders.service import orders
 

@@ -14,8 +14,6 @@ from marketplace.requests import Request, Skip, client, gig, order, stage, user
 
 _STAGES = {"approved": "paid", "shipped": "started", "delivered": "delivered"}
 _CANCELLED = ("canceled", "unavailable")
-_BUSY_ORDERS = 20
-_TOP_CLIENTS = 5
 
 
 class Sale(NamedTuple):
@@ -26,11 +24,18 @@ class Sale(NamedTuple):
 
 
 class Olist:
+    """The files of a directory.
+
+    `busy_orders`: from how many orders on a seller has top clients; `top_clients`: how many at most.
+    """
+
     name = "olist"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, busy_orders: int = 20, top_clients: int = 5) -> None:
         self.notes: Counter[str] = Counter()
         self._directory = directory
+        self._busy_orders = busy_orders
+        self._clients_each = top_clients
 
     def total(self) -> int:
         clients = sum(len(chosen) for _, chosen in self._top_clients())
@@ -72,8 +77,9 @@ class Olist:
             for seller_id, sale in self._sales[row["order_id"]].items():
                 spent[seller_id][row["customer_id"]] += sale.amount_cents
         for seller_id, by_buyer in spent.items():
-            if len(by_buyer) >= _BUSY_ORDERS:
-                yield seller_id, sorted(by_buyer, key=lambda buyer_id: (-by_buyer[buyer_id], buyer_id))[:_TOP_CLIENTS]
+            if len(by_buyer) >= self._busy_orders:
+                by_spend = sorted(by_buyer, key=lambda buyer_id: (-by_buyer[buyer_id], buyer_id))
+                yield seller_id, by_spend[: self._clients_each]
 
     def _order_events(self) -> Iterator[Request | Skip]:
         seen: Counter[str] = Counter()

@@ -6,10 +6,19 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from chimera.body import Body
-from tests.support import Bank, Engines, memory_engines, opened, sqlite_engines
+from chimera.core.context import Context
+from chimera.testing.engines import memory_engines, sqlite_engines
+from tests.support import Bank, Engines, opened
 
 hypothesis.settings.load_profile("ci")  # the same examples for everybody, however busy the machine is
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
+    """Every engine that needs no server."""
+    engines = memory_engines() if request.param == "memory" else sqlite_engines(tmp_path)
+    yield engines
+    await engines.close()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -28,19 +37,11 @@ def uses_a_fixture_of_its_module(item: pytest.Item) -> bool:
     return any(found[-1].scope == "module" for found in item._fixtureinfo.name2fixturedefs.values())
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def engines(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engines]:
-    """Every engine that needs no server."""
-    engines = memory_engines() if request.param == "memory" else sqlite_engines(tmp_path)
-    yield engines
-    await engines.close()
-
-
 @pytest.fixture
 def bank() -> Bank:
     return Bank()
 
 
 @pytest.fixture
-async def body(bank: Bank, engines: Engines) -> Body:
+async def context(bank: Bank, engines: Engines) -> Context:
     return await opened(bank.service, engines)

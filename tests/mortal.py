@@ -10,11 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chimera import copies, write_head
-from chimera.parking import Retry
-from chimera.write_head import WriteHead
-from tests.support import AT_ONCE, Bank, make_body, sqlite_engines
+import msgspec
 
+from chimera.core.timing import Retry
+from chimera.run.write_head import WriteHead
+from chimera.testing.engines import sqlite_engines
+from tests.support import AT_ONCE, QUICK, Bank, make_context
+
+TIMING = msgspec.structs.replace(
+    QUICK, restart_first_s=0.01, restart_longest_s=0.01, redrive_s=0.01, keep_s=0.01, lease_s=0.2, audit_s=0.0
+)
 ENDS = 3
 ENDED = 9
 
@@ -44,15 +49,13 @@ class Slow:
 
 
 async def main(folder: Path, where: str, what: str) -> None:
-    write_head.PAUSES_S, write_head.REDRIVE_S, copies.LOOK_S = (0.01,), 0.01, 0.01
     bank, trouble = Bank(), Slow(folder) if what == "slow" else Deadly()
     switches: dict[str, Any] = vars(bank)
     switches[where] = trouble
     retry = Retry(AT_ONCE.tries, AT_ONCE.first_s, AT_ONCE.longest_s, ENDS)
-    body = make_body(bank.service, sqlite_engines(folder), retry=retry)
-    await body.open()
-    head = WriteHead(body, str(os.getpid()), audit_s=0)
-    head._leases._ttl_s = 0.2
+    context = make_context(bank.service, sqlite_engines(folder), timing=TIMING, retry=retry)
+    await context.prepare()
+    head = WriteHead(context, str(os.getpid()))
     working = asyncio.ensure_future(head.run())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
     (folder / f"ready-{os.getpid()}").touch()

@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from copy import copy
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
 from chimera import DELETED, Command, Entity, Event, Reads, Rejected, Reply, Service, Transaction, Unavailable, View
-from chimera.adapters.sqlite import SQLiteLog, SQLiteStore, SQLiteViews
-from chimera.body import Body
-from chimera.borrowing import BorrowedReads
+from chimera.borrow.reads import BorrowedReads
+from chimera.commands.execute import Executor, Task
+from chimera.commands.handlers import commands_executor, direct_executor, parking_of, reaction_executor
+from chimera.commands.inbox import Outcome
+from chimera.commands.parking import Parking
+from chimera.core.clock import Clock
+from chimera.core.context import Context
+from chimera.core.names import COMMANDS
+from chimera.core.tables import Parked
+from chimera.core.timing import Retry, Timing
 from chimera.entities import table_of
-from chimera.execution import Executor, Task
-from chimera.feed import Batch, FeedOptions
-from chimera.folding import Folder
-from chimera.messages import Message, partition_of
-from chimera.metrics import Metrics
-from chimera.outcomes import Outcome
-from chimera.parking import Retry
+from chimera.folds import Folder
+from chimera.journal.feed import Batch
+from chimera.messages import Message, Position, partition_of
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Log, Move, Owner, Record, Store, ViewStore
-from chimera.projections import ViewProjection
-from chimera.projector import Projector
-from chimera.records import Parked
+from chimera.run.engines import context_of
 from chimera.service import Mode
-from chimera.signals import Signal
-from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
-from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
+from chimera.testing.engines import OpenEngines
+from chimera.views.projections import ViewProjection
+from chimera.views.projector import Projector
 
 PARTITIONS = 4
 TIME = "2026-01-02T03:04:05.000006Z"
 AT_ONCE = Retry(tries=2, first_s=0.0, longest_s=0.0)
-QUICK = FeedOptions(audit_s=0.01, patience_s=0.005)
+QUICK = Timing(heads_s=0.01, refetch_s=0.005)
 
 
 class Account(Entity, key="account_id", table="accounts"):
@@ -176,7 +175,7 @@ def _declare_commands(bank: Bank) -> None:
         bank.trouble(command.account_id)
 
     @service.handle("POST /accounts/{account_id}/deposits", direct=True)
-    async def deposit(command: Deposit, tx: Transaction) -> Reply:
+    async def deposit(command: Deposit, tx: Transaction) -> Reply[dict[str, int]]:
         bank.handled.append(tx.command_id)
         account = await tx.load(Account, command.account_id) or Account(command.account_id)
         account.balance += command.amount
@@ -277,22 +276,7 @@ class Shop:
         self.cards = self.service.borrow("cards", Card, owner="accounts", mode=mode, budget=budget, max_age=max_age)
 
 
-class Engines(NamedTuple):
-    log: Log
-    store: Store
-    views: ViewStore
-
-    async def close(self) -> None:
-        for engine in self:
-            await engine.close()
-
-
-def memory_engines() -> Engines:
-    return Engines(MemoryLog(), MemoryStore(), MemoryViews())
-
-
-def sqlite_engines(folder: Path) -> Engines:
-    return Engines(SQLiteLog(folder / "log"), SQLiteStore(folder / "store.db"), SQLiteViews(folder / "views.db"))
+Engines = OpenEngines
 
 
 class NoOwner:
@@ -328,41 +312,43 @@ class NoOwner:
     async def close(self) -> None: ...
 
 
-def make_body(
+def make_context(
     service: Service,
     engines: Engines,
     *,
     owners: Mapping[str, Owner] | None = None,
-    retry: Retry = AT_ONCE,
-    modes: Mapping[str, Mode] | None = None,
-    options: FeedOptions = QUICK,
-) -> Body:
-    return Body(
+    timing: Timing = QUICK,
+    clock: Clock | None = None,
+    **others: Any,
+) -> Context:
+    """A service on these engines; `others` are fields of the context."""
+    context = context_of(
         service,
-        log=engines.log,
-        store=engines.store,
-        views=engines.views,
-        owner_of=lambda name: (owners or {}).get(name) or NoOwner(),
-        retry=retry,
-        modes=modes or {},
-        feed_options=options,
+        engines.log,
+        engines.store,
+        engines.views,
+        lambda name: (owners or {}).get(name) or NoOwner(),
+        timing=timing,
+        clock=clock,
     )
+    return replace(context, **{"retry": AT_ONCE, **others})
 
 
-async def opened(service: Service, engines: Engines, **options: Any) -> Body:
-    body = make_body(service, engines, **options)
-    await body.open()
-    return body
+async def opened(service: Service, engines: Engines, **options: Any) -> Context:
+    """As `make_context`, with its tables and topics."""
+    context = make_context(service, engines, **options)
+    await context.prepare()
+    return context
 
 
-def at_hand(monkeypatch: pytest.MonkeyPatch, commands: Any, *bodies: Body) -> None:
+def at_hand(monkeypatch: pytest.MonkeyPatch, commands: Any, *contexts: Context) -> None:
     """Let a module of the command line work on these, in this process and on wide paper."""
 
     @asynccontextmanager
-    async def bodies_of(settings: Any, names: Collection[str]) -> AsyncIterator[list[Body]]:
-        yield [body for body in bodies if body.service.name in names]
+    async def opened_here(settings: Any, names: Collection[str]) -> AsyncIterator[list[Context]]:
+        yield [context for context in contexts if context.service.name in names]
 
-    monkeypatch.setattr(commands, "bodies_of", bodies_of)
+    monkeypatch.setattr(commands, "opened", opened_here)
     monkeypatch.setattr(commands, "Console", partial(Console, width=400))
 
 
@@ -382,18 +368,20 @@ def message_of(command: Command, command_id: str = "", partitions: int = PARTITI
     )
 
 
-async def accept(body: Body, *commands: Command | Message) -> list[Message]:
+async def accept(context: Context, *commands: Command | Message) -> list[Message]:
     """Put commands into the log."""
     messages = [
-        each if isinstance(each, Message) else message_of(each, partitions=body.service.partitions) for each in commands
+        each if isinstance(each, Message) else message_of(each, partitions=context.service.partitions)
+        for each in commands
     ]
-    await body.log.append(body.commands_topic, messages)
+    await context.log.append(context.commands_topic, messages)
     return messages
 
 
-async def direct(body: Body, *commands: Command | Message) -> list[Outcome]:
+async def direct(context: Context, *commands: Command | Message, executor: Executor | None = None) -> list[Outcome]:
     """Handle commands in one call, as direct ones."""
-    return await body.direct.run([Task(each if isinstance(each, Message) else message_of(each)) for each in commands])
+    tasks = [Task(each if isinstance(each, Message) else message_of(each)) for each in commands]
+    return handled(await (executor or direct_executor(context)).run(tasks))
 
 
 async def read_all(log: Log, topic: str, after: Mapping[int, int]) -> list[Record]:
@@ -412,17 +400,17 @@ async def read_all(log: Log, topic: str, after: Mapping[int, int]) -> list[Recor
     return records
 
 
-async def consume(body: Body, *, size: int = 500, executor: Executor | None = None) -> list[Outcome]:
+async def consume(context: Context, *, size: int = 500, executor: Executor | None = None) -> list[Outcome]:
     """Handle the commands in the log, as the write head does, `size` in a transaction."""
-    executor, topic = executor or body.commands, body.commands_topic
-    at = {p: c.number for p, c in (await executor.checkpoints(topic, range(body.service.partitions))).items()}
-    records = await read_all(body.log, topic, at)
+    executor, topic = executor or commands_executor(context), context.commands_topic
+    at = {p: c.number for p, c in (await executor.checkpoints(topic, range(context.service.partitions))).items()}
+    records = await read_all(context.log, topic, at)
     outcomes: list[Outcome] = []
     for start in range(0, len(records), size):
         batch = records[start : start + size]
         after = {**at, **{record.message.partition: record.offset for record in batch}}
         moves = [Move(topic, p, at[p], Checkpoint(n, n)) for p, n in after.items() if n != at[p]]
-        outcomes += await executor.run([Task(message, offset, offset) for offset, message in batch], moves)
+        outcomes += handled(await executor.run([Task(message, offset, offset) for offset, message in batch], moves))
         at = after
     return outcomes
 
@@ -450,18 +438,19 @@ async def rows(store: Store, entity: type[Entity]) -> dict[str, Any]:
     return {getattr(each, entity.__key_fields__[0]): each for each in await all_of(store, entity)}
 
 
-async def parked_of(body: Body) -> list[Parked]:
-    """What is set aside in the store, in order."""
-    return sorted(await all_of(body.store, Parked), key=lambda row: (row.key, row.number))
+async def parked_of(context: Context) -> list[Parked]:
+    """What is parked in the store, in order."""
+    return sorted(await all_of(context.store, Parked), key=lambda row: (row.key, row.number))
 
 
-async def balances(body: Body) -> dict[str, int]:
-    return {key: found.balance for key, found in (await rows(body.store, Account)).items()}
+async def balances(context: Context) -> dict[str, int]:
+    return {key: found.balance for key, found in (await rows(context.store, Account)).items()}
 
 
 def recomputed(view: View[Any], events: Sequence[Message]) -> dict[str, Any]:
     """The view as it has to be: every event folded once, in the journal's order."""
-    folder, documents = Folder(view), {}
+    folder = Folder(view)
+    documents: dict[str, Any] = {}
     for message in events:
         if step := folder.steps.get(message.type):
             event = step.decoder.decode(message.data)
@@ -475,160 +464,61 @@ async def stored(views: ViewStore, view: str) -> dict[str, Any]:
     return {document.key: json.loads(document.data or b"") for document in await views.scan(view, limit=1_000_000)}
 
 
-async def project(body: Body, view: View[Any], size: int = 500) -> None:
+async def project(context: Context, view: View[Any], size: int = 500) -> None:
     """Fold what the journal holds into a view, without a log."""
-    projector = projector_of(body, view)
-    source = body.service.name
-    at = await projector.checkpoints(source, range(body.service.partitions))
+    projector = projector_of(context, view)
+    source = context.service.name
+    at = await projector.checkpoints(source, range(context.service.partitions))
     for partition, checkpoint in at.items():
         number = checkpoint.number
-        while page := await body.store.journal(partition, number, size):
+        while page := await context.store.journal(partition, number, size):
             moves = [Move(source, partition, number, Checkpoint(page[-1].number))]
             assert await projector.apply(Batch(page, moves))
             number = page[-1].number
 
 
-def projector_of(body: Body, view: View[Any], views: ViewStore | None = None) -> Projector:
-    return Projector(
-        body.service.name, ViewProjection(view), views or body.views, metrics=Metrics(), moved=body.moved or Signal()
-    )
+def projector_of(context: Context, view: View[Any], views: ViewStore | None = None) -> Projector:
+    """What folds a view's first generation, into other views where they are given."""
+    return Projector(replace(context, views=views or context.views), ViewProjection(view))
 
 
-async def eventually(condition: Callable[[], Any], timeout: float = 15.0) -> None:  # noqa: ASYNC109
-    """Wait until the condition holds; fails when it does not within the time."""
-    deadline = asyncio.get_running_loop().time() + timeout
-    while True:
-        found = condition()
-        if inspect.isawaitable(found):
-            found = await found
-        if found:
-            return
-        assert asyncio.get_running_loop().time() < deadline, f"never came true: {inspect.getsource(condition).strip()}"
-        await asyncio.sleep(0.002)
+class Ahead(Clock):
+    """A clock that a test puts ahead of the system's, by `ahead_s` seconds."""
 
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
 
-@asynccontextmanager
-async def running(*coroutines: Any) -> AsyncIterator[list[asyncio.Task[Any]]]:
-    """Run these in the background, and cancel them at the end."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        done, pending = await asyncio.wait(tasks, timeout=5.0)
-        assert not pending, "a task does not end when it is cancelled"
-        for task in done:
-            with suppress(asyncio.CancelledError):
-                task.result()
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead_s
 
-
-class Fuse:
-    """Counts the calls of a process to its engines, and ends the process at one of them.
-
-    From the call that blows the fuse on, nothing that the process does has an effect. With `late` the
-    call itself still has its effect, but the process does not learn of it.
-    """
-
-    def __init__(self, at: int = 0, *, late: bool = False, once: bool = False) -> None:
-        self.at = at
-        self.late = late
-        self.once = once
-        self.calls = 0
-        self.blown = asyncio.Event()
-
-    def before(self) -> None:
-        if self.blown.is_set() and not self.once:
-            raise Unavailable("this process is dead")
-        self.calls += 1
-        if self.calls == self.at and not self.late:
-            self._blow()
-
-    def after(self, call: int) -> None:
-        if call == self.at and self.late:
-            self._blow()
-        if self.blown.is_set() and not self.once and call != self.at:
-            raise Unavailable("this process is dead")
-
-    def _blow(self) -> None:
-        self.blown.set()
-        raise Unavailable("the process dies here")
-
-    async def around(self, call: Any) -> Any:
-        try:
-            self.before()
-        except Unavailable:
-            call.close()
-            raise
-        number = self.calls
-        result = await call
-        self.after(number)
-        return result
-
-    def wrap(self, engines: Engines) -> Engines:
-        return Engines(FusedLog(engines.log, self), FusedStore(engines.store, self), FusedViews(engines.views, self))
-
-
-class FusedLog(WrappedLog):
-    def __init__(self, log: Log, fuse: Fuse) -> None:
-        super().__init__(log)
-        self._fuse = fuse
-
-    async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        await self._fuse.around(super().append(topic, messages))
-
-    async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
-        async with aclosing(super().read(topic, after, limit)) as batches:  # type: ignore[type-var]
-            async for batch in batches:
-                self._fuse.before()
-                self._fuse.after(self._fuse.calls)
-                yield batch
-
-
-class FusedStore(WrappedStore):
-    def __init__(self, store: Store, fuse: Fuse) -> None:
-        super().__init__(store)
-        self._fuse = fuse
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        self._fuse.before()
-        self._fuse.after(self._fuse.calls)
-        async with super().transaction() as session:
-            yield FusedSession(session, self._fuse)
-            self._fuse.before()
-            number = self._fuse.calls
-        self._fuse.after(number)
-
-    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        return await self._fuse.around(super().journal(partition, after, limit))
-
-
-class FusedSession(WrappedSession):
-    def __init__(self, session: Any, fuse: Fuse) -> None:
-        super().__init__(session)
-        self._fuse = fuse
-
-    async def save(self, table: Any, rows: Any) -> None:
-        await self._fuse.around(super().save(table, rows))
-
-    async def append(self, events: Sequence[Message]) -> None:
-        await self._fuse.around(super().append(events))
-
-
-class FusedViews(WrappedViews):
-    def __init__(self, views: ViewStore, fuse: Fuse) -> None:
-        super().__init__(views)
-        self._fuse = fuse
-
-    async def get(self, view: str, keys: Sequence[str]) -> Any:
-        return await self._fuse.around(super().get(view, keys))
-
-    async def write(self, consumer: str, documents: Any, moves: Any) -> int:
-        return await self._fuse.around(super().write(consumer, documents, moves))
+    def time(self) -> float:
+        return super().time() + self.ahead_s
 
 
 async def settle(reads: BorrowedReads[Any]) -> None:
     """As if every read head had followed the borrow's setting for long, and the copy had all that its owner has."""
     await reads.look()
     reads._follower.is_careful = False
+
+
+async def redrive(context: Context, key: str, *, by_hand: bool = False) -> list[Outcome]:
+    """Try a key's commands again that are parked; what became of each."""
+    return await parking_of(context, COMMANDS).redrive(commands_executor(context), key, by_hand=by_hand)
+
+
+def handled(outcomes: Sequence[Outcome | Unavailable]) -> list[Outcome]:
+    """These outcomes, where the store was there for all of them."""
+    found = [each for each in outcomes if isinstance(each, Outcome)]
+    assert len(found) == len(outcomes), outcomes
+    return found
+
+
+def positions_of(outcome: Outcome) -> list[Position]:
+    """The positions that an outcome carries."""
+    return [Position.parse(text) for text in outcome.positions.split(",") if text]
+
+
+def reaction_of(context: Context, name: str, source: str = "accounts") -> tuple[Executor, Parking]:
+    """What runs a reaction on one source's events, and what it has parked."""
+    executor = reaction_executor(context, context.service.reactions[name], source)
+    return executor, parking_of(context, executor.consumer)

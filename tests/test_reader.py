@@ -7,78 +7,88 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from chimera import Position, Reader
-from chimera.body import Body
-from chimera.borrowing import BorrowedReads
-from chimera.copies import copy_name
-from chimera.documents import Documents, Waiting
-from chimera.messages import parse_positions
-from chimera.ports import Checkpoint, Document, Move
+from chimera.borrow.reads import BorrowedReads
+from chimera.core.context import Context
+from chimera.core.names import copy_name
+from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
-from tests.support import Bank, Deposit, Engines, Shop, direct, memory_engines, opened, project
+from chimera.testing.engines import memory_engines
+from chimera.views.documents import Documents, Waiting
+from chimera.views.generations import GenerationReads
+from tests.support import Bank, Deposit, Engines, Shop, direct, opened, positions_of, project
 
 
-async def test_a_read_that_brings_back_its_position_sees_its_own_write(body: Body, bank: Bank) -> None:
-    [outcome] = await direct(body, Deposit("a", 5))
-    waiting = Waiting(body, parse_positions(outcome.positions), budget=5.0)
+def waiting_for(context: Context, after: Sequence[Position], budget: float) -> Waiting:
+    return Waiting(context, GenerationReads(context), after, budget)
+
+
+def documents_of(context: Context) -> Documents:
+    return Documents(context, GenerationReads(context))
+
+
+async def test_a_read_that_brings_back_its_position_sees_its_own_write(context: Context, bank: Bank) -> None:
+    [outcome] = await direct(context, Deposit("a", 5))
+    waiting = waiting_for(context, positions_of(outcome), budget=5.0)
 
     async def later() -> None:
         await asyncio.sleep(0.02)
-        await project(body, bank.balance)
+        await project(context, bank.balance)
 
     projecting = asyncio.ensure_future(later())
     await waiting.reach("balance", {"accounts"})
     assert waiting.behind == []
-    [document] = (await body.views.get("balance", ["a"])).values()
+    [document] = (await context.views.get("balance", ["a"])).values()
     assert b'"balance":5' in (document.data or b"")
     await projecting
 
 
-async def test_a_read_whose_view_is_there_already_does_not_wait(body: Body, bank: Bank) -> None:
-    [outcome] = await direct(body, Deposit("a", 5))
-    await project(body, bank.balance)
+async def test_a_read_whose_view_is_there_already_does_not_wait(context: Context, bank: Bank) -> None:
+    [outcome] = await direct(context, Deposit("a", 5))
+    await project(context, bank.balance)
     started = time.monotonic()
-    waiting = Waiting(body, parse_positions(outcome.positions), budget=5.0)
+    waiting = waiting_for(context, positions_of(outcome), budget=5.0)
     await waiting.reach("balance", {"accounts"})
     assert time.monotonic() - started < 1.0
     assert waiting.behind == []
 
 
-async def test_a_view_that_is_not_there_in_time_is_told_with_how_far_it_is(body: Body, bank: Bank) -> None:
-    await direct(body, Deposit("a", 5))
-    await project(body, bank.balance)
-    [outcome] = await direct(body, Deposit("a", 5))
-    [position] = parse_positions(outcome.positions)
+async def test_a_view_that_is_not_there_in_time_is_told_with_how_far_it_is(context: Context, bank: Bank) -> None:
+    await direct(context, Deposit("a", 5))
+    await project(context, bank.balance)
+    [outcome] = await direct(context, Deposit("a", 5))
+    [position] = positions_of(outcome)
     started = time.monotonic()
-    waiting = Waiting(body, [position], budget=0.05)
+    waiting = waiting_for(context, [position], budget=0.05)
     await waiting.reach("balance", {"accounts"})
     assert 0.04 < time.monotonic() - started < 0.5
     assert waiting.behind == [Position("accounts", position.partition, 2)]
 
 
-async def test_one_budget_holds_for_the_whole_request(body: Body) -> None:
+async def test_one_budget_holds_for_the_whole_request(context: Context) -> None:
     started = time.monotonic()
-    waiting = Waiting(body, [Position("accounts", p, 99) for p in range(4)], budget=0.05)
+    waiting = waiting_for(context, [Position("accounts", p, 99) for p in range(4)], budget=0.05)
     for view in ("balance", "total", "balance"):
         await waiting.reach(view, {"accounts"})
     assert time.monotonic() - started < 0.5
     assert len(waiting.behind) >= 4
 
 
-async def test_positions_of_sources_that_do_not_feed_the_view_are_no_reason_to_wait(body: Body) -> None:
-    waiting = Waiting(body, [Position("orders", 0, 99)], budget=60.0)
+async def test_positions_of_sources_that_do_not_feed_the_view_are_no_reason_to_wait(context: Context) -> None:
+    waiting = waiting_for(context, [Position("orders", 0, 99)], budget=60.0)
     await asyncio.wait_for(waiting.reach("balance", {"accounts"}), 1.0)
     assert waiting.behind == []
 
 
-async def test_a_position_in_a_partition_that_does_not_exist_is_not_reached(body: Body) -> None:
-    waiting = Waiting(body, [Position("accounts", 77, 1)], budget=0.01)
+async def test_a_position_in_a_partition_that_does_not_exist_is_not_reached(context: Context) -> None:
+    waiting = waiting_for(context, [Position("accounts", 77, 1)], budget=0.01)
     await waiting.reach("balance", {"accounts"})
     assert waiting.behind == [Position("accounts", 77, 0)]
 
 
 class Counting(WrappedViews):
-    def __init__(self, engines: Engines) -> None:
-        super().__init__(engines.views)
+    def __init__(self, views: ViewStore) -> None:
+        super().__init__(views)
         self.gets: list[list[str]] = []
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
@@ -87,11 +97,11 @@ class Counting(WrappedViews):
 
 
 async def test_documents_asked_for_in_one_loop_turn_are_one_multi_get_per_view(bank: Bank, engines: Engines) -> None:
-    views = Counting(engines)
-    body = await opened(bank.service, engines._replace(views=views))  # type: ignore[arg-type]
-    await direct(body, Deposit("a", 1), Deposit("b", 1))
-    await project(body, bank.balance)
-    documents = Documents(body)
+    views = Counting(engines.views)
+    context = await opened(bank.service, engines._replace(views=views))
+    await direct(context, Deposit("a", 1), Deposit("b", 1))
+    await project(context, bank.balance)
+    documents = documents_of(context)
     await documents("balance", "a")  # the first read looks which generation serves
     views.gets.clear()
     found = await asyncio.gather(*(documents("balance", key) for key in ["a", "b", "none", "a"]))
@@ -100,30 +110,32 @@ async def test_documents_asked_for_in_one_loop_turn_are_one_multi_get_per_view(b
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "hybrid"])
-async def test_a_borrowed_read_whose_owner_is_down_waits_for_its_copy_or_says_what_it_lacks(mode: str) -> None:
-    shop = Shop(mode=mode, budget=5.0)  # type: ignore[arg-type]
-    body = await opened(shop.service, memory_engines())
-    documents = Documents(body)
-    reads = BorrowedReads(body, shop.cards, documents)
-    waiting = Waiting(body, [Position("accounts", 0, 1)], budget=5.0)
+async def test_a_borrowed_read_whose_owner_is_down_waits_for_its_copy_or_says_what_it_lacks(mode: Mode) -> None:
+    shop = Shop(mode=mode, budget=5.0)
+    context = await opened(shop.service, memory_engines())
+    documents = documents_of(context)
+    reads = BorrowedReads(context, shop.cards, documents)
+    waiting = waiting_for(context, [Position("accounts", 0, 1)], budget=5.0)
 
     async def later() -> None:
         await asyncio.sleep(0.02)
         if mode != "sync":
-            await body.views.write(copy_name(shop.cards, reads.mode), [], [Move("accounts", 0, 0, Checkpoint(1))])
+            await context.views.write(
+                copy_name(shop.cards.name, reads.mode), [], [Move("accounts", 0, 0, Checkpoint(1))]
+            )
 
     moving = asyncio.ensure_future(later())
-    async with body.store.snapshot() as session:
-        reader = Reader(body, session, documents, {"cards": reads}, waiting)
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents, {"cards": reads}, waiting)
         found = await reader.borrowed_many(shop.cards, ["a", "b", "a"])
     await moving
     assert set(found) == {"a", "b"}
     assert waiting.behind == ([Position("accounts", 0, 0)] if mode == "sync" else [])
 
 
-async def test_a_view_without_a_document_is_none_or_empty_as_declared(body: Body, bank: Bank) -> None:
-    async with body.store.snapshot() as session:
-        reader = Reader(body, session, Documents(body), {}, Waiting(body, [], 0.0))
+async def test_a_view_without_a_document_is_none_or_empty_as_declared(context: Context, bank: Bank) -> None:
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents_of(context), {}, waiting_for(context, [], 0.0))
         assert await reader.view(bank.balance, "nobody") is None
         empty = await reader.view(bank.total, "all")
     assert empty is not None

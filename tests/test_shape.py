@@ -1,101 +1,145 @@
-"""The shape that is worth keeping."""
+"""The shape that is worth keeping: rooms in order, small folders, short chains, engines in their adapters."""
+
+from __future__ import annotations
 
 import ast
-import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structure.figures import Figures, measure
+from structure.imports import imported
+from structure.sources import Module, read_source
 
 import chimera
-from chimera import ports
 
-SOURCE = Path(chimera.__file__).parent
-FILES = sorted(SOURCE.rglob("*.py"))
-ADAPTERS = [path for path in FILES if "adapters" in path.relative_to(SOURCE).parts and path.name != "__init__.py"]
+ROOT = Path(__file__).parents[1]
+MODULES = {module.name: module for module in read_source(ROOT / "src")}
+LIBRARY = {name: module for name, module in MODULES.items() if name.partition(".")[0] == "chimera"}
 
+ORDER = [
+    "chimera",
+    "chimera.core",
+    "chimera.journal",
+    "chimera.share",
+    "chimera.commands",
+    "chimera.views",
+    "chimera.borrow",
+    "chimera.upkeep",
+    "chimera.web",
+    "chimera.run",
+    "chimera.cli",
+    "chimera.adapters",
+    "chimera.testing",
+]
+"""The rooms: a module imports from its own and from those above it, types and imports in functions included."""
 
-def name_of(path: Path) -> str:
-    parts = ("chimera", *path.relative_to(SOURCE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+BESIDE = {
+    "rabbitstream": set[str](),
+    "chimera_deploy": {"chimera"},
+    "chimera_compare": {"chimera"},
+    "chimera_faults": {"chimera", "chimera_compare"},
+}
+"""The packages beside the library, and which others of ours they import. The library imports only `rabbitstream`."""
 
-
-MODULES = {name_of(path): path for path in FILES}
-
-
-def imported(path: Path) -> Iterator[str]:
-    """What a module imports when it is imported; imports for type checkers and inside functions don't count."""
-    for node in _top_level(ast.parse(path.read_text()).body):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield whole if whole in MODULES else node.module or ""
-
-
-def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    for node in body:
-        if isinstance(node, ast.If):
-            if "TYPE_CHECKING" not in ast.unparse(node.test):
-                yield from _top_level([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try):
-            yield from _top_level([*node.body, *(s for h in node.handlers for s in h.body), *node.orelse])
-        else:
-            yield node
-
-
-def test_there_is_no_import_cycle() -> None:
-    graph = {name: {each for each in imported(path) if each in MODULES} for name, path in MODULES.items()}
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
-        if name not in done:
-            for each in sorted(graph[name]):
-                visit(each, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
-
-
-ALLOWED = {
-    f"chimera.{name}" for name in ("messages", "errors", "ports", "entities", "signals", "lastknown", "migrations")
+ALLOWED_TO_ADAPTERS = {
+    *(f"chimera.{name}" for name in ("entities", "errors", "messages", "ports")),
+    *(f"chimera.core.{name}" for name in ("aio.signals", "paging")),
 }
 
 
-@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.name)
-def test_an_adapter_imports_only_messages_errors_ports_entities_signals_and_what_adapters_share(path: Path) -> None:
-    own = {each for each in imported(path) if each.split(".")[0] == "chimera"}
-    assert {each for each in own if not each.startswith("chimera.adapters.")} <= ALLOWED
+@pytest.fixture(scope="module")
+def figures() -> Figures:
+    return measure(ROOT)
+
+
+def room_of(name: str) -> str:
+    parts = name.split(".")
+    room = ".".join(parts[:2])
+    return room if len(parts) > 1 and room in ORDER else "chimera"
+
+
+def own_imports(module: Module) -> set[str]:
+    return {name for _, name in imported(module, set(MODULES))}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_module_imports_only_from_its_room_and_those_above_it(name: str) -> None:
+    if name == "chimera.__main__":
+        return
+    above = set(ORDER[: ORDER.index(room_of(name)) + 1])
+    found = {each for each in own_imports(LIBRARY[name]) if each.partition(".")[0] == "chimera"}
+    assert not {each for each in found if room_of(each) not in above}
+
+
+@pytest.mark.parametrize("package", BESIDE)
+def test_a_package_beside_the_library_imports_only_what_it_stands_on(package: str) -> None:
+    own = [module for name, module in MODULES.items() if name.partition(".")[0] == package]
+    others = {each.partition(".")[0] for module in own for each in own_imports(module)} - {package}
+    assert others <= BESIDE[package]
+
+
+def test_the_library_knows_nothing_of_what_stands_beside_it() -> None:
+    named = {each.partition(".")[0] for module in LIBRARY.values() for each in own_imports(module)}
+    assert named <= {"chimera", "rabbitstream"}
+
+
+def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figures: Figures) -> None:
+    cycles = {label: figure.value for label, figure in figures.items() if "cycle" in label}
+    assert cycles
+    assert not any(cycles.values())
+
+
+def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
+    values = {label: figure.value for label, figure in figures.items()}
+    assert values["names in the root folder"] <= 24
+    assert values["names in the fullest other folder"] <= 12
+    assert values["levels of folders"] <= 3
+    assert values["longest import chain"] <= 17
+    assert values["largest file, all of src"] <= 500
+
+
+def test_a_class_name_is_defined_once(figures: Figures) -> None:
+    assert not figures["class names twice, all of src"].items
+
+
+ADAPTERS = [module for name, module in LIBRARY.items() if room_of(name) == "chimera.adapters"]
+
+
+@pytest.mark.parametrize("module", ADAPTERS, ids=lambda module: module.name)
+def test_an_adapter_imports_only_ports_errors_messages_entities_and_what_adapters_share(module: Module) -> None:
+    own = {each for each in own_imports(module) if not each.startswith(("chimera.adapters", "rabbitstream"))}
+    assert own <= ALLOWED_TO_ADAPTERS
 
 
 DECLARING = {
     "chimera",
-    *(f"chimera.{name}" for name in ("borrowed", "entities", "errors", "folding", "messages")),
+    *(f"chimera.{name}" for name in ("borrowed", "entities", "errors", "folds", "messages")),
     *(f"chimera.{name}" for name in ("ports", "reader", "service", "transaction")),
 }
+ASKING = {
+    "chimera.cli",
+    "chimera.cli.main",
+    "chimera.core",
+    "chimera.core.timing",
+    "chimera.run",
+    "chimera.run.settings",
+}
 OF_MSGSPEC = {"msgspec", "typing_extensions"}
-RUNNING = {"asyncio", "email", "http", "socket", "sqlite3", "ssl", "subprocess"}
+RUNNING = {"asyncio", "http", "socket", "sqlite3", "ssl", "subprocess"}
 
 
 @pytest.mark.parametrize(
     ("module", "own", "others"),
-    [
-        ("chimera", DECLARING, OF_MSGSPEC),
-        ("chimera.cli", DECLARING | {"chimera.cli", "chimera.settings"}, OF_MSGSPEC | {"click"}),
-    ],
+    [("chimera", DECLARING, OF_MSGSPEC), ("chimera.cli.main", DECLARING | ASKING, OF_MSGSPEC | {"click"})],
 )
 def test_declaring_a_service_and_asking_for_help_load_nothing_of_what_runs_one(
     module: str, own: set[str], others: set[str]
 ) -> None:
     code = f"import sys; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     loaded = set(ran.stdout.split())
     packages = {name.partition(".")[0] for name in loaded}
@@ -131,14 +175,22 @@ def test_the_public_names_are_these() -> None:
     assert all(hasattr(chimera, name) for name in chimera.__all__)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_module_says_what_it_is_for_and_is_not_too_long(path: Path) -> None:
-    text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
-    assert len(text.splitlines()) <= (800 if path in ADAPTERS else 500), f"{path} is too long"
+@pytest.mark.parametrize("module", MODULES.values(), ids=lambda module: module.name)
+def test_a_module_says_what_it_is_for(module: Module) -> None:
+    assert len(ast.get_docstring(module.tree) or "") > 10, f"{module.name} has no docstring"
 
 
-@pytest.mark.parametrize("port", [ports.Log, ports.Store, ports.ViewStore, ports.Owner, ports.Session])
-def test_a_port_has_at_most_seven_methods(port: type) -> None:
-    methods = [name for name, value in vars(port).items() if inspect.isfunction(value) and not name.startswith("_")]
-    assert 1 <= len(methods) <= 7
+MIRRORED = {
+    f"chimera.{name}": name for name in ("core", "journal", "share", "commands", "views", "borrow", "upkeep")
+} | {f"chimera.{name}": name for name in ("web", "run", "cli", "adapters", "testing")}
+MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
+MIRRORED |= {"rabbitstream": "rabbitstream"}
+WHOLE = {"conftest.py", "docs", "e2e", "marketplace", "mortal.py", "support.py", "tools", "upgrade", "test_shape.py"}
+"""What tests of the whole, and helpers, are called."""
+
+
+def test_tests_mirror_the_packages() -> None:
+    here = {path.name for path in (ROOT / "tests").iterdir() if path.name != "__pycache__"}
+    of_root = {f"test_{path.stem}.py" for path in (ROOT / "src" / "chimera").glob("*.py")} | {"test_keys.py"}
+    assert {room for room in MIRRORED.values() if room not in here} == set()
+    assert here - set(MIRRORED.values()) - WHOLE - of_root == set()

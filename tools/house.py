@@ -29,7 +29,7 @@ GOALS = {
     "largest file": "≤ 500",
     "names in the root folder": "≤ 24",
     "names in the fullest other folder": "≤ 12",
-    "levels": "3",
+    "levels of folders": "3",
     CHAIN: "≤ 17",
     "import cycles": "0",
     "import cycles, types too": "0",

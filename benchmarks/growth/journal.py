@@ -10,14 +10,16 @@ from statistics import median
 
 import uvloop
 
-from chimera.engines import open_engine
-from chimera.messages import Message, now
+from chimera.core.clock import Clock
+from chimera.messages import Message
 from chimera.ports import Store
+from chimera.run.engines import open_engine
 
 PARTITIONS = 8
 SERVICE = "bench-growth"
 TRANSACTIONS = 96
 PAGES = 50
+CLOCK = Clock()
 
 
 async def main(what: str, url: str) -> None:
@@ -41,7 +43,7 @@ async def append(store: Store) -> float:
 
 def _event(at: int, number: int) -> Message:
     position, key = f"{SERVICE}/{at}@{number}", f"k{number % 5000}"
-    return Message(position, SERVICE, f"{SERVICE}.Happened", key, now(), b'{"amount_cents":100}', at, number)
+    return Message(position, SERVICE, f"{SERVICE}.Happened", key, CLOCK.stamp(), b'{"amount_cents":100}', at, number)
 
 
 async def page(store: Store) -> float:

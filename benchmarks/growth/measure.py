@@ -16,8 +16,8 @@ from benchmarks.growth.journal import PARTITIONS, SERVICE
 from benchmarks.harness import OTHERS, OURS, SERVER, THEIRS, Bench, Subject, asgi, chimera, running, serving
 from benchmarks.reads.measure import marketplace
 from benchmarks.write_head import measure as write_head
-from chimera.engines import open_engine
 from chimera.ports import Document
+from chimera.run.engines import open_engine
 
 ORDERS = (1_000, 10_000, 100_000, 1_000_000)
 JOURNALS = {

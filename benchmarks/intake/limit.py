@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from chimera.coalesce import Coalescer
-from chimera.engines import open_engine
+from chimera.core.aio.coalesce import Coalescer
 from chimera.messages import Message, partition_of
 from chimera.ports import Log
+from chimera.run.engines import open_engine
 
 PARTITIONS = 8
 TOPIC = "bench-orders.commands"

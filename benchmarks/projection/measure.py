@@ -11,12 +11,14 @@ import msgspec
 from benchmarks.engines import Place, make, place
 from benchmarks.harness import OURS, THEIRS, Bench, Subject, running
 from benchmarks.projection.events import Each, events
-from chimera.engines import open_engine
-from chimera.messages import Message, now, partition_of
+from chimera.core.clock import Clock
+from chimera.messages import Message, partition_of
+from chimera.run.engines import open_engine
 
 ENGINES = ("sqlite", "postgresql", "mysql", "mongodb", "redis")
 SERVICE = "bench-sales"
 PARTITIONS = 8
+CLOCK = Clock()
 
 
 def measure(bench: Bench) -> None:
@@ -88,7 +90,7 @@ async def _fill(source: Place, count: int) -> None:
                 )
                 position = f"{SERVICE}/{at}@{numbers[at]}"
                 kind = f"{SERVICE}.{each.type}"
-                batch.append(Message(position, SERVICE, kind, each.order_id, now(), data, at, numbers[at]))
+                batch.append(Message(position, SERVICE, kind, each.order_id, CLOCK.stamp(), data, at, numbers[at]))
             async with store.transaction() as session:
                 taken = {at: sum(message.partition == at for message in batch) for at in range(PARTITIONS)}
                 await session.reserve({at: taken[at] for at in taken if taken[at]})

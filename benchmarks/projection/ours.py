@@ -13,19 +13,19 @@ import time
 import uvloop
 
 from benchmarks.projection.service import service, view
-from chimera.body import Body
-from chimera.engines import open_engine
+from chimera.journal.feed import Feed
 from chimera.ports import Checkpoint, Owner
-from chimera.projections import ViewProjection
-from chimera.projector import Projector
+from chimera.run.engines import context_of, open_engine
+from chimera.views.projections import ViewProjection
+from chimera.views.projector import Projector
 
 
 async def main(count: int) -> None:
     log, store, views = (open_engine(kind, os.environ[f"CHIMERA_{kind.upper()}"]) for kind in ("log", "store", "views"))
-    body = Body(service, log=log, store=store, views=views, owner_of=_nobody)
-    await body.open()
-    projector = Projector(service.name, ViewProjection(view), views, metrics=body.metrics, moved=body.moved)
-    feed = body.feed(service.name, {partition: Checkpoint() for partition in range(service.partitions)})
+    context = context_of(service, log, store, views, _nobody)
+    await context.prepare()
+    projector = Projector(context, ViewProjection(view))
+    feed = Feed(context, service.name, {partition: Checkpoint() for partition in range(service.partitions)})
     gc.collect()
     gc.freeze()  # as `chimera run` does when it is ready
     done = first = 0

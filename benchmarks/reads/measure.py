@@ -17,8 +17,8 @@ from benchmarks.harness import OTHERS, OURS, ROOT, THEIRS, Bench, Subject, asgi,
 from benchmarks.reads.by_hand import fill
 from benchmarks.reads.gigs import GIGS, SELLERS, clients, gig, stored_clients, stored_gigs
 from benchmarks.reads.sales import KEYS, key_of, stored
-from chimera.engines import open_engine
 from chimera.ports import Document
+from chimera.run.engines import open_engine
 
 ENGINES = ("sqlite", "postgresql", "mysql", "mongodb", "redis")
 RELATIONAL = ("sqlite", "postgresql", "mysql")

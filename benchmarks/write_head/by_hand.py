@@ -21,11 +21,13 @@ import msgspec
 import uvloop
 
 from benchmarks.write_head.work import orders
-from chimera.engines import open_engine
-from chimera.messages import Message, now, partition_of
+from chimera.core.clock import Clock
+from chimera.messages import Message, partition_of
+from chimera.run.engines import open_engine
 
 BATCH = 500
 PARTITIONS = 8
+CLOCK = Clock()
 COMMANDS, EVENTS = "bench-orders.commands", "bench-orders.events"
 _ORDERS = "seller_id varchar(64), gig_id varchar(64), amount_cents integer, note varchar(200), changes integer"
 TABLES = (
@@ -173,7 +175,7 @@ async def handle(write: Write, batch: Batch, last: int) -> Batch:
 
 def _message(number: int, key: str, data: bytes) -> Message:
     at = partition_of(key, PARTITIONS)
-    return Message(f"by-hand@{number}", "by-hand", "by-hand.OrderPlaced", key, now(), data, at, number)
+    return Message(f"by-hand@{number}", "by-hand", "by-hand.OrderPlaced", key, CLOCK.stamp(), data, at, number)
 
 
 async def main(count: int) -> None:

@@ -23,12 +23,14 @@ import asyncpg
 from benchmarks.engines import Place, make, place, url_of
 from benchmarks.harness import OURS, SERVER, THEIRS, Bench, Subject, chimera, running
 from benchmarks.write_head.work import orders
-from chimera.engines import open_engine
-from chimera.messages import Message, now, partition_of
+from chimera.core.clock import Clock
+from chimera.messages import Message, partition_of
+from chimera.run.engines import open_engine
 
 ENGINES = ("sqlite", "postgresql", "mysql")
 SERVICE = "bench-orders"
 PARTITIONS = 8
+CLOCK = Clock()
 PATIENCE_S = 120.0
 WRITTEN = {"journal": "SELECT sum(number) FROM heads", "outbox": "SELECT max(id) FROM outbox"}
 """How much was written, asked so that it costs the server next to nothing."""
@@ -76,7 +78,7 @@ async def _append(url: str, count: int) -> None:
         for number, order in enumerate(orders(count)):
             key, data = str(order["order_id"]), json.dumps(order).encode()
             at = partition_of(key, PARTITIONS)
-            batch.append(Message(f"c{number}", SERVICE, f"{SERVICE}.PlaceOrder", key, now(), data, at))
+            batch.append(Message(f"c{number}", SERVICE, f"{SERVICE}.PlaceOrder", key, CLOCK.stamp(), data, at))
             if len(batch) == 1000:
                 await log.append(f"{SERVICE}.commands", batch)
                 batch = []

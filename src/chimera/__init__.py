@@ -3,9 +3,10 @@
 from chimera.borrowed import Borrowed
 from chimera.entities import Entity
 from chimera.errors import ChimeraError, Conflict, DeclarationError, Invalid, Rejected, SettingsError, Unavailable
+from chimera.folds import DELETED, View
 from chimera.messages import Command, Event, Message, Position
 from chimera.reader import Reader
-from chimera.service import DELETED, Borrow, Reply, Service, View
+from chimera.service import Borrow, Reply, Service
 from chimera.transaction import Reads, Transaction
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m chimera`."""
 
-from chimera.cli import main
+from chimera.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""What a borrowed read gives back."""
+"""The result of a borrowed read: a value, and how far it can be trusted."""
 
 from __future__ import annotations
 

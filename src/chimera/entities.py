@@ -21,7 +21,11 @@ from chimera.messages import Keyed
 
 ColumnKind = Literal["text", "integer", "real", "boolean", "bytes", "time", "json"]
 Row = tuple[Any, ...]
-Key = tuple[Any, ...]
+"""The values of an entity, in the order of its table's columns."""
+Key = tuple[object, ...]
+"""The values of a row's key, in the order of its table's key columns."""
+Convert = Callable[[Any], Any]
+"""From a field's value to a column's, or back; never called with None."""
 
 _KINDS: dict[type, ColumnKind] = {
     str: "text",
@@ -39,8 +43,8 @@ class Entity(Keyed):
     """A row of the source of truth: `class Order(Entity, key="order_id", table="orders")`.
 
     Plain field types (str, int, float, bool, bytes, datetime, date, Decimal, enums and their
-    optionals) become columns of their own; anything else is kept as JSON text in its column.
-    Integers must fit 64 bits; times are kept in UTC. A key of several fields is a tuple:
+    optionals) become columns of their own; anything else is stored as JSON text in its column.
+    Integers must fit 64 bits; times are stored in UTC. A key of several fields is a tuple:
     `key=("seller_id", "client_id")`. Without `table`, the table has the class's name in lower case.
     Each of its `__indexes__`, names of fields, gets an index of its own.
     """
@@ -57,12 +61,16 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
-    """How an entity class maps to rows: tuples of str, int, float, bool, bytes, UTC datetime or None."""
+    """The table of an entity class. Its rows are tuples of str, int, float, bool, bytes, UTC datetime or None.
+
+    `key` and `indexes` name columns. `to_row` makes a row of an entity, `from_row` an entity of a row, `key_of` tells
+    a row's key.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
-    to_row: Callable[[Any], Row]
+    to_row: Callable[[Entity], Row]
     from_row: Callable[[Row], Any]
     key_of: Callable[[Row], Key]
     indexes: tuple[str, ...] = ()
@@ -101,7 +109,7 @@ def to_utc(moment: datetime) -> datetime:
         raise ValueError("the time lies outside the years 1 to 9999 in UTC") from error
 
 
-def _shape(annotation: Any) -> tuple[ColumnKind, bool, Any]:
+def _shape(annotation: object) -> tuple[ColumnKind, bool, object]:
     """The column kind of an annotation, whether None is allowed, and the type without its None."""
     if typing.get_origin(annotation) is typing.Annotated:
         return _shape(typing.get_args(annotation)[0])
@@ -121,7 +129,7 @@ def _shape(annotation: Any) -> tuple[ColumnKind, bool, Any]:
     return kind, optional, annotation
 
 
-def _encoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
+def _encoder(kind: ColumnKind, plain: object) -> Convert | None:
     if kind == "json":
         return lambda value: msgspec.json.encode(value).decode()
     if kind == "time":
@@ -131,7 +139,7 @@ def _encoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
     return str if plain in (date, Decimal) else None
 
 
-def _decoder(kind: ColumnKind, plain: Any) -> Callable[[Any], Any] | None:
+def _decoder(kind: ColumnKind, plain: object) -> Convert | None:
     if kind == "json":
         return msgspec.json.Decoder(plain).decode
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
@@ -149,8 +157,8 @@ def _key_maker(names: Sequence[str], key: Sequence[str]) -> Callable[[Row], Key]
     return lambda row: (row[only],)
 
 
-def _row_maker(special: Sequence[tuple[int, Callable[[Any], Any]]]) -> Callable[[Any], Row]:
-    def to_row(entity: Any) -> Row:
+def _row_maker(special: Sequence[tuple[int, Convert]]) -> Callable[[Entity], Row]:
+    def to_row(entity: Entity) -> Row:
         values = list(astuple(entity))
         for index, encode in special:
             if values[index] is not None:
@@ -161,12 +169,12 @@ def _row_maker(special: Sequence[tuple[int, Callable[[Any], Any]]]) -> Callable[
 
 
 def _entity_maker(
-    entity: type[Entity], names: Sequence[str], special: Sequence[tuple[int, Callable[[Any], Any]]]
-) -> Callable[[Row], Any]:
+    entity: type[Entity], names: Sequence[str], special: Sequence[tuple[int, Convert]]
+) -> Callable[[Row], Entity]:
     is_positional = all(each.kind is each.POSITIONAL_OR_KEYWORD for each in signature(entity).parameters.values())
 
-    def from_row(row: Row) -> Any:
-        values: Sequence[Any] = row
+    def from_row(row: Row) -> Entity:
+        values: Sequence[object] = row
         if special:
             values = list(row)
             for index, decode in special:

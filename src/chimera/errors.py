@@ -3,8 +3,8 @@
 ChimeraError
 ├── DeclarationError   a service is declared wrongly; raised while it is being declared
 ├── SettingsError      chimera.toml or an environment variable is wrong
-├── Rejected           a business refusal, raised by handlers and recorded on the command
-├── Invalid            a request that breaks the declared types, before anything is kept
+├── Rejected           a business refusal, raised by handlers and remembered with the command
+├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
 ├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
@@ -24,7 +24,7 @@ class SettingsError(ChimeraError):
 
 
 class Rejected(ChimeraError):  # noqa: N818 - a refusal is an answer, not an error of ours
-    """The business says no. Raised by a handler; its changes are undone and the reason is recorded.
+    """The business says no. Raised by a handler; its changes are undone and the reason is remembered.
 
     `reason` is a short word for programs, `detail` a sentence for people,
     `status` the HTTP status of a direct command's answer.
@@ -48,11 +48,11 @@ class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
 
 
 class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"
-    """An engine or an owner can't be reached or can't confirm. Nothing was kept; try again."""
+    """An engine or an owner can't be reached or can't confirm. Nothing was stored; try again."""
 
 
 class Trimmed(ChimeraError):  # noqa: N818 - what happened to the events
-    """Events that were asked for are no longer kept. Whoever needs them starts anew, from a snapshot."""
+    """Events that were asked for are gone. Whoever needs them starts anew, from the current documents."""
 
     def __init__(self, partition: int, after: int, what: str = "the journal") -> None:
         super().__init__(f"{what} has trimmed what follows number {after} of partition {partition}")

@@ -1,4 +1,4 @@
-"""Commands, events, and how they look on the wire.
+"""Commands, events, and their form on the wire.
 
 A message on the wire is a CloudEvent 1.0 in binary mode with JSON data. An event's CloudEvents id is
 its position, so that (source, id) is unique and a consumer can prove that it missed nothing.
@@ -7,7 +7,6 @@ its position, so that (source, id) is unique and a consumer can prove that it mi
 from __future__ import annotations
 
 import zlib
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
@@ -29,7 +28,7 @@ class KeyedMeta(msgspec.StructMeta):
         mcs,
         name: str,
         bases: tuple[type, ...],
-        namespace: dict[str, Any],
+        namespace: dict[str, object],
         *,
         key: str | tuple[str, ...] | None = None,
         source: str | None = None,
@@ -46,7 +45,7 @@ class KeyedMeta(msgspec.StructMeta):
         return struct
 
 
-def _check_key_fields(struct: Any, key: str | tuple[str, ...] | None) -> None:
+def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None) -> None:
     for field in (key,) if isinstance(key, str) else key or ():
         if field not in struct.__struct_fields__:
             raise DeclarationError(
@@ -56,6 +55,8 @@ def _check_key_fields(struct: Any, key: str | tuple[str, ...] | None) -> None:
 
 
 class Keyed(msgspec.Struct, metaclass=KeyedMeta):
+    """A struct that names the fields of its key: the base of commands, events and entities."""
+
     __key_fields__: ClassVar[tuple[str, ...]] = ()
     __source__: ClassVar[str] = ""
     __table__: ClassVar[str] = ""
@@ -69,6 +70,7 @@ class Command(Keyed, forbid_unknown_fields=True):
 
     @property
     def key(self) -> str:
+        """The value of the key field, as text."""
         return str(getattr(self, self.__key_fields__[0]))
 
 
@@ -81,6 +83,7 @@ class Event(Keyed):
 
     @property
     def key(self) -> str:
+        """The value of the key field, as text."""
         return str(getattr(self, self.__key_fields__[0]))
 
     @classmethod
@@ -90,7 +93,7 @@ class Event(Keyed):
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
-    """Where an event stands in its journal; written `orders/3@1042`. Numbers count from 1."""
+    """The position of an event in its journal; written `orders/3@1042`. Numbers count from 1."""
 
     source: str
     partition: int
@@ -113,11 +116,6 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-def parse_positions(text: str) -> list[Position]:
-    """Read a comma-separated list of positions, as `Chimera-After` carries it. Raises ValueError."""
-    return [Position.parse(part) for part in text.split(",") if part.strip()]
-
-
 class Message(msgspec.Struct, frozen=True):
     """A command or an event on its way: the CloudEvents attributes, and the JSON data as bytes.
 
@@ -137,6 +135,7 @@ class Message(msgspec.Struct, frozen=True):
 
     @property
     def position(self) -> Position:
+        """The position of the event; a command has none, its number is 0."""
         return Position(self.source, self.partition, self.number)
 
 
@@ -145,12 +144,7 @@ def partition_of(key: str, partitions: int) -> int:
     return zlib.crc32(key.encode()) % partitions
 
 
-def now() -> str:
-    """The time, as messages carry it: RFC 3339 in UTC, to the microsecond."""
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def to_cloud_event(message: Message) -> dict[str, Any]:
+def to_cloud_event(message: Message) -> dict[str, object]:
     """A message as a CloudEvent in JSON format (structured mode); data is embedded, not re-encoded."""
     event = {
         "specversion": "1.0",
@@ -170,7 +164,7 @@ def to_cloud_event(message: Message) -> dict[str, Any]:
 
 
 class CloudEvent(msgspec.Struct):
-    """What a journal page carries for each event; the reverse of `to_cloud_event`."""
+    """An event as a page of a journal carries it; the reverse of `to_cloud_event`."""
 
     id: str
     source: str
@@ -183,6 +177,7 @@ class CloudEvent(msgspec.Struct):
     traceparent: str = ""
 
     def to_message(self) -> Message:
+        """The event as a message, with its data as the bytes they came in."""
         return Message(
             self.id,
             self.source,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -18,7 +18,7 @@ from chimera.messages import Message
 
 
 class Features(msgspec.Struct, frozen=True):
-    """What an engine can do.
+    """The abilities of an engine.
 
     `durable`: what was confirmed outlives the process. `shared`: several processes may use it at once.
     `poll_s`: how often, in seconds, it may be asked cheaply whether something is new. `trims`: a log drops what it is
@@ -33,7 +33,7 @@ class Features(msgspec.Struct, frozen=True):
 
 PAGE_BYTES = 8 << 20
 """A page of events or records ends early rather than hold much more data than this, so that a backlog of large ones
-fits in memory; it has one at least."""
+fits in memory; it holds one at least."""
 
 
 class Record(NamedTuple):
@@ -59,7 +59,7 @@ class Log(Protocol):
         """
 
     def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
-        """Batches of at most `limit` records after an offset (0: from the oldest kept) of each partition asked for.
+        """Batches of at most `limit` records after an offset (0: from the oldest there is) of each partition asked for.
 
         Within a partition records come in order. Waits when there is nothing more; ends only when closed. A batch, and
         what is read ahead, are a few PAGE_BYTES at most.
@@ -71,14 +71,15 @@ class Log(Protocol):
     async def trim(self, topic: str, through: Mapping[int, int]) -> None:
         """Drop the records up to these offsets, by partition, in a short step; the newest one may stay.
 
-        No later record changes its offset, nor do `ends`. A read from before the oldest kept starts there.
+        No later record changes its offset, nor do `ends`. A read from before the oldest there is starts there.
         """
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close its connections, and end the reads that wait. Doing it twice changes nothing."""
 
 
 class Session(Protocol):
-    """A consistent look at a service's own tables. Rows are tuples in the order of the table's columns."""
+    """A consistent read of a service's own tables. Rows are tuples in the order of the table's columns."""
 
     dialect: str
     """The SQL spoken by `execute`: sqlite, postgresql, mysql, or empty where there is none."""
@@ -86,14 +87,14 @@ class Session(Protocol):
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         """The rows with these keys, in any order; unknown keys are left out."""
 
-    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         """The rows whose columns each hold one of the values given for it, ordered by key.
 
         A transaction holds the rows that it found, but only SQLite keeps others from adding one that would match: where
         that must not happen between `find` and `save`, load one row in both transactions (a parent), which locks it.
         """
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Run SQL of the engine's own dialect on this session's connection and return its rows."""
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
@@ -110,7 +111,7 @@ class WriteSession(Session, Protocol):
         """Delete the rows with these keys; unknown keys are no error."""
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        """Take so many numbers in each of these partitions; returns the first taken of each.
+        """Take so many numbers in each of these partitions (partition to count); returns the first taken of each.
 
         Holds each partition's head until the transaction ends, so that numbers become visible in their
         order, and a rolled-back transaction leaves no hole.
@@ -146,7 +147,7 @@ class Store(Protocol):
         """One transaction: leaving the block commits durably, an exception rolls back.
 
         Loaded rows can't be changed by somebody else before the transaction ends; where an engine
-        can't promise that, leaving raises `Conflict` and nothing is kept.
+        can't promise that, leaving raises `Conflict` and nothing is stored.
         """
 
     def snapshot(self, *, once: bool = False) -> AbstractAsyncContextManager[Session]:
@@ -161,16 +162,17 @@ class Store(Protocol):
 
         Only where there are none is nothing left: a page may end early (PAGE_BYTES).
 
-        Raises Trimmed, and never answers from further on, when the first of them is no longer kept.
+        Raises Trimmed, and never answers from further on, when the first of them is no longer there.
         """
 
     async def heads(self) -> Mapping[int, int]:
         """The newest committed number of each partition; 0 for an empty one."""
 
     async def oldest(self) -> Mapping[int, int]:
-        """The oldest number kept of each partition; that of the next event where none is kept."""
+        """The oldest number still there of each partition; that of the next event where there is none."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close its connections. Doing it twice changes nothing."""
 
 
 class Document(NamedTuple):
@@ -183,7 +185,7 @@ class Document(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """How far a consumer is in one partition of one source.
+    """The progress of a consumer in one partition of one source.
 
     `number` is the last position applied. `offset` is only a hint: where to read the log on from.
     """
@@ -228,11 +230,12 @@ class ViewStore(Protocol):
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         """Delete the consumer's checkpoints and every document of these views, atomically."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close its connections. Doing it twice changes nothing."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What an owner last emitted of a shared key: in which event, and its document's digest (empty: it has none)."""
+    """The last change that an owner emitted of a shared key: its number, and the document's digest (empty: none)."""
 
     number: int
     digest: str
@@ -246,7 +249,7 @@ class BucketDigest(msgspec.Struct, frozen=True):
 
 
 class ConsumerAt(msgspec.Struct, frozen=True):
-    """How far a consumer is in a partition of a journal, as `Checkpoint` says; its name is unique everywhere."""
+    """The progress of a consumer in a partition of a journal (see `Checkpoint`); its name is unique everywhere."""
 
     consumer: str
     partition: int
@@ -257,7 +260,7 @@ class ConsumerAt(msgspec.Struct, frozen=True):
 class Owner(Protocol):
     """Another service, as those who borrow from it or consume its events see it.
 
-    What it emitted of a share is known by key, apart from its documents: `chimera.digests` says which digests are
+    What it emitted of a share is known by key, apart from its documents: `chimera.share.digests` says which digests are
     meant, and which of the buckets a key is in.
     """
 
@@ -288,4 +291,28 @@ class Owner(Protocol):
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         """Tell how far these consumers of the owner's events are, so that it keeps what they still need."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close its connections. Doing it twice changes nothing."""
+
+
+class LastKnown(NamedTuple):
+    """A value as the owner last gave it, and how long ago."""
+
+    data: bytes
+    age_s: float
+
+
+class LastKnownStore(Protocol):
+    """Values by key, held for a while, perhaps forgotten sooner. No method raises, or waits for more than `wait_s`."""
+
+    wait_s: float
+    """The most seconds that an answer takes."""
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, LastKnown]:
+        """The values known among these keys; what can't be had in time is left out."""
+
+    async def put_many(self, values: Mapping[str, bytes | None]) -> None:
+        """Remember good values; None forgets a key. What can't be put in time may be put later, or never."""
+
+    async def close(self) -> None:
+        """Close its connections. Doing it twice changes nothing."""

@@ -1,23 +1,52 @@
-"""What a query is given: the source of truth, views, and what is borrowed."""
+"""The reads of a query: the source of truth, views, and what is borrowed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from chimera.borrowed import Borrowed
-from chimera.service import Borrow, View
+from chimera.folds import View
+from chimera.messages import Position
+from chimera.ports import Session
+from chimera.service import Borrow, Service
 from chimera.transaction import Reads
 
-if TYPE_CHECKING:  # to declare a service takes none of what runs it
-    from chimera.body import Body
-    from chimera.borrowing import BorrowedReads
-    from chimera.documents import Documents, Waiting
-    from chimera.ports import Session
-
 Doc = TypeVar("Doc", bound=msgspec.Struct)
+
+
+class DocumentReads(Protocol):
+    """Views' documents by key, as they are stored."""
+
+    def __call__(self, view: str, key: str) -> Awaitable[bytes | None]: ...
+
+
+class BorrowReads(Protocol):
+    """One borrow, as a request reads it: see `chimera.borrow.reads.BorrowedReads`."""
+
+    async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Any]:
+        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`."""
+
+    async def get_many(self, keys: Sequence[str], after: Sequence[Position] = ()) -> dict[str, Borrowed[Any]]:
+        """As `get`, of each of these keys."""
+
+    async def missing(self, after: Sequence[Position]) -> list[Position]:
+        """The positions that the copy is at, in those partitions in which it has not reached one of these."""
+
+
+class ReadYourWrites(Protocol):
+    """The positions that a request brings back: see `chimera.views.documents.Waiting`."""
+
+    def after(self, source: str) -> list[Position]:
+        """The positions of one source."""
+
+    async def reach(self, consumer: str, sources: set[str]) -> None:
+        """Wait until the consumer has applied the positions of these sources, as long as the request's budget lasts."""
+
+    def missed(self, positions: Sequence[Position]) -> None:
+        """Note the positions that were reached instead, where one was not reached."""
 
 
 class Reader(Reads):
@@ -25,13 +54,13 @@ class Reader(Reads):
 
     def __init__(
         self,
-        body: Body,
+        service: Service,
         session: Session,
-        documents: Documents,
-        borrows: Mapping[str, BorrowedReads[Any]],
-        waiting: Waiting,
+        documents: DocumentReads,
+        borrows: Mapping[str, BorrowReads],
+        waiting: ReadYourWrites,
     ) -> None:
-        super().__init__(body.service, session)
+        super().__init__(service, session)
         self._documents = documents
         self._borrows = borrows
         self._waiting = waiting

@@ -12,10 +12,10 @@ import msgspec
 
 from chimera.entities import Entity
 from chimera.errors import DeclarationError
+from chimera.folds import Absent, Doc_co, Fold, KeyOf, Page, View, key_of_event
 from chimera.messages import Command, Event
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
-Ev = TypeVar("Ev", bound=Event)
 Result = TypeVar("Result")
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -23,128 +23,64 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 Mode = Literal["sync", "async", "hybrid"]
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
 AllKeys = Callable[..., Awaitable[Iterable[str]]]
-KeyOf = Callable[[Any], "str | Iterable[str]"]
-Page = Callable[[Any], str]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-class _Deleted:
-    """The type of DELETED."""
-
-    def __repr__(self) -> str:
-        return "DELETED"
-
-
-DELETED = _Deleted()
-"""What a projection returns to remove the document."""
-
-
-class Fold(Generic[Doc]):
-    """A document type and, for each event, a pure function that folds the event into the document."""
-
-    def __init__(self, document: type[Doc], key: str) -> None:
-        if key not in document.__struct_fields__:
-            raise DeclarationError(f"{document.__name__} has no field {key!r} to be its key")
-        self.document = document
-        self.key = key
-        self.steps: dict[type[Event], tuple[KeyOf, Callable[[Any, Any], Any]]] = {}
-
-    def on(
-        self, event: type[Ev], *, key: str | Callable[[Ev], str | Iterable[str]] | None = None
-    ) -> Callable[[Callable[[Doc, Ev], Any]], Callable[[Doc, Ev], Any]]:
-        """Fold `event` by the decorated function: it changes the document it is given, or returns a new one or DELETED.
-
-        The document's key is the event's field of the same name, or the field `key` names, or what the
-        function `key` returns for the event: one key or several.
-        """
-        key_of = _key_of(event, key if key is not None else self.key)
-
-        def declare(step: Callable[[Doc, Ev], Any]) -> Callable[[Doc, Ev], Any]:
-            if event in self.steps:
-                raise DeclarationError(f"{self.document.__name__} already folds {event.__name__}")
-            self.steps[event] = (key_of, step)
-            return step
-
-        return declare
-
-    def new(self, key: str) -> Doc:
-        """The document before its first event."""
-        return self.document(**{self.key: key})
-
-    @property
-    def sources(self) -> set[str]:
-        return {event.__source__ for event in self.steps}
-
-
-class View(Fold[Doc]):
-    """Documents by key, folded from events, read in O(1)."""
-
-    def __init__(
-        self,
-        name: str,
-        document: type[Doc],
-        key: str,
-        path: str | None,
-        absent: Absent,
-        page: Page | None,
-        version: str | int = "",
-    ) -> None:
-        super().__init__(document, key)
-        self.name = name
-        self.path = path
-        self.absent = absent
-        self.page = page
-        self.version = version
-
-
-Absent = Literal["404", "empty"]
-
-
 class Reply(typing.NamedTuple, Generic[Result]):
-    """What a direct command's handler may return to choose the HTTP status: 201 for created, 200 for replaced."""
+    """An answer with its HTTP status, for a direct command's handler to return: 201 for created, 200 for replaced."""
 
     body: Result
     status: int = 200
 
 
 class Handler(typing.NamedTuple):
-    """How one command is handled. `route` is `METHOD /path`, or None for a command without a route."""
+    """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
+
+    `direct`: it runs inside the request. `location`: the Location header of a 201. `result`: the type that the function
+    is annotated to return.
+    """
 
     command: type[Command]
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Awaitable[object]]
     route: str | None
     direct: bool
     location: str | None
-    result: Any
+    result: object
 
 
 class Query(typing.NamedTuple):
     """A read that is more than a view: a function of the path's and the query's parameters and a Reader."""
 
     route: str
-    function: Callable[..., Awaitable[Any]]
+    function: Callable[..., Awaitable[object]]
     page: Page | None
 
 
 class Share(typing.NamedTuple):
-    """What an owner exports by key. Any of the events in `changed_by` may change the document of its key.
+    """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
 
     `keys` tells every key that has a document, for those whose documents were never emitted.
     """
 
     name: str
-    document: Any
-    function: Callable[..., Awaitable[Mapping[str, Any]]]
+    document: object
+    function: Callable[..., Awaitable[Mapping[str, object]]]
     changed_by: Mapping[type[Event], KeyOf]
     keys: AllKeys | None = None
 
 
-class Borrow(Generic[Doc]):
-    """What a service uses of another's share, and how it gets at it unless it is set otherwise."""
+class Borrow(Generic[Doc_co]):
+    """The use of another service's share, and how it is got at unless it is set otherwise.
 
-    def __init__(self, owner: str, share: str, document: type[Doc], mode: Mode, budget: float, max_age: float) -> None:
+    `budget`: seconds that a read may wait for the owner; `max_age`: seconds after which a copy is stale whose owner was
+    not heard of.
+    """
+
+    def __init__(
+        self, owner: str, share: str, document: type[Doc_co], mode: Mode, budget: float, max_age: float
+    ) -> None:
         self.owner = owner
         self.share = share
         self.document = document
@@ -154,6 +90,7 @@ class Borrow(Generic[Doc]):
 
     @property
     def name(self) -> str:
+        """The name of the borrow, which is the share's."""
         return self.share
 
 
@@ -164,6 +101,11 @@ class Reaction(typing.NamedTuple):
     events: tuple[type[Event], ...]
     function: Callable[..., Awaitable[None]]
     batch: bool
+
+    @property
+    def sources(self) -> list[str]:
+        """The services whose events it takes, in order."""
+        return sorted({event.__source__ for event in self.events})
 
 
 class Service:
@@ -181,17 +123,17 @@ class Service:
         self.name = name
         self.partitions = partitions
         self.entities: dict[type[Entity], None] = {}
-        self.folds: dict[type[msgspec.Struct], Fold[Any]] = {}
+        self.folds: dict[type[msgspec.Struct], Fold[msgspec.Struct]] = {}
         self.handlers: dict[str, Handler] = {}
         self.queries: dict[str, Query] = {}
-        self.views: dict[str, View[Any]] = {}
+        self.views: dict[str, View[msgspec.Struct]] = {}
         self.shares: dict[str, Share] = {}
-        self.borrows: dict[str, Borrow[Any]] = {}
+        self.borrows: dict[str, Borrow[msgspec.Struct]] = {}
         self.reactions: dict[str, Reaction] = {}
         self.statements: dict[str, tuple[str, ...]] = {}
 
     def entity(self, entity: type[AnyEntity]) -> type[AnyEntity]:
-        """Declare an entity kept as rows; usable as a decorator."""
+        """Declare an entity stored as rows; usable as a decorator."""
         self.entities[entity] = None
         return entity
 
@@ -293,7 +235,7 @@ class Service:
             arguments = typing.get_args(_hints(function).get("return"))
             if len(arguments) != 2:
                 raise DeclarationError(f"{function.__name__}: annotate what it returns, as dict[str, YourDocument]")
-            events = {event: _key_of(event, key) for event in changed_by}
+            events = {event: key_of_event(event, key) for event in changed_by}
             for event in events:
                 if event.__source__ != self.name:
                     raise DeclarationError(
@@ -350,7 +292,7 @@ class Service:
 
         return declare
 
-    def _add(self, declared: dict[str, Any], name: str, what: Any, word: str) -> None:
+    def _add(self, declared: dict[str, Any], name: str, what: object, word: str) -> None:
         if name in declared:
             raise DeclarationError(f"service {self.name} already has a {word} {name!r}")
         declared[name] = what
@@ -373,25 +315,13 @@ def path_parameters(path: str) -> list[str]:
     return _PARAMETER.findall(path)
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def _hints(function: Callable[..., object]) -> dict[str, object]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError as error:
         raise DeclarationError(
             f"{function.__name__}: {error}; annotations must be importable where it is declared"
         ) from error
-
-
-def _key_of(event: type[Event], key: str | Callable[[Any], Any]) -> KeyOf:
-    if not event.__source__ or not event.__key_fields__:
-        raise DeclarationError(
-            f'{event.__name__} needs an owner and a key: class {event.__name__}(Event, source="…", key="…")'
-        )
-    if callable(key):
-        return key
-    if key not in event.__struct_fields__:
-        raise DeclarationError(f"{event.__name__} has no field {key!r}; name the field that holds the key with key=…")
-    return lambda happened: str(getattr(happened, key))
 
 
 def _snake(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a handler is given: a look at the source of truth, and the buffer of its own changes.
+"""The reads and the changes of a handler: the source of truth as it sees it, and the buffer of what it changes.
 
 Many commands share one database transaction (a `Unit`). Each handler works in a `Transaction` of its
 own that is merged into the unit when it succeeds and forgotten when it is refused, so that a refusal
@@ -11,13 +11,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 
 from chimera.entities import Entity, Key, Row, Table, table_of
 from chimera.errors import ChimeraError, Conflict
-from chimera.folding import Folder
+from chimera.folds import Folder
 from chimera.messages import MAX_KEY, Event, Message, partition_of
 from chimera.ports import Session, WriteSession
 from chimera.service import Service
@@ -51,7 +51,7 @@ class Reads:
         """The SQL that `execute` takes here: sqlite, postgresql, mysql, or empty where there is none."""
         return self._session.dialect
 
-    async def load(self, entity: type[Kept], *key: Any) -> Kept | None:
+    async def load(self, entity: type[Kept], *key: object) -> Kept | None:
         """The entity with this key, or None. An event-sourced one is folded from its events."""
         if issubclass(entity, Entity):
             row = await self._row(self._table(entity), key)
@@ -59,7 +59,7 @@ class Reads:
         folder = self._folder(entity)
         return cast("Kept | None", folder.fold(str(key[0]), await self._history(str(key[0]))))
 
-    async def find(self, entity: type[Stored], **where: Any) -> list[Stored]:
+    async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
         """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
         table = self._table(entity)
         names = {column.name for column in table.columns}
@@ -70,7 +70,7 @@ class Reads:
         values = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
         return [cast("Stored", table.from_row(row)) for row in await self._find(table, values)]
 
-    async def execute(self, sql: str, *parameters: Any) -> Sequence[Row]:
+    async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Rows of a query in the store's own SQL."""
         return await self._session.execute(sql, parameters)
 
@@ -78,7 +78,7 @@ class Reads:
         rows = await self._session.load(table, [key])
         return rows[0] if rows else None
 
-    async def _find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    async def _find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await self._session.find(table, where)
 
     async def _history(self, key: str) -> list[Message]:
@@ -92,7 +92,7 @@ class Reads:
             )
         return table_of(entity)
 
-    def _folder(self, document: type[Any]) -> Folder:
+    def _folder(self, document: type[msgspec.Struct]) -> Folder[msgspec.Struct]:
         if document not in self._service.folds:
             raise ChimeraError(f"{document.__name__} is neither an Entity nor declared with event_sourced(…)")
         return Folder(self._service.folds[document])
@@ -112,6 +112,7 @@ class Unit:
         self.loaded_singly: list[Slot] = []
 
     async def row(self, table: Table, key: Key) -> Row | None:
+        """The row with this key as it is in this unit, loaded where it was not yet; None for none."""
         slot = (table, key)
         if slot not in self.rows:
             rows = await self.session.load(table, [key])
@@ -127,14 +128,14 @@ class Unit:
             self.rows.update({(table, key): rows.get(key) for key in missing})
 
     def put(self, entity: Entity) -> None:
-        """Save a record of Chimera's own, outside any handler's changes."""
+        """Save a row of Chimera's own, outside any handler's changes."""
         table = table_of(type(entity))
         row = table.to_row(entity)
         slot = (table, table.key_of(row))
         self.rows[slot] = self.dirty[slot] = row
 
     def forget(self, entity: Entity) -> None:
-        """Delete a record of Chimera's own."""
+        """Delete a row of Chimera's own."""
         table = table_of(type(entity))
         slot = (table, table.key_of(table.to_row(entity)))
         self.rows[slot] = self.dirty[slot] = None
@@ -211,7 +212,7 @@ class UnitReads(Reads):
 
 
 class Transaction(Reads):
-    """One handler's changes. They are kept together with its command's outcome, or not at all.
+    """One handler's changes. They are stored together with its command's outcome, or not at all.
 
     `command_id` identifies the command (or the event) being handled; `now` is when it was accepted.
     Both stay the same when the work is tried again.
@@ -239,7 +240,7 @@ class Transaction(Reads):
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.command_id}/{self._ids}"))
 
     def save(self, entity: Entity) -> None:
-        """Insert the entity or replace the one with its key; what it holds now is what is kept."""
+        """Insert the entity or replace the one with its key; what it holds now is what is stored."""
         table = self._table(type(entity))
         row = table.to_row(entity)
         self._changes[table, table.key_of(row)] = row
@@ -270,7 +271,7 @@ class Transaction(Reads):
             )
         )
 
-    async def execute(self, sql: str, *parameters: Any) -> Sequence[Row]:
+    async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""
         await self._flush()
         self.written = True
@@ -287,7 +288,7 @@ class Transaction(Reads):
     async def _row(self, table: Table, key: Key) -> Row | None:
         return self._changes[table, key] if (table, key) in self._changes else await self._unit.row(table, key)
 
-    async def _find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    async def _find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         await self._flush()
         return await super()._find(table, where)
 

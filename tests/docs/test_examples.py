@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from chimera.testing.faults.fleet import free_ports
+from chimera_faults.fleet import free_ports
 from tests.e2e.conftest import descendants, is_alive, wait_until
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.md"))

@@ -40,12 +40,16 @@ def test_the_newest_entry_of_the_changelog_is_the_version() -> None:
 
 
 def test_the_command_line_says_the_version() -> None:
-    asked = [Path(sys.executable).parent / "chimera", "--version"]
+    asked = [str(Path(sys.executable).parent / "chimera"), "--version"]
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert said == f"chimera, version {VERSION}\n"
 
 
-def test_the_wheel_has_the_library_and_its_licence_and_nothing_else(
+RUNNING = ["aiohttp", "click", "httptools", "msgspec", "prometheus-client", "rich", "uvicorn", "uvloop"]
+"""What a service needs to run, and its operators to look after it: all that comes without an extra."""
+
+
+def test_the_wheel_has_the_library_what_stands_beside_it_the_licence_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -55,7 +59,10 @@ def test_the_wheel_has_the_library_and_its_licence_and_nothing_else(
         assert "\nLicense-Expression: Apache-2.0\nLicense-File: LICENSE\n" in says
         assert wheel.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
         assert "chimera/py.typed" in wheel.namelist()
-        assert {name.partition("/")[0] for name in wheel.namelist()} == {"chimera", info}
+        packages = {path.name for path in (ROOT / "src").iterdir() if (path / "__init__.py").exists()}
+        assert {name.partition("/")[0] for name in wheel.namelist()} == {*packages, info}
+        required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", says, re.MULTILINE)
+        assert required == RUNNING
 
 
 def local_links(page: str) -> Iterator[str]:

@@ -1,14 +1,17 @@
 """The README's code is run as a reader would run it, and answers what the README says."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from chimera.testing.faults.fleet import free_ports
+from chimera_faults.fleet import free_ports
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -26,20 +29,21 @@ def exchanges() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def shop(tmp_path):
+def shop(tmp_path: Path) -> Iterator[int]:
     for name in ("shop.py", "chimera.toml"):
         (tmp_path / name).write_text(named_blocks()[name])
     port = free_ports()
     environment = {**os.environ, "CHIMERA_PORT": str(port)}
     command = [sys.executable, "-m", "chimera", "up"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
         assert process.stdout.readline() == f"ready http://127.0.0.1:{port}\n"
         yield port
         process.terminate()
         assert process.wait(10) == 0
 
 
-def test_the_service_of_the_readme_answers_what_the_readme_says(shop):
+def test_the_service_of_the_readme_answers_what_the_readme_says(shop: int) -> None:
     last_id = ""
     for command, expected in exchanges():
         runnable = command.replace("127.0.0.1:8000", f"127.0.0.1:{shop}").replace("…", last_id)
@@ -50,16 +54,16 @@ def test_the_service_of_the_readme_answers_what_the_readme_says(shop):
         last_id = matched.group(1) if matched.groups() else last_id
 
 
-def test_every_python_block_of_the_readme_runs():
+def test_every_python_block_of_the_readme_runs() -> None:
     for name, code in named_blocks().items():
         if name.endswith(".py"):
             exec(compile(code, name, "exec"), {"__name__": name.removesuffix(".py")})
 
 
-def test_the_readme_stays_short():
+def test_the_readme_stays_short() -> None:
     assert len(README.splitlines()) < 150
 
 
-def test_the_console_block_starts_the_service():
+def test_the_console_block_starts_the_service() -> None:
     assert CONSOLE.startswith("$ chimera up\nready http://127.0.0.1:8000\n")
     assert exchanges()

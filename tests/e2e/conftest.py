@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from chimera.testing.faults.fleet import free_ports
+from chimera.core.timing import Timing
+from chimera_faults.fleet import free_ports
 
 ROOT = Path(__file__).parents[2]
+LEASE_S = Timing().lease_s
 MARKETPLACE = ROOT / "chimera.toml"
 READY_S = 90
 STOP_S = 8

@@ -8,12 +8,11 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from chimera.leases import TTL_S as LEASE_S
 from marketplace.account import Account
 from marketplace.load import SERVICES, load
 from marketplace.olist import Olist
 from marketplace.seed import Seed
-from tests.e2e.conftest import Chimera, Running, command_of, descendants
+from tests.e2e.conftest import LEASE_S, Chimera, Running, command_of, descendants
 
 SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
 

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,12 +14,12 @@ import msgspec
 from pymongo import AsyncMongoClient
 from redis.asyncio import Redis
 
-from chimera.engines import open_engine
 from chimera.entities import table_of
-from chimera.testing.faults import sweeping
+from chimera.run.engines import open_engine
+from chimera_faults import sweeping
 from marketplace.check import Difference, compare, recount
 from marketplace.orders.model import Order
-from tests.contract.services import url_of
+from tests.adapters.services import url_of
 from tests.e2e.conftest import ROOT, Chimera
 from tests.e2e.witness.witness import Watched
 
@@ -124,7 +124,8 @@ def restart(server: str) -> None:
 
 
 async def _drop_documents(tag: str) -> None:
-    async with AsyncMongoClient(url_of("mongodb")) as client:
+    server: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url_of("mongodb"))
+    async with server as client:
         for name in await client.list_database_names():
             if name.startswith(f"{tag}-"):
                 await client.drop_database(name)

@@ -4,53 +4,65 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
 
-from chimera.testing.faults.fleet import free_ports
-from tests.e2e.conftest import Chimera, descendants, wait_until, without_colour
+from chimera_faults.fleet import free_ports
+from tests.e2e.conftest import Chimera, child_named, descendants, wait_until, without_colour
 
 CLUMSY = Path(__file__).parent / "clumsy" / "chimera.toml"
 pytestmark = pytest.mark.timeout(90)
 
 
 @pytest.fixture
-def clumsy(tmp_path):
+def clumsy(tmp_path: Path) -> Iterator[Chimera]:
     chimera = Chimera(tmp_path / "state", CLUMSY, {"MENDED": str(tmp_path / "mended")})
     yield chimera
     chimera.end()
 
 
-def get(chimera, path):
+def get(chimera: Chimera, path: str) -> Any:
     with urlopen(chimera.base + path, timeout=15) as answer:
         return json.load(answer)
 
 
-def carry(chimera, cup, over):
+def carry(chimera: Chimera, cup: str, over: str) -> str:
     data = json.dumps({"over": over}).encode()
     request = Request(f"{chimera.base}/cups/{cup}/carry", data, method="POST")
     with urlopen(request, timeout=10) as answer:
-        return json.load(answer)["command_id"]
+        return str(json.load(answer)["command_id"])
 
 
-def parked(chimera):
-    return get(chimera, "/_chimera/clumsy/status")["parked"]
+def parked(chimera: Chimera) -> dict[str, int]:
+    found: dict[str, int] = get(chimera, "/_chimera/clumsy/status")["parked"]
+    return found
 
 
-def given_up(chimera):
+def is_seen_twice(chimera: Chimera, cup: str) -> bool:
+    times: int = get(chimera, f"/cups/{cup}")["times"]
+    return times == 2
+
+
+def given_up(chimera: Chimera) -> str:
     """The list of what is parked, once nothing is tried again by itself any more."""
     listed = without_colour(chimera.run("parked", "list").stdout)
     rows = [[cell.strip() for cell in line.split("│")] for line in listed.splitlines() if "stumbled" in line]
     return listed if rows and all(row[6] == "5" or row[2] == "seen" for row in rows) else ""
 
 
-WRONG = {
+WRONG: dict[str, tuple[list[str], dict[str, str], str]] = {
     "a missing file": (["--config", "nowhere.toml", "up"], {}, "nowhere.toml"),
     "an unknown service": (["run", "nobody"], {}, "nobody"),
     "an unknown service to look at": (["parked", "list", "nobody"], {}, "nobody"),
@@ -84,7 +96,7 @@ WITH_PROCESSES = ("an unknown engine", "an engine's folder that can't be made", 
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, *(f"{wrong}, with processes" for wrong in WITH_PROCESSES)])
-def test_a_mistake_is_one_line_and_status_2(chimera, wrong):
+def test_a_mistake_is_one_line_and_status_2(chimera: Chimera, wrong: str) -> None:
     arguments, environment, named = WRONG[wrong.removesuffix(", with processes")]
     ran = chimera.run(
         *arguments, *(["--processes"] if wrong.endswith(", with processes") else []), environment=environment
@@ -97,7 +109,7 @@ def test_a_mistake_is_one_line_and_status_2(chimera, wrong):
 
 
 @pytest.mark.parametrize("arguments", [["up"], ["up", "--processes"], ["run", "orders"]], ids=" ".join)
-def test_a_port_in_use_is_one_line_and_status_2(chimera, arguments):
+def test_a_port_in_use_is_one_line_and_status_2(chimera: Chimera, arguments: list[str]) -> None:
     port = chimera.port + (arguments[0] == "run")
     with socket.create_server(("127.0.0.1", port)):
         ran = chimera.run(*arguments)
@@ -107,7 +119,7 @@ def test_a_port_in_use_is_one_line_and_status_2(chimera, arguments):
     assert "in use" in ran.stderr
 
 
-def test_a_broken_file_is_one_line_and_status_2(chimera, tmp_path):
+def test_a_broken_file_is_one_line_and_status_2(chimera: Chimera, tmp_path: Path) -> None:
     broken = tmp_path / "chimera.toml"
     for text, named in (
         ("services = [", "TOML"),
@@ -122,10 +134,7 @@ def test_a_broken_file_is_one_line_and_status_2(chimera, tmp_path):
         assert named in ran.stderr
 
 
-def test_the_file_may_be_named_by_the_environment(chimera, tmp_path):
-    import subprocess
-    import sys
-
+def test_the_file_may_be_named_by_the_environment(chimera: Chimera, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "chimera", "parked", "list"],
         env={**chimera.environment, "CHIMERA_CONFIG": str(chimera.config), "PATH": "/usr/bin"},
@@ -138,7 +147,7 @@ def test_the_file_may_be_named_by_the_environment(chimera, tmp_path):
     assert (ran.returncode, ran.stdout.strip()) == (0, "nothing is parked"), ran.stderr
 
 
-def test_port_0_is_any_free_port_and_others_find_it(chimera):
+def test_port_0_is_any_free_port_and_others_find_it(chimera: Chimera) -> None:
     running = chimera.start("up", "--port", "0")
     base = running.wait_ready()
     port = int(base.rpartition(":")[2])
@@ -150,7 +159,7 @@ def test_port_0_is_any_free_port_and_others_find_it(chimera):
     running.stop()
 
 
-def test_parked_messages_are_listed_shown_retried_and_dropped(clumsy, tmp_path):
+def test_parked_messages_are_listed_shown_retried_and_dropped(clumsy: Chimera, tmp_path: Path) -> None:
     clumsy.up()
     for over in ("command", "view", "reaction"):
         carry(clumsy, f"cup-{over}", over)
@@ -197,7 +206,7 @@ def test_parked_messages_are_listed_shown_retried_and_dropped(clumsy, tmp_path):
     assert parked(clumsy) == {}
     assert clumsy.run("parked", "list").stdout.strip() == "nothing is parked"
     for over in ("command", "view", "reaction"):
-        assert wait_until(lambda over=over: get(clumsy, f"/cups/cup-{over}")["times"] == 2, 5)
+        assert wait_until(partial(is_seen_twice, clumsy, f"cup-{over}"), 5)
     unknown = clumsy.run("parked", "retry", "clumsy", "--consumer", "nobody", "--all")
     assert unknown.returncode == 2
     assert len(unknown.stderr.strip().splitlines()) == 1
@@ -206,7 +215,7 @@ def test_parked_messages_are_listed_shown_retried_and_dropped(clumsy, tmp_path):
         assert (refused.returncode, "say which" in refused.stderr) == (2, True)
 
 
-def test_a_command_that_is_parked_says_so_to_who_asks(clumsy):
+def test_a_command_that_is_parked_says_so_to_who_asks(clumsy: Chimera) -> None:
     clumsy.up()
     command = carry(clumsy, "cup", "command")
     state = get(clumsy, f"/_chimera/clumsy/commands/{command}?wait=10")
@@ -214,7 +223,7 @@ def test_a_command_that_is_parked_says_so_to_who_asks(clumsy):
     assert "stumbled over command" in state["detail"]
 
 
-def test_a_stop_finishes_what_was_asked_and_holds_no_one(clumsy):
+def test_a_stop_finishes_what_was_asked_and_holds_no_one(clumsy: Chimera) -> None:
     server = clumsy.up()
     command = carry(clumsy, "cup", "command")
     waiting = http.client.HTTPConnection("127.0.0.1", clumsy.port, timeout=20)
@@ -229,7 +238,7 @@ def test_a_stop_finishes_what_was_asked_and_holds_no_one(clumsy):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_supervisor_stops_cleanly_and_says_nothing(clumsy, number):
+def test_a_supervisor_stops_cleanly_and_says_nothing(clumsy: Chimera, number: int) -> None:
     server = clumsy.up("--processes")
     children = descendants(server.pid)
     assert len(children) == 2
@@ -238,18 +247,14 @@ def test_a_supervisor_stops_cleanly_and_says_nothing(clumsy, number):
     assert not descendants(server.pid)
 
 
-def test_the_gateway_answers_503_while_a_head_is_away_and_finds_it_again(clumsy):
-    import os
-
-    from tests.e2e.conftest import child_named
-
+def test_the_gateway_answers_503_while_a_head_is_away_and_finds_it_again(clumsy: Chimera) -> None:
     server = clumsy.up("--processes")
     get(clumsy, "/cups/a")
     os.kill(child_named(server.pid, "--read"), signal.SIGSTOP)
     os.kill(child_named(server.pid, "--read"), signal.SIGKILL)
-    seen = set()
+    seen: set[tuple[int, str | None]] = set()
 
-    def served():
+    def served() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", clumsy.port, timeout=20)
         connection.request("POST", "/cups/a/carry", b"{}")
         answer = connection.getresponse()
@@ -267,7 +272,7 @@ def test_the_gateway_answers_503_while_a_head_is_away_and_finds_it_again(clumsy)
     page.close()
 
 
-def test_each_head_alone_says_how_it_is_and_a_gateway_serves_them_all(clumsy):
+def test_each_head_alone_says_how_it_is_and_a_gateway_serves_them_all(clumsy: Chimera) -> None:
     reading, writing = clumsy.start("run", "clumsy", "--read"), clumsy.start("run", "clumsy", "--write")
     base, probed = reading.wait_ready(), writing.wait_ready()
     assert base != probed
@@ -291,18 +296,16 @@ def test_each_head_alone_says_how_it_is_and_a_gateway_serves_them_all(clumsy):
     assert clumsy.run("up", "--workers", "2").returncode == 2
 
 
-def test_a_write_head_that_dies_takes_its_process_with_it(tmp_path):
+def test_a_write_head_that_dies_takes_its_process_with_it(tmp_path: Path) -> None:
     """A process must not idle on without one of its parts: it says what happened and exits with another status."""
-    import subprocess
-    import sys
-
     port = free_ports()
     script = f"""
 import sys
-from chimera.cli import run
-from chimera.serving import serve
-from chimera.settings import read_settings
-from chimera import write_head
+from chimera.cli.main import run
+from chimera.run.serving import serve
+from chimera.run.settings import read_settings
+from chimera.run import write_head
+from functools import partial
 from pathlib import Path
 import asyncio, logging
 logging.basicConfig(level=logging.WARNING)

@@ -5,31 +5,35 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from urllib.request import urlopen
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chimera.leases import TTL_S as LEASE_S
-from chimera.testing.faults.fleet import is_free
+from chimera_faults.fleet import is_free
+from marketplace.account import Account
 from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
-from tests.e2e.conftest import child_named, command_of, descendants, is_alive, wait_until
+from tests.e2e.conftest import LEASE_S, Chimera, child_named, command_of, descendants, is_alive, wait_until
 from tests.e2e.loading import SMALL, load_all, strike
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 
-async def load_and_balance(chimera, **how):
-    account = await load_all(chimera, patience=40, stall=30, **how)
+async def load_and_balance(
+    chimera: Chimera, source: Seed = SMALL, *, at: int = 0, then: Callable[[], None] | None = None
+) -> Account:
+    account = await load_all(chimera, source, at=at, then=then, patience=40, stall=30)
     assert account.balances, "\n".join(account.lines())
     assert not account.parked
     return account
 
 
-async def check(chimera):
+async def check(chimera: Chimera) -> None:
     """Every dashboard against a recount of the orders table."""
     sellers, days = await recount(f"sqlite:///{chimera.state / 'orders.db'}")
     expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
@@ -38,7 +42,7 @@ async def check(chimera):
     assert await compare(expected, chimera.base) == []
 
 
-def held(chimera, service):
+def held(chimera: Chimera, service: str) -> list[int]:
     """How many partitions each worker of a service works on."""
     with urlopen(f"{chimera.base}/metrics", timeout=5) as answer:
         text = answer.read().decode()
@@ -50,7 +54,7 @@ def held(chimera, service):
     ]
 
 
-async def test_one_process_takes_a_load_stops_and_starts_again(chimera):
+async def test_one_process_takes_a_load_stops_and_starts_again(chimera: Chimera) -> None:
     server = chimera.up()
     account = await load_and_balance(chimera)
     await check(chimera)
@@ -64,10 +68,10 @@ async def test_one_process_takes_a_load_stops_and_starts_again(chimera):
     await check(chimera)
 
 
-async def test_the_single_process_is_killed_under_load_and_started_again(chimera):
+async def test_the_single_process_is_killed_under_load_and_started_again(chimera: Chimera) -> None:
     first = chimera.up()
 
-    def kill():
+    def kill() -> None:
         first.kill()
         chimera.up()
 
@@ -77,12 +81,12 @@ async def test_the_single_process_is_killed_under_load_and_started_again(chimera
     assert again.events == 0
 
 
-async def test_heads_are_killed_under_load_and_started_again(chimera):
+async def test_heads_are_killed_under_load_and_started_again(chimera: Chimera) -> None:
     server = chimera.up("--processes")
     assert len(descendants(server.pid)) == 2 * len(SERVICES)
-    killed = []
+    killed: list[int] = []
 
-    def kill():
+    def kill() -> None:
         for words in ("run orders --write", "run orders --read", "run analytics --write", "run gig-page --read"):
             killed.append(child_named(server.pid, words))
             os.kill(killed[-1], signal.SIGKILL)
@@ -98,12 +102,12 @@ async def test_heads_are_killed_under_load_and_started_again(chimera):
     assert not [child for child in children if is_alive(child)]
 
 
-async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera):
+async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera: Chimera) -> None:
     first = chimera.up("--processes")
     children = descendants(first.pid)
-    ended = []
+    ended: list[bool] = []
 
-    def kill():
+    def kill() -> None:
         first.kill()
         assert wait_until(lambda: not any(map(is_alive, children)), 10), [command_of(each) for each in children]
         ended.append(True)
@@ -114,7 +118,7 @@ async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera)
     await check(chimera)
 
 
-async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chimera):
+async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chimera: Chimera) -> None:
     first = chimera.up("--processes")
     first.kill()
     second = chimera.up("--processes")
@@ -125,11 +129,11 @@ async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chi
     assert is_free(chimera.port)
 
 
-async def test_a_view_is_rebuilt_while_the_services_serve(chimera):
+async def test_a_view_is_rebuilt_while_the_services_serve(chimera: Chimera) -> None:
     chimera.up()
-    rebuilt = []
+    rebuilt: list[subprocess.CompletedProcess[str]] = []
 
-    def rebuild():
+    def rebuild() -> None:
         rebuilt.append(chimera.run("rebuild", "analytics", "seller_sales"))
 
     await load_and_balance(chimera, at=200, then=rebuild)
@@ -143,7 +147,9 @@ async def test_a_view_is_rebuilt_while_the_services_serve(chimera):
         assert name in shown.stdout
 
 
-async def test_workers_share_a_services_partitions_and_take_over_from_one_that_is_killed_or_paused(chimera):
+async def test_workers_share_a_services_partitions_and_take_over_from_one_that_is_killed_or_paused(
+    chimera: Chimera,
+) -> None:
     """One is gone for good, its supervisor starts another; one sleeps longer than its lease and wakes up again."""
     server = chimera.up("--processes", "--workers", "3")
     assert len(descendants(server.pid)) == 4 * len(SERVICES)
@@ -153,7 +159,7 @@ async def test_workers_share_a_services_partitions_and_take_over_from_one_that_i
     assert await asyncio.to_thread(wait_until, spread, 3 * LEASE_S)
 
 
-async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera):
+async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera: Chimera) -> None:
     """Without a supervisor, with both heads in one process each; a borrower asks the owner on its own port."""
     members = {service: chimera.start("run", service) for service in SERVICES}
     bases = {service: member.wait_ready() for service, member in members.items()}
@@ -166,7 +172,7 @@ async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera):
 
 
 @pytest.mark.parametrize("more", [[], ["--processes"]], ids=["one process", "processes"])
-async def test_the_marketplace_fills_itself_and_stops(chimera, more):
+async def test_the_marketplace_fills_itself_and_stops(chimera: Chimera, more: list[str]) -> None:
     arguments = ["--port", str(chimera.port), "--state", str(chimera.state), *more]
     server = chimera.start(*arguments, module="marketplace")
     server.wait_ready()
@@ -178,7 +184,7 @@ async def test_the_marketplace_fills_itself_and_stops(chimera, more):
     assert not [child for child in children if is_alive(child)]
 
 
-async def test_the_marketplace_stops_while_it_is_filled(chimera):
+async def test_the_marketplace_stops_while_it_is_filled(chimera: Chimera) -> None:
     server = chimera.start("--port", str(chimera.port), "--state", str(chimera.state), module="marketplace")
     server.wait_ready()
     assert await asyncio.to_thread(wait_until, lambda: descendants(server.pid), 5)

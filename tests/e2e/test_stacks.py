@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.contract.services import IN_TURN
+from marketplace.account import Account
+from tests.adapters.services import IN_TURN
 from tests.e2e.conftest import ROOT, Chimera
 from tests.e2e.loading import load_all, strike
-from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, compared, restart, stack, take_away
+from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, Stack, compared, restart, stack, take_away
 
 WATCHED = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 PAGES = (
@@ -23,17 +26,18 @@ PAGES = (
     "/_chimera/search/health/ready",
     "/metrics",
 )
+OnStack = Callable[[str], tuple[Stack, Chimera]]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), IN_TURN]
 
 
 @pytest.fixture
-async def on_stack(tmp_path):
+async def on_stack(tmp_path: Path) -> AsyncIterator[OnStack]:
     """Runs `chimera` on a stack by its name; takes away what it left on the servers."""
-    used = []
+    used: list[tuple[Stack, Chimera]] = []
 
-    def start(name, config=WATCHED):
+    def start(name: str) -> tuple[Stack, Chimera]:
         found = stack(name, f"t{uuid.uuid4().hex[:10]}")
-        chimera = Chimera(tmp_path / "state", config, found.environment)
+        chimera = Chimera(tmp_path / "state", WATCHED, found.environment)
         used.append((found, chimera))
         return found, chimera
 
@@ -43,14 +47,14 @@ async def on_stack(tmp_path):
         await take_away(found)
 
 
-async def load_and_balance(chimera, **when):
-    account = await load_all(chimera, **when)
+async def load_and_balance(chimera: Chimera, *, at: int = 0, then: Callable[[], None] | None = None) -> Account:
+    account = await load_all(chimera, at=at, then=then)
     assert account.balances, "\n".join(account.lines())
     assert not account.parked
     return account
 
 
-async def check(found, chimera, account):
+async def check(found: Stack, chimera: Chimera, account: Account) -> None:
     checked = await compared(found, chimera)
     assert checked.orders > 0
     assert (checked.differences, checked.broken) == ([], 0)
@@ -58,7 +62,7 @@ async def check(found, chimera, account):
 
 
 @pytest.mark.parametrize("name", STACKS)
-async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
+async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack: OnStack, name: str) -> None:
     found, chimera = on_stack(name)
     server = chimera.up()
     account = await load_and_balance(chimera)
@@ -76,7 +80,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack, name):
 
 
 @pytest.mark.parametrize("name", TROUBLED)
-async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_stack, name):
+async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_stack: OnStack, name: str) -> None:
     found, chimera = on_stack(name)
     chimera.up()
     account = await load_and_balance(chimera, at=100, then=lambda: restart(name.partition("-")[0]))
@@ -84,7 +88,9 @@ async def test_a_broker_restarts_in_the_middle_of_a_load_and_nothing_is_lost(on_
 
 
 @pytest.mark.parametrize("name", TROUBLED)
-async def test_one_of_three_workers_is_killed_and_one_sleeps_longer_than_its_lease(on_stack, name):
+async def test_one_of_three_workers_is_killed_and_one_sleeps_longer_than_its_lease(
+    on_stack: OnStack, name: str
+) -> None:
     found, chimera = on_stack(name)
     server = chimera.up("--processes", "--workers", "3")
     account = await load_and_balance(chimera, at=100, then=lambda: strike(server, WATCHED_SERVICES))

@@ -12,8 +12,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chimera.leases import TTL_S
-from tests.e2e.conftest import Chimera, Running, wait_until
+from tests.e2e.conftest import LEASE_S, Chimera, Running, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 SENDERS = 8
@@ -91,13 +90,13 @@ def test_another_worker_has_everything_at_its_next_look_after_one_was_stopped(ch
     base = reading.wait_ready()
     workers: list[Running] = [chimera.start("run", "orders", "--write") for _ in range(2)]
     bases = [worker.wait_ready() for worker in workers]
-    assert wait_until(lambda: [held(each) for each in bases] == [4, 4], 3 * TTL_S)
+    assert wait_until(lambda: [held(each) for each in bases] == [4, 4], 3 * LEASE_S)
     load = Load(base)
     assert wait_until(lambda: len(load.answered) > 200, 20)
     assert workers[0].stop() < 5
     stopped = time.monotonic()
-    assert wait_until(lambda: held(bases[1]) == 8, TTL_S)
-    assert time.monotonic() - stopped < TTL_S * 0.6
+    assert wait_until(lambda: held(bases[1]) == 8, LEASE_S)
+    assert time.monotonic() - stopped < LEASE_S * 0.6
     answered = set(load.answered)
     assert wait_until(lambda: orders_in(chimera) >= answered, 20)
     reading.stop()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import eventually
 
-from chimera.retention import Trimming
-from chimera.settings import Retention
-from chimera.testing.faults.campaign import Plan, fleets_of
-from chimera.testing.faults.checks import pending
-from chimera.testing.faults.history import write_history
-from chimera.testing.faults.proxy import Proxy
-from chimera.testing.faults.rig import Rig
-from chimera.testing.faults.scenario import EMBEDDED, EVERY_STACK, Scenario
-from chimera.testing.faults.stacks import stack_of
-from chimera.testing.faults.workload import Tallying
+from chimera.core.timing import Retention
+from chimera.testing.waiting import eventually
+from chimera.upkeep.retention import Trimming
+from chimera_faults.campaign import CampaignPlan, fleets_of
+from chimera_faults.checks import pending
+from chimera_faults.history import write_history
+from chimera_faults.proxy import Proxy
+from chimera_faults.rig import Rig
+from chimera_faults.scenario import EMBEDDED, EVERY_STACK, Scenario
+from chimera_faults.stacks import stack_of
+from chimera_faults.workload import Tallying
 
 
 def names_of(groups: list[list[Scenario]]) -> list[list[str]]:
@@ -35,15 +36,15 @@ def test_scenarios_that_name_a_fleet_share_it_and_the_others_are_spread() -> Non
 
 @pytest.mark.parametrize("stack", EVERY_STACK)
 def test_those_who_share_a_fleet_agree_on_what_it_has(stack: str) -> None:
-    for group in fleets_of(Plan((stack,), (), "1", False, None, Tallying(), long=True).scenarios(stack), 3):
+    for group in fleets_of(CampaignPlan((stack,), (), "1", False, None, Tallying(), long=True).scenarios(stack), 3):
         assert len({(each.last, each.disk_bytes, each.rows) for each in group}) == 1
 
 
 def test_what_takes_many_minutes_is_run_only_for_those_who_ask() -> None:
-    def is_in(plan: Plan) -> bool:
+    def is_in(plan: CampaignPlan) -> bool:
         return "five-million-rows-trimmed" in [scenario.name for scenario in plan.scenarios(EMBEDDED)]
 
-    plan = Plan((EMBEDDED,), (), "1", False, None, Tallying())
+    plan = CampaignPlan((EMBEDDED,), (), "1", False, None, Tallying())
     assert not is_in(plan)
     assert is_in(plan._replace(long=True))
     assert is_in(plan._replace(names=("five-million-rows-trimmed",)))
@@ -84,11 +85,11 @@ async def test_a_proxy_keeps_every_answer_back_from_when_a_word_has_passed_until
 
 async def test_a_journal_with_old_events_holds_nobody_up_and_is_trimmed_to_its_end(tmp_path: Path) -> None:
     rig = Rig(stack_of(EMBEDDED, "t"), Tallying(), tmp_path)
-    async with rig.bodies() as bodies:
-        await write_history(bodies, "tally", 12_000)
-        tally = bodies["tally"]
+    async with rig.contexts() as contexts:
+        await write_history(contexts, "tally", 12_000)
+        tally = contexts["tally"]
         assert dict(await tally.store.heads()) == dict.fromkeys(range(4), 3_000)
         assert await pending({"tally": tally}) == []
-        tally.retention = Retention(journal_days=1)
-        await Trimming(tally, range(4)).trim_store()
+        keeping = replace(tally, retention=Retention(journal_days=1))
+        await Trimming(keeping, range(4)).trim_store()
         assert dict(await tally.store.oldest()) == dict.fromkeys(range(4), 3_001)

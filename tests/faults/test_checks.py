@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from chimera import SettingsError, Unavailable
-from chimera.outcomes import Outcome
-from chimera.testing.faults.checks import Found, check_place
-from chimera.testing.faults.ledger import NO_ANSWER, Ledger
-from chimera.testing.faults.points import Armed, Folder, Trip
-from chimera.testing.faults.rig import Rig, Run
-from chimera.testing.faults.scenario import Scenario
-from chimera.testing.faults.stacks import stack_of
-from chimera.testing.faults.workload import Place, Request, Tallying
+from chimera.commands.inbox import Outcome
+from chimera_faults.checks import Found, check_place
+from chimera_faults.ledger import NO_ANSWER, Ledger
+from chimera_faults.points import Armed, PointFolder, Trip
+from chimera_faults.rig import Rig, Run
+from chimera_faults.scenario import Scenario
+from chimera_faults.stacks import stack_of
+from chimera_faults.workload import Place, Request, Tallying
 
 
 def ledger(tmp_path: Path, **statuses: list[int]) -> Ledger:
@@ -109,7 +109,7 @@ class Passing:
     """Two processes that pass a point."""
 
     def __init__(self, folder: Path, *faults: Armed) -> None:
-        self.folder = Folder(folder)
+        self.folder = PointFolder(folder)
         self.folder.arm(faults)
         self.trips = [Trip(self.folder, "run tally --write"), Trip(self.folder, "run tally --read")]
 
@@ -145,4 +145,4 @@ async def test_a_fault_strikes_only_the_processes_that_it_names(tmp_path: Path) 
 
 def test_only_known_points_can_be_armed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no crash point"):
-        Folder(tmp_path).arm([Armed("f", "commands.reed", "kill")])
+        PointFolder(tmp_path).arm([Armed("f", "commands.reed", "kill")])

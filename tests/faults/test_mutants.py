@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from chimera.adapters.sqlite import SQLiteStore
-from chimera.testing.faults import mutants
-from chimera.testing.faults.campaign import Caught
-from chimera.testing.faults.mutants import MUTANTS, changed_store, has_run
-from chimera.testing.faults.points import FOLDER
-from chimera.testing.faults.report import mutants_page
-from chimera.testing.faults.scenario import EMBEDDED
-from chimera.testing.faults.scenarios import SCENARIOS
+from chimera_faults import mutants
+from chimera_faults.campaign import Caught
+from chimera_faults.mutants import MUTANTS, changed_store, has_run
+from chimera_faults.points import FOLDER
+from chimera_faults.report import mutants_page
+from chimera_faults.scenario import EMBEDDED
+from chimera_faults.scenarios import SCENARIOS
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 
-from chimera.testing.faults.campaign import Caught, Plan, run_mutants, run_scenarios
-from chimera.testing.faults.points import POINTS
-from chimera.testing.faults.scenario import EMBEDDED, Result
-from chimera.testing.faults.workload import Tallying
+from chimera_faults.campaign import CampaignPlan, Caught, run_mutants, run_scenarios
+from chimera_faults.points import POINTS
+from chimera_faults.scenario import EMBEDDED, Result
+from chimera_faults.workload import Tallying
 
-PLAN = Plan((EMBEDDED,), (), "1", True, None, Tallying(), 3)
+PLAN = CampaignPlan((EMBEDDED,), (), "1", True, None, Tallying(), 3)
 BUG = "failed-append-confirmed"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

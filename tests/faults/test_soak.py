@@ -12,23 +12,16 @@ from random import Random
 
 import pytest
 
-from chimera.testing.faults import points
-from chimera.testing.faults.campaign import Plan, fleet
-from chimera.testing.faults.ledger import NO_ANSWER, Ledger
-from chimera.testing.faults.points import Armed, Folder, Trip
-from chimera.testing.faults.scenario import EMBEDDED, Scenario
-from chimera.testing.faults.scenarios import SCENARIOS, scenario_named
-from chimera.testing.faults.soak import held, is_well, page, report
-from chimera.testing.faults.soak_curves import (
-    BOUND_MIB_PER_H,
-    Curve,
-    growth,
-    medians,
-    slope_of,
-    verdict,
-)
-from chimera.testing.faults.soak_run import END_ANY, SLOW_AND_WANTED, Soaked, one_head, soak, strikes_on
-from chimera.testing.faults.workload import Request, Tallying
+from chimera_faults import points
+from chimera_faults.campaign import CampaignPlan, fleet
+from chimera_faults.ledger import NO_ANSWER, Ledger
+from chimera_faults.points import Armed, PointFolder, Trip
+from chimera_faults.scenario import EMBEDDED, Scenario
+from chimera_faults.scenarios import SCENARIOS, scenario_named
+from chimera_faults.soak import held, is_well, page, report
+from chimera_faults.soak_curves import BOUND_MIB_PER_H, Curve, growth, medians, slope_of, verdict
+from chimera_faults.soak_run import END_ANY, SLOW_AND_WANTED, Soaked, one_head, soak, strikes_on
+from chimera_faults.workload import Request, Tallying
 
 HALF_S = 300
 
@@ -131,7 +124,7 @@ async def test_a_process_that_is_spared_is_not_killed(
 ) -> None:
     killed: list[int] = []
     monkeypatch.setattr(points, "_kill", lambda: killed.append(os.getpid()))
-    folder = Folder(tmp_path)
+    folder = PointFolder(tmp_path)
     folder.arm([])
     folder.spare([os.getpid()] if is_spared else [1])
     folder.arm([Armed("f", "commands.read", "kill")])
@@ -155,7 +148,7 @@ def some(stack: str, spared: Sequence[int]) -> list[Scenario]:
 @pytest.fixture(scope="module")
 def soaked() -> Soaked:
     async def run() -> Soaked:
-        plan = Plan((EMBEDDED,), (), "1", True, None, Tallying())
+        plan = CampaignPlan((EMBEDDED,), (), "1", True, None, Tallying())
         async with fleet(plan, EMBEDDED) as rig:
             return await soak(rig, seconds=5.0, rate=40.0, say=lambda line: None, choose=some)
 

@@ -5,31 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncmy
-import asyncpg
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 import pytest
 
-from chimera import Event, Service, Transaction
-from chimera.engines import open_engine
+from chimera import Event
 from chimera.entities import table_of
-from chimera.folding import Folder
-from chimera.ports import Store, WriteSession
-from chimera.service import Fold
-from chimera.transaction import Unit
-from marketplace.gig_page.model import Gig
-from marketplace.orders.model import Order
-from marketplace.top_clients.model import Client
-from marketplace.user_page.model import User
-from tests.contract.services import url_of
+from chimera.folds import Fold, Folder
+from chimera.ports import Store
+from chimera.run.engines import open_engine
+from tests.adapters.services import url_of
+from tests.marketplace.fakes import ENTITIES, Doc, Folded, HandlersTransaction
 
 ENGINES = ("sqlite", "postgresql", "mysql")
-ENTITIES = (Order, Gig, Client, User)
 _databases = (f"market_{os.getpid()}_{number}" for number in itertools.count(1))
 
 
@@ -75,28 +68,6 @@ async def store(store_url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-class HandlersTransaction(Transaction):
-    """A transaction that any service's handlers may use: keeps the events, and reads everything from the engine."""
-
-    def __init__(self, session: WriteSession) -> None:
-        service = Service("tests")
-        for entity in ENTITIES:
-            service.entity(entity)
-        super().__init__(Unit(service, session), "command", "2025-05-04T23:59:00Z")
-        self.emitted: list[Event] = []
-
-    async def load(self, entity: type, *key: Any) -> Any:
-        await self._flush()
-        self._unit.rows.clear()
-        return await super().load(entity, *key)
-
-    def emit(self, event: Event) -> None:
-        self.emitted.append(event)
-
-    def new_id(self) -> str:
-        return "made-1"
-
-
 class _RolledBackError(Exception):
     """Ends a test's transaction."""
 
@@ -110,8 +81,9 @@ async def tx(store: Store) -> AsyncIterator[HandlersTransaction]:
             raise _RolledBackError
 
 
-def _folded(view: Fold[Any], key: str, *events: Event) -> Any:
-    folder, document = Folder(view), None
+def _folded(view: Fold[Doc], key: str, *events: Event) -> Doc | None:
+    folder = Folder(view)
+    document: Doc | None = None
     for event in events:
         step = folder.steps.get(event.wire_type())
         if step is None:
@@ -123,6 +95,5 @@ def _folded(view: Fold[Any], key: str, *events: Event) -> Any:
 
 
 @pytest.fixture(scope="session")
-def folded() -> Callable[..., Any]:
-    """The document of one key after these events, each through the wire format."""
+def folded() -> Folded:
     return _folded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,25 @@ from unittest.mock import patch
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chimera.body import Body
-from chimera.engines import load_service
-from chimera.fetching import CALLS
-from chimera.read_head import ReadHead
+from chimera.borrow.fetch import CALLS
+from chimera.core.context import Context
+from chimera.messages import Message
+from chimera.ports import BucketDigest, ConsumerAt, Document, Entry
+from chimera.run.engines import load_service, opened
+from chimera.run.serving import listening, stop_all
+from chimera.run.settings import read_settings
+from chimera.run.write_head import WriteHead
 from chimera.service import Mode
-from chimera.serving import listening, opened, stop_all
-from chimera.settings import read_settings
 from chimera.testing.broken import WrappedViews
-from chimera.testing.faults.fleet import free_ports
+from chimera.testing.engines import memory_engines
+from chimera.testing.waiting import eventually
+from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
-from chimera.write_head import WriteHead
+from chimera_faults.fleet import free_ports
 from marketplace.user_page.service import user_page
 from tests import support
-from tests.support import Engines, eventually, memory_engines
-from tests.web.conftest import CONFIG
+from tests.support import Engines
+from tests.web.served import CONFIG
 
 SELLERS = 12
 WITH_CLIENTS = (0, 3, 7)
@@ -63,9 +67,9 @@ class Application:
 class Market(Application):
     """The marketplace with both heads of every service; owners are called over HTTP."""
 
-    def __init__(self, site: Site, bodies: Sequence[Body]) -> None:
+    def __init__(self, site: Site, contexts: Sequence[Context]) -> None:
         super().__init__(site)
-        self._metrics = bodies[0].metrics
+        self._metrics = contexts[0].metrics
 
     def owner_calls(self, service: str) -> int:
         """What this service has asked of the owner of top clients so far."""
@@ -92,17 +96,17 @@ async def market(state: Path, service: str, mode: Mode) -> AsyncIterator[Market]
     settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_ports()})
     settings.services[service].borrows = {"top-clients": mode}
     borrow = load_service(settings.services[service].app).borrows["top-clients"]
-    async with opened(settings, list(settings.services), fleet=False) as bodies, AsyncExitStack() as stack:
+    async with opened(settings, list(settings.services), fleet=False) as contexts, AsyncExitStack() as stack:
         stack.enter_context(patch.object(borrow, "budget", PATIENT_S))
-        heads = [ReadHead(body) for body in bodies]
+        heads = [ReadHead(context) for context in contexts]
         for head in heads:
             await head.start()
             stack.push_async_callback(head.stop)
         site = Site(heads)
         await stack.enter_async_context(listening(site, settings.host, settings.port))
-        works = [asyncio.ensure_future(WriteHead(body, "tests").run()) for body in bodies]
+        works = [asyncio.ensure_future(WriteHead(context, "tests").run()) for context in contexts]
         stack.push_async_callback(stop_all, works)
-        market = Market(site, bodies)
+        market = Market(site, contexts)
         await market.fill()
         await eventually(lambda: _is_complete(market))
         yield market
@@ -171,14 +175,19 @@ class Slow:
         await asyncio.sleep(self.owner_s)
         return {key: json.dumps({"seller_id": key, "clients": []}).encode() for key in keys}
 
-    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Any]:
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return []
 
     async def heads(self) -> Mapping[int, int]:
         return {}
 
-    async def report(self, consumers):
-        pass
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        return {}
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        return {}
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -186,7 +195,7 @@ class Slow:
         slow = self
 
         class Views(WrappedViews):
-            async def get(self, view: str, keys: Sequence[str]) -> Any:
+            async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
                 await asyncio.sleep(slow.views_s)
                 return await super().get(view, keys)
 
@@ -196,15 +205,15 @@ class Slow:
 async def test_a_page_waits_for_its_owner_and_for_its_own_reads_at_the_same_time() -> None:
     slow, engines = Slow(), memory_engines()
     engines = engines._replace(views=slow.views(engines))
-    body = await support.opened(user_page, engines, owners={"top-clients": slow}, modes={"top-clients": "sync"})
-    head = ReadHead(body)
+    context = await support.opened(user_page, engines, owners={"top-clients": slow}, modes={"top-clients": "sync"})
+    head = ReadHead(context)
     page = Application(Site([head]))
     await page.ask("PUT", "/users/ann", {"name": "Ann"})
 
     async def seconds(owner_s: float, views_s: float) -> float:
         """What the page takes, the best of a few times."""
         slow.owner_s, slow.views_s = owner_s, views_s
-        taken = []
+        taken: list[float] = []
         for _ in range(4):
             started = time.perf_counter()
             shown = await page.ask("GET", "/users/ann")
@@ -217,4 +226,4 @@ async def test_a_page_waits_for_its_owner_and_for_its_own_reads_at_the_same_time
     assert min(own, borrowed) >= SLOW_S * 0.9
     assert both < 0.75 * (own + borrowed)
     await head.stop()
-    await body.close()
+    await context.owners.close()

@@ -1,15 +1,22 @@
 """The check recounts the orders with SQL, in whatever store they are, and finds what differs."""
 
+from __future__ import annotations
+
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from chimera.entities import table_of
+from chimera.ports import Store
 from marketplace.check import compare, main, recount
+from marketplace.orders.messages import Stage
 from marketplace.orders.model import Order
 from marketplace.orders.service import orders
 
@@ -18,7 +25,9 @@ TICK = timedelta(microseconds=1)
 NONE = dict.fromkeys(("placed", "paid", "started", "delivered", "completed", "cancelled"), 0)
 
 
-def order(order_id, amount_cents, stage="placed", at=MIDNIGHT, seller_id="s"):
+def order(
+    order_id: str, amount_cents: int, stage: Stage = "placed", at: datetime = MIDNIGHT, seller_id: str = "s"
+) -> Order:
     return Order(order_id, "b", seller_id, "g", amount_cents, stage, at, at + timedelta(days=9))
 
 
@@ -29,7 +38,8 @@ PLACED = [
     order("o4", 13, "paid", MIDNIGHT + timedelta(days=1) - TICK),
     order("o5", 17, "cancelled", seller_id="t"),
 ]
-SALES = {
+Dashboards = dict[str, dict[str, Any]]
+SALES: Dashboards = {
     "s": {
         "seller_id": "s",
         "orders": 4,
@@ -38,7 +48,7 @@ SALES = {
     },
     "t": {"seller_id": "t", "orders": 1, "stages": NONE | {"cancelled": 1}, "revenue_cents": 0},
 }
-DAYS = {
+DAYS: Dashboards = {
     "s": {
         "seller_id": "s",
         "days": [
@@ -59,7 +69,7 @@ DAYS = {
 
 
 @pytest.fixture
-async def url(store, store_url):
+async def url(store: Store, store_url: str) -> str:
     """A store that holds these orders."""
     table = table_of(Order)
     await store.create([table], orders.partitions)
@@ -69,12 +79,12 @@ async def url(store, store_url):
 
 
 @pytest.fixture
-async def dashboards():
+async def dashboards() -> AsyncIterator[tuple[Dashboards, str]]:
     """An analytics service that says what it should, until `sales` is changed."""
     sales = {f"/sellers/{seller}/sales": SALES[seller] for seller in SALES}
     sales |= {f"/sellers/{seller}/sales?by=day": DAYS[seller] for seller in DAYS}
 
-    async def answer(request):
+    async def answer(request: web.Request) -> web.Response:
         return web.json_response(sales[request.path_qs]) if request.path_qs in sales else web.Response(status=404)
 
     application = web.Application()
@@ -83,20 +93,20 @@ async def dashboards():
         yield sales, str(server.make_url("")).rstrip("/")
 
 
-async def check(*arguments):
+async def check(*arguments: object) -> Result:
     return await asyncio.to_thread(CliRunner().invoke, main, [*map(str, arguments)])
 
 
-async def test_orders_are_recounted_by_seller_and_by_day_in_utc(url):
+async def test_orders_are_recounted_by_seller_and_by_day_in_utc(url: str) -> None:
     assert await recount(url) == (SALES, DAYS)
 
 
 @pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
-async def test_a_day_is_one_in_utc_whatever_zone_a_session_is_in(url):
+async def test_a_day_is_one_in_utc_whatever_zone_a_session_is_in(url: str) -> None:
     assert await recount(f"{url}&timezone=America/Sao_Paulo") == (SALES, DAYS)
 
 
-async def test_what_is_served_otherwise_is_found(dashboards):
+async def test_what_is_served_otherwise_is_found(dashboards: tuple[Dashboards, str]) -> None:
     served, base = dashboards
     expected = dict(served)
     assert await compare(expected, base) == []
@@ -106,7 +116,9 @@ async def test_what_is_served_otherwise_is_found(dashboards):
     assert [difference.path for difference in found] == ["/sellers/s/sales", "/sellers/t/sales?by=day"]
 
 
-async def test_the_command_ends_with_0_when_all_is_equal_and_with_1_when_not(url, dashboards):
+async def test_the_command_ends_with_0_when_all_is_equal_and_with_1_when_not(
+    url: str, dashboards: tuple[Dashboards, str]
+) -> None:
     served, base = dashboards
     equal = await check("--store", url, "--base", base)
     assert (equal.exit_code, equal.output) == (0, "compared 4 dashboards of 2 sellers with 5 orders: 0 differ\n")
@@ -118,7 +130,9 @@ async def test_the_command_ends_with_0_when_all_is_equal_and_with_1_when_not(url
 
 
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
-async def test_the_folder_or_the_file_of_an_embedded_store_may_be_named_instead(url, dashboards, tmp_path):
+async def test_the_folder_or_the_file_of_an_embedded_store_may_be_named_instead(
+    url: str, dashboards: tuple[Dashboards, str], tmp_path: Path
+) -> None:
     _, base = dashboards
     file = url.removeprefix("sqlite:///")
     (tmp_path / "orders.db").symlink_to(file)
@@ -138,7 +152,9 @@ async def test_the_folder_or_the_file_of_an_embedded_store_may_be_named_instead(
         (["--store", "memory://orders"], "no such SQL"),
     ],
 )
-async def test_orders_that_can_not_be_read_end_the_command_with_a_plain_message(arguments, says):
+async def test_orders_that_can_not_be_read_end_the_command_with_a_plain_message(
+    arguments: list[str], says: str
+) -> None:
     ended = await check(*arguments, "--base", "http://127.0.0.1:9")
     assert ended.exit_code in (1, 2)
     assert says in ended.output
@@ -146,12 +162,12 @@ async def test_orders_that_can_not_be_read_end_the_command_with_a_plain_message(
     assert ended.exception is None or isinstance(ended.exception, SystemExit)
 
 
-async def test_a_store_without_orders_is_no_success(tmp_path):
+async def test_a_store_without_orders_is_no_success(tmp_path: Path) -> None:
     ended = await check("--store", f"sqlite:///{tmp_path}/other.db", "--base", "http://127.0.0.1:9")
     assert ended.exit_code == 1
     assert "there are no orders in this store" in ended.output
 
 
-async def test_an_analytics_service_that_is_not_there_ends_the_command_with_a_plain_message(url):
+async def test_an_analytics_service_that_is_not_there_ends_the_command_with_a_plain_message(url: str) -> None:
     ended = await check("--store", url, "--base", "http://127.0.0.1:9")
     assert (ended.exit_code, ended.output[:34]) == (1, "Error: http://127.0.0.1:9: Cannot ")

@@ -1,20 +1,24 @@
+from __future__ import annotations
+
 import csv
 import gzip
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from chimera import Command
 from marketplace.gig_page.messages import PublishGig
 from marketplace.olist import Olist
-from marketplace.orders.messages import MoveOrder, PlaceOrder
+from marketplace.orders.messages import MoveOrder, PlaceOrder, Stage
 from marketplace.orders.model import refusal
-from marketplace.requests import PHASES, Skip
+from marketplace.requests import PHASES, Kind, Request, Skip, Source
 from marketplace.seed import Seed
 from marketplace.top_clients.messages import AddClient
 from marketplace.user_page.messages import ChangeUser
 
-COMMANDS = {
+COMMANDS: dict[Kind, tuple[type[Command], str]] = {
     "user": (ChangeUser, "user_id"),
     "gig": (PublishGig, "gig_id"),
     "client": (AddClient, "seller_id"),
@@ -55,18 +59,22 @@ FILES = {
 
 
 @pytest.fixture
-def olist(tmp_path):
-    for name, lines in FILES.items():
-        with gzip.open(tmp_path / f"{name}.csv.gz", "wt", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows(line.split(",") for line in lines)
+def olist(tmp_path: Path) -> Olist:
+    write_files(tmp_path)
     return Olist(tmp_path)
 
 
-def of_kind(source, *kinds):
+def write_files(folder: Path) -> None:
+    for name, lines in FILES.items():
+        with gzip.open(folder / f"{name}.csv.gz", "wt", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(line.split(",") for line in lines)
+
+
+def of_kind(source: Source, *kinds: Kind) -> list[Request]:
     return [item for item in source if item.kind in kinds and not isinstance(item, Skip)]
 
 
-def test_orders_are_split_by_seller_with_the_sum_of_their_items(olist):
+def test_orders_are_split_by_seller_with_the_sum_of_their_items(olist: Olist) -> None:
     orders = [(item.key, item.body) for item in of_kind(olist, "order")]
     assert [(key, body["gig_id"], body["amount_cents"], body["at"]) for key, body in orders] == [
         ("o1.s1", "p1.s1", 1295, "2017-01-01T00:00:01Z"),
@@ -75,7 +83,7 @@ def test_orders_are_split_by_seller_with_the_sum_of_their_items(olist):
     ]
 
 
-def test_stages_follow_in_file_order_and_a_cancellation_directly_after_the_last_event(olist):
+def test_stages_follow_in_file_order_and_a_cancellation_directly_after_the_last_event(olist: Olist) -> None:
     assert [(item.key, item.body) for item in of_kind(olist, "stage")] == [
         ("o2.s1", {"stage": "paid", "at": "2017-01-01T00:00:06Z"}),
         ("o2.s1", {"stage": "cancelled"}),
@@ -84,7 +92,7 @@ def test_stages_follow_in_file_order_and_a_cancellation_directly_after_the_last_
     ]
 
 
-def test_whatever_is_left_out_is_counted_with_its_reason(olist):
+def test_whatever_is_left_out_is_counted_with_its_reason(olist: Olist) -> None:
     skipped = Counter((item.kind, item.reason) for item in olist if isinstance(item, Skip))
     assert skipped == {
         ("order", "no_items"): 1,
@@ -100,7 +108,7 @@ def test_whatever_is_left_out_is_counted_with_its_reason(olist):
     assert olist.notes["gigs without a category, called uncategorised"] == 2
 
 
-def test_sellers_and_gigs_keep_what_can_be_used(olist):
+def test_sellers_and_gigs_keep_what_can_be_used(olist: Olist) -> None:
     assert [(item.path, item.body.get("city")) for item in of_kind(olist, "user")] == [
         ("/users/s1", "São Paulo"),
         ("/users/s2", None),
@@ -113,9 +121,9 @@ def test_sellers_and_gigs_keep_what_can_be_used(olist):
     ]
 
 
-def test_busy_sellers_get_the_buyers_with_the_largest_spend(monkeypatch, olist):
-    monkeypatch.setattr("marketplace.olist._BUSY_ORDERS", 2)
-    monkeypatch.setattr("marketplace.olist._TOP_CLIENTS", 1)
+def test_busy_sellers_get_the_buyers_with_the_largest_spend(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    olist = Olist(tmp_path, busy_orders=2, top_clients=1)
     assert [(item.key, item.body) for item in of_kind(olist, "client")] == [
         ("s1", {"client_id": "b2", "name": "Customer b2"}),
         ("s2", {"client_id": "b1", "name": "Customer b1"}),
@@ -124,11 +132,11 @@ def test_busy_sellers_get_the_buyers_with_the_largest_spend(monkeypatch, olist):
 
 
 @pytest.fixture(params=["seed", "olist"])
-def source(request, olist):
-    return {"seed": Seed(), "olist": olist}[request.param]
+def source(request: pytest.FixtureRequest, olist: Olist) -> Source:
+    return Seed() if request.param == "seed" else olist
 
 
-def test_a_source_yields_the_same_each_time_phase_by_phase_and_knows_how_much(source):
+def test_a_source_yields_the_same_each_time_phase_by_phase_and_knows_how_much(source: Source) -> None:
     items = list(source)
     assert items == list(source)
     assert source.total() == len(items)
@@ -136,26 +144,28 @@ def test_a_source_yields_the_same_each_time_phase_by_phase_and_knows_how_much(so
     assert phases == sorted(phases)
 
 
-def test_every_request_is_one_that_the_services_accept(source):
+def test_every_request_is_one_that_the_services_accept(source: Source) -> None:
     for item in source:
         if not isinstance(item, Skip):
             command, key = COMMANDS[item.kind]
             assert msgspec.convert({key: item.key} | item.body, command, strict=False).key == item.key
 
 
-def test_the_seeded_marketplace_has_its_size_and_every_move_is_allowed():
-    stages, counts = {}, Counter()
+def test_the_seeded_marketplace_has_its_size_and_every_move_is_allowed() -> None:
+    stages: dict[str, Stage] = {}
+    counts: Counter[Kind] = Counter()
     for item in Seed():
         counts[item.kind] += 1
+        assert isinstance(item, Request)
         if item.kind == "order":
             stages[item.key] = "placed"
         elif item.kind == "stage":
             assert refusal(stages[item.key], item.body["stage"]) is None
             stages[item.key] = item.body["stage"]
-    assert counts["user"], counts["gig"] == (24, 70)
+    assert (counts["user"], counts["gig"]) == (24, 70)
     assert (counts["client"], counts["order"]) == (60, 400)
     assert set(stages.values()) == {"placed", "paid", "started", "delivered", "completed", "cancelled"}
 
 
-def test_another_seed_makes_another_marketplace():
+def test_another_seed_makes_another_marketplace() -> None:
     assert list(Seed(1)) != list(Seed(2))

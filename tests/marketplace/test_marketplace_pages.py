@@ -1,8 +1,11 @@
+from __future__ import annotations
+
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
 
+from chimera.borrowed import State
 from marketplace.analytics.model import DaySales, SellerSales, SellerSalesByDay, Stages
 from marketplace.analytics.pages import days_page, sales_page
 from marketplace.gig_page.model import GigPage
@@ -40,45 +43,46 @@ PAGES = {
 class Outline(HTMLParser):
     void = frozenset({"meta", "input", "br", "link"})
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
-        self.open, self.seen = [], []
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
         self.close()
 
-    def handle_starttag(self, tag, attributes):
-        self.seen.append((tag, dict(attributes)))
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
         if tag not in self.void:
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_well_formed_and_needs_nothing_from_elsewhere(name):
+def test_a_page_is_well_formed_and_needs_nothing_from_elsewhere(name: str) -> None:
     outline = Outline(PAGES[name])
     assert outline.open == []
     tags = [tag for tag, _ in outline.seen]
     assert tags.count("h1") == tags.count("main") == 1
     assert "script" not in tags
     links = [value for _, given in outline.seen for key, value in given.items() if key in ("href", "src", "action")]
-    assert all(link.startswith(("/", "#")) for link in links)
+    assert all(link and link.startswith(("/", "#")) for link in links)
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_what_people_wrote_is_escaped(name):
+def test_what_people_wrote_is_escaped(name: str) -> None:
     assert "<script" not in PAGES[name]
 
 
-def test_pages_lead_from_order_to_seller_to_gig():
+def test_pages_lead_from_order_to_seller_to_gig() -> None:
     assert 'href="/sellers/s/sales"' in PAGES["order"]
     assert 'href="/users/s"' in PAGES["sales"]
     assert 'href="/gigs/g"' in PAGES["user"]
     assert 'name="q"' in PAGES["gig"]
 
 
-def test_money_and_spans_read_naturally():
+def test_money_and_spans_read_naturally() -> None:
     assert [money(cents) for cents in (0, 5, 123456)] == ["0.00", "0.05", "1,234.56"]
     assert [span(seconds) for seconds in (0.2, 12.9, 200, 7300, 200000)] == ["under 1 s", "12 s", "3 min", "2 h", "2 d"]
 
@@ -94,5 +98,7 @@ def test_money_and_spans_read_naturally():
         ("fresh", 0.0, [], "none yet"),
     ],
 )
-def test_people_are_told_how_far_to_trust_what_is_shown(state, age_s, clients, words):
+def test_people_are_told_how_far_to_trust_what_is_shown(
+    state: State, age_s: float | None, clients: list[TopClient], words: str
+) -> None:
     assert freshness(ShownClients(state, age_s, clients)) == words

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,11 +37,12 @@ def checkout(root: Path, files: Mapping[str, str]) -> Path:
     return root
 
 
-def figures(root: Path, files: Mapping[str, str]) -> dict[str, dict]:
-    return json.loads(house(checkout(root, files), "--json"))["now"]
+def figures(root: Path, files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(house(checkout(root, files), "--json"))["now"]
+    return found
 
 
-def numbers(found: Mapping[str, dict], *labels: str) -> list[int]:
+def numbers(found: Mapping[str, dict[str, Any]], *labels: str) -> list[int]:
     return [found[label]["value"] for label in labels]
 
 
@@ -127,7 +129,8 @@ def test_a_folder_has_its_modules_its_folders_with_modules_and_the_mark_of_types
             "src/chimera/__pycache__/one.pyc": "",
         },
     )
-    assert numbers(found, "names in the root folder", "names in the fullest other folder", "levels") == [4, 2, 4]
+    labels = ("names in the root folder", "names in the fullest other folder", "levels of folders")
+    assert numbers(found, *labels) == [4, 2, 3]
     assert found["names in the fullest other folder"]["note"] == "chimera/web"
 
 

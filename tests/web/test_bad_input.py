@@ -6,10 +6,13 @@ A route is a method, a path with its good values filled in, and a good body. Eac
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
+
+from tests.web.served import Answer, Served
 
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search")
 BORROWERS = ("gig-page", "user-page", "search")
@@ -79,7 +82,7 @@ class Bad(NamedTuple):
     what: str
     path: str
     body: bytes | None = None
-    headers: tuple[tuple[str, Any], ...] = ()
+    headers: tuple[tuple[str, str | bytes], ...] = ()
     field: str | None = None
     status: int | None = None
     chunked: bool = False
@@ -264,8 +267,8 @@ def bad_headers(route: Route) -> Iterator[Bad]:
         for value in IDEMPOTENCY:
             headers = (("Idempotency-Key", value.encode("latin-1")),)
             yield Bad(f"header: Idempotency-Key: {value[:20]}", route.good, body, headers, "header.Idempotency-Key")
-        headers = (("Idempotency-Key", "a"), ("Idempotency-Key", "b"))
-        yield Bad("header: Idempotency-Key twice", route.good, body, headers, "header.Idempotency-Key")
+        twice = (("Idempotency-Key", "a"), ("Idempotency-Key", "b"))
+        yield Bad("header: Idempotency-Key twice", route.good, body, twice, "header.Idempotency-Key")
     yield Bad("header: 70 kB", route.good, body, (("X-Large", "x" * 70_000),), status=431)
     yield Bad("header: 200 of 1 kB", route.good, body, tuple((f"X-{n}", "x" * 1000) for n in range(200)), status=431)
     separator = "&" if "?" in route.good else "?"
@@ -278,7 +281,7 @@ def every_bad(route: Route) -> Iterator[Bad]:
         yield from kind(route)
 
 
-def check_problem(answer: Any, bad: Bad) -> str | None:
+def check_problem(answer: Answer, bad: Bad) -> str | None:
     """What is wrong with the answer to bad input; None when it is as it should be."""
     if not 400 <= answer.status < 500:
         return f"{answer.status} {answer.body[:200]!r}"
@@ -298,16 +301,16 @@ def check_problem(answer: Any, bad: Bad) -> str | None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_bad_input_is_a_problem_and_nothing_is_kept(served, route):
+def test_bad_input_is_a_problem_and_nothing_is_kept(served: Served, route: Route) -> None:
     check_all(served, route)
 
 
 @pytest.mark.parametrize("route", OWN, ids=str)
-def test_bad_input_is_a_problem_and_nothing_is_kept_behind_a_gateway(gateway, route):
+def test_bad_input_is_a_problem_and_nothing_is_kept_behind_a_gateway(gateway: Served, route: Route) -> None:
     check_all(gateway, route)
 
 
-def check_all(served, route):
+def check_all(served: Served, route: Route) -> None:
     served.settle()
     before = served.kept()
     failed = []
@@ -323,7 +326,7 @@ def check_all(served, route):
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_a_wrong_method_is_a_405_that_says_which_are_allowed(served, route):
+def test_a_wrong_method_is_a_405_that_says_which_are_allowed(served: Served, route: Route) -> None:
     path = route.good.partition("?")[0]
     taken = {each.method for each in ROUTES if each.good.partition("?")[0] == path}
     allowed = taken | ({"HEAD"} if "GET" in taken else set())
@@ -358,7 +361,7 @@ def test_a_wrong_method_is_a_405_that_says_which_are_allowed(served, route):
     ],
     ids=lambda request_: request_[:40].decode("latin-1").partition("\r")[0],
 )
-def test_what_is_no_http_is_a_problem_too(served, request_):
+def test_what_is_no_http_is_a_problem_too(served: Served, request_: bytes) -> None:
     before = served.kept()
     answer = served.send_raw(request_)
     assert 400 <= answer.status < 500
@@ -367,9 +370,7 @@ def test_what_is_no_http_is_a_problem_too(served, request_):
     assert served.kept() == before
 
 
-def test_a_body_cut_short_by_the_client_keeps_nothing(served):
-    import socket
-
+def test_a_body_cut_short_by_the_client_keeps_nothing(served: Served) -> None:
     before = served.kept()
     body = json.dumps({**ORDER, "order_id": "cut-short"}).encode()
     with socket.create_connection(served.address) as connection:
@@ -378,7 +379,7 @@ def test_a_body_cut_short_by_the_client_keeps_nothing(served):
     assert served.kept() == before
 
 
-def test_a_request_to_upgrade_is_answered_as_if_it_asked_for_nothing(served):
+def test_a_request_to_upgrade_is_answered_as_if_it_asked_for_nothing(served: Served) -> None:
     upgrade = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     assert served.send_raw(b"GET /sellers/s/sales HTTP/1.1\r\n" + upgrade + b"\r\n").status == 200
     h2c = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n"

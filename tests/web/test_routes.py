@@ -6,20 +6,26 @@ import re
 import shlex
 import time
 import uuid
+from collections.abc import Callable
 from html import unescape
+from typing import Any, TypeVar
 
 import pytest
+
+from tests.web.served import Answer, Served
+
+Found = TypeVar("Found")
 
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search")
 HTML = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")]
 NO_SALES = {"placed": 0, "paid": 0, "started": 0, "delivered": 0, "completed": 0, "cancelled": 0}
 
 
-def new(word):
+def new(word: str) -> str:
     return f"{word}-{uuid.uuid4().hex[:10]}"
 
 
-def place(served, **fields):
+def place(served: Served, **fields: Any) -> tuple[dict[str, Any], Answer]:
     body = {"order_id": new("order"), "buyer_id": "b", "seller_id": new("seller"), "gig_id": "g", "amount_cents": 500}
     body |= fields
     answer = served.ask("POST", "/orders", body)
@@ -27,19 +33,20 @@ def place(served, **fields):
     return body, answer
 
 
-def settled(served, service, answer):
+def settled(served: Served, service: str, answer: Answer) -> Answer:
     command = answer.json["command_id"]
     return served.ask("GET", f"/_chimera/{service}/commands/{command}?wait=10")
 
 
-def wait_for(found, seconds=10):
+def wait_for(found: Callable[[], Found | None], seconds: float = 10) -> Found:
     until = time.monotonic() + seconds
     while not (answer := found()) and time.monotonic() < until:
         time.sleep(0.02)
+    assert answer, f"not within {seconds} s"
     return answer
 
 
-def test_an_order_is_accepted_at_once_and_can_be_read_when_its_command_is_done(served):
+def test_an_order_is_accepted_at_once_and_can_be_read_when_its_command_is_done(served: Served) -> None:
     body, answer = place(served, at="2025-05-01T10:00:00+02:00")
     assert answer.headers["location"] == f"/orders/{body['order_id']}"
     assert answer.json == {"command_id": answer.json["command_id"], "order_id": body["order_id"]}
@@ -56,7 +63,7 @@ def test_an_order_is_accepted_at_once_and_can_be_read_when_its_command_is_done(s
     }
 
 
-def test_an_order_without_an_id_gets_one(served):
+def test_an_order_without_an_id_gets_one(served: Served) -> None:
     answer = served.ask("POST", "/orders", {"buyer_id": "b", "seller_id": "s", "gig_id": "g", "amount_cents": 1})
     assert answer.status == 201
     assert answer.headers["location"] == f"/orders/{answer.json['order_id']}"
@@ -64,13 +71,13 @@ def test_an_order_without_an_id_gets_one(served):
     assert served.ask("GET", answer.headers["location"]).json["order_id"] == answer.json["order_id"]
 
 
-def test_a_whole_number_may_be_written_with_a_point(served):
+def test_a_whole_number_may_be_written_with_a_point(served: Served) -> None:
     body = {"order_id": new("o"), "buyer_id": "b", "seller_id": "s", "gig_id": "g", "amount_cents": 71.0}
     assert settled(served, "orders", served.ask("POST", "/orders", body)).json["state"] == "done"
     assert served.ask("GET", f"/orders/{body['order_id']}").json["amount_cents"] == 71
 
 
-def test_an_order_goes_through_its_stages_and_a_step_back_is_rejected_with_its_reason(served):
+def test_an_order_goes_through_its_stages_and_a_step_back_is_rejected_with_its_reason(served: Served) -> None:
     body, _ = place(served)
     path = f"/orders/{body['order_id']}"
     for stage in ("paid", "delivered"):
@@ -82,7 +89,7 @@ def test_an_order_goes_through_its_stages_and_a_step_back_is_rejected_with_its_r
     assert served.ask("GET", path).json["stage"] == "delivered"
 
 
-def test_an_order_as_a_page(served):
+def test_an_order_as_a_page(served: Served) -> None:
     body, answer = place(served)
     settled(served, "orders", answer)
     page = served.ask("GET", f"/orders/{body['order_id']}", headers=HTML)
@@ -91,24 +98,24 @@ def test_an_order_as_a_page(served):
     assert body["order_id"].encode() in page.body
 
 
-def test_an_unknown_order_is_a_404(served):
+def test_an_unknown_order_is_a_404(served: Served) -> None:
     answer = served.ask("GET", "/orders/nobody")
     assert (answer.status, answer.kind) == (404, "application/problem+json")
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "application/json", "application/json, text/html;q=0.5", "text/plain"])
-def test_json_is_answered_unless_html_is_preferred(served, accept):
+def test_json_is_answered_unless_html_is_preferred(served: Served, accept: str) -> None:
     answer = served.ask("GET", "/sellers/s/sales", headers=[("Accept", accept)])
     assert answer.kind == "application/json"
 
 
 @pytest.mark.parametrize("accept", ["text/html", "text/html, application/json;q=0.9", "TEXT/HTML, */*"])
-def test_html_is_answered_where_it_is_preferred(served, accept):
+def test_html_is_answered_where_it_is_preferred(served: Served, accept: str) -> None:
     answer = served.ask("GET", "/sellers/s/sales", headers=[("Accept", accept)])
     assert answer.kind.startswith("text/html")
 
 
-def test_a_sellers_sales_follow_the_orders(served):
+def test_a_sellers_sales_follow_the_orders(served: Served) -> None:
     body, answer = place(served, at="2025-05-02T23:30:00-03:00")
     position = settled(served, "orders", answer).headers["chimera-position"]
     path = f"/sellers/{body['seller_id']}/sales"
@@ -129,14 +136,14 @@ def test_a_sellers_sales_follow_the_orders(served):
         assert (html.status, html.kind) == (200, "text/html; charset=utf-8")
 
 
-def test_a_seller_without_orders_has_zeros(served):
+def test_a_seller_without_orders_has_zeros(served: Served) -> None:
     nobody = new("seller")
     sales = served.ask("GET", f"/sellers/{nobody}/sales")
     assert sales.json == {"seller_id": nobody, "orders": 0, "stages": NO_SALES, "revenue_cents": 0}
     assert served.ask("GET", f"/sellers/{nobody}/sales?by=day").json == {"seller_id": nobody, "days": []}
 
 
-def test_a_read_says_how_far_it_is_when_it_is_behind(served):
+def test_a_read_says_how_far_it_is_when_it_is_behind(served: Served) -> None:
     began = time.monotonic()
     answer = served.ask("GET", "/sellers/s/sales", headers=[("Chimera-After", "orders/0@999999, top-clients/1@5")])
     assert answer.status == 200
@@ -144,7 +151,7 @@ def test_a_read_says_how_far_it_is_when_it_is_behind(served):
     assert 1.5 < time.monotonic() - began < 5
 
 
-def test_clients_are_stored_when_the_answer_comes(served):
+def test_clients_are_stored_when_the_answer_comes(served: Served) -> None:
     seller = new("seller")
     path = f"/sellers/{seller}/clients"
     assert served.ask("GET", path).json == {"seller_id": seller, "clients": []}
@@ -166,7 +173,7 @@ def test_clients_are_stored_when_the_answer_comes(served):
     assert [client["name"] for client in served.ask("GET", path).json["clients"]] == ["Made up"]
 
 
-def test_a_gig_is_shown_with_its_sellers_top_clients(served):
+def test_a_gig_is_shown_with_its_sellers_top_clients(served: Served) -> None:
     seller, gig = new("seller"), new("gig")
     fields = {"seller_id": seller, "title": "A logo", "category": "design", "price_cents": 900}
     assert served.ask("GET", f"/gigs/{gig}").status == 404
@@ -186,7 +193,7 @@ def test_a_gig_is_shown_with_its_sellers_top_clients(served):
     assert b"Acme" in page.body
 
 
-def test_a_user_is_shown_with_gigs_top_clients_and_completed_orders(served):
+def test_a_user_is_shown_with_gigs_top_clients_and_completed_orders(served: Served) -> None:
     user, gig = new("user"), new("gig")
     assert served.ask("GET", f"/users/{user}").status == 404
     assert served.ask("PUT", f"/users/{user}", {"name": "Ada <b>", "about": "Two\nlines"}).status == 201
@@ -199,8 +206,12 @@ def test_a_user_is_shown_with_gigs_top_clients_and_completed_orders(served):
     settled(served, "orders", placed)
     done = settled(served, "orders", served.ask("POST", f"/orders/{body['order_id']}/stage", {"stage": "completed"}))
     after = ",".join(each.headers["chimera-position"] for each in (again, published, done))
-    read = lambda: served.ask("GET", f"/users/{user}", headers=[("Chimera-After", after)])  # noqa: E731
-    shown = wait_for(lambda: answer if (answer := read()).json["top_clients"]["clients"] else None)
+
+    def with_clients() -> Answer | None:
+        answer = served.ask("GET", f"/users/{user}", headers=[("Chimera-After", after)])
+        return answer if answer.json["top_clients"]["clients"] else None
+
+    shown = wait_for(with_clients)
     assert shown.json["gigs"] == [{"gig_id": gig, "title": "Maths", "category": "tuition", "price_cents": 100}]
     assert shown.json["completed_orders"] == 1
     assert [client["name"] for client in shown.json["top_clients"]["clients"]] == ["Acme"]
@@ -208,14 +219,18 @@ def test_a_user_is_shown_with_gigs_top_clients_and_completed_orders(served):
     assert b"Ada &lt;b&gt;" in page.body
 
 
-def test_search_finds_gigs_with_their_sellers_name_and_top_clients(served):
+def test_search_finds_gigs_with_their_sellers_name_and_top_clients(served: Served) -> None:
     seller, gig, word = new("seller"), new("gig"), f"w{uuid.uuid4().hex}"
     served.ask("PUT", f"/users/{seller}", {"name": "Grace"})
     served.ask("POST", f"/sellers/{seller}/clients", {"client_id": "acme", "name": "Acme"})
     fields = {"seller_id": seller, "title": f"Compiler {word}", "category": "code", "price_cents": 100}
     served.ask("PUT", f"/gigs/{gig}", fields)
-    read = lambda: served.ask("GET", f"/search?q={word}&category=code&page=1")  # noqa: E731
-    found = wait_for(lambda: answer if "Grace" in (answer := read()).body.decode() else None)
+
+    def a_result() -> Answer | None:
+        answer = served.ask("GET", f"/search?q={word}&category=code&page=1")
+        return answer if "Grace" in answer.body.decode() else None
+
+    found = wait_for(a_result)
     assert (found.json["total"], found.json["pages"], found.json["page"]) == (1, 1, 1)
     [result] = found.json["results"]
     assert (result["gig_id"], result["seller_name"]) == (gig, "Grace")
@@ -226,9 +241,9 @@ def test_search_finds_gigs_with_their_sellers_name_and_top_clients(served):
 
 
 @pytest.mark.parametrize("path", ["/sellers/{}/clients", "/gigs/{}", "/users/{}"])
-def test_a_direct_command_sent_twice_with_one_key_is_one_command(served, path):
+def test_a_direct_command_sent_twice_with_one_key_is_one_command(served: Served, path: str) -> None:
     target = path.format(new("id"))
-    bodies = {
+    bodies: dict[str, dict[str, Any]] = {
         "/gigs/{}": {"seller_id": "s", "title": "t", "category": "c", "price_cents": 1},
         "/users/{}": {"name": "n"},
         "/sellers/{}/clients": {"name": "n"},
@@ -244,7 +259,7 @@ def test_a_direct_command_sent_twice_with_one_key_is_one_command(served, path):
     assert served.kept() == heads
 
 
-def test_an_asynchronous_command_sent_twice_with_one_key_is_one_command(served):
+def test_an_asynchronous_command_sent_twice_with_one_key_is_one_command(served: Served) -> None:
     headers = [("Idempotency-Key", uuid.uuid4().hex)]
     body = {"buyer_id": "b", "seller_id": new("seller"), "gig_id": "g", "amount_cents": 5}
     first, second = (served.ask("POST", "/orders", body, headers) for _ in range(2))
@@ -260,7 +275,7 @@ def test_an_asynchronous_command_sent_twice_with_one_key_is_one_command(served):
     assert sales.json["orders"] == 1
 
 
-def test_the_states_of_many_commands(served):
+def test_the_states_of_many_commands(served: Served) -> None:
     ids = [place(served)[1].json["command_id"] for _ in range(3)]
     for command in ids:
         served.ask("GET", f"/_chimera/orders/commands/{command}?wait=10")
@@ -269,7 +284,7 @@ def test_the_states_of_many_commands(served):
     assert [states[command]["state"] for command in [*ids, "nobody"]] == ["done"] * 3 + ["unknown"]
 
 
-def test_an_unknown_command_is_a_404_at_once(served):
+def test_an_unknown_command_is_a_404_at_once(served: Served) -> None:
     served.settle()
     began = time.monotonic()
     answer = served.ask("GET", f"/_chimera/orders/commands/{uuid.uuid4()}?wait=5")
@@ -277,7 +292,7 @@ def test_an_unknown_command_is_a_404_at_once(served):
     assert time.monotonic() - began < 1
 
 
-def test_the_journal_is_read_from_any_position(served):
+def test_the_journal_is_read_from_any_position(served: Served) -> None:
     body, answer = place(served)
     place_, _, number = settled(served, "orders", answer).json["position"].partition("@")
     partition = place_.partition("/")[2]
@@ -293,7 +308,7 @@ def test_the_journal_is_read_from_any_position(served):
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_what_chimera_adds_to_each_service(served, service):
+def test_what_chimera_adds_to_each_service(served: Served, service: str) -> None:
     base = f"/_chimera/{service}"
     heads = served.ask("GET", f"{base}/heads").json["heads"]
     assert sorted(heads) == sorted(map(str, range(8)))
@@ -318,7 +333,7 @@ def test_what_chimera_adds_to_each_service(served, service):
     assert (unknown.status, unknown.json["reason"]) == (404, "borrow_unknown")
 
 
-def test_shared_documents_are_asked_for_by_key(served):
+def test_shared_documents_are_asked_for_by_key(served: Served) -> None:
     seller = new("seller")
     served.ask("POST", f"/sellers/{seller}/clients", {"client_id": "acme", "name": "Acme"})
     answer = served.ask("GET", f"/_chimera/top-clients/share/top-clients?key={seller}&key=nobody&key={seller}")
@@ -327,16 +342,15 @@ def test_shared_documents_are_asked_for_by_key(served):
 
 
 @pytest.mark.parametrize("mode", ["async", "hybrid", "sync"])
-def test_a_borrow_is_switched_while_it_serves(served, mode):
+def test_a_borrow_is_switched_while_it_serves(served: Served, mode: str) -> None:
     path = "/_chimera/search/borrows/top-clients"
     answer = served.ask("PUT", path, {"mode": mode})
     assert (answer.status, answer.json["wanted"]) == (200, mode)
-    now = lambda: served.ask("GET", "/_chimera/search/borrows").json["borrows"][0]  # noqa: E731
-    assert wait_for(lambda: now()["mode"] == mode)
+    assert wait_for(lambda: served.ask("GET", "/_chimera/search/borrows").json["borrows"][0]["mode"] == mode)
     assert served.ask("GET", "/search").status == 200
 
 
-def test_the_front_page_and_the_description(served):
+def test_the_front_page_and_the_description(served: Served) -> None:
     page = served.ask("GET", "/", headers=[("Host", "market.example:81")])
     assert page.kind == "text/html; charset=utf-8"
     for service in SERVICES:
@@ -348,7 +362,7 @@ def test_the_front_page_and_the_description(served):
     assert "/orders/{order_id}" in described.json["paths"]
 
 
-def test_head_answers_like_get_without_a_body(served):
+def test_head_answers_like_get_without_a_body(served: Served) -> None:
     for path in ("/sellers/s/sales", "/sellers/s/clients", "/search", "/", "/metrics", "/_chimera/orders/heads"):
         get, head = served.ask("GET", path), served.ask("HEAD", path)
         assert head.status == 200
@@ -362,12 +376,12 @@ def test_head_answers_like_get_without_a_body(served):
 @pytest.mark.parametrize(
     "path", ["/nothing", "/orders/a/b/c", "/_chimera/nobody/heads", "/_chimera/orders", "//", "/Orders"]
 )
-def test_an_unknown_path_is_a_404(served, path):
+def test_an_unknown_path_is_a_404(served: Served, path: str) -> None:
     answer = served.ask("GET", path)
     assert (answer.status, answer.kind) == (404, "application/problem+json")
 
 
-def test_a_description_says_which_refusals_a_route_may_answer(served):
+def test_a_description_says_which_refusals_a_route_may_answer(served: Served) -> None:
     described = served.ask("GET", "/openapi.json").json
     answers = {
         (method, path): operation["responses"]
@@ -385,7 +399,7 @@ def test_a_description_says_which_refusals_a_route_may_answer(served):
     assert "Idempotency-Key" in answers["post", "/orders"]["409"]["description"]
 
 
-def test_a_key_that_comes_again_with_another_payload_is_refused(served):
+def test_a_key_that_comes_again_with_another_payload_is_refused(served: Served) -> None:
     headers = [("Idempotency-Key", uuid.uuid4().hex)]
     body = {"buyer_id": "b", "seller_id": new("seller"), "gig_id": "g", "amount_cents": 5}
     first = served.ask("POST", "/orders", body, headers)
@@ -397,7 +411,7 @@ def test_a_key_that_comes_again_with_another_payload_is_refused(served):
     assert served.ask("POST", "/orders", body, headers).body == first.body
 
 
-def test_a_description_links_what_is_served(served):
+def test_a_description_links_what_is_served(served: Served) -> None:
     described = served.ask("GET", "/openapi.json").json
     ids = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids))
@@ -407,7 +421,7 @@ def test_a_description_links_what_is_served(served):
     assert {tag["name"] for tag in described["tags"]} == {*SERVICES, "process"}
 
 
-def test_the_examples_of_the_front_page_work_as_they_are(served):
+def test_the_examples_of_the_front_page_work_as_they_are(served: Served) -> None:
     site = "http://market.example"
     page = served.ask("GET", "/", headers=[("Host", "market.example")]).body.decode()
     lines = [
@@ -422,3 +436,17 @@ def test_the_examples_of_the_front_page_work_as_they_are(served):
         answer = served.ask(method, url.removeprefix(site), body)
         assert answer.status in (200, 201), f"{line}: {answer}"
         served.settle()
+
+
+def test_through_a_gateway_everything_is_as_without(gateway: Served, served: Served) -> None:
+    described = served.ask("GET", "/openapi.json").json
+    assert gateway.ask("GET", "/openapi.json").json["paths"] == described["paths"]
+    for path in ("/sellers/s/sales", "/search", "/_chimera/orders/heads", "/_chimera/analytics/health/ready"):
+        for method in ("GET", "HEAD"):
+            through, direct = gateway.ask(method, path), served.ask(method, path)
+            assert through.status == direct.status == 200
+            assert through.body == direct.body
+            for name in ("content-type", "content-length", "vary"):
+                assert through.headers.get(name) == direct.headers.get(name)
+    assert gateway.ask("PATCH", "/orders").headers["allow"] == "POST"
+    assert b"# TYPE chimera_handled_total counter" in gateway.ask("GET", "/metrics").body

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.web.conftest import serve
+from tests.web.served import Served, serve
 
 SCHEMATHESIS = Path(sys.executable).parent / "st"
 
 
 @pytest.fixture
-def own(tmp_path):
+def own(tmp_path: Path) -> Iterator[Served]:
     """Services of its own, as it fills them with what other tests do not expect."""
     with serve(tmp_path / "state") as site:
         yield site
@@ -22,7 +23,7 @@ def own(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_schemathesis_finds_no_fault(own, tmp_path):
+def test_schemathesis_finds_no_fault(own: Served, tmp_path: Path) -> None:
     run = subprocess.run(
         [
             *(SCHEMATHESIS, "run", f"{own.base}/openapi.json", "--checks", "all"),

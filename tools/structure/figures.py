@@ -71,7 +71,7 @@ def sizes(library: Sequence[Module], everything: Sequence[Module]) -> Figures:
 
 
 def folders(package: Path) -> Figures:
-    """Names in a folder: Python files, folders with Python files, and `py.typed`. Levels: folders, and the file."""
+    """Names in a folder: Python files, folders with Python files, and `py.typed`; how deep folders go."""
     files = list(package.rglob("*.py"))
     inside = defaultdict(set)
     for path in [*files, *package.glob("py.typed")]:
@@ -87,7 +87,7 @@ def folders(package: Path) -> Figures:
         "names in the fullest other folder": Figure(
             counts.get(fullest, 0), str(fullest), [f"{folder} {count}" for folder, count in counts.items()]
         ),
-        "levels": Figure(len(deepest.parts), str(deepest.parent)),
+        "levels of folders": Figure(len(deepest.parts) - 1, str(deepest.parent)),
     }
 
 

@@ -1,1 +1,1 @@
-"""One file per engine. Only the composition root (`chimera.engines`) names them."""
+"""One file or folder per engine. Only the composition root (`chimera.run.engines`) names them."""

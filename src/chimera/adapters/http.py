@@ -26,30 +26,42 @@ GARBAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class JournalAnswer(msgspec.Struct):
+    """A page of the journal, as far as it is read; the owner's side is in `chimera.web.answers`, as of the others."""
+
     partition: int
     events: list[CloudEvent]
 
 
 class HeadsAnswer(msgspec.Struct):
+    """The newest numbers, by partition as text."""
+
     heads: dict[str, int]
 
 
 class ShareAnswer(msgspec.Struct):
+    """A share's documents as they came, by key."""
+
     share: str
     documents: dict[str, msgspec.Raw]
 
 
 class DigestsAnswer(msgspec.Struct):
+    """The digests of a partition's buckets, by bucket."""
+
     partition: int
     buckets: dict[int, BucketDigest]
 
 
 class EntriesAnswer(msgspec.Struct):
+    """The entries of some of a partition's buckets, by key."""
+
     partition: int
     entries: dict[str, Entry]
 
 
 class ConsumersAnswer(msgspec.Struct):
+    """The number of reported checkpoints that the owner has stored."""
+
     kept: int
 
 
@@ -58,7 +70,7 @@ class _Gone(Unavailable):
 
 
 class HttpOwner:
-    """The service `name` at `base`, such as `http://orders:8000`. Connections are kept and bounded."""
+    """The service `name` at `base`, such as `http://orders:8000`. Connections are used again, and bounded."""
 
     def __init__(self, name: str, base: str, *, connections: int = 16) -> None:
         self._name = name

@@ -11,14 +11,16 @@ import hashlib
 import re
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from aiomcache import Client
-from aiomcache.exceptions import ClientException
+import emcache
 
+from chimera.adapters.last_known import GIVE_UP_S, TTL_S, WAIT_S, Patience, known_at, with_time
 from chimera.errors import SettingsError
-from chimera.lastknown import TTL_S, WAIT_S, Known, LastKnownStore, Patience, known_at, with_time
+from chimera.ports import LastKnown, LastKnownStore
 
 _CONNECTIONS = 4
 _LONGEST_TTL_S = 30 * 24 * 3600.0
@@ -36,11 +38,14 @@ def open_engine(kind: Literal["log", "store", "views", "last_known"], url: str) 
     if kind != "last_known":
         raise SettingsError(f"{name}: memcached can't be a {kind}; it can keep last known values")
     options = dict(parse_qsl(parts.query))
+    is_secure, authority = parts.scheme == "memcached+tls", options.get("ssl_ca_certs")
     try:
-        secure = ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if parts.scheme[9:] else None
+        if is_secure:
+            ssl.create_default_context(cafile=authority)  # what is wrong with the file is said now
         ttl_s = float(options.get("ttl", TTL_S))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{name}: {error}") from error
+    secure = {"ssl": True, "ssl_extra_ca": authority} if is_secure else {}
     place = (parts.hostname, parts.port or 11211)
     return MemcachedLastKnown(*place, prefix=options.get("prefix", "chimera"), ttl_s=ttl_s, secure=secure)
 
@@ -57,22 +62,30 @@ class MemcachedLastKnown:
         *,
         prefix: str = "chimera",
         ttl_s: float = TTL_S,
-        secure: ssl.SSLContext | None = None,
+        secure: Mapping[str, Any] = {},
     ) -> None:
-        connecting: dict[str, Any] = {"ssl": secure} if secure else {}
-        self._client = Client(host, port, pool_size=_CONNECTIONS, conn_args=connecting)
+        """`secure` holds the client's options for TLS, none for a plain connection."""
+        self._opener = partial(
+            emcache.create_client,
+            [emcache.MemcachedHostAddress(host, port)],
+            timeout=GIVE_UP_S,
+            connection_timeout=GIVE_UP_S,
+            max_connections=_CONNECTIONS,
+            **secure,
+        )
+        self._client: emcache.Client | None = None
         self._patience = Patience(f"memcached at {host}:{port}")
         self._prefix = prefix
         # Longer than 30 days, memcached would take it for a date; under a second, for no limit.
         self._ttl_s = max(1, round(min(ttl_s, _LONGEST_TTL_S)))
 
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Known]:
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, LastKnown]:
         if not keys:
             return {}
-        items = {key: self._item(key) for key in keys}
-        nothing: tuple[bytes | None, ...] = (None,) * len(items)
-        values = await self._patience.ask(lambda: self._client.multi_get(*items.values()), nothing)
-        return {key: known_at(value) for key, value in zip(items, values, strict=True) if value is not None}
+        items = {self._item(key): key for key in keys}
+        nothing: dict[bytes, bytes] = {}
+        found = await self._patience.ask(lambda: self._get(list(items)), nothing)
+        return {items[item]: known_at(value) for item, value in found.items()}
 
     async def put_many(self, values: Mapping[str, bytes | None]) -> None:
         if values:
@@ -81,26 +94,34 @@ class MemcachedLastKnown:
 
     async def close(self) -> None:
         await self._patience.close()
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
+
+    async def _opened(self) -> emcache.Client:
+        """The client; it connects by itself, in the background, and again when it has to."""
+        if self._client is None:
+            self._client = await self._opener()
+        return self._client
 
     def _item(self, key: str) -> bytes:
         digest = hashlib.blake2b(f"{self._prefix}:{key}".encode(), digest_size=20).hexdigest()
         return f"chimera:{digest}".encode()
 
+    async def _get(self, items: Sequence[bytes]) -> dict[bytes, bytes]:
+        found = await (await self._opened()).get_many(items)
+        return {key: bytes(item.value) for key, item in found.items()}
+
     async def _put(self, items: Sequence[tuple[bytes, bytes | None]]) -> None:
-        """Each connection takes its part of the items, one after another: the client can't send several at once."""
-        await asyncio.gather(*(self._put_each(items[at::_CONNECTIONS]) for at in range(_CONNECTIONS)))
+        client = await self._opened()
+        await asyncio.gather(*(self._put_one(client, item, value) for item, value in items))
 
-    async def _put_each(self, items: Sequence[tuple[bytes, bytes | None]]) -> None:
-        for item, value in items:
-            if value is None:
-                await self._client.delete(item)
-            else:
-                await self._put_one(item, value)
-
-    async def _put_one(self, item: bytes, value: bytes) -> None:
+    async def _put_one(self, client: emcache.Client, item: bytes, value: bytes | None) -> None:
+        if value is None:
+            with suppress(emcache.NotFoundCommandError):
+                await client.delete(item)
+            return
         try:
-            await self._client.set(item, value, exptime=self._ttl_s)
-        except ClientException as error:
+            await client.set(item, value, exptime=self._ttl_s)
+        except emcache.StorageCommandError as error:
             if "too large" not in str(error):
                 raise

@@ -3,15 +3,15 @@
 On a replica set or behind mongos, a write is one transaction with majority write concern.
 
 A standalone mongod or FerretDB changes one document at a time. There, every write of a consumer goes through the
-consumer's *head*, a document with its checkpoints and a sequence number, in steps:
+consumer's *state*, a document in `heads` with its checkpoints and a sequence number, in steps:
 
-1. read the head; finish the write that is pending in it, if there is one; compare checkpoints and revisions;
+1. read the state; finish the write that is pending in it, if there is one; compare checkpoints and revisions;
 2. stage: insert new documents without a revision, which nobody sees; keep changes and deletions in a *batch*;
-3. commit: put the batch's name into the head, if its sequence number is still the same, and count that up;
+3. commit: put the batch's name into the state, if its sequence number is still the same, and count that up;
 4. apply: give staged documents their revision, change and delete the others, each only at its old revision;
-5. finish: move the checkpoints in the head, take the pending batch out, delete what is left of it.
+5. finish: move the checkpoints in the state, take the pending batch out, delete what is left of it.
 
-The head need not be read as long as nobody else writes for the consumer: 3 fails where somebody has.
+The state need not be read as long as nobody else writes for the consumer: 3 fails where somebody has.
 
 What stops before 3 has changed nothing, and what it leaves behind is swept by the next write. What stops after 3 is
 finished by the next write of the consumer, whoever makes it. Applying twice, or late, changes nothing: a revision and
@@ -44,13 +44,14 @@ from pymongo.write_concern import WriteConcern
 from chimera.errors import SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
 
-Record = dict[str, Any]
-Operation = UpdateOne | UpdateMany | DeleteOne | InsertOne[Record]
+Stored = dict[str, Any]
+"""A document as MongoDB has it."""
+Operation = UpdateOne | UpdateMany | DeleteOne | InsertOne[Stored]
 Checkpoints = Mapping[tuple[str, int], Checkpoint]
 
 _TIMEOUT_S = 30.0
 _DEFAULTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "maxPoolSize": 16, "appname": "chimera"}
-_CHUNK_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 8 * 1024 * 1024
 _DUPLICATE = 11000
 _REFUSED = frozenset({13, 18, 8000})
 _TRIES = 200
@@ -70,35 +71,39 @@ class _Stale(Exception):  # noqa: N818 - not an error: it ends a transaction
     """A checkpoint or a document is not where the writer believes."""
 
 
-class _Head(NamedTuple):
-    """A consumer's head, as it was read or will be."""
+class _ConsumerState(NamedTuple):
+    """A consumer's state, as it was read or will be."""
 
     seq: int
     checkpoints: Checkpoints
-    pending: Record | None = None
+    pending: Stored | None = None
 
 
 class _Plan(NamedTuple):
     """A write whose checkpoints and revisions were found right: what it inserts, and what it changes or deletes."""
 
-    new: list[Record]
-    changes: list[Record]
+    new: list[Stored]
+    changes: list[Stored]
 
 
 class MongoViews:
-    """Documents, heads and batches as three collections. See this module for what holds on which server."""
+    """Documents, consumers' states (`heads`) and batches as three collections; above is said what holds where.
+
+    `chunk_bytes`: the most that a document with a part of a batch holds.
+    """
 
     features = Features(durable=True, shared=True, poll_s=0.02)
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.name = _public(url)
         self._url = url
-        self._client: AsyncMongoClient[Record] | None = None
+        self._chunk_bytes = chunk_bytes
+        self._client: AsyncMongoClient[Stored] | None = None
         self._is_closed = False
         self._transactions = False
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._left: dict[str, _Head] = {}
-        """Each consumer's head as this process left it."""
+        self._left: dict[str, _ConsumerState] = {}
+        """Each consumer's state as this process left it."""
 
     async def create(self) -> None:
         """Finishes what was left pending, also from when the server had no transactions."""
@@ -110,8 +115,8 @@ class MongoViews:
             hello = await self._client_in_use.admin.command("hello")
             self._transactions = "setName" in hello or hello.get("msg") == "isdbgrid"
             await self._documents.create_index("staged", sparse=True)
-            for head in await self._heads.find({"pending": {"$exists": True}}).to_list():
-                await self._settled(head["_id"])
+            for state in await self._heads.find({"pending": {"$exists": True}}).to_list():
+                await self._settled(state["_id"])
             if self._transactions:
                 await self._documents.delete_many({"staged": {"$gt": ""}})
 
@@ -119,17 +124,17 @@ class MongoViews:
         start = _start(view)
         wanted = {"_id": start + keys[0]} if len(keys) == 1 else {"_id": {"$in": [start + key for key in set(keys)]}}
         with _telling(self.name):
-            records = await self._documents.find(wanted, _SERVED).to_list() if keys else []
-        return {each.key: each for each in (_document(view, record) for record in records if "revision" in record)}
+            found = await self._documents.find(wanted, _SERVED).to_list() if keys else []
+        return {each.key: each for each in (_document(view, stored) for stored in found if "revision" in stored)}
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         async with self._locks[consumer]:
             with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
                 for attempt in range(_TRIES):
-                    head = self._left.pop(consumer, None)
-                    if head is None or not _is_at(head, moves):  # it may be out of date
-                        head = await self._settled(consumer)
-                    done = await self._try(consumer, head, documents, moves)
+                    state = self._left.pop(consumer, None)
+                    if state is None or not _is_at(state, moves):  # it may be out of date
+                        state = await self._settled(consumer)
+                    done = await self._try(consumer, state, documents, moves)
                     if done is not None:
                         return done
                     await asyncio.sleep(secrets.randbelow(1 + min(attempt, 20)) / 1000)
@@ -137,22 +142,22 @@ class MongoViews:
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         with _telling(self.name):
-            head = await self._heads.find_one({"_id": consumer})
-        return _checkpoints(head["checkpoints"] if head else [])
+            state = await self._heads.find_one({"_id": consumer})
+        return _checkpoints(state["checkpoints"] if state else [])
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         wanted = {"_id": {"$gt": _start(view) + after, "$lt": _end(view)}, "revision": {"$gt": 0}}
         with _telling(self.name):
-            records = await self._documents.find(wanted, _SERVED).sort("_id", 1).limit(limit).to_list()
-        return [_document(view, record) for record in records]
+            found = await self._documents.find(wanted, _SERVED).sort("_id", 1).limit(limit).to_list()
+        return [_document(view, stored) for stored in found]
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._locks[consumer]:
             with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
                 self._left.pop(consumer, None)
                 while True:
-                    head = await self._settled(consumer)
-                    if await self._commit(consumer, head, {"drop": list(views), "checkpoints": []}):
+                    state = await self._settled(consumer)
+                    if await self._commit(consumer, state, {"drop": list(views), "checkpoints": []}):
                         await self._settled(consumer)
                         return
 
@@ -163,48 +168,50 @@ class MongoViews:
             await client.close()
 
     async def _try(
-        self, consumer: str, head: _Head, documents: Sequence[Document], moves: Sequence[Move]
+        self, consumer: str, state: _ConsumerState, documents: Sequence[Document], moves: Sequence[Move]
     ) -> int | None:
-        """Write once; None when somebody else was quicker, so that everything has to be looked at again."""
-        if not _is_at(head, moves):
+        """Write once; None when somebody else was quicker, so that everything has to be read again."""
+        if not _is_at(state, moves):
             return 0
         moved = {(move.source, move.partition): move.after for move in moves}
-        after = _Head(head.seq + 1, {**head.checkpoints, **moved})
-        plan = await self._plan(consumer, documents, head.seq)
+        after = _ConsumerState(state.seq + 1, {**state.checkpoints, **moved})
+        plan = await self._plan(consumer, documents, state.seq)
         if plan is None:
             return 0
         if self._transactions or not (plan.new or plan.changes):
-            return await self._write_at_once(consumer, head, after, plan)
-        return await self._write_in_steps(consumer, head, after, plan)
+            return await self._write_at_once(consumer, state, after, plan)
+        return await self._write_in_steps(consumer, state, after, plan)
 
     async def _plan(self, consumer: str, documents: Sequence[Document], seq: int) -> _Plan | None:
-        """What to insert and what to change; None when a document is not at its revision."""
+        """The documents to insert and to change; None when one is not at its revision."""
         by_id = {_start(each.view) + each.key: each for each in documents}
         found = await self._documents.find({"_id": {"$in": list(by_id)}}, {"data": 0}).to_list() if by_id else []
-        kept = {record["_id"]: record for record in found if "revision" in record}
+        existing = {stored["_id"]: stored for stored in found if "revision" in stored}
         plan = _Plan([], [])
         for at, document in by_id.items():
-            if kept.get(at, _ABSENT)["revision"] != document.revision:
+            if existing.get(at, _ABSENT)["revision"] != document.revision:
                 return None
-            if at in kept and kept[at]["consumer"] != consumer and not self._transactions:
-                raise ValueError(f"{at} is written by {kept[at]['consumer']}, so {consumer} can't write it as well")
-            if at in kept:
+            if at in existing and existing[at]["consumer"] != consumer and not self._transactions:
+                raise ValueError(f"{at} is written by {existing[at]['consumer']}, so {consumer} can't write it as well")
+            if at in existing:
                 plan.changes.append({"id": at, "revision": document.revision, "data": document.data})
             elif document.data is not None:
                 plan.new.append({"_id": at, "data": document.data, "consumer": consumer, "seq": seq})
         return plan
 
-    async def _write_at_once(self, consumer: str, head: _Head, after: _Head, plan: _Plan) -> int | None:
-        """All of it in a transaction, or only the head where no document changes."""
+    async def _write_at_once(
+        self, consumer: str, state: _ConsumerState, after: _ConsumerState, plan: _Plan
+    ) -> int | None:
+        """All of it in a transaction, or only the state where no document changes."""
         revision = _revision()
         operations = [
-            *(InsertOne({**record, "revision": revision}) for record in plan.new),
-            *_changes(plan.changes, revision, head.seq),
+            *(InsertOne({**stored, "revision": revision}) for stored in plan.new),
+            *_changes(plan.changes, revision, state.seq),
         ]
 
         async def run(session: AsyncClientSession | None) -> None:
-            change = {"$set": {"seq": after.seq, "checkpoints": _records(after.checkpoints)}}
-            counted = await self._heads.update_one({"_id": consumer, "seq": head.seq}, change, session=session)
+            change = {"$set": {"seq": after.seq, "checkpoints": _stored(after.checkpoints)}}
+            counted = await self._heads.update_one({"_id": consumer, "seq": state.seq}, change, session=session)
             if counted.matched_count == 0:
                 raise _Stale
             if operations:
@@ -227,73 +234,76 @@ class MongoViews:
         self._left[consumer] = after
         return revision
 
-    async def _write_in_steps(self, consumer: str, head: _Head, after: _Head, plan: _Plan) -> int | None:
+    async def _write_in_steps(
+        self, consumer: str, state: _ConsumerState, after: _ConsumerState, plan: _Plan
+    ) -> int | None:
         batch, revision = uuid.uuid4().hex, _revision()
-        if not await self._stage(consumer, head, batch, plan.new):
+        if not await self._stage(consumer, state, batch, plan.new):
             return None
-        place = {"batch": batch, "consumer": consumer, "seq": head.seq}
-        chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(_chunks(plan.changes))]
+        place = {"batch": batch, "consumer": consumer, "seq": state.seq}
+        parts = _chunks(plan.changes, self._chunk_bytes)
+        chunks = [{"_id": f"{batch}/{at}", **place, "items": items} for at, items in enumerate(parts)]
         for chunk in chunks:
             await self._batches.insert_one(chunk)
-        moved = _records(after.checkpoints)
+        moved = _stored(after.checkpoints)
         pending = {"batch": batch, "chunks": len(chunks), "checkpoints": moved, "revision": revision}
-        if not await self._commit(consumer, head, pending):
+        if not await self._commit(consumer, state, pending):
             await self._documents.delete_many({"staged": batch})
             await self._batches.delete_many({"batch": batch})
             return None
-        await self._apply(batch, [record["_id"] for record in plan.new], chunks, revision, after.seq)
+        await self._apply(batch, [stored["_id"] for stored in plan.new], chunks, revision, after.seq)
         if await self._move(consumer, after.seq, moved):
             self._left[consumer] = after
         if chunks:
             await self._sweep(consumer, after.seq)
         return revision
 
-    async def _stage(self, consumer: str, head: _Head, batch: str, new: Sequence[Record]) -> bool:
+    async def _stage(self, consumer: str, state: _ConsumerState, batch: str, new: Sequence[Stored]) -> bool:
         """Insert new documents, unseen. False when others stood in the way: they are swept away if they never count."""
         if not new:
             return True
         try:
-            await self._documents.insert_many([{**record, "staged": batch} for record in new], ordered=False)
+            await self._documents.insert_many([{**stored, "staged": batch} for stored in new], ordered=False)
             return True
         except errors.BulkWriteError as error:
             if not _only_duplicates(error):
                 raise
-        # Counting the head up makes sure that whoever staged those before can't commit any more.
-        if await self._count_up(consumer, head):
-            dead = {"_id": {"$in": [record["_id"] for record in new]}, "consumer": consumer, "seq": {"$lte": head.seq}}
+        # Counting the state up makes sure that whoever staged those before can't commit any more.
+        if await self._count_up(consumer, state):
+            dead = {"_id": {"$in": [stored["_id"] for stored in new]}, "consumer": consumer, "seq": {"$lte": state.seq}}
             await self._documents.delete_many({**dead, "staged": {"$gt": ""}})
         else:
             await self._documents.delete_many({"staged": batch})
         return False
 
-    async def _count_up(self, consumer: str, head: _Head) -> bool:
-        counted = await self._heads.update_one({"_id": consumer, "seq": head.seq}, {"$set": {"seq": head.seq + 1}})
+    async def _count_up(self, consumer: str, state: _ConsumerState) -> bool:
+        counted = await self._heads.update_one({"_id": consumer, "seq": state.seq}, {"$set": {"seq": state.seq + 1}})
         return counted.matched_count == 1
 
-    async def _commit(self, consumer: str, head: _Head, pending: Record) -> bool:
-        change = {"$set": {"seq": head.seq + 1, "pending": pending}}
-        return (await self._heads.update_one({"_id": consumer, "seq": head.seq}, change)).matched_count == 1
+    async def _commit(self, consumer: str, state: _ConsumerState, pending: Stored) -> bool:
+        change = {"$set": {"seq": state.seq + 1, "pending": pending}}
+        return (await self._heads.update_one({"_id": consumer, "seq": state.seq}, change)).matched_count == 1
 
-    async def _settled(self, consumer: str) -> _Head:
-        """The consumer's head, after what was pending in it is finished."""
+    async def _settled(self, consumer: str) -> _ConsumerState:
+        """The consumer's state, after what was pending in it is finished."""
         while True:
-            record = await self._heads.find_one({"_id": consumer})
-            if record is None:
-                await self._insert_head(consumer)
+            stored = await self._heads.find_one({"_id": consumer})
+            if stored is None:
+                await self._insert_state(consumer)
                 continue
-            head = _Head(record["seq"], _checkpoints(record["checkpoints"]), record.get("pending"))
-            if head.pending is None:
-                return head
-            await self._finish(consumer, head.seq, head.pending)
+            state = _ConsumerState(stored["seq"], _checkpoints(stored["checkpoints"]), stored.get("pending"))
+            if state.pending is None:
+                return state
+            await self._finish(consumer, state.seq, state.pending)
 
-    async def _insert_head(self, consumer: str) -> None:
+    async def _insert_state(self, consumer: str) -> None:
         seq = time.time_ns() // 1000  # microseconds, so that one made anew begins above all that were before
         try:
             await self._heads.insert_one({"_id": consumer, "seq": seq, "checkpoints": []})
         except errors.DuplicateKeyError:
             return
 
-    async def _finish(self, consumer: str, seq: int, pending: Record) -> None:
+    async def _finish(self, consumer: str, seq: int, pending: Stored) -> None:
         """Apply what is pending, move the checkpoints, sweep up. Any number may do it, even long afterwards."""
         if "drop" in pending:
             await self._delete_views(consumer, pending["drop"], seq)
@@ -303,11 +313,11 @@ class MongoViews:
             if len(chunks) != pending["chunks"]:  # somebody else has finished it
                 return
             staged = await self._documents.find({"staged": batch}, {"_id": 1}).to_list()
-            await self._apply(batch, [record["_id"] for record in staged], chunks, pending["revision"], seq)
+            await self._apply(batch, [stored["_id"] for stored in staged], chunks, pending["revision"], seq)
         await self._move(consumer, seq, pending["checkpoints"])
         await self._sweep(consumer, seq)
 
-    async def _apply(self, batch: str, new: Sequence[str], chunks: Iterable[Record], revision: int, seq: int) -> None:
+    async def _apply(self, batch: str, new: Sequence[str], chunks: Iterable[Stored], revision: int, seq: int) -> None:
         seen = {"$set": {"revision": revision}, "$unset": {"staged": ""}}
         shown: list[Operation] = [UpdateOne({"_id": each, "staged": batch}, seen) for each in new]
         if len(new) > _MANY:  # not for few, because FerretDB reads the whole collection for this
@@ -316,7 +326,7 @@ class MongoViews:
             if operations:
                 await self._documents.bulk_write(operations, ordered=False)
 
-    async def _move(self, consumer: str, seq: int, checkpoints: list[Record]) -> bool:
+    async def _move(self, consumer: str, seq: int, checkpoints: list[Stored]) -> bool:
         """Move the checkpoints, and nothing is pending any more. False when somebody else has done so."""
         pending = {"_id": consumer, "seq": seq, "pending": {"$exists": True}}
         change = {"$set": {"checkpoints": checkpoints}, "$unset": {"pending": ""}}
@@ -333,36 +343,36 @@ class MongoViews:
     def _connect(self) -> None:
         try:
             given = pymongo.uri_parser.parse_uri(self._url)["options"]
-            kept: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name not in given}
-            self._client = AsyncMongoClient(self._url, **kept)
+            usual: dict[str, Any] = {name: value for name, value in _DEFAULTS.items() if name not in given}
+            self._client = AsyncMongoClient(self._url, **usual)
             self._client.get_default_database()
         except (errors.InvalidURI, errors.ConfigurationError, ValueError) as error:
             raise SettingsError(f"{self.name}: {error}") from error
 
     @property
-    def _client_in_use(self) -> AsyncMongoClient[Record]:
+    def _client_in_use(self) -> AsyncMongoClient[Stored]:
         if self._client is None:
             raise Unavailable(f"{self.name} is not open: call create first")
         return self._client
 
     @property
-    def _documents(self) -> AsyncCollection[Record]:
+    def _documents(self) -> AsyncCollection[Stored]:
         return self._client_in_use.get_default_database()["documents"]
 
     @property
-    def _heads(self) -> AsyncCollection[Record]:
+    def _heads(self) -> AsyncCollection[Stored]:
         return self._client_in_use.get_default_database()["heads"]
 
     @property
-    def _batches(self) -> AsyncCollection[Record]:
+    def _batches(self) -> AsyncCollection[Stored]:
         return self._client_in_use.get_default_database()["batches"]
 
 
 _SERVED = {"data": 1, "revision": 1}
-_ABSENT: Record = {"revision": 0}
+_ABSENT: Stored = {"revision": 0}
 
 
-def _changes(items: Iterable[Record], revision: int, seq: int) -> list[Operation]:
+def _changes(items: Iterable[Stored], revision: int, seq: int) -> list[Operation]:
     """Change or delete documents, each only at its old revision."""
     changed: list[Operation] = []
     for item in items:
@@ -372,13 +382,13 @@ def _changes(items: Iterable[Record], revision: int, seq: int) -> list[Operation
     return changed
 
 
-def _chunks(items: Iterable[Record]) -> Iterator[list[Record]]:
+def _chunks(items: Iterable[Stored], most: int) -> Iterator[list[Stored]]:
     """Parts that fit a document, which MongoDB limits to 16 MiB."""
-    chunk: list[Record] = []
+    chunk: list[Stored] = []
     size = 0
     for item in items:
         weight = len(item["data"] or b"") + 3 * len(item["id"]) + 64
-        if chunk and size + weight > _CHUNK_BYTES:
+        if chunk and size + weight > most:
             yield chunk
             chunk, size = [], 0
         chunk.append(item)
@@ -392,25 +402,25 @@ def _revision() -> int:
     return secrets.randbits(52) + 1
 
 
-def _is_at(head: _Head, moves: Sequence[Move]) -> bool:
-    at = head.checkpoints
+def _is_at(state: _ConsumerState, moves: Sequence[Move]) -> bool:
+    at = state.checkpoints
     return all(at.get((move.source, move.partition), Checkpoint()).number == move.before for move in moves)
 
 
-def _records(checkpoints: Checkpoints) -> list[Record]:
+def _stored(checkpoints: Checkpoints) -> list[Stored]:
     return [
         {"source": source, "partition": partition, "number": number, "offset": offset}
         for (source, partition), (number, offset) in checkpoints.items()
     ]
 
 
-def _checkpoints(kept: Iterable[Record]) -> dict[tuple[str, int], Checkpoint]:
-    return {(each["source"], each["partition"]): Checkpoint(each["number"], each["offset"]) for each in kept}
+def _checkpoints(stored: Iterable[Stored]) -> dict[tuple[str, int], Checkpoint]:
+    return {(each["source"], each["partition"]): Checkpoint(each["number"], each["offset"]) for each in stored}
 
 
 @cache
 def _start(view: str) -> str:
-    """What the ids of a view's documents begin with. MongoDB compares strings as UTF-8 bytes, as `scan` must."""
+    """The beginning of the ids of a view's documents. MongoDB compares strings as UTF-8 bytes, as `scan` must."""
     return quote(view, safe="") + "/"
 
 
@@ -418,8 +428,8 @@ def _end(view: str) -> str:
     return quote(view, safe="") + "0"
 
 
-def _document(view: str, record: Record) -> Document:
-    return Document(view, record["_id"].partition("/")[2], bytes(record["data"]), record["revision"])
+def _document(view: str, stored: Stored) -> Document:
+    return Document(view, stored["_id"].partition("/")[2], bytes(stored["data"]), stored["revision"])
 
 
 def _only_duplicates(error: errors.BulkWriteError) -> bool:

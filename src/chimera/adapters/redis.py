@@ -26,11 +26,12 @@ import hiredis
 import redis.exceptions as failures
 from redis.asyncio.connection import Connection, parse_url
 
+from chimera.adapters.last_known import TTL_S, WAIT_S, Patience, known_at, with_time
 from chimera.errors import SettingsError, Unavailable
-from chimera.lastknown import TTL_S, WAIT_S, Known, LastKnownStore, Patience, known_at, with_time
-from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Features, LastKnown, LastKnownStore, Move, ViewStore
 
-Command = tuple[Any, ...]
+Word = str | bytes | int
+Command = tuple[Any, ...]  # of words; hiredis takes them as a tuple of one
 
 _CONNECTIONS = 16
 _TRUSTED_S = 1.0
@@ -128,7 +129,7 @@ def open_engine(kind: Literal["log", "store", "views", "last_known"], url: str) 
 class RedisViews:
     """A hash of documents and a sorted set of keys per view; a hash of checkpoints per consumer.
 
-    A document is kept as its revision, a space and its bytes, so that one read returns both.
+    A document is stored as its revision, a space and its bytes, so that one read returns both.
     """
 
     features = Features(durable=True, shared=True, poll_s=0.01)
@@ -173,8 +174,8 @@ class RedisViews:
         return list(_documents(view, [key.decode() for key in found], values).values())
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
-        kept = [name for view in views for name in (self._documents(view), self._keys(view))]
-        await self._server.write(("UNLINK", self._checkpoints(consumer), *kept))
+        names = [name for view in views for name in (self._documents(view), self._keys(view))]
+        await self._server.write(("UNLINK", self._checkpoints(consumer), *names))
 
     async def close(self) -> None:
         await self._server.close()
@@ -200,7 +201,7 @@ class RedisLastKnown:
         self._prefix = f"{prefix}:known:"
         self._ttl_ms = round(ttl_s * 1000)
 
-    async def get_many(self, keys: Sequence[str]) -> Mapping[str, Known]:
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, LastKnown]:
         if not keys:
             return {}
         command = ["MGET", *(self._prefix + key for key in keys)]
@@ -243,7 +244,7 @@ class _Server:
         self._idle: list[tuple[Connection, float]] = []
         self._is_closed = False
 
-    async def read(self, *command: Any) -> Any:
+    async def read(self, *command: Word) -> Any:
         """The answer to a command that may run twice."""
         for pause in _BACKOFF_S:
             try:
@@ -258,13 +259,15 @@ class _Server:
         """The answers to commands that must not run twice, in one round trip."""
         return await self._run(commands, once=True)
 
-    async def read_script(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def read_script(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
+        """The answer of a script that may run twice; it is sent whole only to a server that does not know it."""
         try:
             return await self.read("EVALSHA", _digest(script), len(keys), *keys, *arguments)
         except failures.NoScriptError:
             return await self.read("EVAL", script, len(keys), *keys, *arguments)
 
-    async def write_script(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    async def write_script(self, script: str, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
+        """The answer of a script that must not run twice."""
         try:
             return (await self.write(("EVALSHA", _digest(script), len(keys), *keys, *arguments)))[0]
         except failures.NoScriptError:
@@ -333,19 +336,19 @@ async def _ask(connection: Connection, commands: Sequence[Command]) -> list[Any]
     return [await connection.read_response() for _ in commands]
 
 
-def _moved(moves: Sequence[Move]) -> list[Any]:
+def _moved(moves: Sequence[Move]) -> list[Word]:
     """The checkpoints' part of the script's arguments."""
     places = [f"{move.source}/{move.partition}" for move in moves]
     numbers = [f"{move.after.number} {move.after.offset}" for move in moves]
     return [len(moves), len(moves), *places, *(move.before for move in moves), *numbers]
 
 
-def _written(documents: Sequence[Document]) -> list[Any]:
+def _written(documents: Sequence[Document]) -> list[Word]:
     """One view's part of the script's arguments."""
     puts = [document for document in documents if document.data is not None]
     group = [*puts, *(document for document in documents if document.data is None)]
     fields, revisions = [document.key for document in group], [document.revision for document in group]
-    return [len(group), len(puts), *fields, *revisions, *(document.data for document in puts)]
+    return [len(group), len(puts), *fields, *revisions, *(document.data or b"" for document in puts)]
 
 
 def _documents(view: str, keys: Sequence[str], values: Sequence[bytes | None]) -> dict[str, Document]:

@@ -1,17 +1,19 @@
-"""What every engine with SQL does alike: SQLite, PostgreSQL, MySQL."""
+"""Rows and SQL as every engine with SQL has them: SQLite, PostgreSQL, MySQL."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from chimera.core.paging import pages
 from chimera.entities import ColumnKind, Row, Table
 from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
-from chimera.ports import PAGE_BYTES
 
 Item = TypeVar("Item")
 Converter = Callable[[Sequence[Row]], Sequence[Row]]
+Where = Mapping[str, Sequence[object]]
+"""The values that each column may have."""
 
 
 def converter(kinds: Sequence[ColumnKind], by_kind: Mapping[ColumnKind, Callable[[Any], Any]]) -> Converter:
@@ -47,7 +49,7 @@ async def unbroken(
     partition: int,
     after: int,
 ) -> list[Message]:
-    """What `read` finds after a number. Raises Trimmed where it does not begin with the next one.
+    """The events that `read` finds after a number. Raises Trimmed where they do not begin with the next one.
 
     Where it finds nothing, `heads` say whether there was something; it is read again, since it may have come meanwhile.
     """
@@ -61,22 +63,22 @@ async def unbroken(
     return events
 
 
-def check_columns(table: Table, where: Mapping[str, Sequence[Any]]) -> None:
+def check_columns(table: Table, where: Where) -> None:
     """Raises ValueError when a condition names a column that the table does not have."""
     names = [column.name for column in table.columns]
     if unknown := [name for name in where if name not in names]:
         raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
 
 
-def in_parts(where: Mapping[str, Sequence[Any]], size: int) -> list[Mapping[str, Sequence[Any]]]:
+def in_parts(where: Where, size: int) -> list[Where]:
     """The conditions, several times: each with a part of the longest list, of at most `size` values."""
     longest = max(where, key=lambda name: len(where[name]), default=None)
     if longest is None:
         return [where]
-    return [{**where, longest: chunk} for chunk in chunks(where[longest], size)]
+    return [{**where, longest: chunk} for chunk in pages(where[longest], size)]
 
 
-def given(where: Mapping[str, Sequence[Any]]) -> list[Any]:
+def given(where: Where) -> list[object]:
     """The values of conditions, in order, without None: that is no value in SQL."""
     return [value for values in where.values() for value in values if value is not None]
 
@@ -86,30 +88,19 @@ def index_name(table: Table, column: str) -> str:
     return f"{table.name}_by_{column}"
 
 
-def other_partitions(what: str, kept: int, asked: int) -> SettingsError:
-    return SettingsError(f"{what} has {kept} partitions, not {asked}; their number can't change")
-
-
-def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+def other_partitions(what: str, found: int, asked: int) -> SettingsError:
+    """The error of a journal or topic, `what`, that was created with another number of partitions."""
+    return SettingsError(f"{what} has {found} partitions, not {asked}; their number can't change")
 
 
 def distinct(items: Collection[Item]) -> list[Item]:
+    """The items, each once, in the order of their first occurrence."""
     return list(dict.fromkeys(items))
 
 
 def marks(count: int, mark: str) -> str:
     """So many parameters in a list; NULL, which nothing equals, for none."""
     return ", ".join([mark] * count) or "NULL"
-
-
-def within_page(items: Iterable[Item], data: Callable[[Item], bytes], size: float = PAGE_BYTES) -> Iterator[Item]:
-    """The first of these, up to the one with which their data have come to `size` bytes."""
-    for item in items:
-        yield item
-        size -= len(data(item))
-        if size <= 0:
-            return
 
 
 def quoted(name: str) -> str:

@@ -1,6 +1,6 @@
 """Engines that break a promise. What they wrap keeps it; tests use them to show that a broken promise is noticed.
 
-Each breaks one guarantee and is otherwise the engine that it wraps. `every` is how often: every so many-th.
+Each breaks one guarantee and is otherwise the engine that it wraps. `every`: it does so at every so many-th message.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
 
 from chimera.entities import Key, Row, Table
 from chimera.messages import Message
@@ -105,10 +104,10 @@ class WrappedSession:
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         return await self._session.load(table, keys)
 
-    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await self._session.find(table, where)
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         return await self._session.execute(sql, parameters)
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
@@ -288,8 +287,8 @@ class StubbornViews(WrappedViews):
     """Breaks "0, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        kept = await self._views.checkpoints(consumer)
-        current = [move._replace(before=kept.get((move.source, move.partition), Checkpoint()).number) for move in moves]
+        at = await self._views.checkpoints(consumer)
+        current = [move._replace(before=at.get((move.source, move.partition), Checkpoint()).number) for move in moves]
         return await self._views.write(consumer, documents, current)
 
 
@@ -299,6 +298,6 @@ class CarelessViews(WrappedViews):
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         current: list[Document] = []
         for document in documents:
-            kept = (await self._views.get(document.view, [document.key])).get(document.key)
-            current.append(document._replace(revision=kept.revision if kept else 0))
+            stored = (await self._views.get(document.view, [document.key])).get(document.key)
+            current.append(document._replace(revision=stored.revision if stored else 0))
         return await self._views.write(consumer, current, moves)

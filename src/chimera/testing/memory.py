@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from chimera.adapters.rows import within_page
+from chimera.core.aio.signals import Signal
+from chimera.core.paging import within_page
 from chimera.entities import Key, Row, Table
 from chimera.errors import SettingsError, Trimmed, Unavailable
 from chimera.messages import Message
-from chimera.owners import bucket_digests
 from chimera.ports import (
     BucketDigest,
     Checkpoint,
@@ -34,8 +34,8 @@ from chimera.ports import (
     ViewStore,
     WriteSession,
 )
-from chimera.sharing import shared_key
-from chimera.signals import Signal
+from chimera.share.changes import shared_key
+from chimera.share.owner import bucket_digests
 
 _FEATURES = Features(durable=False, shared=False)
 _WAIT_S = 60.0
@@ -87,25 +87,25 @@ class MemoryLog:
 
     async def create(self, topic: str, partitions: int) -> None:
         """Raises SettingsError when the topic exists with another number of partitions."""
-        kept = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
-        if len(kept) != partitions:
-            raise SettingsError(f"the topic {topic} has {len(kept)} partitions, not {partitions}")
+        stored = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
+        if len(stored) != partitions:
+            raise SettingsError(f"the topic {topic} has {len(stored)} partitions, not {partitions}")
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         """Raises ValueError, and adds nothing, when a message's partition is not one of the topic's."""
-        kept = self._topic(topic)
+        stored = self._topic(topic)
         for message in messages:
-            if not 0 <= message.partition < len(kept):
-                raise ValueError(f"the topic {topic} has {len(kept)} partitions, no number {message.partition}")
+            if not 0 <= message.partition < len(stored):
+                raise ValueError(f"the topic {topic} has {len(stored)} partitions, no number {message.partition}")
         for message in messages:
-            kept[message.partition].messages.append(message)
+            stored[message.partition].messages.append(message)
         self._changed.notify()
 
     async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
-        kept = self._topic(topic)
+        stored = self._topic(topic)
         offsets, turns = dict(after), deque(after)
         while not self._closed:
-            if batch := _next_batch(kept, offsets, turns, limit):
+            if batch := _next_batch(stored, offsets, turns, limit):
                 turns.rotate(-1)
                 yield batch
                 await asyncio.sleep(0)
@@ -129,14 +129,14 @@ class MemoryLog:
         return self._topics[topic]
 
 
-def _next_batch(kept: Sequence[_Records], offsets: dict[int, int], turns: Sequence[int], limit: int) -> list[Record]:
+def _next_batch(stored: Sequence[_Records], offsets: dict[int, int], turns: Sequence[int], limit: int) -> list[Record]:
     """At most `limit` records: every partition gets its part of the batch before any gets more."""
     batch: list[Record] = []
     for room in (limit // max(1, len(turns)) or 1, limit):
         for partition in turns:
-            if partition < len(kept):
-                start = max(offsets[partition], kept[partition].trimmed)
-                wanted = kept[partition].between(start, start + min(room, limit - len(batch)))
+            if partition < len(stored):
+                start = max(offsets[partition], stored[partition].trimmed)
+                wanted = stored[partition].between(start, start + min(room, limit - len(batch)))
                 found = list(within_page(wanted, attrgetter("message.data")))
                 batch += found
                 offsets[partition] = found[-1].offset if found else offsets[partition]
@@ -144,7 +144,7 @@ def _next_batch(kept: Sequence[_Records], offsets: dict[int, int], turns: Sequen
 
 
 class _State(msgspec.Struct, frozen=True):
-    """What is committed. It is never changed, only replaced, so that whoever looks at it sees one moment."""
+    """The committed state. It is never changed, only replaced, so that whoever reads it sees one moment."""
 
     tables: Mapping[str, Mapping[Key, Row]]
     events: Mapping[int, tuple[Message, ...]]
@@ -174,7 +174,7 @@ class MemoryStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         async with self._lock:
-            session = _WriteSession(self._state, self._columns)
+            session = _MemoryWriteSession(self._state, self._columns)
             try:
                 yield session
                 state = session.result()
@@ -185,7 +185,7 @@ class MemoryStore:
 
     @asynccontextmanager
     async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
-        session = _Session(self._state, self._columns)
+        session = _MemorySession(self._state, self._columns)
         try:
             yield session
         finally:
@@ -205,7 +205,7 @@ class MemoryStore:
     async def close(self) -> None: ...
 
 
-class _Session:
+class _MemorySession:
     dialect = ""
 
     def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
@@ -220,17 +220,17 @@ class _Session:
         rows = self._rows(table)
         return self._of(table, [rows[key] for key in dict.fromkeys(keys) if key in rows])
 
-    async def find(self, table: Table, where: Mapping[str, Sequence[Any]]) -> Sequence[Row]:
+    async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         names = [column.name for column in table.columns]
         if unknown := where.keys() - set(names):
             raise ValueError(f"table {table.name} has no column {', '.join(unknown)}; it has: {', '.join(names)}")
-        kept = self._columns[table.name]
-        wanted = [(kept.index(name), frozenset(values)) for name, values in where.items()]
+        columns = self._columns[table.name]
+        wanted = [(columns.index(name), frozenset(values)) for name, values in where.items()]
         rows = self._rows(table)
         found = [rows[key] for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
         return self._of(table, found)
 
-    async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Raises RuntimeError: there is no SQL in memory."""
         raise RuntimeError(f"there is no SQL in memory (dialect {self.dialect!r}), so this can't run: {sql}")
 
@@ -238,11 +238,11 @@ class _Session:
         return [event for event in _after(self._events(partition), after) if event.key == key]
 
     def _of(self, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
-        """The rows as this table has them, which may have fewer columns than are kept."""
-        kept, names = self._columns[table.name], [column.name for column in table.columns]
-        if names == kept:
+        """The rows as this table has them, which may have fewer columns than are stored."""
+        columns, names = self._columns[table.name], [column.name for column in table.columns]
+        if names == columns:
             return rows
-        at = [kept.index(name) for name in names]
+        at = [columns.index(name) for name in names]
         return [tuple(row[index] for index in at) for row in rows]
 
     def _rows(self, table: Table) -> Mapping[Key, Row]:
@@ -258,7 +258,7 @@ class _Session:
         return self._base
 
 
-class _WriteSession(_Session):
+class _MemoryWriteSession(_MemorySession):
     def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
         super().__init__(state, columns)
         self._tables: dict[str, dict[Key, Row]] = {}
@@ -357,8 +357,8 @@ class MemoryViews:
     async def create(self) -> None: ...
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
-        kept = self._documents.get(view, {})
-        return {key: kept[key] for key in keys if key in kept}
+        documents = self._documents.get(view, {})
+        return {key: documents[key] for key in keys if key in documents}
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         await asyncio.sleep(0)
@@ -378,8 +378,8 @@ class MemoryViews:
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         # Python orders strings by code points, which is the order of their UTF-8 bytes.
-        kept = self._documents.get(view, {})
-        return [kept[key] for key in sorted(key for key in kept if key > after)[:limit]]
+        documents = self._documents.get(view, {})
+        return [documents[key] for key in sorted(key for key in documents if key > after)[:limit]]
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         self._checkpoints.pop(consumer, None)
@@ -389,15 +389,15 @@ class MemoryViews:
     async def close(self) -> None: ...
 
     def _revision_of(self, document: Document) -> int:
-        kept = self._documents.get(document.view, {}).get(document.key)
-        return kept.revision if kept else 0
+        found = self._documents.get(document.view, {}).get(document.key)
+        return found.revision if found else 0
 
     def _put(self, document: Document) -> None:
-        kept = self._documents.setdefault(document.view, {})
+        documents = self._documents.setdefault(document.view, {})
         if document.data is None:
-            kept.pop(document.key, None)
+            documents.pop(document.key, None)
         else:
-            kept[document.key] = document._replace(revision=self._revision)
+            documents[document.key] = document._replace(revision=self._revision)
 
 
 class MemoryOwner:
@@ -421,7 +421,7 @@ class MemoryOwner:
         return await bucket_digests(self, share, partition)
 
     async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
-        """What the journal last said of each key."""
+        """The last entry of each key, as the journal has it; raises as `fetch`."""
         self._check(share)
         heads = await self._store.heads()
         if partition not in heads:

@@ -1,1 +1,1 @@
-"""The read head's HTTP side."""
+"""The HTTP side: routes, answers, the read head, and what is served for operators."""

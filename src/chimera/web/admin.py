@@ -1,4 +1,4 @@
-"""What Chimera adds to each service, under `/_chimera/<service>/`."""
+"""The routes that Chimera adds to each service, under `/_chimera/<service>/`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Annotated, Any
 
 import msgspec
 
-from chimera.body import Body
-from chimera.borrowing import BorrowedReads
-from chimera.commands import CommandStates
-from chimera.digests import BUCKETS
+from chimera.borrow.modes import change_mode, read_mode
+from chimera.borrow.reads import BorrowedReads
+from chimera.commands.states import CommandStates
+from chimera.core.context import Context
+from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.errors import Rejected, Trimmed
 from chimera.messages import MAX_KEY, to_cloud_event
-from chimera.modes import change_mode, read_mode
 from chimera.ports import ConsumerAt
 from chimera.service import Borrow, Mode, Share
-from chimera.sharing import shared_documents
+from chimera.share.changes import shared_documents
+from chimera.share.digests import BUCKETS
 from chimera.transaction import Reads
 from chimera.web import answers, openapi
-from chimera.web.added import NoQuery, added_route, read_query
-from chimera.web.http import NOT_JSON, Call, invalid
-from chimera.web.objects import read_object, with_whole_numbers
+from chimera.web.http import Call, NoQuery, read_query
+from chimera.web.openapi import added_route
 from chimera.web.routing import Route
 
 KEYS_LIMIT = 250
@@ -33,16 +33,22 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class WaitQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The query of a command's outcome."""
+
     wait: Annotated[
         float, msgspec.Meta(ge=0, le=LONGEST_WAIT_S, description="seconds to hold the answer until it is settled")
     ] = 0.0
 
 
 class KeysQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The query of a share's documents: `key` once for each."""
+
     key: Annotated[list[str], msgspec.Meta(min_length=1, max_length=KEYS_LIMIT)]
 
 
 class IdsQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """The query of many commands' outcomes: `id` once for each."""
+
     id: Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(min_length=1, max_length=IDS_LIMIT)]
 
 
@@ -50,17 +56,19 @@ Bucket = Annotated[int, msgspec.Meta(ge=0, le=BUCKETS - 1)]
 
 
 class ModeBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The mode that a borrow is to be switched to."""
+
     mode: Mode
 
 
 class Admin:
     """The routes for operators, for borrowers, and for those who wait for their commands."""
 
-    def __init__(self, body: Body, states: CommandStates, borrows: Mapping[str, BorrowedReads[Any]]) -> None:
+    def __init__(self, context: Context, states: CommandStates, borrows: Mapping[str, BorrowedReads[Any]]) -> None:
         self._states = states
         self._borrows = borrows
-        self._body = body
-        partition = Annotated[int, msgspec.Meta(ge=0, le=self._body.service.partitions - 1)]
+        self._context = context
+        partition = Annotated[int, msgspec.Meta(ge=0, le=self._context.service.partitions - 1)]
         self._digests_query = msgspec.defstruct("DigestsQuery", [("partition", partition)], forbid_unknown_fields=True)
         self._entries_query = msgspec.defstruct(
             "EntriesQuery",
@@ -70,7 +78,7 @@ class Admin:
             ],
             forbid_unknown_fields=True,
         )
-        self._consumers_body = _consumers_body(self._body.service.name, partition)
+        self._consumers_body = _consumers_body(self._context.service.name, partition)
         self._journal_query = msgspec.defstruct(
             "JournalQuery",
             [
@@ -82,7 +90,8 @@ class Admin:
         )
 
     def routes(self) -> list[Route]:
-        name = self._body.service.name
+        """All of them, described but for those that say that there is no such share or borrow."""
+        name = self._context.service.name
         get = partial(added_route, name)
         what = "Say how far consumers of the journal are"
         consumers = openapi.added(name, "/consumers", what, answers.ConsumersKept, NoQuery, body=self._consumers_body)
@@ -107,13 +116,13 @@ class Admin:
 
     def _share_routes(self) -> list[Route]:
         """Described routes for each share, and one that says which there are."""
-        base = f"/_chimera/{self._body.service.name}/share"
-        get = partial(added_route, self._body.service.name)
+        base = f"/_chimera/{self._context.service.name}/share"
+        get = partial(added_route, self._context.service.name)
         described: list[Route] = []
-        for share in self._body.service.shares.values():
+        for share in self._context.service.shares.values():
             name, path = share.name, f"/share/{share.name}"
             documents, digests, entries = (partial(each, share) for each in (self.share, self.digests, self.entries))
-            what = _shared(self._body.service.name, share)
+            what = _shared(self._context.service.name, share)
             described += [
                 get(path, documents, f"The current documents of {name}", what, KeysQuery),
                 get(f"{path}/digests", digests, f"Digests of {name}", answers.SharedDigests, self._digests_query),
@@ -123,7 +132,7 @@ class Admin:
 
     def _mode_routes(self) -> list[Route]:
         """A described route for each borrow, and one that says which there are."""
-        name, borrows = self._body.service.name, self._body.service.borrows
+        name, borrows = self._context.service.name, self._context.service.borrows
         described = [
             Route(
                 "PUT",
@@ -143,27 +152,30 @@ class Admin:
         return [*described, Route("PUT", f"/_chimera/{name}/borrows/{{name}}", self.no_borrow)]
 
     async def command(self, call: Call) -> None:
+        """Answer with a command's outcome, after `wait` seconds at most. Raises Rejected (404) for an unknown one."""
         query = read_query(call, WaitQuery)
         command_id = call.path["command_id"]
         state = await self._states.get(command_id, query.wait)
         if state.state == "unknown":
             raise Rejected(
-                "command_unknown", f"{self._body.service.name} knows no command {command_id[:64]!r}", status=404
+                "command_unknown", f"{self._context.service.name} knows no command {command_id[:64]!r}", status=404
             )
         headers = [(b"chimera-position", state.positions.encode())] if state.positions else []
         shown = answers.OneCommand(command_id, *state)  # type: ignore[arg-type]
         await call.answer_json(shown, headers=headers)
 
     async def commands(self, call: Call) -> None:
+        """Answer with the outcomes of commands by id, as they are now; an unknown one is `unknown`."""
         ids = read_query(call, IdsQuery, repeated=["id"]).id
         states = await self._states.get_many(ids)
         shown = {key: answers.CommandShown(*state) for key, state in zip(ids, states, strict=True)}  # type: ignore[arg-type]
         await call.answer_json(answers.ManyCommands(shown))
 
     async def journal(self, call: Call) -> None:
+        """Answer with a partition's events after a number, as CloudEvents. Raises Rejected (410) for trimmed ones."""
         query: Any = read_query(call, self._journal_query)
         try:
-            events = await self._body.store.journal(query.partition, query.after, query.limit)
+            events = await self._context.store.journal(query.partition, query.after, query.limit)
         except Trimmed as gone:
             raise Rejected("trimmed", str(gone), status=410) from gone
         await call.answer_json(
@@ -171,11 +183,13 @@ class Admin:
         )
 
     async def heads(self, call: Call) -> None:
+        """Answer with the newest number of each partition of the journal."""
         read_query(call, NoQuery)
-        heads = await self._body.store.heads()
+        heads = await self._context.store.heads()
         await call.answer_json(answers.Heads({str(partition): number for partition, number in sorted(heads.items())}))
 
     async def consumers(self, call: Call) -> None:
+        """Store the checkpoints that another service's consumers report, and answer with their count."""
         read_query(call, NoQuery)
         body = await call.body()
         read_object(body)
@@ -184,37 +198,42 @@ class Admin:
         except NOT_JSON as error:
             raise invalid(error) from error
         at = [ConsumerAt(each.consumer, each.partition, each.number, each.offset) for each in told.consumers]
-        await self._body.owner(self._body.service.name).report(at)
+        await self._context.owners[self._context.service.name].report(at)
         await call.answer_json(answers.ConsumersKept(len(at)))
 
     async def no_share(self, call: Call) -> None:
-        raise _unknown("share", call.path["name"], self._body.service.shares)
+        """Raises Rejected (404), which names the shares that there are."""
+        raise _unknown("share", call.path["name"], self._context.service.shares)
 
     async def share(self, share: Share, call: Call) -> None:
+        """Answer with a share's documents by key, all of one snapshot; keys without one are left out."""
         keys = read_query(call, KeysQuery, repeated=["key"]).key
-        async with self._body.store.snapshot() as session:
-            reads = Reads(self._body.service, session)
+        async with self._context.store.snapshot() as session:
+            reads = Reads(self._context.service, session)
             documents = await shared_documents(share, reads, list(dict.fromkeys(keys)))
         shown = {key: msgspec.Raw(document) for key, document in documents.items()}
         await call.answer_json(answers.SharedDocuments(share.name, shown))
 
     async def digests(self, share: Share, call: Call) -> None:
+        """Answer with the digests of a partition of a share, by bucket."""
         query: Any = read_query(call, self._digests_query)
-        digests = await self._body.owner(self._body.service.name).digests(share.name, query.partition)
+        digests = await self._context.owners[self._context.service.name].digests(share.name, query.partition)
         shown = {str(bucket): digest for bucket, digest in sorted(digests.items())}
         await call.answer_json(answers.SharedDigests(share.name, query.partition, shown))
 
     async def entries(self, share: Share, call: Call) -> None:
+        """Answer with the entries of some buckets of a partition of a share, by key."""
         query: Any = read_query(call, self._entries_query, repeated=["bucket"])
-        owner = self._body.owner(self._body.service.name)
+        owner = self._context.owners[self._context.service.name]
         entries = await owner.entries(share.name, query.partition, list(dict.fromkeys(query.bucket)))
         await call.answer_json(answers.SharedEntries(share.name, query.partition, dict(entries)))
 
     async def borrows(self, call: Call) -> None:
+        """Answer with the service's borrows, and the modes that are in force and wanted."""
         read_query(call, NoQuery)
         shown = []
-        for borrow in self._body.service.borrows.values():
-            setting = await read_mode(self._body, borrow)
+        for borrow in self._context.service.borrows.values():
+            setting = await read_mode(self._context, borrow)
             shown.append(
                 answers.BorrowShown(
                     borrow.name, borrow.owner, setting.mode, setting.wanted, borrow.budget, borrow.max_age
@@ -223,9 +242,11 @@ class Admin:
         await call.answer_json(answers.Borrows(shown))
 
     async def no_borrow(self, call: Call) -> None:
-        raise _unknown("borrow", call.path["name"], self._body.service.borrows)
+        """Raises Rejected (404), which names the borrows that there are."""
+        raise _unknown("borrow", call.path["name"], self._context.service.borrows)
 
-    async def set_mode(self, borrow: Borrow[Any], call: Call) -> None:
+    async def set_mode(self, borrow: Borrow[msgspec.Struct], call: Call) -> None:
+        """Ask for another mode of a borrow, and answer with the setting, which may still be to come in force."""
         read_query(call, NoQuery)
         body = await call.body()
         read_object(body)
@@ -233,12 +254,12 @@ class Admin:
             wanted = msgspec.json.decode(body, type=ModeBody).mode
         except NOT_JSON as error:
             raise invalid(error) from error
-        setting = await change_mode(self._body, borrow, wanted)
+        setting = await change_mode(self._context, borrow, wanted)
         await self._borrows[borrow.name].look()
         await call.answer_json(answers.BorrowMode(borrow.name, borrow.owner, setting.mode, setting.wanted))
 
 
-def _consumers_body(service: str, partition: Any) -> Any:
+def _consumers_body(service: str, partition: object) -> type[msgspec.Struct]:
     """Consumers of the journal, each by a name that no other has, and how far it is in a partition and in its log."""
     name = _schema_name(service)
     fields = [
@@ -256,7 +277,7 @@ def _schema_name(name: str) -> str:
     return "".join(word.title() for word in name.split("-"))
 
 
-def _shared(service: str, share: Share) -> Any:
+def _shared(service: str, share: Share) -> type[msgspec.Struct]:
     """The answer of a share's route, with the document as it is declared."""
     name = _schema_name(f"{service}-{share.name}")
     return msgspec.defstruct(f"{name}Shared", [("share", str), ("documents", dict[str, share.document])])  # type: ignore[name-defined]

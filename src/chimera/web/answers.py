@@ -1,4 +1,4 @@
-"""What Chimera's own routes answer, as types: they are what is sent, and what openapi.json describes."""
+"""The answers of Chimera's own routes, as types: they are sent, and openapi.json describes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Partition = Annotated[int, Meta(ge=0, le=255)]
 
 
 class CommandShown(msgspec.Struct, omit_defaults=True):
-    """What became of a command. `unknown`: no such command was accepted, or it is no longer remembered.
+    """The outcome of a command. `unknown`: no such command was accepted, or it is no longer remembered.
 
     `reason` is a word for programs, `detail` a sentence, `position` where its events are.
     """
@@ -28,7 +28,7 @@ class CommandShown(msgspec.Struct, omit_defaults=True):
 
 
 class OneCommand(msgspec.Struct, omit_defaults=True):
-    """What became of a command. `reason` is a word for programs, `position` is where its events are."""
+    """The outcome of a command. `reason` is a word for programs, `detail` a sentence, `position` its events'."""
 
     command_id: str
     state: Literal["pending", "done", "rejected", "parked"]
@@ -38,11 +38,13 @@ class OneCommand(msgspec.Struct, omit_defaults=True):
 
 
 class ManyCommands(msgspec.Struct):
+    """The outcomes of commands, by id."""
+
     commands: dict[str, CommandShown]
 
 
 class JournalEvent(msgspec.Struct, omit_defaults=True):
-    """A CloudEvent 1.0 in JSON format. `partition` and `number` are its place in the journal."""
+    """A CloudEvent 1.0 in JSON format. `partition` and `number` are its position in the journal."""
 
     specversion: Literal["1.0"]
     id: str
@@ -72,7 +74,7 @@ class Heads(msgspec.Struct):
 
 
 class ConsumersKept(msgspec.Struct):
-    """How many were told of."""
+    """The number of consumers' checkpoints that were reported, and are stored now."""
 
     kept: Count
 
@@ -117,7 +119,7 @@ class BorrowShown(BorrowMode):
 
 
 class AuditShown(msgspec.Struct):
-    """What the last comparison of a copy with its owner found. `at`: when its oldest part was made."""
+    """The findings of the last audit of a copy, in keys. `at`: when its oldest part was made."""
 
     at: datetime
     checked: Count
@@ -135,11 +137,13 @@ class BorrowStatus(BorrowMode):
 
 
 class Borrows(msgspec.Struct):
+    """The borrows of a service, in the order in which they are declared."""
+
     borrows: list[BorrowShown]
 
 
 class ConsumerShown(msgspec.Struct):
-    """How far a consumer is in one partition of one source; `head` is null while the owner can't be asked."""
+    """A consumer's checkpoint in a partition of a source; `head` and `lag` are null while the owner can't be asked."""
 
     consumer: str
     source: str
@@ -150,7 +154,7 @@ class ConsumerShown(msgspec.Struct):
 
 
 class JournalKept(msgspec.Struct):
-    """What is kept of a partition of the journal: numbers `oldest` to `newest`, `since` as the oldest's sender said.
+    """A partition of the journal: its `kept` events, numbers `oldest` to `newest`; `since` is the oldest one's time.
 
     `held_back_by`: the consumer that is last, where there is something that it does not have.
     """
@@ -175,7 +179,7 @@ class KnownConsumer(msgspec.Struct):
 
 
 class RetentionShown(msgspec.Struct):
-    """For how many days things are kept, 0 is for ever; what is kept of the journal, and who consumes it."""
+    """The days after which things are dropped, 0 is never; the journal's partitions and its consumers."""
 
     journal_days: Annotated[float, Meta(ge=0)]
     inbox_days: Annotated[float, Meta(ge=0)]
@@ -186,7 +190,7 @@ class RetentionShown(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """Where every consumer is, how many messages are parked by consumer, how things are borrowed, and what is kept."""
+    """A service's consumers with their checkpoints, its parked messages counted by consumer, borrows, retention."""
 
     service: str
     partitions: Annotated[int, Meta(ge=1, le=256)]
@@ -197,8 +201,12 @@ class Status(msgspec.Struct):
 
 
 class Live(msgspec.Struct):
+    """The answer of a process that serves."""
+
     status: Literal["live"] = "live"
 
 
 class Ready(msgspec.Struct):
+    """The answer of a process whose engines have answered."""
+
     status: Literal["ready"] = "ready"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,7 +15,7 @@ from chimera.web.http import HTML, Call
 from chimera.web.routing import Route
 
 if TYPE_CHECKING:
-    from chimera.read_head import ReadHead
+    from chimera.web.read_head import ReadHead
 
 STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8882;--accent:#0a6c4c}
@@ -40,34 +40,37 @@ _BASE = b"http://host.invalid"
 
 
 class Home:
-    """What is served here, for people (`/`) and for programs (`/openapi.json`), and the process's `/metrics`.
+    """The front page for people (`/`), the description for programs (`/openapi.json`), the process's `/metrics`.
 
     `about` says in a sentence what each service is.
     """
 
     def __init__(self, title: str, heads: Sequence[ReadHead], about: Mapping[str, str] = {}) -> None:
         self._process = heads[0].probes.process_routes()
-        routes = {head.body.service.name: head.routes() for head in heads}
+        routes = {head.context.service.name: head.routes() for head in heads}
         every = [route for own in routes.values() for route in own] + self._process
         document = openapi.document(title, every, about)
         self._described = msgspec.json.encode(document)
         self._page = _page(title, about, routes, document).encode()
 
     def routes(self) -> Sequence[Route]:
+        """The routes of the site as a whole, beside those of its services."""
         return [Route("GET", "/", self.front), Route("GET", "/openapi.json", self.described), *self._process]
 
     async def front(self, call: Call) -> None:
+        """Answer with the front page as HTML; its examples name the host that was asked."""
         host = call.header(b"host") or ""
         named = host.encode("latin-1")
         base = b"http://" + named if _HOST.fullmatch(named) else b""
         await call.answer(self._page.replace(_BASE, base), 200, HTML)
 
     async def described(self, call: Call) -> None:
+        """Answer with the OpenAPI description as JSON."""
         await call.answer(self._described)
 
 
 def _page(
-    title: str, about: Mapping[str, str], routes: Mapping[str, Sequence[Route]], document: Mapping[str, Any]
+    title: str, about: Mapping[str, str], routes: Mapping[str, Sequence[Route]], document: openapi.Described
 ) -> str:
     sections = "".join(
         _section(name, about.get(name, ""), own, document, first=index == 0)
@@ -88,7 +91,7 @@ are. For programs: <a href="/openapi.json">openapi.json</a>, <a href="/metrics">
 """
 
 
-def _section(name: str, about: str, routes: Sequence[Route], document: Mapping[str, Any], *, first: bool) -> str:
+def _section(name: str, about: str, routes: Sequence[Route], document: openapi.Described, *, first: bool) -> str:
     own = [route for route in routes if not route.template.startswith("/_chimera/")]
     rows = "".join(_row(route) for route in own)
     examples = "\n".join(_curl(route, document) for route in own)
@@ -118,7 +121,7 @@ def _marked(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _curl(route: Route, document: Mapping[str, Any]) -> str:
+def _curl(route: Route, document: openapi.Described) -> str:
     """A command line that works as it is."""
     url = f"{_BASE.decode()}{_filled(route.template)}"
     quoted = f"'{url}'" if "?" in url else url
@@ -142,7 +145,7 @@ def _filled(template: str) -> str:
     return template
 
 
-def _sample(name: str, schema: Mapping[str, Any]) -> Any:
+def _sample(name: str, schema: openapi.Described) -> object:
     """A value that fits a field, the same wherever the field has that name."""
     if "anyOf" in schema:
         return _sample(name, schema["anyOf"][0])

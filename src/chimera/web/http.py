@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
+from chimera.core.json import invalid
 from chimera.errors import Invalid
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
 PROBLEM = b"application/problem+json"
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 BODY_LIMIT = 1 << 20
 DISCARD_LIMIT = 16 << 20
 DISCARD_S = 5.0
+
+Declared = TypeVar("Declared", bound=msgspec.Struct)
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""The five types of ASGI (https://asgi.readthedocs.io)."""
 
 Header = tuple[bytes, bytes]
 _STATUSES = frozenset(HTTPStatus)
@@ -50,6 +58,7 @@ class Call(msgspec.Struct):
         return [str(value.decode("latin-1")) for key, value in self.scope["headers"] if key == name]
 
     def wants_html(self) -> bool:
+        """True when its Accept header likes HTML better than JSON; false without one."""
         accept = self.header(b"accept")
         return accept is not None and "html" in accept.lower() and prefers_html(accept)
 
@@ -66,7 +75,7 @@ class Call(msgspec.Struct):
         return parameters
 
     def size(self, limit: int = BODY_LIMIT) -> int:
-        """How many bytes the body may have, at most: as the client says, or the limit."""
+        """The most bytes that the body may have: as the client says, or the limit."""
         length = self.header(b"content-length")
         return min(int(length), limit) if length is not None and length.isdigit() else limit
 
@@ -115,7 +124,8 @@ class Call(msgspec.Struct):
         )
         await self.send({"type": "http.response.body", "body": body})
 
-    async def answer_json(self, value: Any, status: int = 200, headers: Iterable[Header] = ()) -> None:
+    async def answer_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
+        """Send the whole answer: a value that msgspec can encode, as JSON."""
         await self.answer(msgspec.json.encode(value), status, JSON, headers)
 
 
@@ -152,7 +162,7 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether an Accept header likes HTML better than JSON; of two that it likes the same, the first one named."""
+    """True when an Accept header likes HTML better than JSON; of two that it likes the same, the first one named."""
     weights: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -173,13 +183,13 @@ def _weight(parameter: str) -> float:
         return 1.0
 
 
-def invalid(error: Exception, prefix: str = "$") -> Invalid:
-    """What msgspec found wrong, as a problem with the field at fault."""
-    text, _, place = str(error).partition(" - at `")
-    if isinstance(error, RecursionError):
-        return Invalid("the JSON is nested too deeply", field=prefix, status=400)
-    if not isinstance(error, msgspec.ValidationError):
-        return Invalid(f"not valid JSON: {text}", field=prefix, status=400)
-    field = prefix + place.rstrip("`").removeprefix("$")
-    named = text.rpartition("field `")[2].rstrip("`") if "field `" in text else ""
-    return Invalid(text, field=f"{field}.{named}" if named else field)
+class NoQuery(msgspec.Struct, forbid_unknown_fields=True):
+    """A request without a query."""
+
+
+def read_query(call: Call, type_: type[Declared], *, repeated: Sequence[str] = ()) -> Declared:
+    """The query of a request, as declared. Raises Invalid."""
+    try:
+        return msgspec.convert(call.query(repeated=repeated), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error, "query") from error

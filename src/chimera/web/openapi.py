@@ -11,15 +11,19 @@ from typing import Any
 
 import msgspec
 
-from chimera.service import Handler, Page, Query, Reply, Service, View, path_parameters
-from chimera.web.http import BODY_LIMIT, Problem
-from chimera.web.routing import Route
+from chimera.folds import Page, View
+from chimera.service import Handler, Query, Reply, Service, path_parameters
+from chimera.web.http import BODY_LIMIT, NoQuery, Problem
+from chimera.web.routing import Endpoint, Route
 
 POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
 POSITIONS_LIMIT = 64
 REF = "#/components/schemas/{name}"
 TEXT = "text/plain"
-Operation = dict[str, Any]
+Described = dict[str, Any]
+"""A part of the description as JSON has it, such as a response or a parameter; `_Typed` stands for a schema."""
+Operation = Described
+"""The part that describes a route."""
 
 ABOUT = f"""\
 Errors are problem documents (RFC 9457) with the `field` at fault, or a `reason` for programs.
@@ -42,11 +46,11 @@ ANYWHERE = (400, 414, 422, 431, 503)
 class _Typed(msgspec.Struct, frozen=True):
     """A type in the place of its schema, until all types are known and described together."""
 
-    type: Any
+    type: object
 
 
 def command(service: Service, handler: Handler, template: str) -> Operation:
-    """A command's route."""
+    """The description of a command's route. `template` is its path."""
     key = handler.command.__key_fields__[0]
     in_path = path_parameters(template)
     fields = {field.name: field for field in msgspec.structs.fields(handler.command)}
@@ -82,11 +86,13 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     return operation
 
 
-def _direct_answers(operation: Operation, handler: Handler, without_result: Any) -> None:
+def _direct_answers(operation: Operation, handler: Handler, without_result: Described) -> None:
     method = (handler.route or "").partition(" ")[0]
     replies = handler.result is Reply or typing.get_origin(handler.result) is Reply
     result = (*typing.get_args(handler.result), None)[0] if replies else handler.result
-    schema: Any = _Typed(result) if result not in (None, type(None)) else {} if replies else without_result
+    schema: Described | _Typed = (
+        _Typed(result) if result not in (None, type(None)) else {} if replies else without_result
+    )
     headers = {"Chimera-Position": _POSITIONS, "Chimera-Command": _header("The command's id.")}
     for status in [*(["200"] if method != "POST" else []), *(["201"] if replies or method == "POST" else [])]:
         located = _location(handler) if status == "201" else {}
@@ -98,8 +104,13 @@ def _direct_answers(operation: Operation, handler: Handler, without_result: Any)
     operation["responses"]["500"] = _problem("It failed, and nothing of it was kept.")
 
 
-def query(service: Service, declared: Query, parameters: Sequence[tuple[str, Any, Any]], *, waits: bool) -> Operation:
-    """A query's route. `waits`: it reads views or copies, and so waits for `Chimera-After`."""
+def query(
+    service: Service, declared: Query, parameters: Sequence[tuple[str, object, object]], *, waits: bool
+) -> Operation:
+    """The description of a query's route; a parameter is its name, type and default.
+
+    `waits`: it reads views or copies, and so waits for `Chimera-After`.
+    """
     in_path = path_parameters(declared.route)
     described = [
         _parameter(name, "path" if name in in_path else "query", hint, default) for name, hint, default in parameters
@@ -112,17 +123,17 @@ def query(service: Service, declared: Query, parameters: Sequence[tuple[str, Any
         [*described, *([_AFTER] if waits else [])],
     )
     hint = typing.get_type_hints(declared.function, include_extras=True).get("return", Any)
-    kept = [member for member in typing.get_args(hint) if member is not type(None)]
-    optional = isinstance(hint, types.UnionType) and len(kept) < len(typing.get_args(hint))
-    result = kept[0] if optional and len(kept) == 1 else hint
+    members = [member for member in typing.get_args(hint) if member is not type(None)]
+    optional = isinstance(hint, types.UnionType) and len(members) < len(typing.get_args(hint))
+    result = members[0] if optional and len(members) == 1 else hint
     operation["responses"]["200"] = _page("Found.", result, declared.page, {"Chimera-Behind": _BEHIND} if waits else {})
     if optional:
         operation["responses"]["404"] = _problem("There is none.")
     return operation
 
 
-def view(service: Service, declared: View[Any], key_type: Any) -> Operation:
-    """A view's route."""
+def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> Operation:
+    """The description of a view's route."""
     operation = _operation(
         service.name,
         f"{service.name}.{declared.name}",
@@ -140,13 +151,13 @@ def added(
     tag: str,
     path: str,
     what: str,
-    answer: Any,
+    answer: object,
     query: type[msgspec.Struct],
     *,
     body: type[msgspec.Struct] | None = None,
     refusals: Mapping[int, str] = {},
 ) -> Operation:
-    """A route that Chimera adds. `answer` is a type, or TEXT; `refusals` are what it answers beside those of any."""
+    """The description of a route that Chimera adds. `answer` is a type, or TEXT; `refusals` are more than any has."""
     parameters = [_parameter(name, "path", str) for name in path_parameters(path)]
     parameters += [
         _parameter(field.name, "query", field.type, field.default) for field in msgspec.structs.fields(query)
@@ -166,9 +177,9 @@ def added(
     return operation
 
 
-def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {}) -> dict[str, Any]:
+def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {}) -> Described:
     """The whole description. Routes that differ only in a literal query become one, with that query as a parameter."""
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, Operation]] = {}
     for route in sorted(routes, key=lambda route: "?" in route.template):
         path, _, literal = route.template.partition("?")
         if route.operation is None:
@@ -209,9 +220,7 @@ def _merge_variant(operation: Operation, variant: Operation, literal: str) -> No
             answers[kind]["schema"] = {"anyOf": [*others, content["schema"]]}
 
 
-def _operation(
-    tag: str, operation_id: str, text: str, words: str, parameters: Sequence[Mapping[str, Any]]
-) -> Operation:
+def _operation(tag: str, operation_id: str, text: str, words: str, parameters: Sequence[Described]) -> Operation:
     """`text` is a docstring; its first sentence is the summary, or else `words`."""
     paragraph = text.partition("\n\n")[0].replace("\n", " ").strip()
     operation = {
@@ -225,7 +234,7 @@ def _operation(
     return operation if text else {name: value for name, value in operation.items() if name != "description"}
 
 
-def _text(*declared: Any) -> str:
+def _text(*declared: object) -> str:
     """The first docstring that somebody wrote."""
     for each in declared:
         written = vars(each).get("__doc__") if isinstance(each, type) else each.__doc__
@@ -239,24 +248,24 @@ def _words(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", name).capitalize()
 
 
-def _response(description: str, schema: Any, headers: Mapping[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": description, "content": {"application/json": {"schema": schema}}}
+def _response(description: str, schema: Described | _Typed, headers: Described) -> Described:
+    answer: Described = {"description": description, "content": {"application/json": {"schema": schema}}}
     return {**answer, "headers": dict(headers)} if headers else answer
 
 
-def _page(description: str, result: Any, page: Page | None, headers: Mapping[str, Any]) -> dict[str, Any]:
+def _page(description: str, result: object, page: Page | None, headers: Described) -> Described:
     response = _response(description, _Typed(result), headers)
     if page is not None:
         response["content"]["text/html"] = {"schema": {"type": "string"}}
     return response
 
 
-def _refused(status: int) -> dict[str, Any]:
+def _refused(status: int) -> Described:
     return {"$ref": f"#/components/responses/{status}"}
 
 
-def _problem(description: str, status: int = 0) -> dict[str, Any]:
-    problem: dict[str, Any] = {
+def _problem(description: str, status: int = 0) -> Described:
+    problem: Described = {
         "description": description,
         "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}},
     }
@@ -265,11 +274,11 @@ def _problem(description: str, status: int = 0) -> dict[str, Any]:
     return problem
 
 
-def _header(description: str) -> dict[str, Any]:
+def _header(description: str) -> Described:
     return {"description": description, "schema": {"type": "string"}}
 
 
-def _link(service: Service, command_id: str) -> dict[str, Any]:
+def _link(service: Service, command_id: str) -> Described:
     return {
         "operationId": f"{service.name}.chimera.commands_command_id",
         "parameters": {"command_id": command_id},
@@ -277,11 +286,11 @@ def _link(service: Service, command_id: str) -> dict[str, Any]:
     }
 
 
-def _location(handler: Handler) -> dict[str, Any]:
+def _location(handler: Handler) -> Described:
     return {"Location": _header(f"Where it is: {handler.location}")} if handler.location else {}
 
 
-def _parameter(name: str, place: str, type_: Any, default: Any = msgspec.NODEFAULT) -> dict[str, Any]:
+def _parameter(name: str, place: str, type_: object, default: object = msgspec.NODEFAULT) -> Described:
     return {
         "name": name,
         "in": place,
@@ -290,21 +299,21 @@ def _parameter(name: str, place: str, type_: Any, default: Any = msgspec.NODEFAU
     }
 
 
-def _property(type_: Any, default: Any) -> Any:
+def _property(type_: object, default: object) -> Described | _Typed:
     """The schema of a field; msgspec knows the default of a struct's field only, so it is added here."""
     if default in (msgspec.NODEFAULT, None) or isinstance(default, msgspec.Struct | list | dict):
         return _Typed(type_)
     return {"allOf": [_Typed(type_)], "default": default}
 
 
-def _typed(value: Any) -> list[_Typed]:
+def _typed(value: object) -> list[_Typed]:
     if isinstance(value, _Typed):
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [typed for part in parts for typed in _typed(part)]
 
 
-def _resolve(value: Any, by_type: Mapping[int, Any]) -> Any:
+def _resolve(value: object, by_type: Mapping[int, Described]) -> Any:
     if isinstance(value, _Typed):
         return by_type[id(value.type)]
     if isinstance(value, dict):
@@ -314,7 +323,7 @@ def _resolve(value: Any, by_type: Mapping[int, Any]) -> Any:
     return [_resolve(part, by_type) for part in value] if isinstance(value, list) else value
 
 
-def _without_nul(paths: dict[str, Any]) -> dict[str, Any]:
+def _without_nul(paths: Described) -> Described:
     """Say of every text that is taken, and says nothing else of its characters, that U+0000 is refused."""
     for operation in [operation for path in paths.values() for operation in path.values()]:
         schemas = [parameter["schema"] for parameter in operation["parameters"]]
@@ -327,7 +336,7 @@ def _without_nul(paths: dict[str, Any]) -> dict[str, Any]:
     return paths
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _copy(part) for key, part in value.items()}
     return [_copy(part) for part in value] if isinstance(value, list) else value
@@ -365,3 +374,17 @@ _IDEMPOTENCY = {
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     "description": "The same key is the same command, however often it is sent; with another payload it is refused.",
 }
+
+
+def added_route(
+    service: str,
+    path: str,
+    endpoint: Endpoint,
+    what: str,
+    answer: object,
+    query: type[msgspec.Struct] = NoQuery,
+    refusals: Mapping[int, str] = {},
+) -> Route:
+    """A GET below `/_chimera/<service>`, described as `added` does; `what` is its summary."""
+    described = added(service, path, what, answer, query, refusals=refusals)
+    return Route("GET", f"/_chimera/{service}{path}", endpoint, described)

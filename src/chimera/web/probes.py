@@ -1,4 +1,4 @@
-"""What orchestrators and Prometheus ask a process for, whichever heads of a service run in it."""
+"""Probes: the routes that orchestrators and Prometheus ask a process, be it a read head, a write head or both."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from chimera.body import Body
+from chimera.core.context import Context
 from chimera.errors import ChimeraError
-from chimera.status import service_status
+from chimera.upkeep.status import service_status
 from chimera.web import answers, openapi
-from chimera.web.added import NoQuery, added_route, read_query
-from chimera.web.http import Call, answer_problem
+from chimera.web.http import Call, NoQuery, answer_problem, read_query
+from chimera.web.openapi import added_route
 from chimera.web.routing import Route
 
-CHECK_S = 5.0
 METRICS = "Metrics of this process, for Prometheus"
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -22,11 +21,12 @@ EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 class Probes:
     """Health, status and metrics of one service in this process."""
 
-    def __init__(self, body: Body) -> None:
-        self._body = body
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def routes(self) -> Sequence[Route]:
-        get = partial(added_route, self._body.service.name)
+        """The service's own probes, below `/_chimera/<service>`."""
+        get = partial(added_route, self._context.service.name)
         return [
             get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status),
             get("/health/live", self.live, "Whether the process answers", answers.Live),
@@ -35,26 +35,29 @@ class Probes:
         ]
 
     def process_routes(self) -> list[Route]:
-        """What is served once per process, whichever services run in it."""
+        """The route that is served once per process, whichever services run in it: `/metrics`."""
         return [
             Route("GET", "/metrics", self.metrics, openapi.added("process", "/metrics", METRICS, openapi.TEXT, NoQuery))
         ]
 
     async def status(self, call: Call) -> None:
+        """Answer with `answers.Status`."""
         read_query(call, NoQuery)
-        await call.answer_json(await service_status(self._body))
+        await call.answer_json(await service_status(self._context))
 
     async def live(self, call: Call) -> None:
+        """Answer with 200, which says that the process serves; no engine is asked."""
         read_query(call, NoQuery)
         await call.answer_json(answers.Live())
 
     async def ready(self, call: Call) -> None:
+        """Answer with 200 once store, log and views have answered within `Timing.check_s`, else with 503."""
         read_query(call, NoQuery)
         try:
-            async with asyncio.timeout(CHECK_S):
-                await self._body.store.heads()
-                await self._body.log.ends(self._body.commands_topic)
-                await self._body.views.checkpoints("")
+            async with asyncio.timeout(self._context.timing.check_s):
+                await self._context.store.heads()
+                await self._context.log.ends(self._context.commands_topic)
+                await self._context.views.checkpoints("")
         except (ChimeraError, TimeoutError) as error:
             cause = str(error) or "it takes too long"
             await answer_problem(call, 503, f"an engine does not answer: {cause}", headers=[(b"retry-after", b"1")])
@@ -62,5 +65,6 @@ class Probes:
         await call.answer_json(answers.Ready())
 
     async def metrics(self, call: Call) -> None:
+        """Answer with the process's metrics as Prometheus reads them."""
         read_query(call, NoQuery)
-        await call.answer(self._body.metrics.exposition(), 200, EXPOSITION)
+        await call.answer(self._context.metrics.exposition(), 200, EXPOSITION)

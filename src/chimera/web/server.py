@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 import uvicorn
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from chimera.web.http import Problem
+from chimera.web.http import ASGIApp, Problem
 
 ADDRESS_LIMIT = 65_000
 HEADERS_LIMIT = 64 << 10
@@ -43,17 +42,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Nothing: uvicorn would take the signals here."""
         yield
 
 
 class _Protocol(HttpToolsProtocol):
     """HTTP/1.1 with bounds: an address of 64 KiB (414), headers of 64 KiB (431).
 
-    A head has at least `_least` bytes so far and at most `_most`: where in what came last it began is not known.
+    Headers have at least `_least` bytes so far and at most `_most`: where in what came last they began is not known.
     """
 
     _refused = False
-    _in_head = False
+    _in_headers = False
     _last = _least = _most = 0
     _status = HTTPStatus.BAD_REQUEST
 
@@ -64,16 +64,16 @@ class _Protocol(HttpToolsProtocol):
         self._least += self._last
         self._most += self._last
         super().data_received(data)
-        if self._in_head and self._least > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
+        if self._in_headers and self._least > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
             self._status = self._too_long() or HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self.send_400_response("")
 
     def on_message_begin(self) -> None:
-        self._in_head, self._least, self._most = True, 0, self._last
+        self._in_headers, self._least, self._most = True, 0, self._last
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_headers = False
         if self._most > min(ADDRESS_LIMIT, HEADERS_LIMIT) and (status := self._too_long()):
             self._status = status
             raise ValueError(status.phrase)
@@ -104,7 +104,7 @@ class _Protocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.close)
 
 
-async def serve_until_told(server: Server, sockets: list[Any]) -> asyncio.Task[None]:
+async def serve_until_told(server: Server, sockets: list[socket.socket]) -> asyncio.Task[None]:
     """Start a server on sockets that listen; returns its task once it accepts. Raises what keeps it from starting."""
     serving = asyncio.ensure_future(server.serve(sockets=sockets))
     while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it

@@ -8,30 +8,30 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol
 
-from starlette.types import Receive, Scope, Send
-
+from chimera.core.timing import Limits
 from chimera.errors import Invalid, Rejected, Unavailable
-from chimera.web.http import Call, answer_problem
+from chimera.web.http import Call, Receive, Scope, Send, answer_problem
 from chimera.web.routing import NoRoute, Route, Router
 
 logger = logging.getLogger("chimera")
 
 
-MOST_REQUESTS = 10_000
-"""Requests under way at once; what they hold is what a process holds. Whoever comes beyond them is to come again."""
-
-
-class Part(Protocol):
+class SitePart(Protocol):
     """Something with routes, such as a service's read head."""
 
-    def routes(self) -> Sequence[Route]: ...
+    def routes(self) -> Sequence[Route]:
+        """The routes, in the order in which they win."""
 
 
 class Site:
-    """Answers for all its parts. Whatever goes wrong becomes a problem document."""
+    """Answers for all its parts. Whatever goes wrong becomes a problem document.
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    `requests`: the most that may be under way; whoever comes beyond them is to come again.
+    """
+
+    def __init__(self, parts: Sequence[SitePart], *, requests: int = Limits().requests) -> None:
         self._router = Router([route for part in parts for route in part.routes()])
+        self._requests = requests
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,8 +43,8 @@ class Site:
         path: Mapping[str, str] = {}
         self._under_way += 1
         try:
-            if self._under_way > MOST_REQUESTS and "/health/" not in scope["path"]:
-                raise Unavailable(f"{MOST_REQUESTS} requests are under way")
+            if self._under_way > self._requests and "/health/" not in scope["path"]:
+                raise Unavailable(f"{self._requests} requests are under way")
             raw_path = scope.get("raw_path") or scope["path"].encode()
             if root := scope.get("root_path"):
                 raw_path = raw_path.removeprefix(root.encode())

@@ -1,4 +1,4 @@
-"""What the store's suites work on: a few tables, and short ways to change and look at them."""
+"""The tables that the store's suites work on, and short ways to change and read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from chimera.entities import Entity, Row, table_of
 from chimera.errors import Conflict
@@ -21,13 +21,17 @@ Result = TypeVar("Result")
 PARTITIONS = 4
 
 
-class Account(Entity, key="account_id", table="contract_accounts"):
+class BankAccount(Entity, key="account_id", table="contract_accounts"):
+    """A row whose balance changes, such as `("a", 1, None)`."""
+
     account_id: str
     balance: int = 0
     nickname: str | None = None
 
 
 class Everything(Entity, key="number", table="contract_everything"):
+    """A row with a column of every kind, some of them optional."""
+
     number: int
     text: str
     real: float
@@ -41,6 +45,8 @@ class Everything(Entity, key="number", table="contract_everything"):
 
 
 class Visit(Entity, key="visit_id", table="contract_visits"):
+    """A row that expires: it has an index on its time."""
+
     __indexes__: ClassVar[tuple[str, ...]] = ("at",)
 
     visit_id: str
@@ -48,11 +54,13 @@ class Visit(Entity, key="visit_id", table="contract_visits"):
 
 
 class Pair(Entity, key=("left", "right"), table="contract_pairs"):
+    """A row that is nothing but its key, of two columns."""
+
     left: str
     right: int
 
 
-ACCOUNTS, EVERYTHING, PAIRS, VISITS = table_of(Account), table_of(Everything), table_of(Pair), table_of(Visit)
+ACCOUNTS, EVERYTHING, PAIRS, VISITS = table_of(BankAccount), table_of(Everything), table_of(Pair), table_of(Visit)
 TABLES = (ACCOUNTS, EVERYTHING, PAIRS, VISITS)
 
 
@@ -60,7 +68,7 @@ class Undo(Exception):  # noqa: N818 - raised to leave a transaction
     """Leaves a transaction without committing it."""
 
 
-async def committed(engine: Store, work: Callable[[WriteSession], Awaitable[Any]]) -> None:
+async def committed(engine: Store, work: Callable[[WriteSession], Awaitable[object]]) -> None:
     """Do the work in a transaction, again for as long as there is a conflict."""
 
     async def in_a_transaction() -> None:
@@ -71,11 +79,12 @@ async def committed(engine: Store, work: Callable[[WriteSession], Awaitable[Any]
 
 
 async def trimmed(engine: Store, partition: int, through: int) -> None:
+    """Trim a partition of the journal up to a number, in a transaction of its own."""
     await committed(engine, lambda tx: tx.trim(partition, through))
 
 
 async def expired(engine: Store, before: datetime, limit: int) -> int:
-    """How many visits expired."""
+    """The number of visits from before a time that expired, `limit` at most."""
     counts: list[int] = []
 
     async def work(tx: WriteSession) -> None:
@@ -99,30 +108,36 @@ async def again(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def put(engine: Store, *rows: Row) -> None:
+    """Create the tables, and save accounts in a transaction of its own."""
     await engine.create(TABLES, PARTITIONS)
     await committed(engine, lambda tx: tx.save(ACCOUNTS, rows))
 
 
 async def get(engine: Store, account_id: str) -> Row | None:
+    """The account of an id as it is committed; None without one."""
     async with engine.snapshot() as session:
         rows = await session.load(ACCOUNTS, [(account_id,)])
     return rows[0] if rows else None
 
 
 async def emit(tx: WriteSession, partition: int, *keys: str) -> None:
+    """Append an event for each key, inside a transaction."""
     first = (await tx.reserve({partition: len(keys)}))[partition]
     await tx.append([event(partition, number, key) for number, key in enumerate(keys, first)])
 
 
 async def emitted(engine: Store, partition: int, *keys: str) -> None:
+    """As `emit`, in a transaction of its own."""
     await committed(engine, lambda tx: emit(tx, partition, *keys))
 
 
 async def numbers(engine: Store, partition: int) -> list[int]:
+    """The numbers of all events of a partition, in order."""
     return [message.number for message in await engine.journal(partition, 0, 100_000)]
 
 
 async def emit_all(tx: WriteSession, counts: Mapping[int, int], *, undo: bool) -> None:
+    """Append so many events to each partition, inside a transaction; with `undo` raise Undo after that."""
     first = await tx.reserve(counts)
     await asyncio.sleep(0)
     events: list[Message] = []
@@ -161,9 +176,9 @@ async def crossed(*engines: Store) -> None:
         balances = {row[0]: row[1] for row in await session.find(ACCOUNTS, {})}
     assert balances == {f"{at}": sum(order.index(at) - 1 for order in orders) for at in range(3)}
     for partition in range(3):
-        kept = await engines[0].journal(partition, 0, 100)
-        assert [message.number for message in kept] == list(range(1, len(orders) + 1))
-        assert {message.key for message in kept} == {f"{writer}" for writer in range(len(orders))}
+        found = await engines[0].journal(partition, 0, 100)
+        assert [message.number for message in found] == list(range(1, len(orders) + 1))
+        assert {message.key for message in found} == {f"{writer}" for writer in range(len(orders))}
 
 
 def _order(writer: int) -> list[int]:

@@ -25,9 +25,10 @@ from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event,
 
 
 class JournalGuarantees(EngineSuite):
-    """A part of `StoreContract`."""
+    """The part of `StoreContract` about the journal: numbers, pages, trimming."""
 
     async def test_numbers_count_from_one_in_each_partition(self, engine: Store) -> None:
+        """`reserve` gives the first of the numbers; several partitions are reserved at once."""
         await engine.create(TABLES, PARTITIONS)
         async with engine.transaction() as tx:
             assert dict(await tx.reserve({3: 2, 0: 1})) == {3: 1, 0: 1}
@@ -38,6 +39,7 @@ class JournalGuarantees(EngineSuite):
         assert dict(await engine.heads()) == {0: 1, 1: 0, 2: 0, 3: 3}
 
     async def test_events_come_back_unchanged_in_order_and_in_pages(self, engine: Store) -> None:
+        """With any key; a page begins after the number asked for and has `limit` events at most."""
         await engine.create(TABLES, PARTITIONS)
         events = [event(2, number, name, b'{"\xc3\xbc":1}') for number, name in enumerate(NAMES, 1)]
         async with engine.transaction() as tx:
@@ -49,6 +51,7 @@ class JournalGuarantees(EngineSuite):
         assert list(await engine.journal(1, 0, 100)) == []
 
     async def test_what_was_trimmed_is_gone_and_the_rest_goes_on_where_it_was(self, engine: Store) -> None:
+        """From `journal`, `history` and `oldest`; other partitions and the heads stay."""
         await engine.create(TABLES, PARTITIONS)
         assert dict(await engine.oldest()) == dict.fromkeys(range(PARTITIONS), 1)
         await emitted(engine, 2, *"abcdefgh")
@@ -65,6 +68,7 @@ class JournalGuarantees(EngineSuite):
             assert list(await session.history(2, "a")) == []
 
     async def test_the_journal_never_answers_from_further_on_than_asked(self, engine: Store) -> None:
+        """It raises Trimmed instead, also when all events are gone."""
         await engine.create(TABLES, PARTITIONS)
         await emitted(engine, 2, *"abcdefgh")
         await trimmed(engine, 2, 5)
@@ -78,6 +82,7 @@ class JournalGuarantees(EngineSuite):
         assert list(await engine.journal(0, 0, 100)) == []
 
     async def test_trimming_is_part_of_its_transaction(self, engine: Store) -> None:
+        """Undone, it has trimmed nothing."""
         await engine.create(TABLES, PARTITIONS)
         await emitted(engine, 0, *"abc")
 
@@ -90,6 +95,7 @@ class JournalGuarantees(EngineSuite):
         assert await numbers(engine, 0) == [1, 2, 3]
 
     async def test_a_journal_trimmed_to_its_end_counts_on(self, engine: Store) -> None:
+        """Also when it is trimmed beyond its end: no number comes again."""
         await engine.create(TABLES, PARTITIONS)
         await emitted(engine, 0, "a", "b")
         await trimmed(engine, 0, 2)
@@ -103,6 +109,7 @@ class JournalGuarantees(EngineSuite):
         assert [message.number for message in await engine.journal(3, 0, 10)] == [1]
 
     async def test_a_page_of_large_events_ends_early_and_the_next_goes_on(self, engine: Store) -> None:
+        """With the event that brings the page's data to `PAGE_BYTES`."""
         await engine.create(TABLES, PARTITIONS)
         count = 2 * PAGE_BYTES // len(MEBIBYTE) + 1
         for number in range(1, count + 1):
@@ -119,6 +126,7 @@ class JournalGuarantees(EngineSuite):
         assert len(await engine.journal(2, 0, 3)) == 3
 
     async def test_trimming_while_events_are_appended_and_read_loses_none_that_is_left(self, engine: Store) -> None:
+        """Every page read meanwhile is without a hole."""
         await engine.create(TABLES, PARTITIONS)
         writing = asyncio.gather(*(churn(engine, writer) for writer in range(4)))
         gone = dict.fromkeys(range(PARTITIONS), 0)
@@ -133,10 +141,11 @@ class JournalGuarantees(EngineSuite):
         heads = await engine.heads()
         assert sum(heads.values()) == sum(await writing)
         for partition, after in gone.items():
-            kept = [message.number for message in await engine.journal(partition, after, 1000)]
-            assert kept == list(range(after + 1, heads[partition] + 1))
+            found = [message.number for message in await engine.journal(partition, after, 1000)]
+            assert found == list(range(after + 1, heads[partition] + 1))
 
     async def test_history_is_the_events_of_one_key_in_order(self, engine: Store) -> None:
+        """Of one partition, from the beginning or after a number."""
         await engine.create(TABLES, PARTITIONS)
         for keys in (("a", "b", "a"), ("b",), ("a",)):
             await emitted(engine, 1, *keys)
@@ -147,6 +156,7 @@ class JournalGuarantees(EngineSuite):
             assert list(await session.history(1, "nobody")) == []
 
     async def test_numbers_are_gapless_and_none_is_visible_before_its_predecessor(self, engine: Store) -> None:
+        """Eight writers at once, a third of whose transactions roll back; read again and again meanwhile."""
         await engine.create(TABLES, PARTITIONS)
         writers = asyncio.gather(*(churn(engine, writer) for writer in range(8)))
         while not writers.done():
@@ -155,10 +165,10 @@ class JournalGuarantees(EngineSuite):
                 assert seen == list(range(1, len(seen) + 1))
                 assert (await engine.heads())[partition] >= len(seen)
             await asyncio.sleep(0)
-        kept = [await numbers(engine, partition) for partition in range(PARTITIONS)]
-        assert [seen == list(range(1, len(seen) + 1)) for seen in kept] == [True] * PARTITIONS
-        assert sum(map(len, kept)) == sum(await writers)
-        assert dict(await engine.heads()) == dict(enumerate(map(len, kept)))
+        found = [await numbers(engine, partition) for partition in range(PARTITIONS)]
+        assert [seen == list(range(1, len(seen) + 1)) for seen in found] == [True] * PARTITIONS
+        assert sum(map(len, found)) == sum(await writers)
+        assert dict(await engine.heads()) == dict(enumerate(map(len, found)))
 
     @quick
     @hypothesis.given(
@@ -167,6 +177,7 @@ class JournalGuarantees(EngineSuite):
     async def test_any_mix_of_commits_and_rollbacks_keeps_the_journal_gapless(
         self, engine: Store, steps: list[tuple[bool, dict[int, int]]]
     ) -> None:
+        """Transactions of any size, over any partitions, all at once."""
         await engine.create(TABLES, PARTITIONS)
         expected = dict(await engine.heads())
 

@@ -25,12 +25,14 @@ class LogContract(EngineSuite):
     """Every guarantee of `Log`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_a_topic_twice_changes_nothing(self, engine: Log) -> None:
+        """Its records are as they were."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(0, 1)])
         await engine.create(TOPIC, PARTITIONS)
         assert _messages(await self.take(engine, 1)) == [event(0, 1)]
 
     async def test_what_is_appended_is_read_unchanged(self, engine: Log) -> None:
+        """Every field of a message, under any key; also one without a number, as commands are."""
         await engine.create(TOPIC, PARTITIONS)
         messages = [event(0, number, key, b'{"name":"\\u00e9\xf0\x9f\xa6\x81"}') for number, key in enumerate(NAMES, 1)]
         messages.append(Message("c0ffee", "shop", "shop.Buy", "k", "2024-05-01T12:00:00Z", b"null", 0))
@@ -38,6 +40,7 @@ class LogContract(EngineSuite):
         assert _messages(await self.take(engine, len(messages))) == messages
 
     async def test_records_of_a_partition_come_in_the_order_they_were_appended(self, engine: Log) -> None:
+        """Over many appends."""
         await engine.create(TOPIC, PARTITIONS)
         messages = [event(number % PARTITIONS, number) for number in range(1, 201)]
         for start in range(0, 200, 7):
@@ -48,6 +51,7 @@ class LogContract(EngineSuite):
             assert _messages(_of(records, partition)) == appended
 
     async def test_offsets_grow_from_one_or_later(self, engine: Log) -> None:
+        """Each partition has its own; they need not be without a hole."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(number % 2, number) for number in range(1, 21)])
         records = await self.take(engine, 20)
@@ -57,6 +61,7 @@ class LogContract(EngineSuite):
             assert offsets[0] >= 1
 
     async def test_reading_goes_on_after_an_offset(self, engine: Log) -> None:
+        """With the next record, in each partition by itself."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(0, number) for number in range(1, 11)] + [event(1, 1)])
         records = _of(await self.take(engine, 11), 0)
@@ -65,12 +70,14 @@ class LogContract(EngineSuite):
         assert _messages(_of(rest, 1)) == [event(1, 1)]
 
     async def test_only_the_partitions_asked_for_are_read(self, engine: Log) -> None:
+        """Others may have records too."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(number % PARTITIONS, number) for number in range(20)])
         records = await self.take(engine, 10, {1: 0, 3: 0})
         assert {record.message.partition for record in records} == {1, 3}
 
     async def test_batches_hold_at_most_the_limit(self, engine: Log) -> None:
+        """And no batch is empty."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(number % PARTITIONS, number) for number in range(50)])
         sizes: list[int] = []
@@ -83,6 +90,7 @@ class LogContract(EngineSuite):
         assert min(sizes) >= 1
 
     async def test_a_waiting_reader_wakes_for_a_new_record(self, engine: Log) -> None:
+        """Each time that it waits."""
         await engine.create(TOPIC, PARTITIONS)
         waiting = asyncio.create_task(self.take(engine, 2))
         await _turns()
@@ -92,6 +100,7 @@ class LogContract(EngineSuite):
         assert _messages(await waiting) == [event(2, 1), event(2, 2)]
 
     async def test_every_reader_gets_every_record(self, engine: Log) -> None:
+        """Readers do not share them: there are no groups."""
         await engine.create(TOPIC, PARTITIONS)
         readers = [asyncio.create_task(self.take(engine, 30)) for _ in range(3)]
         await engine.append(TOPIC, [event(0, number) for number in range(1, 31)])
@@ -99,6 +108,7 @@ class LogContract(EngineSuite):
             assert _messages(records) == [event(0, number) for number in range(1, 31)]
 
     async def test_a_reader_that_stops_leaves_others_reading(self, engine: Log) -> None:
+        """It is cancelled while it waits."""
         await engine.create(TOPIC, PARTITIONS)
         stopped, going = (asyncio.create_task(self.take(engine, 1)) for _ in range(2))
         await _turns()
@@ -108,6 +118,7 @@ class LogContract(EngineSuite):
         assert _messages(await going) == [event(0, 1)]
 
     async def test_concurrent_appends_lose_nothing_and_keep_each_callers_order(self, engine: Log) -> None:
+        """Ten callers, who share a partition."""
         await engine.create(TOPIC, PARTITIONS)
 
         async def append(caller: int) -> None:
@@ -122,6 +133,7 @@ class LogContract(EngineSuite):
             assert [message.number for message in messages if message.key == key] == list(range(1, 11))
 
     async def test_what_was_confirmed_is_there_once_and_complete(self, engine: Log) -> None:
+        """And its offset is in `ends` at once."""
         await engine.create(TOPIC, PARTITIONS)
         for number in range(1, 21):
             await engine.append(TOPIC, [event(0, number)])
@@ -131,6 +143,7 @@ class LogContract(EngineSuite):
         assert messages == [event(0, number) for number in range(1, 22)]
 
     async def test_ends_are_the_newest_offsets_and_zero_for_an_empty_partition(self, engine: Log) -> None:
+        """Of all partitions of the topic."""
         await engine.create(TOPIC, PARTITIONS)
         assert dict(await engine.ends(TOPIC)) == ALL
         await engine.append(TOPIC, [event(1, 1), event(1, 2), event(3, 1)])
@@ -139,7 +152,7 @@ class LogContract(EngineSuite):
         assert dict(await engine.ends(TOPIC)) == {**ALL, **newest}
 
     async def test_what_was_trimmed_is_gone_and_offsets_and_ends_go_on(self, engine: Log) -> None:
-        """Where only the engine's own retention trims, nothing is gone."""
+        """Nothing is gone where only the engine's own retention trims."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(number % 2, number) for number in range(1, 21)])
         records = await self.take(engine, 20)
@@ -157,6 +170,7 @@ class LogContract(EngineSuite):
         assert (await engine.ends(TOPIC))[1] > ends[1]
 
     async def test_trimming_to_the_end_keeps_the_end(self, engine: Log) -> None:
+        """Offsets go on after it, also where no record is left."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.trim(TOPIC, {0: 0})
         await engine.append(TOPIC, [event(0, number) for number in range(1, 6)])
@@ -170,10 +184,12 @@ class LogContract(EngineSuite):
         assert record.message == event(0, 6)
 
     async def test_an_unknown_topic_is_unavailable(self, engine: Log) -> None:
+        """`ends` raises it where `create` was never called."""
         with pytest.raises(Unavailable):
             await engine.ends("contract.unknown")
 
     async def test_topics_are_apart(self, engine: Log) -> None:
+        """Records of one are not read from another."""
         for topic, number in ((TOPIC, 1), ("contract.other", 2)):
             await engine.create(topic, PARTITIONS)
             await engine.append(topic, [event(0, number)])
@@ -181,16 +197,19 @@ class LogContract(EngineSuite):
         assert _messages(await self.take(engine, 1, topic="contract.other")) == [event(0, 2)]
 
     async def test_appending_nothing_changes_nothing(self, engine: Log) -> None:
+        """Nor does it fail."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [])
         assert dict(await engine.ends(TOPIC)) == ALL
 
     async def test_a_mebibyte_of_data_passes(self, engine: Log) -> None:
+        """As one message."""
         await engine.create(TOPIC, PARTITIONS)
         await engine.append(TOPIC, [event(0, 1, data=MEBIBYTE)])
         assert _messages(await self.take(engine, 1)) == [event(0, 1, data=MEBIBYTE)]
 
     async def test_a_batch_of_large_records_is_bounded(self, engine: Log) -> None:
+        """By a few `PAGE_BYTES`, however many records `limit` lets in."""
         await engine.create(TOPIC, PARTITIONS)
         count, taken = 6 * PAGE_BYTES // len(MEBIBYTE), 0
         for start in range(0, count, 6):
@@ -202,6 +221,7 @@ class LogContract(EngineSuite):
                     break
 
     async def test_closing_the_log_ends_its_readers(self, engine: Log) -> None:
+        """Without an error, while they wait."""
         await engine.create(TOPIC, PARTITIONS)
         reading = asyncio.create_task(_read_to_the_end(engine))
         await _turns()
@@ -214,6 +234,7 @@ class LogContract(EngineSuite):
     async def test_any_mix_of_appends_is_read_back_in_order(
         self, engine: Log, calls: list[list[int]], limit: int
     ) -> None:
+        """Calls of any size, over any partitions, read with any limit."""
         topic = f"contract.mix-{next(_fresh)}"
         await engine.create(topic, PARTITIONS)
         numbers = itertools.count(1)
@@ -227,6 +248,7 @@ class LogContract(EngineSuite):
             assert _messages(_of(records, partition)) == expected
 
     async def test_records_outlive_their_engine(self, engine: Log, reopen: Callable[[], Log]) -> None:
+        """For engines that are durable: with their offsets, and appends go on behind them."""
         if not engine.features.durable:
             pytest.skip("the engine does not promise durability")
         await engine.create(TOPIC, PARTITIONS)
@@ -242,6 +264,7 @@ class LogContract(EngineSuite):
         assert after[5].message == event(0, 6)
 
     async def test_one_engine_reads_what_another_appends(self, engine: Log, reopen: Callable[[], Log]) -> None:
+        """For engines that are shared: both append at once, one reads."""
         if not engine.features.shared:
             pytest.skip("the engine can't be shared")
         other = reopen()
@@ -268,6 +291,7 @@ class LogContract(EngineSuite):
         return records
 
     async def take_until(self, log: Log, last: Message) -> list[Record]:
+        """All records up to this message; fails when it does not come."""
         records: list[Record] = []
         async with asyncio.timeout(self.patience_s), _reading(log.read(TOPIC, ALL)) as batches:
             while last not in _messages(records):

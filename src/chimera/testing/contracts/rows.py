@@ -12,25 +12,16 @@ import pytest
 from chimera.entities import Row, Table
 from chimera.errors import Conflict
 from chimera.ports import Session, Store, WriteSession
-from chimera.testing.contracts.bank import (
-    ACCOUNTS,
-    EVERYTHING,
-    PAIRS,
-    PARTITIONS,
-    TABLES,
-    Undo,
-    committed,
-    get,
-    put,
-)
+from chimera.testing.contracts.bank import ACCOUNTS, EVERYTHING, PAIRS, PARTITIONS, TABLES, Undo, committed, get, put
 from chimera.testing.contracts.suite import NAMES, EngineSuite
 
 
 class RowGuarantees(EngineSuite):
-    """A part of `StoreContract`."""
+    """The part of `StoreContract` about rows: saved, loaded, found, deleted."""
 
     @pytest.mark.parametrize("more", [0, 200])
     async def test_rows_of_every_kind_load_as_they_were_saved(self, engine: Store, more: int) -> None:
+        """Also the extremes of each kind, with their types; `more` rows may take another way in."""
         await engine.create(TABLES, PARTITIONS)
         early, late = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
         rows: list[Row] = [
@@ -41,17 +32,19 @@ class RowGuarantees(EngineSuite):
         rows += [(number, *rows[number % 3][1:]) for number in range(1, more)]
         await committed(engine, partial(_save_new, table=EVERYTHING, rows=rows))
         async with engine.snapshot() as session:
-            kept = await session.load(EVERYTHING, [(row[0],) for row in rows])
-        assert sorted(kept) == sorted(rows)
-        assert [list(map(type, row)) for row in sorted(kept)] == [list(map(type, row)) for row in sorted(rows)]
+            found = await session.load(EVERYTHING, [(row[0],) for row in rows])
+        assert sorted(found) == sorted(rows)
+        assert [list(map(type, row)) for row in sorted(found)] == [list(map(type, row)) for row in sorted(rows)]
 
     async def test_saving_replaces_the_row_of_the_same_key(self, engine: Store) -> None:
+        """The whole row, columns that were set before too."""
         await put(engine, ("a", 1, "x"), ("b", 2, None))
         await put(engine, ("a", 3, None), ("c", 4, None))
         async with engine.snapshot() as session:
             assert await session.find(ACCOUNTS, {}) == [("a", 3, None), ("b", 2, None), ("c", 4, None)]
 
     async def test_unknown_keys_are_left_out_and_deleting_them_is_no_error(self, engine: Store) -> None:
+        """Loading no key at all gives no row."""
         await put(engine, ("a", 1, None), ("b", 2, None))
         await committed(engine, lambda tx: tx.delete(ACCOUNTS, [("a",), ("nobody",)]))
         async with engine.snapshot() as session:
@@ -59,19 +52,22 @@ class RowGuarantees(EngineSuite):
             assert await session.load(ACCOUNTS, []) == []
 
     async def test_a_single_look_sees_what_was_committed_before_and_nothing_else(self, engine: Store) -> None:
+        """A snapshot with `once`, beside an open transaction and after it."""
         await put(engine, ("a", 1, "x"), ("b", 2, None))
         async with engine.transaction() as tx:
             await tx.save(ACCOUNTS, [("a", 3, None), ("c", 4, None)])
-            assert await _look(engine, "a", "b", "c", "nobody") == [("a", 1, "x"), ("b", 2, None)]
-        assert await _look(engine, "a", "c") == [("a", 3, None), ("c", 4, None)]
-        assert await _look(engine) == []
+            assert await _read_once(engine, "a", "b", "c", "nobody") == [("a", 1, "x"), ("b", 2, None)]
+        assert await _read_once(engine, "a", "c") == [("a", 3, None), ("c", 4, None)]
+        assert await _read_once(engine) == []
 
     async def test_keys_may_be_any_text(self, engine: Store) -> None:
+        """Keys differ in every byte: none is folded, trimmed or cut."""
         await put(engine, *((name, at, name) for at, name in enumerate(NAMES)))
         for at, name in enumerate(NAMES):
             assert await get(engine, name) == (name, at, name)
 
     async def test_a_key_of_several_columns_is_matched_whole(self, engine: Store) -> None:
+        """A row with a part of the key is another row, when it is loaded, saved or deleted."""
         await engine.create(TABLES, PARTITIONS)
         await committed(engine, lambda tx: tx.save(PAIRS, [("a", 1), ("a", 2), ("b", 1)]))
         await committed(engine, lambda tx: tx.save(PAIRS, [("b", 1)]))
@@ -81,16 +77,18 @@ class RowGuarantees(EngineSuite):
             assert await session.find(PAIRS, {}) == [("a", 1), ("b", 1)]
 
     async def test_thousands_of_keys_load_and_are_found_at_once(self, engine: Store) -> None:
+        """Twelve thousand in one call."""
         names = [f"k{at:05}" for at in range(12_000)]
         await put(engine, *((name, at, None) for at, name in enumerate(names)))
         async with engine.snapshot() as session:
             rows = await session.load(ACCOUNTS, [(name,) for name in names])
-            assert await _look(engine, *names) == sorted(rows)
+            assert await _read_once(engine, *names) == sorted(rows)
             found = await session.find(ACCOUNTS, {"account_id": names[::-1], "balance": [3, 11_000, -1]})
         assert len(rows) == len(names)
         assert [row[0] for row in found] == ["k00003", "k11000"]
 
     async def test_find_matches_every_column_given_and_orders_by_key(self, engine: Store) -> None:
+        """A column matches any of its values, None too; no value matches nothing."""
         await put(engine, ("c", 1, "x"), ("a", 1, None), ("d", 2, "x"), ("b", 3, "y"))
         async with engine.snapshot() as session:
             assert [row[0] for row in await session.find(ACCOUNTS, {"balance": [1, 3]})] == ["a", "b", "c"]
@@ -101,6 +99,7 @@ class RowGuarantees(EngineSuite):
 
     @pytest.mark.parametrize("more", [0, 200])
     async def test_a_value_that_does_not_fit_is_refused_and_nothing_is_kept(self, engine: Store, more: int) -> None:
+        """An integer over 64 bits, a lone surrogate, a missing value; the error is no Conflict."""
         await engine.create(TABLES, PARTITIONS)
         rows: list[Row] = [("a", 1, None), *((f"c{number}", 1, None) for number in range(more))]
         for row in (("b", 2**63, None), ("\ud800", 1, None), ("b", None, None)):
@@ -111,6 +110,7 @@ class RowGuarantees(EngineSuite):
         await put(engine, ("a", 1, None))
 
     async def test_sql_runs_inside_the_session(self, engine: Store) -> None:
+        """It sees the transaction, and is undone with it; an engine without SQL raises RuntimeError."""
         await put(engine, ("a", 1, None))
         query = "SELECT balance FROM contract_accounts WHERE account_id = 'a'"
         async with engine.snapshot() as session:
@@ -124,13 +124,13 @@ class RowGuarantees(EngineSuite):
         assert await get(engine, "a") == ("a", 1, None)
 
 
-async def _look(engine: Store, *names: str) -> Sequence[Row]:
+async def _read_once(engine: Store, *names: str) -> Sequence[Row]:
     async with engine.snapshot(once=True) as session:
         return sorted(await session.load(ACCOUNTS, [(name,) for name in names]))
 
 
 async def _save_new(tx: WriteSession, table: Table, rows: Sequence[Row]) -> None:
-    """Save rows that were looked for before, as handlers do: an engine may add them in another way."""
+    """Save rows that were asked for before, as handlers do: an engine may add them in another way."""
     with suppress(UnicodeError):
         assert await tx.load(table, [table.key_of(row) for row in rows]) == []
     await tx.save(table, rows)

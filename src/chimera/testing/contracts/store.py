@@ -35,6 +35,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
     """Every guarantee of `Store`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: Store) -> None:
+        """Rows and events are as they were."""
         await put(engine, ("a", 1, None))
         await emitted(engine, 0, "a")
         await engine.create(TABLES, PARTITIONS)
@@ -42,6 +43,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await numbers(engine, 0) == [1]
 
     async def test_a_transaction_sees_its_own_changes(self, engine: Store) -> None:
+        """By `load`, `find` and `history`, before it commits."""
         await put(engine, ("a", 1, None), ("b", 1, None))
         async with engine.transaction() as tx:
             await tx.save(ACCOUNTS, [("a", 2, None), ("c", 2, None)])
@@ -52,6 +54,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
             assert await tx.history(1, "a") == [event(1, 1, "a")]
 
     async def test_nothing_of_an_open_transaction_is_visible_and_then_all_of_it(self, engine: Store) -> None:
+        """Rows, events and heads."""
         await put(engine, ("a", 1, None))
         async with engine.transaction() as tx:
             await tx.save(ACCOUNTS, [("a", 2, None), ("b", 2, None)])
@@ -65,6 +68,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await numbers(engine, 0) == [1]
 
     async def test_a_rolled_back_transaction_leaves_nothing(self, engine: Store) -> None:
+        """Its numbers are given again."""
         await put(engine, ("a", 1, None))
 
         async def work(tx: WriteSession) -> None:
@@ -81,6 +85,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await numbers(engine, 0) == [1]
 
     async def test_a_cancelled_transaction_leaves_nothing_and_blocks_nobody(self, engine: Store) -> None:
+        """The next one may take its locks and numbers at once."""
         await put(engine, ("a", 1, None))
         entered = asyncio.Event()
 
@@ -101,6 +106,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await numbers(engine, 0) == [1]
 
     async def test_cancelling_at_any_moment_is_all_or_nothing(self, engine: Store) -> None:
+        """After so many turns of the loop: a row is saved exactly when its event is there."""
         await engine.create(TABLES, PARTITIONS)
         for turns in range(12):
             task = asyncio.create_task(_save_and_emit(engine, f"k{turns}"))
@@ -111,11 +117,12 @@ class StoreContract(RowGuarantees, JournalGuarantees):
             assert task.cancelled() or task.exception() is None
         async with engine.snapshot() as session:
             saved = {row[0] for row in await session.find(ACCOUNTS, {})}
-        kept = await engine.journal(0, 0, 100)
-        assert {message.key for message in kept} == saved
-        assert [message.number for message in kept] == list(range(1, len(kept) + 1))
+        found = await engine.journal(0, 0, 100)
+        assert {message.key for message in found} == saved
+        assert [message.number for message in found] == list(range(1, len(found) + 1))
 
     async def test_concurrent_changes_of_a_row_lose_no_update(self, engine: Store) -> None:
+        """Whoever comes second waits, or gets Conflict and runs again."""
         await put(engine, ("a", 0, None))
 
         async def increment(tx: WriteSession) -> None:
@@ -127,9 +134,11 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await get(engine, "a") == ("a", 20, None)
 
     async def test_transactions_that_cross_each_other_all_succeed_when_run_again(self, engine: Store) -> None:
+        """They take the same rows and partitions in all orders."""
         await crossed(engine)
 
     async def test_a_snapshot_is_one_moment(self, engine: Store) -> None:
+        """Of all tables and the journal, whatever is committed meanwhile."""
         await put(engine, ("a", 10, None), ("b", 0, None))
         async with engine.snapshot() as session, engine.snapshot() as other:
             assert await session.load(ACCOUNTS, [("a",)]) == [("a", 10, None)]
@@ -141,6 +150,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await get(engine, "b") == ("b", 6, None)
 
     async def test_the_oldest_rows_expire_so_many_at_a_time_and_those_without_a_time_stay(self, engine: Store) -> None:
+        """A row of exactly the time asked for stays."""
         await engine.create(TABLES, PARTITIONS)
         noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
         visits = [(f"v{minute}", noon + timedelta(minutes=minute, microseconds=1)) for minute in (3, 1, 4, 0, 2)]
@@ -155,6 +165,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await visits_of(engine) == ["never", "v3", "v4"]
 
     async def test_a_mebibyte_passes(self, engine: Store) -> None:
+        """In a row's text and in an event's data."""
         await engine.create(TABLES, PARTITIONS)
         text = MEBIBYTE.decode()
         async with engine.transaction() as tx:
@@ -165,6 +176,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert list(await engine.journal(0, 0, 1)) == [event(0, 1, data=MEBIBYTE)]
 
     async def test_creating_runs_the_statements_of_its_own_dialect(self, engine: Store) -> None:
+        """Statements of other dialects are left out; an engine without SQL runs none."""
         await put(engine, ("a", 1, None))
         async with engine.snapshot() as session:
             dialect = session.dialect
@@ -173,11 +185,13 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         assert await get(engine, "a") == ("a", 7 if dialect else 1, None)
 
     async def test_another_number_of_partitions_is_refused(self, engine: Store) -> None:
+        """With SettingsError."""
         await engine.create(TABLES, PARTITIONS)
         with pytest.raises(SettingsError):
             await engine.create(TABLES, PARTITIONS + 1)
 
     async def test_what_was_committed_outlives_the_engine(self, engine: Store, reopen: Callable[[], Store]) -> None:
+        """For engines that are durable: another one goes on with its rows and numbers."""
         if not engine.features.durable:
             pytest.skip("the engine does not promise durability")
         await put(engine, ("a", 1, None))
@@ -191,6 +205,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         await again.close()
 
     async def test_two_engines_share_rows_and_numbers(self, engine: Store, reopen: Callable[[], Store]) -> None:
+        """For engines that are shared: writers on both leave no hole."""
         if not engine.features.shared:
             pytest.skip("the engine can't be shared")
         other = reopen()
@@ -199,14 +214,15 @@ class StoreContract(RowGuarantees, JournalGuarantees):
         async with asyncio.timeout(self.patience_s):
             counts = await asyncio.gather(*(churn((engine, other)[writer % 2], writer) for writer in range(4)))
         for each in (engine, other):
-            kept = [await numbers(each, partition) for partition in range(PARTITIONS)]
-            assert kept == [list(range(1, len(seen) + 1)) for seen in kept]
-            assert sum(map(len, kept)) == sum(counts)
+            found = [await numbers(each, partition) for partition in range(PARTITIONS)]
+            assert found == [list(range(1, len(seen) + 1)) for seen in found]
+            assert sum(map(len, found)) == sum(counts)
         await other.close()
 
     async def test_transactions_of_two_engines_that_cross_each_other_all_succeed_when_run_again(
         self, engine: Store, reopen: Callable[[], Store]
     ) -> None:
+        """For engines that are shared: as on one."""
         if not engine.features.shared:
             pytest.skip("the engine can't be shared")
         other = reopen()
@@ -215,6 +231,7 @@ class StoreContract(RowGuarantees, JournalGuarantees):
 
 
 async def visits_of(engine: Store) -> list[str]:
+    """The ids of all visits, in order."""
     async with engine.snapshot() as session:
         return [row[0] for row in await session.find(VISITS, {})]
 

@@ -1,13 +1,14 @@
-"""What the suites share."""
+"""The base of the suites, and the messages and keys that they use."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import hypothesis
 
 from chimera.messages import Message
+from chimera.ports import Log, Store, ViewStore
 
 NAMES = ("plain", 'it\'s "quoted"; --', "straße", "日本語", "🦁🐐🐍", "a b\tc\nd", "%_\\", "Ω", "z" * 200)
 """Keys that engines get wrong."""
@@ -51,13 +52,14 @@ class EngineSuite(Suite):
 
     optional = ("reopen",)
 
-    async def test_what_is_durable_or_shared_can_be_reopened(self, engine: Any) -> None:
-        kept = engine.features.durable or engine.features.shared
-        assert not kept or hasattr(self, "reopen"), f"{type(self).__name__} has to provide the fixture `reopen`"
+    async def test_what_is_durable_or_shared_can_be_reopened(self, engine: Log | Store | ViewStore) -> None:
+        """A subclass for such an engine has the fixture `reopen`; without it tests would be missing unnoticed."""
+        outlives = engine.features.durable or engine.features.shared
+        assert not outlives or hasattr(self, "reopen"), f"{type(self).__name__} has to provide the fixture `reopen`"
 
 
 def event(partition: int, number: int, key: str = "key", data: bytes = b"{}") -> Message:
     """An event as the journal gives it back."""
     time, traceparent = "2024-05-01T12:00:00.000001Z", f"00-{number:032x}-{partition + 1:016x}-01"
-    place = f"contract/{partition}@{number}"
-    return Message(place, "contract", "contract.Happened", key, time, data, partition, number, traceparent)
+    position = f"contract/{partition}@{number}"
+    return Message(position, "contract", "contract.Happened", key, time, data, partition, number, traceparent)

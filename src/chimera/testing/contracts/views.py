@@ -21,20 +21,23 @@ class ViewStoreContract(EngineSuite):
     """Every guarantee of `ViewStore`. A subclass provides `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: ViewStore) -> None:
+        """Documents are as they were."""
         await engine.create()
         assert await put(engine, "a", b"1")
         await engine.create()
         assert await data(engine, "a") == b"1"
 
     async def test_documents_come_back_byte_for_byte_under_any_key(self, engine: ViewStore) -> None:
+        """With the view, the key and a revision above 0."""
         await engine.create()
         documents = [Document(VIEW, name, b'{"n": "\xc3\xbc", "at":%d}' % at) for at, name in enumerate(NAMES)]
         assert await engine.write(CONSUMER, documents, [])
-        kept = await engine.get(VIEW, NAMES)
-        assert {key: document.data for key, document in kept.items()} == {each.key: each.data for each in documents}
-        assert all(document[:2] == (VIEW, key) and document.revision > 0 for key, document in kept.items())
+        found = await engine.get(VIEW, NAMES)
+        assert {key: document.data for key, document in found.items()} == {each.key: each.data for each in documents}
+        assert all(document[:2] == (VIEW, key) and document.revision > 0 for key, document in found.items())
 
     async def test_keys_without_a_document_are_left_out(self, engine: ViewStore) -> None:
+        """A key asked for twice comes once; a view without a document has none."""
         await engine.create()
         await put(engine, "a", b"1")
         assert set(await engine.get(VIEW, ["a", "nobody", "a"])) == {"a"}
@@ -42,19 +45,22 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.get("contract_other", ["a"])) == {}
 
     async def test_thousands_of_keys_are_got_at_once(self, engine: ViewStore) -> None:
+        """And written at once: two and twelve thousand."""
         await engine.create()
         for count in (2_000, 12_000):
             names = [f"{count}-{at}" for at in range(count)]
             assert await engine.write(CONSUMER, [Document(VIEW, name, name.encode()) for name in names], [])
-            kept = await engine.get(VIEW, names)
-            assert {key: document.data for key, document in kept.items()} == {name: name.encode() for name in names}
+            found = await engine.get(VIEW, names)
+            assert {key: document.data for key, document in found.items()} == {name: name.encode() for name in names}
 
     async def test_a_mebibyte_passes(self, engine: ViewStore) -> None:
+        """As one document."""
         await engine.create()
         await put(engine, "a", MEBIBYTE)
         assert await data(engine, "a") == MEBIBYTE
 
     async def test_documents_and_checkpoints_move_together(self, engine: ViewStore) -> None:
+        """In one write; a checkpoint may also move alone, and is one consumer's only."""
         await engine.create()
         assert dict(await engine.checkpoints(CONSUMER)) == {}
         reached = {("orders", 0): Checkpoint(3, 7), ("orders", 5): Checkpoint(1, 1), ("gigs", 0): Checkpoint(2)}
@@ -66,6 +72,7 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.checkpoints("contract/others")) == {}
 
     async def test_a_checkpoint_that_has_moved_changes_nothing(self, engine: ViewStore) -> None:
+        """Neither documents nor other checkpoints; the write returns 0."""
         await engine.create()
         await engine.write(CONSUMER, [], [Move("orders", 0, 0, Checkpoint(3))])
         for before in (0, 2, 4):
@@ -76,17 +83,19 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(3)}
 
     async def test_a_write_tells_the_revision_of_what_it_put(self, engine: ViewStore) -> None:
+        """One revision for all of its documents, another one for each write, above 0 also without a document."""
         await engine.create()
         told = await engine.write(CONSUMER, [Document(VIEW, name, b"1") for name in "abc"], [])
         assert {each.revision for each in await engine.scan(VIEW)} == {told}
         changes = [Document(VIEW, "a", b"2", told), Document(VIEW, "b", None, told), Document(VIEW, "d", b"2")]
         again = await engine.write(CONSUMER, changes, [Move("orders", 0, 0, Checkpoint(1))])
-        kept = {each.key: each.revision for each in await engine.scan(VIEW)}
+        found = {each.key: each.revision for each in await engine.scan(VIEW)}
         assert told != again
-        assert kept == {"a": again, "c": told, "d": again}
+        assert found == {"a": again, "c": told, "d": again}
         assert await engine.write(CONSUMER, [], [Move("orders", 0, 1, Checkpoint(2))]) > 0
 
     async def test_a_document_that_has_changed_changes_nothing(self, engine: ViewStore) -> None:
+        """Nor does one at a revision that never was; the write returns 0."""
         await engine.create()
         await put(engine, "a", b"1")
         old = await revision(engine, "a")
@@ -101,6 +110,7 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.checkpoints(CONSUMER)) == {}
 
     async def test_a_document_without_data_is_deleted(self, engine: ViewStore) -> None:
+        """Deleting one that is not there is no error, and it may come back."""
         await engine.create()
         await put(engine, "a", b"1")
         assert await put(engine, "a", None)
@@ -110,6 +120,7 @@ class ViewStoreContract(EngineSuite):
         assert await data(engine, "a") == b"2"
 
     async def test_a_revision_from_before_a_deletion_is_never_valid_again(self, engine: ViewStore) -> None:
+        """Revisions of a key that comes back do not start again."""
         await engine.create()
         stale: set[int] = set()
         for round_ in range(5):
@@ -121,19 +132,21 @@ class ViewStoreContract(EngineSuite):
         assert len(stale) == 5
 
     async def test_concurrent_writers_of_a_document_lose_no_update(self, engine: ViewStore) -> None:
+        """Fifteen read it, and write it only at the revision that they have read."""
         await engine.create()
 
         async def increment() -> None:
             while True:
-                kept = (await engine.get(VIEW, ["a"])).get("a", Document(VIEW, "a", b"0"))
+                found = (await engine.get(VIEW, ["a"])).get("a", Document(VIEW, "a", b"0"))
                 await asyncio.sleep(0)
-                if await engine.write(CONSUMER, [kept._replace(data=b"%d" % (int(kept.data or b"0") + 1))], []):
+                if await engine.write(CONSUMER, [found._replace(data=b"%d" % (int(found.data or b"0") + 1))], []):
                     return
 
         await asyncio.gather(*(increment() for _ in range(15)))
         assert await data(engine, "a") == b"15"
 
     async def test_only_one_of_several_writers_moves_a_checkpoint(self, engine: ViewStore) -> None:
+        """Of ten at once; the documents of the others are not there."""
         await engine.create()
         done = await asyncio.gather(
             *(
@@ -148,6 +161,7 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.checkpoints(CONSUMER)) == {("orders", 0): Checkpoint(winner + 1)}
 
     async def test_scan_follows_the_utf8_bytes_of_keys_in_pages(self, engine: ViewStore) -> None:
+        """Not a collation's order, nor that of UTF-16; other views' documents are left out."""
         await engine.create()
         names = [*NAMES, "A", "a", "ä", "\uffff", "\U00010000", "Z", "a\u0301", "0", "10", "9"]
         await engine.write(CONSUMER, [Document(VIEW, name, b"1") for name in names], [])
@@ -161,6 +175,7 @@ class ViewStoreContract(EngineSuite):
         assert paged == ordered
 
     async def test_what_was_scanned_can_be_written(self, engine: ViewStore) -> None:
+        """It has the same revision as one that was got."""
         await engine.create()
         await put(engine, "a", b"1")
         [document] = await engine.scan(VIEW)
@@ -168,6 +183,7 @@ class ViewStoreContract(EngineSuite):
         assert await engine.write(CONSUMER, [document._replace(data=b"2")], [])
 
     async def test_dropping_deletes_the_views_and_the_consumers_checkpoints_only(self, engine: ViewStore) -> None:
+        """The consumer can begin anew; revisions from before are not valid again."""
         await engine.create()
         for consumer, view in ((CONSUMER, VIEW), ("contract/others", "contract_other")):
             await engine.write(consumer, [Document(view, "a", b"1")], [Move("orders", 0, 0, Checkpoint(1))])
@@ -190,13 +206,14 @@ class ViewStoreContract(EngineSuite):
     async def test_any_mix_of_writes_behaves_like_a_dict(
         self, engine: ViewStore, steps: Sequence[tuple[str, bytes | None, bool, int]]
     ) -> None:
+        """Puts and deletions, at valid and stale revisions and checkpoints."""
         await engine.create()
         view = f"contract_mix_{next(_fresh)}"
         model: dict[str, bytes] = {}
         at = 0
         for key, value, current, before in steps:
-            kept = (await engine.get(view, [key])).get(key, Document(view, key, None))
-            document = Document(view, key, value, kept.revision if current else kept.revision + 1)
+            found = (await engine.get(view, [key])).get(key, Document(view, key, None))
+            document = Document(view, key, value, found.revision if current else found.revision + 1)
             moved = await engine.write(view, [document], [Move("s", 0, before, Checkpoint(before + 1))])
             assert bool(moved) == (current and before == at)
             if moved:
@@ -208,6 +225,7 @@ class ViewStoreContract(EngineSuite):
     async def test_what_was_written_outlives_the_engine(
         self, engine: ViewStore, reopen: Callable[[], ViewStore]
     ) -> None:
+        """For engines that are durable; revisions go on too."""
         if not engine.features.durable:
             pytest.skip("the engine does not promise durability")
         await engine.create()
@@ -225,6 +243,7 @@ class ViewStoreContract(EngineSuite):
     async def test_two_engines_see_one_anothers_writes(
         self, engine: ViewStore, reopen: Callable[[], ViewStore]
     ) -> None:
+        """For engines that are shared: at once, and stale revisions are refused by either."""
         if not engine.features.shared:
             pytest.skip("the engine can't be shared")
         other = reopen()
@@ -248,10 +267,12 @@ async def put(engine: ViewStore, key: str, value: bytes | None) -> int:
 
 
 async def revision(engine: ViewStore, key: str) -> int:
-    kept = (await engine.get(VIEW, [key])).get(key)
-    return kept.revision if kept else 0
+    """The revision of a document; 0 without one."""
+    found = (await engine.get(VIEW, [key])).get(key)
+    return found.revision if found else 0
 
 
 async def data(engine: ViewStore, key: str) -> bytes | None:
-    kept = (await engine.get(VIEW, [key])).get(key)
-    return kept.data if kept else None
+    """The bytes of a document; None without one."""
+    found = (await engine.get(VIEW, [key])).get(key)
+    return found.data if found else None

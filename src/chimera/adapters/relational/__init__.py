@@ -1,0 +1,1 @@
+"""PostgreSQL and MySQL: one store and view store, written once, and what differs."""

@@ -1,0 +1,474 @@
+"""The common part of the relational servers: a database, its sessions, and the engines on it.
+
+An adapter says how its server spells SQL (`Spelling`), how it is reached (`Database`), and how rows travel
+(`RelationalSession`). Sessions, journal and checkpoints are here, once.
+"""
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from chimera.adapters.relational.pool import WAIT_S, Pool, finished
+from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
+from chimera.adapters.rows import Where, check_columns, events_of, index_name, journal_rows, other_partitions, unbroken
+from chimera.entities import Key, Row, Table
+from chimera.errors import ChimeraError, Conflict, Unavailable
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
+
+Result = TypeVar("Result")
+Connection = Any  # asyncpg's and asyncmy's own are compiled classes without types
+
+LOCK_S = 10.0
+"""Seconds that a row which somebody else has locked is waited for."""
+_FEATURES = Features(durable=True, shared=True, poll_s=0.02)
+_IS_TABLE = "SELECT count(*) FROM information_schema.tables WHERE table_schema = {} AND table_name = '{}'"
+
+
+class Spelling(msgspec.Struct, frozen=True):
+    """The SQL that engines write differently.
+
+    `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
+    `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
+    `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
+    `scan` (view, after, limit), `trim` (partition, through). `indexes` are the names of those that there are,
+    `index` makes one: {name}, {table}, {column}. `upserts_by_key`: an upsert minds the primary key only.
+    """
+
+    dialect: str
+    here: str
+    columns: str
+    keys: str
+    begin: Sequence[str]
+    begin_snapshot: Sequence[str]
+    heads: str
+    oldest: str
+    trim: str
+    indexes: str
+    index: str
+    journal: str
+    history: str
+    checkpoints: str
+    scan: str
+    upserts_by_key: bool
+
+
+class Database(ABC):
+    """A database, and the connections to it.
+
+    `wait_s` and `lock_s`: seconds that a free connection and a locked row are waited for.
+    """
+
+    spelling: ClassVar[Spelling]
+
+    def __init__(self, name: str, pool_size: int, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S) -> None:
+        self._name = name
+        self._lock_s = lock_s
+        self.partitions = 0
+        self.pool: Pool[Connection] = Pool(name, pool_size, self.connect, self.disconnect, self.is_fit, wait_s=wait_s)
+
+    def __str__(self) -> str:
+        """The address, without a password."""
+        return self._name
+
+    @abstractmethod
+    async def connect(self) -> Connection:
+        """Raises Unavailable, or SettingsError when the server is there but does not let us in."""
+
+    @abstractmethod
+    async def disconnect(self, connection: Connection) -> None:
+        """Close a connection, whatever state it is in."""
+
+    @abstractmethod
+    def is_open(self, connection: Connection) -> bool:
+        """True until the connection was closed, or is known to be lost."""
+
+    @abstractmethod
+    def is_fit(self, connection: Connection) -> bool:
+        """True when it is open and in no transaction."""
+
+    @abstractmethod
+    def is_taken(self, error: Exception) -> bool:
+        """True when the error is that there is a row with the primary key of an inserted one."""
+
+    @abstractmethod
+    async def fetch(
+        self, connection: Connection, sql: str, parameters: Sequence[object] = (), *, again: bool = False
+    ) -> Sequence[Row]:
+        """The rows of a statement. `again`: it comes again and again, so that the server may hold it prepared.
+
+        Raises Conflict, Unavailable, or what the driver raises.
+        """
+
+    @abstractmethod
+    async def execute(self, connection: Connection, sql: str) -> None:
+        """Run a statement without parameters or rows. Raises as `fetch`."""
+
+    @abstractmethod
+    async def execute_slowly(self, connection: Connection, sql: str) -> None:
+        """As `execute`, for what may take an hour. Where a table or index is made in vain, it does nothing."""
+
+    @abstractmethod
+    async def change(self, connection: Connection, statements: Sequence[str]) -> None:
+        """Change the schema: at once where the engine can, else so that what was interrupted can be run again."""
+
+    @abstractmethod
+    async def restore(self, connection: Connection, *, ran_sql: bool) -> None:
+        """Make a connection as it was, whatever happened to it. `ran_sql`: a user's SQL may have changed settings."""
+
+    @abstractmethod
+    async def be_alone(self, connection: Connection) -> None:
+        """Wait until nobody else creates or changes tables here; nobody else does before the connection closes."""
+
+    @property
+    @abstractmethod
+    def types(self) -> Dialect:
+        """The dialect: how the server types columns; known once there was a connection."""
+
+    async def read(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        """Rows of one statement outside any transaction; asked again when an old connection turns out broken."""
+        async with self.pool.connection() as connection:
+            try:
+                return await self.fetch(connection, sql, parameters, again=True)
+            except Unavailable:
+                if self.is_open(connection):
+                    raise
+                await self.pool.forget_idle()
+        async with self.pool.connection() as connection:
+            return await self.fetch(connection, sql, parameters, again=True)
+
+    @asynccontextmanager
+    async def unhurried(self) -> AsyncIterator[Connection]:
+        """A connection of its own. Nobody runs its work again after a conflict, so it is Unavailable."""
+        connection = await self.connect()
+        try:
+            yield connection
+        except Conflict as error:
+            raise Unavailable(str(error)) from error
+        finally:
+            await finished(self.disconnect(connection))
+
+    @asynccontextmanager
+    async def creating(self, part: Part) -> AsyncIterator[Connection]:
+        """Alone in this database, with Chimera's own tables as they must be."""
+        async with self.unhurried() as connection:
+            await self.be_alone(connection)
+            table, version = version_table(part), None
+            [(is_table,)] = await self.fetch(connection, _IS_TABLE.format(self.spelling.here, table))
+            if is_table:
+                version = next((at for (at,) in await self.fetch(connection, f"SELECT version_num FROM {table}")), None)
+            await self.change(connection, own_changes(self.types, str(self), part, version))
+            yield connection
+
+    async def fit_tables(self, connection: Connection, tables: Sequence[Table]) -> None:
+        """Raises SettingsError where a table can't be made to fit its entity."""
+        columns = await self.fetch(connection, self.spelling.columns)
+        found = found_tables(columns, await self.fetch(connection, self.spelling.keys))
+        changes = [entity_changes(self.types, str(self), table, found.get(table.name)) for table in tables]
+        existing = {name for (name,) in await self.fetch(connection, self.spelling.indexes)}
+        wanted = [(index_name(table, column), table.name, column) for table in tables for column in table.indexes]
+        changes.append(
+            [
+                self.spelling.index.format(name=name, table=table, column=column)
+                for name, table, column in wanted
+                if name not in existing
+            ]
+        )
+        await self.change(connection, [statement for each in changes for statement in each])
+
+    async def number_partitions(self, connection: Connection, partitions: int) -> None:
+        """Raises SettingsError when the journal has another number of partitions."""
+        [(found,)] = await self.fetch(connection, "SELECT count(*) FROM heads")
+        if found == 0:
+            rows = ", ".join(f"({partition}, 0)" for partition in range(partitions))
+            await self.execute(connection, f"INSERT INTO heads VALUES {rows}")
+        elif found != partitions:
+            raise other_partitions(f"the journal in {self}", found, partitions)
+        self.partitions = partitions
+
+
+class SeenAt:
+    """The keys that a transaction knows: free, or taken by a row that it has locked.
+
+    Nobody can lock a row that is not there. So a free key is inserted, never put over a row that came since:
+    of two transactions that both found it free, the second fails.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[str, set[Key]] = {}
+        self._taken: dict[str, set[Key]] = {}
+        self._whole: set[str] = set()
+
+    def loaded(self, table: Table, keys: Iterable[Key], rows: Iterable[Row]) -> None:
+        """Of the keys asked for, those of these rows are taken, the others free."""
+        self._free.setdefault(table.name, set()).update(keys)
+        self._take(table, set(map(table.key_of, rows)))
+
+    def read_whole(self, table: Table, rows: Iterable[Row]) -> None:
+        """The table has these rows: every other key is free."""
+        self._whole.add(table.name)
+        self.loaded(table, (), rows)
+
+    def unknown(self, table: Table, keys: Iterable[Key]) -> list[Key]:
+        """The keys among these that were neither found free nor taken."""
+        if table.name in self._whole:
+            return []
+        known = self._free.get(table.name, set()) | self._taken.get(table.name, set())
+        return [key for key in keys if key not in known]
+
+    def to_insert(self, table: Table, keys: Collection[Key]) -> set[Key]:
+        """The keys among these that are free; they count as taken from now on."""
+        free = self._free.get(table.name, set()).intersection(keys)
+        if table.name in self._whole:
+            free |= set(keys) - self._taken.get(table.name, set())
+        self._take(table, free)
+        return free
+
+    def _take(self, table: Table, keys: set[Key]) -> None:
+        self._taken.setdefault(table.name, set()).update(keys)
+        self._free.get(table.name, set()).difference_update(keys)
+
+
+class RelationalSession(ABC):
+    """Statements on a connection, until the session ends. With `locks`, it locks what it loads.
+
+    An engine says how rows are selected, inserted and replaced.
+    """
+
+    def __init__(self, database: Database, connection: Connection, *, locks: bool) -> None:
+        self.dialect = database.spelling.dialect
+        self._database = database
+        self._connection: Connection | None = connection
+        self._failure: Exception | None = None
+        self._ran_sql = False
+        self._seen = SeenAt()
+        self._locks = locks
+        self._lock = " FOR UPDATE" if locks else ""
+
+    @abstractmethod
+    async def select(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        """The rows with these keys."""
+
+    @abstractmethod
+    async def select_where(self, table: Table, where: Where) -> Sequence[Row]:
+        """The rows that `find` returns; the columns exist."""
+
+    @abstractmethod
+    async def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        """Add rows, at least one, whose keys are free."""
+
+    @abstractmethod
+    async def replace(self, table: Table, rows: Sequence[Row]) -> None:
+        """Put rows, at least one, over those with their keys, or insert them if the engine upserts by key."""
+
+    @abstractmethod
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        """As `WriteSession.delete`."""
+
+    @abstractmethod
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        """As `WriteSession.expire`."""
+
+    @abstractmethod
+    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        """As `WriteSession.reserve`, of partitions that exist."""
+
+    @abstractmethod
+    async def append_rows(self, rows: Sequence[Row]) -> None:
+        """Add rows, as `journal_rows` makes them, to the journal."""
+
+    @asynccontextmanager
+    async def between(self, begin: Sequence[str]) -> AsyncIterator[None]:
+        """The transaction, or none without statements to begin it. Once a statement has failed it is never committed.
+
+        A deadlock has undone all of it, and PostgreSQL would turn the commit into a silent rollback.
+        """
+        connection = self._connection
+        try:
+            for statement in begin:
+                await self._database.execute(connection, statement)
+            yield
+            if self._failure is not None:
+                raise self._failure
+            self._connection = None
+            if begin:
+                await finished(self._database.execute(connection, "COMMIT"))
+        finally:
+            self._connection = None
+            if self._ran_sql or not self._database.is_fit(connection):
+                await finished(self._database.restore(connection, ran_sql=self._ran_sql))
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        rows = await self.select(table, keys)
+        if self._locks:
+            self._seen.loaded(table, keys, rows)
+        return rows
+
+    async def find(self, table: Table, where: Where) -> Sequence[Row]:
+        check_columns(table, where)
+        rows = await self.select_where(table, where)
+        if self._locks and where:
+            self._seen.loaded(table, (), rows)
+        elif self._locks:
+            self._seen.read_whole(table, rows)
+        return rows
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        latest = _latest_by_key(table, rows)
+        if not self._database.spelling.upserts_by_key:
+            await self.load(table, self._seen.unknown(table, latest))
+        new = self._seen.to_insert(table, latest)
+        if inserted := [row for key, row in latest.items() if key in new]:
+            with self.inserting(table.name):
+                await self.insert(table, inserted)
+        if replaced := [row for key, row in latest.items() if key not in new]:
+            await self.replace(table, replaced)
+
+    @contextmanager
+    def inserting(self, table: str) -> Iterator[None]:
+        """Raises Conflict when somebody else was first to insert a row whose key was found free."""
+        try:
+            yield
+        except Exception as error:
+            if not self._database.is_taken(error):
+                raise
+            self._failure = Conflict(f"{self._database}: somebody else inserted a row of {table}")
+            raise self._failure from error
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        for partition in counts:
+            if not 0 <= partition < self._database.partitions:
+                raise ValueError(f"the journal has no partition {partition}")
+        return await self.take_numbers(counts) if counts else {}
+
+    async def trim(self, partition: int, through: int) -> None:
+        await self.run(self._database.spelling.trim, (partition, through))
+
+    async def append(self, events: Sequence[Message]) -> None:
+        await self.append_rows(journal_rows(events))
+
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        self._ran_sql = True
+        return await self.run(sql, parameters)
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        rows = await self.run(self._database.spelling.history, (partition, key, after), again=True)
+        return events_of(partition, rows)
+
+    async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
+        """As `Database.fetch`, on this session's connection."""
+        return await self.work(lambda connection: self._database.fetch(connection, sql, parameters, again=again))
+
+    async def work(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Do something on the connection; after a failure, the transaction can only be rolled back.
+
+        Drivers raise all sorts of things when a connection ends under them: that is never the work's fault.
+        """
+        connection = self._connection
+        if connection is None:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        try:
+            return await work(connection)
+        except ChimeraError as error:
+            self._failure = self._failure or error
+            raise
+        except Exception as error:
+            self._failure = self._failure or error
+            if self._database.is_open(connection):
+                raise
+            self._failure = Unavailable(f"{self._database}: the connection was lost: {error!r}")
+            raise self._failure from error
+
+
+def _latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:
+    """The rows by key, the last of each, in the order of the keys: locks are taken in one order by everybody."""
+    latest = {table.key_of(row): row for row in rows}
+    return {key: latest[key] for key in sorted(latest)}
+
+
+class RelationalStore:
+    """Entities and journal in one database, or in one schema of it."""
+
+    features = _FEATURES
+
+    def __init__(self, database: Database, session: type[RelationalSession]) -> None:
+        self._database = database
+        self._session = session
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Adds optional columns that a table lacks; what would lose or misread data is refused."""
+        async with self._database.creating("store") as connection:
+            await self._database.fit_tables(connection, tables)
+            await self._database.number_partitions(connection, partitions)
+            for statement in statements.get(self._database.spelling.dialect, ()):
+                await self._database.execute_slowly(connection, statement)
+        self._database.pool.open()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=True)
+            async with session.between(self._database.spelling.begin):
+                yield session
+
+    @asynccontextmanager
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=False)
+            async with session.between(() if once else self._database.spelling.begin_snapshot):
+                yield session
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        async def read() -> list[Message]:
+            rows = await self._database.read(self._database.spelling.journal, (partition, after, limit))
+            return events_of(partition, rows)
+
+        return await unbroken(read, self.heads, partition, after)
+
+    async def heads(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.heads))
+
+    async def oldest(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.oldest))
+
+    async def close(self) -> None:
+        await self._database.pool.close()
+
+
+class RelationalViews:
+    """Documents and checkpoints in one database, or in one schema of it: the part that writes no documents."""
+
+    features = _FEATURES
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self) -> None:
+        """As `ViewStore.create`."""
+        async with self._database.creating("views"):
+            self._database.pool.open()
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        """As `ViewStore.checkpoints`."""
+        rows = await self._database.read(self._database.spelling.checkpoints, (consumer,))
+        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        """As `ViewStore.scan`."""
+        rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
+        return [Document(*row) for row in rows]
+
+    async def close(self) -> None:
+        """As `ViewStore.close`."""
+        await self._database.pool.close()

@@ -1,0 +1,498 @@
+"""PostgreSQL behind the ports `Store` and `ViewStore`; any number of processes may use the same database.
+
+Every statement takes arrays, so a batch of any size is one round trip and one prepared statement; a write to the
+views is a single statement. Transactions run READ COMMITTED and lock what they load.
+"""
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import Literal
+from urllib.parse import quote, urlencode
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from chimera.adapters.relational.engine import (
+    LOCK_S,
+    Connection,
+    Database,
+    RelationalSession,
+    RelationalStore,
+    RelationalViews,
+    Spelling,
+)
+from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_address, take_number
+from chimera.adapters.relational.schema import Dialect
+from chimera.adapters.rows import Where, converter, distinct, quoted
+from chimera.entities import ColumnKind, Key, Row, Table, to_utc
+from chimera.errors import Conflict, SettingsError, Unavailable
+from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
+
+_POOL = 8
+_CONNECT_S = 10.0
+_STATEMENT_S = 30.0
+_IDLE_IN_TRANSACTION_S = 60.0
+_SLOW_S = 3600.0
+_MANY = 32
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
+_NO_DATABASE = "3D000"
+_FORBIDDEN = "42501"
+_CANT_LOG_IN = ("28", _NO_DATABASE, _FORBIDDEN)
+_OUT_OF_REACH = ("08", "53", "57", "58", "25006")
+
+# Tables are made empty and grow at once, long before they are analysed: a plan must never settle on reading all.
+_STORE_SETTINGS = {"random_page_cost": "1.1"}
+_VIEWS_SETTINGS = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
+
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+
+_TYPES = Dialect(
+    "postgresql",
+    types={
+        "text": sa.Text(),
+        "integer": sa.BigInteger(),
+        "real": sa.Double(),
+        "boolean": sa.Boolean(),
+        "bytes": postgresql.BYTEA(),
+        "time": sa.DateTime(timezone=True),
+        "json": postgresql.JSON(),
+    },
+    shown={
+        "text": "text",
+        "integer": "bigint",
+        "real": "double precision",
+        "boolean": "boolean",
+        "bytes": "bytea",
+        "time": "timestamp with time zone",
+        "json": "json",
+    },
+    key_text=sa.Text(collation="C"),
+    key_text_shown="text",
+)
+_ARRAYS: Mapping[ColumnKind, str] = {
+    "text": "text[]",
+    "integer": "bigint[]",
+    "real": "float8[]",
+    "boolean": "boolean[]",
+    "bytes": "bytea[]",
+    "time": "timestamptz[]",
+    "json": "json[]",
+}
+
+_COLUMNS = """
+    SELECT table_name, column_name, data_type, is_nullable = 'YES',
+        is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES' OR is_generated <> 'NEVER'
+    FROM information_schema.columns WHERE table_schema = current_schema() ORDER BY ordinal_position"""
+_KEYS = """
+    SELECT c.relname, a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+    JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+    WHERE i.indisprimary AND c.relnamespace = current_schema()::regnamespace
+    ORDER BY array_position(i.indkey::int2[], a.attnum)"""
+
+_EVENT = "SELECT number, source, type, key, time, data, traceparent FROM journal WHERE partition = $1"
+_PAGE = f"""
+    SELECT number, source, type, key, time, data, traceparent FROM (
+        SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before FROM (
+            SELECT *, length(data) AS size FROM journal WHERE partition = $1 AND number > $2
+            ORDER BY number LIMIT $3) page) placed
+    WHERE before < {PAGE_BYTES} ORDER BY number"""
+_OLDEST = """
+    SELECT partition, coalesce((SELECT min(number) FROM journal j WHERE j.partition = h.partition), number + 1)
+    FROM heads h ORDER BY partition"""
+_RESERVE = """
+    WITH held AS MATERIALIZED (
+        SELECT partition, number FROM heads WHERE partition = ANY ($1::int[]) ORDER BY partition FOR UPDATE)
+    UPDATE heads SET number = held.number + wanted.count
+    FROM held JOIN unnest($1::int[], $2::bigint[]) AS wanted (partition, count) USING (partition)
+    WHERE heads.partition = held.partition RETURNING heads.partition, held.number + 1"""
+_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent")
+_APPEND = f"""
+    INSERT INTO journal ({", ".join(_JOURNAL)}) SELECT * FROM unnest(
+        $1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[])"""
+
+_GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
+_DROP = """
+    WITH forgotten AS (DELETE FROM checkpoints WHERE consumer = $1)
+    DELETE FROM documents WHERE view = ANY ($2::text[])"""
+# Rows that are not there can't be locked: who comes second breaks the primary key, which undoes the statement.
+_WRITE = """
+    WITH wanted AS MATERIALIZED (
+        SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS w (view, key, expected, data)),
+    moves AS MATERIALIZED (
+        SELECT * FROM unnest($6::text[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[])
+            AS m (source, partition, expected, number, "offset")),
+    reached AS MATERIALIZED (
+        SELECT c.ctid AS place, c.number AS at, m.* FROM checkpoints c JOIN moves m
+        USING (source, partition) WHERE c.consumer = $5 ORDER BY source, partition FOR UPDATE OF c),
+    kept AS MATERIALIZED (
+        SELECT d.ctid AS place, d.revision, w.expected, w.data FROM documents d JOIN wanted w USING (view, key)
+        ORDER BY view, key FOR UPDATE OF d),
+    fits AS MATERIALIZED (SELECT
+        NOT EXISTS (SELECT FROM reached WHERE at <> expected)
+        AND NOT EXISTS (SELECT FROM kept WHERE revision <> expected)
+        AND (SELECT count(*) FROM reached WHERE expected > 0) = (SELECT count(*) FROM moves WHERE expected > 0)
+        AND (SELECT count(*) FROM kept WHERE expected > 0) = (SELECT count(*) FROM wanted WHERE expected > 0) AS ok,
+        nextval('revisions') AS revision),
+    added AS (
+        INSERT INTO documents (view, key, revision, data) SELECT view, key, fits.revision, data FROM wanted, fits
+        WHERE ok AND expected = 0 AND data IS NOT NULL ORDER BY view, key),
+    changed AS (
+        UPDATE documents d SET revision = fits.revision, data = kept.data FROM kept, fits
+        WHERE ok AND d.ctid = place AND kept.data IS NOT NULL),
+    deleted AS (DELETE FROM documents d USING kept, fits WHERE ok AND d.ctid = place AND kept.data IS NULL),
+    started AS (
+        INSERT INTO checkpoints (consumer, source, partition, number, "offset")
+        SELECT $5, source, partition, number, "offset" FROM moves m, fits WHERE ok AND NOT EXISTS (
+            SELECT FROM reached r WHERE (r.source, r.partition) = (m.source, m.partition))
+        ORDER BY source, partition),
+    moved AS (
+        UPDATE checkpoints c SET number = reached.number, "offset" = reached."offset" FROM reached, fits
+        WHERE ok AND c.ctid = place)
+    SELECT CASE WHEN ok THEN revision ELSE 0 END FROM fits"""
+
+_SPELLING = Spelling(
+    dialect="postgresql",
+    here="current_schema()",
+    columns=_COLUMNS,
+    keys=_KEYS,
+    begin=("BEGIN",),
+    begin_snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
+    heads="SELECT partition, number FROM heads ORDER BY partition",
+    oldest=_OLDEST,
+    trim="DELETE FROM journal WHERE partition = $1 AND number <= $2",
+    indexes="SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()",
+    index='CREATE INDEX IF NOT EXISTS "{name}" ON "{table}" ("{column}")',
+    journal=_PAGE,
+    history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
+    checkpoints='SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1',
+    scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",
+    upserts_by_key=True,
+)
+
+
+def open_engine(kind: Literal["log", "store", "views"], url: str) -> Store | ViewStore:
+    """The engine of a URL, `postgresql://user:password@host:port/database`. Nothing is opened before `create`.
+
+    Options: `schema` (default public; it is made if missing, so that services may share a database), `pool` (most
+    connections per engine and process, default 8), `timeout` (most seconds a statement may take, default 30),
+    `sslmode`, `sslrootcert`, `sslcert`, `sslkey` as libpq has them, and any server setting. Raises SettingsError.
+    """
+    match kind:
+        case "store":
+            return PostgreSQLStore(url)
+        case "views":
+            return PostgreSQLViews(url)
+        case _:
+            raise SettingsError("PostgreSQL is no log; use it as store or views")
+
+
+class PostgreSQLStore(RelationalStore):
+    """Entities and journal in one schema. `wait_s`, `lock_s`: seconds to wait for a connection, for a locked row."""
+
+    def __init__(self, url: str, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S) -> None:
+        super().__init__(_PostgreSQL(url, _STORE_SETTINGS, wait_s=wait_s, lock_s=lock_s), _PostgreSQLSession)
+
+
+class PostgreSQLViews(RelationalViews):
+    """Documents and checkpoints in one schema."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(_PostgreSQL(url, _VIEWS_SETTINGS))
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        rows = await self._database.read(_GET, (view, keys))
+        return {key: Document(view, key, data, revision) for key, data, revision in rows}
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        latest = {(document.view, document.key): document for document in documents}.values()
+        try:
+            async with self._database.pool.connection() as connection:
+                [(revision,)] = await self._database.fetch(
+                    connection, _WRITE, _write_parameters(consumer, latest, moves)
+                )
+        except (asyncpg.UniqueViolationError, Conflict):
+            return 0
+        return int(revision)
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        async with self._database.unhurried() as connection:
+            await connection.execute(_DROP, consumer, views, timeout=_SLOW_S)
+
+
+def _write_parameters(consumer: str, documents: Collection[Document], moves: Sequence[Move]) -> list[object]:
+    return [
+        [each.view for each in documents],
+        [each.key for each in documents],
+        [each.revision for each in documents],
+        [each.data for each in documents],
+        consumer,
+        [move.source for move in moves],
+        [move.partition for move in moves],
+        [move.before for move in moves],
+        [move.after.number for move in moves],
+        [move.after.offset for move in moves],
+    ]
+
+
+class _PostgreSQLSession(RelationalSession):
+    _database: _PostgreSQL
+
+    async def select(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        sql = _statements_of(table)
+        return sql.from_rows(await self.run(sql.load + self._lock, _columns(distinct(keys), len(table.key))))
+
+    async def select_where(self, table: Table, where: Where) -> Sequence[Row]:
+        sql = _statements_of(table)
+        conditions = " AND ".join(sql.is_one_of(name, at, values) for at, (name, values) in enumerate(where.items(), 1))
+        found = f"{sql.select} WHERE {conditions or 'true'} ORDER BY {sql.key}{self._lock}"
+        values = [[each for each in wanted if each is not None] for wanted in where.values()]
+        return sql.from_rows(await self.run(found, values))
+
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        """Parameters are written $1, $2, …; rows come as asyncpg gives them."""
+        return await super().execute(sql, parameters)
+
+    async def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        sql = _statements_of(table)
+        await self._add(table.name, sql.columns, rows, sql.insert)
+
+    async def replace(self, table: Table, rows: Sequence[Row]) -> None:
+        await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        await self.run(_statements_of(table).delete, _columns(distinct(keys), len(table.key)))
+
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        sql = _statements_of(table)
+        [(count,)] = await self.run(sql.expire.format(quoted(column)), (to_utc(before), limit))
+        return int(count)
+
+    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        return dict(await self.run(_RESERVE, (list(counts), list(counts.values()))))
+
+    async def append_rows(self, rows: Sequence[Row]) -> None:
+        await self._add("journal", _JOURNAL, rows, _APPEND)
+
+    async def _add(self, table: str, columns: Sequence[str], rows: Sequence[Row], insert: str) -> None:
+        """Many rows by COPY, which takes half the time of arrays on both sides, and a round trip more."""
+        if len(rows) < _MANY:
+            await self.run(insert, _columns(rows, len(columns)))
+        else:
+            await self.work(lambda connection: self._database.copy(connection, table, columns, rows))
+
+    async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
+        return list(map(tuple, await super().run(sql, parameters, again=again)))
+
+
+class _PostgreSQLStatements:
+    """A table's SQL: columns are passed as arrays, one for each."""
+
+    def __init__(self, table: Table) -> None:
+        name, names = quoted(table.name), [quoted(column.name) for column in table.columns]
+        keys = [quoted(field) for field in table.key]
+        self._kinds = {column.name: column.kind for column in table.columns}
+        self.columns = list(self._kinds)
+        self.from_rows = converter([column.kind for column in table.columns], {"time": _with_zone})
+        self.key = ", ".join(keys)
+        self.select = f"SELECT {', '.join(names)} FROM {name}"
+        wanted = self._arrays([self._kinds[field] for field in table.key])
+        within = f"({self.key}) IN (SELECT * FROM {wanted})"
+        if len(keys) == 1:
+            within = f"{self.key} = ANY ($1::{_ARRAYS[self._kinds[table.key[0]]]})"
+        self.load = f"{self.select} WHERE {within} ORDER BY {self.key}"
+        self.delete = f"DELETE FROM {name} WHERE {within}"
+        oldest = f"SELECT ctid FROM {name} WHERE {{0}} < $1 ORDER BY {{0}} LIMIT $2"
+        gone = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({oldest})) RETURNING 1"
+        self.expire = f"WITH gone AS ({gone}) SELECT count(*) FROM gone"
+        given = self._arrays([column.kind for column in table.columns])
+        self.insert = f"INSERT INTO {name} ({', '.join(names)}) SELECT * FROM {given}"
+        changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)
+        self.upsert = f"{self.insert} ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
+
+    def is_one_of(self, name: str, at: int, values: Sequence[object]) -> str:
+        """The condition that a column has one of the values of parameter number `at`."""
+        kind, column = self._kinds[name], quoted(name)
+        compared, array = (f"{column}::text", "text[]") if kind == "json" else (column, _ARRAYS[kind])
+        condition = f"{compared} = ANY (${at}::{array})"
+        return f"({condition} OR {column} IS NULL)" if None in values else condition
+
+    def _arrays(self, kinds: Sequence[ColumnKind]) -> str:
+        return f"unnest({', '.join(f'${at}::{_ARRAYS[kind]}' for at, kind in enumerate(kinds, 1))})"
+
+
+@cache
+def _statements_of(table: Table) -> _PostgreSQLStatements:
+    return _PostgreSQLStatements(table)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    """The first and the last moment there is are PostgreSQL's infinities to asyncpg, and come without a zone."""
+    return moment.replace(tzinfo=UTC)
+
+
+def _columns(rows: Sequence[Row], count: int) -> list[Sequence[object]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * count
+
+
+class _PostgreSQL(Database):
+    """A schema of a database."""
+
+    spelling = _SPELLING
+    types = _TYPES
+
+    def __init__(
+        self, url: str, settings: Mapping[str, str], *, wait_s: float = WAIT_S, lock_s: float = LOCK_S
+    ) -> None:
+        self._address = parse_address(url, "postgresql", 5432)
+        options = dict(self._address.options)
+        self._schema = options.pop("schema", "public")
+        self._timeout = take_number(options, "timeout", _STATEMENT_S)
+        size = int(take_number(options, "pool", _POOL))
+        self._dsn = _dsn(self._address, {name: value for name, value in options.items() if name.startswith("ssl")})
+        self._settings = {
+            "application_name": "chimera",
+            "search_path": f"{quoted(self._schema)}, public",
+            "TimeZone": "UTC",
+            "jit": "off",
+            "statement_timeout": _milliseconds(self._timeout),
+            "lock_timeout": _milliseconds(lock_s),
+            "idle_in_transaction_session_timeout": _milliseconds(_IDLE_IN_TRANSACTION_S),
+            **settings,
+            **{name: value for name, value in options.items() if not name.startswith("ssl")},
+        }
+        super().__init__(f"{self._address}?schema={self._schema}", size, wait_s=wait_s, lock_s=lock_s)
+
+    async def connect(self) -> Connection:
+        try:
+            return await asyncpg.connect(
+                self._dsn,
+                timeout=_CONNECT_S,
+                command_timeout=self._timeout + self._lock_s,
+                server_settings=self._settings,
+            )
+        except asyncpg.PostgresError as error:
+            state = error.sqlstate or ""
+            if state == _NO_DATABASE:
+                raise SettingsError(
+                    f"{self}: the database does not exist; create it: CREATE DATABASE {quoted(self._address.database)}"
+                ) from error
+            if state.startswith(_CANT_LOG_IN):
+                raise SettingsError(f"{self}: {error}") from error
+            raise Unavailable(f"{self} can't be reached: {error}") from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            raise Unavailable(f"{self} can't be reached: {str(error) or type(error).__name__}") from error
+
+    async def disconnect(self, connection: Connection) -> None:
+        try:
+            await connection.close(timeout=1)
+        except (*_FAILURES, asyncio.CancelledError):
+            connection.terminate()
+
+    def is_open(self, connection: Connection) -> bool:
+        return not connection.is_closed()
+
+    def is_fit(self, connection: Connection) -> bool:
+        return not connection.is_closed() and not connection.is_in_transaction()
+
+    def is_taken(self, error: Exception) -> bool:
+        return isinstance(error, asyncpg.UniqueViolationError) and (error.constraint_name or "").endswith("_pkey")
+
+    async def fetch(
+        self, connection: Connection, sql: str, parameters: Sequence[object] = (), *, again: bool = False
+    ) -> list[Row]:
+        try:
+            rows: list[Row] = await connection.fetch(sql, *parameters)
+            return rows
+        except _FAILURES as error:
+            raise self._meaning_of(error, connection) from error
+
+    async def copy(self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Add rows whose keys are free. Raises as `fetch`."""
+        try:
+            await connection.copy_records_to_table(table, records=rows, columns=columns)
+        except _FAILURES as error:
+            raise self._meaning_of(error, connection) from error
+
+    async def execute(self, connection: Connection, sql: str) -> None:
+        await self._execute(connection, sql)
+
+    async def execute_slowly(self, connection: Connection, sql: str) -> None:
+        await self._execute(connection, sql, timeout=_SLOW_S)
+
+    async def _execute(self, connection: Connection, sql: str, **options: float) -> None:
+        try:
+            await connection.execute(sql, **options)
+        except _FAILURES as error:
+            raise self._meaning_of(error, connection) from error
+
+    async def change(self, connection: Connection, statements: Sequence[str]) -> None:
+        async with connection.transaction():
+            for statement in statements:
+                await self.execute_slowly(connection, statement)
+
+    async def restore(self, connection: Connection, *, ran_sql: bool) -> None:
+        try:
+            if self.is_open(connection) and connection.is_in_transaction():
+                await connection.execute("ROLLBACK", timeout=_CONNECT_S)
+            if self.is_open(connection) and ran_sql:
+                await connection.execute("RESET ALL", timeout=_CONNECT_S)
+        except _FAILURES:
+            connection.terminate()
+
+    @asynccontextmanager
+    async def unhurried(self) -> AsyncIterator[Connection]:
+        async with super().unhurried() as connection:
+            try:
+                await self.execute(connection, f"SET statement_timeout = {_milliseconds(_SLOW_S)}")
+                yield connection
+            except _FAILURES as error:
+                raise self._meaning_of(error, connection) from error
+
+    async def be_alone(self, connection: Connection) -> None:
+        await self.execute(connection, "SET lock_timeout = 0")
+        lock = "SELECT pg_advisory_lock(hashtext('chimera'), hashtext($1))"
+        await connection.fetchval(lock, self._schema, timeout=_SLOW_S)
+        await self.execute(connection, f"SET lock_timeout = {_milliseconds(self._lock_s)}")
+        if not await connection.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = $1", self._schema):
+            await self._make_schema(connection)
+
+    async def _make_schema(self, connection: Connection) -> None:
+        """Raises SettingsError, saying what to do, when the user may not."""
+        statement = f"CREATE SCHEMA {quoted(self._schema)}"
+        try:
+            await self.execute(connection, statement)
+        except asyncpg.InsufficientPrivilegeError as error:
+            user = quoted(self._address.user)
+            raise SettingsError(
+                f"{self}: there is no such schema, and {self._address.user} may not create it; "
+                f"have an administrator run: {statement} AUTHORIZATION {user}"
+            ) from error
+
+    def _meaning_of(self, error: Exception, connection: Connection) -> Exception:
+        state = getattr(error, "sqlstate", None) or ""
+        if state in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError):
+            return Conflict(f"{self}: {error}")
+        if isinstance(error, asyncpg.InternalClientError):
+            connection.terminate()  # asyncpg's word for a server that hung up before it was asked
+        lost = isinstance(error, OSError | TimeoutError) or connection.is_closed()
+        if state.startswith(_OUT_OF_REACH) or (lost and not isinstance(error, asyncpg.DataError)):
+            return Unavailable(f"{self}: {str(error) or type(error).__name__}")
+        return error
+
+
+def _dsn(address: DatabaseAddress, options: Mapping[str, str]) -> str:
+    login = quote(address.user, safe="") + (f":{quote(address.password, safe='')}" if address.password else "")
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"postgresql://{login}@{host}:{address.port}/{quote(address.database)}?{urlencode(options)}"
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))

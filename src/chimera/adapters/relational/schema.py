@@ -1,0 +1,274 @@
+"""The tables of the relational engines: described, made and changed.
+
+Tables are described with SQLAlchemy and changed by Alembic, at `create` only: both write SQL, and the engine's
+own driver runs it. No statement of the hot paths passes through them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import alembic.command
+import msgspec
+import sqlalchemy as sa
+from alembic.autogenerate import render_python_code
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.operations.ops import AddColumnOp, AlterColumnOp, CreateTableOp, DropColumnOp, MigrateOperation, UpgradeOps
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy.types import TypeEngine
+
+from chimera.adapters import versions
+from chimera.entities import ColumnKind, Row, Table
+from chimera.errors import DeclarationError, SettingsError
+
+Part = Literal["store", "views"]
+
+_OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions")}
+_RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})
+
+
+class FoundColumn(msgspec.Struct, frozen=True):
+    """A column as the database has it. `is_filled`: a row may be inserted without it."""
+
+    type: str
+    is_optional: bool
+    is_filled: bool
+
+
+class FoundTable(msgspec.Struct):
+    """A table as the database has it."""
+
+    columns: dict[str, FoundColumn] = {}
+    key: list[str] = []
+
+
+def found_tables(columns: Iterable[Row], keys: Iterable[Row]) -> dict[str, FoundTable]:
+    """From rows (table, column, type, is_optional, is_filled) and (table, key column), both in order."""
+    tables: dict[str, FoundTable] = {}
+    for table, column, kind, is_optional, is_filled in columns:
+        tables.setdefault(table, FoundTable()).columns[column] = FoundColumn(kind, bool(is_optional), bool(is_filled))
+    for table, column in keys:
+        tables.setdefault(table, FoundTable()).key.append(column)
+    return tables
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """An engine's column types: for SQLAlchemy, and as its information_schema shows them."""
+
+    name: str
+    types: Mapping[ColumnKind, TypeEngine[Any]]
+    shown: Mapping[ColumnKind, str]
+    key_text: TypeEngine[Any]
+    key_text_shown: str
+    options: Mapping[str, Any] = {}
+
+    def type_of(self, table: Table, column: str) -> tuple[TypeEngine[Any], str]:
+        """The type of an entity's column, and the same as information_schema shows it; text in a key has its own."""
+        kind = next(each.kind for each in table.columns if each.name == column)
+        if kind == "text" and column in table.key:
+            return self.key_text, self.key_text_shown
+        return self.types[kind], self.shown[kind]
+
+
+def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable | None) -> list[str]:
+    """The SQL that makes a table fit its entity without losing anything.
+
+    Raises SettingsError, with the Alembic operation to run, where only a person can decide.
+    """
+    if table.name in _RESERVED or re.fullmatch(r"chimera_\w+_version", table.name):
+        raise DeclarationError(f"an entity's table can't be {table.name!r} here; choose another with table=…")
+    if found is None:
+        return _sql(dialect, [CreateTableOp.from_table(_described(dialect, table))])
+    _Fit(dialect, where, table, found).check()
+    columns = {column.name: column for column in table.columns}
+    return _sql(
+        dialect,
+        [
+            *(AddColumnOp(table.name, _column(dialect, table, name)) for name in columns if name not in found.columns),
+            *(
+                _alter(dialect, table, name, nullable=True)
+                for name, existing in found.columns.items()
+                if name in columns and columns[name].optional and not existing.is_optional
+            ),
+        ],
+    )
+
+
+class _Fit:
+    """The check that an existing table can serve an entity."""
+
+    def __init__(self, dialect: Dialect, where: str, table: Table, found: FoundTable) -> None:
+        self._dialect = dialect
+        self._table = table
+        self._found = found
+        self._place = f"table {table.name} in {where}"
+
+    def check(self) -> None:
+        if self._found.key != list(self._table.key):
+            raise SettingsError(
+                f"{self._place} has the key {', '.join(self._found.key)}, not {', '.join(self._table.key)}: give the "
+                "entity a new name with table=… and copy the rows, since a key can't change under a running service"
+            )
+        missing = [column for column in self._table.columns if column.name not in self._found.columns]
+        for column in missing:
+            if not column.optional:
+                self._refuse_new(column.name)
+        names = {column.name for column in self._table.columns}
+        for name in self._found.columns.keys() - names:
+            self._check_unknown(name, [column.name for column in missing])
+        for column in self._table.columns:
+            if column.name in self._found.columns:
+                self._check_kept(column.name, column.optional)
+
+    def _refuse_new(self, name: str) -> None:
+        column = _column(self._dialect, self._table, name)
+        column.server_default = sa.DefaultClause("…")
+        raise self._refusal(
+            f"lacks the column {name!r}, and its rows need a value there: make the field optional (`| None = None`), "
+            "or add the column with the value that old rows shall have",
+            AddColumnOp(self._table.name, column),
+        )
+
+    def _check_unknown(self, name: str, missing: Sequence[str]) -> None:
+        """A column that the entity does not have may stay: an older version of the service may still use it."""
+        drop = DropColumnOp(self._table.name, name)
+        if missing:
+            existing = self._found.columns[name]
+            renamed = AlterColumnOp(
+                self._table.name,
+                name,
+                modify_name=missing[0],
+                existing_nullable=existing.is_optional,
+                existing_type=_column(self._dialect, self._table, missing[0]).type,
+            )
+            raise self._refusal(
+                f"lacks the column {missing[0]!r} and has {name!r}, which its entity does not: "
+                "if the field was renamed, run the first operation, if it is gone, the second",
+                renamed,
+                drop,
+            )
+        if not self._found.columns[name].is_filled:
+            raise self._refusal(
+                f"has the column {name!r}, which its entity does not and no row can go without: "
+                "if the field is gone, drop the column",
+                drop,
+            )
+
+    def _check_kept(self, name: str, optional: bool) -> None:
+        existing = self._found.columns[name]
+        wanted, shown = self._dialect.type_of(self._table, name)
+        if existing.type != shown:
+            raise self._refusal(
+                f"has {name!r} as {existing.type}, its field needs {shown}: give the field a new name, "
+                "or convert the column",
+                _alter(self._dialect, self._table, name, existing.is_optional, wanted),
+            )
+        if existing.is_optional and not optional:
+            raise self._refusal(
+                f"may hold NULL in {name!r}, its field may not be None: make the field optional (`| None`), "
+                "or fill the gaps and forbid them",
+                _alter(self._dialect, self._table, name, nullable=False),
+            )
+
+    def _refusal(self, says: str, *operations: MigrateOperation) -> SettingsError:
+        written = "; ".join(_as_python(self._dialect, operation) for operation in operations)
+        return SettingsError(f"{self._place} {says}, with Alembic: {written}")
+
+
+def _as_python(dialect: Dialect, operation: MigrateOperation) -> str:
+    context = MigrationContext.configure(dialect_name=dialect.name)
+    lines = render_python_code(UpgradeOps([operation]), migration_context=context).splitlines()
+    return " ".join(line.strip() for line in lines if not line.strip().startswith("#"))
+
+
+def own_changes(dialect: Dialect, where: str, part: Part, version: str | None) -> list[str]:
+    """The SQL that moves Chimera's own tables forward from a version (None: there are none)."""
+    statements: list[str] = []
+    config = Config(
+        output_buffer=io.StringIO(),
+        stdout=io.StringIO(),
+        attributes={
+            "dialect": dialect.name,
+            "statements": _Collected(statements),
+            "version_table": version_table(part),
+        },
+    )
+    config.set_main_option("script_location", _path_of(Path(__file__)))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", _path_of(Path(versions.__file__)))
+    newest = f"{part}@head"
+    if version == ScriptDirectory.from_config(config).as_revision_number(newest):
+        return []
+    try:
+        alembic.command.upgrade(config, f"{version}:{newest}" if version else newest, sql=True)
+    except CommandError as error:
+        raise SettingsError(
+            f"{where} was moved to {version} by a newer Chimera; this one can't use it: update chimera-kit here"
+        ) from error
+    return statements
+
+
+def _path_of(module: Path) -> str:
+    return str(module.parent).replace("%", "%%")
+
+
+def version_table(part: Part) -> str:
+    """The table in which Alembic stores the version of Chimera's own tables."""
+    return f"chimera_{part}_version"
+
+
+class _Collected:
+    """The output that Alembic writes to: one call per statement."""
+
+    def __init__(self, statements: list[str]) -> None:
+        self._statements = statements
+
+    def write(self, text: str) -> None:
+        if (statement := text.strip().rstrip(";")) and not statement.startswith("--"):
+            self._statements.append(statement)
+
+    def flush(self) -> None: ...
+
+
+def _sql(dialect: Dialect, operations: Sequence[MigrateOperation]) -> list[str]:
+    statements: list[str] = []
+    context = Operations(_context(dialect, statements))
+    for operation in operations:
+        context.invoke(operation)
+    return statements
+
+
+def _context(dialect: Dialect, statements: list[str]) -> MigrationContext:
+    return MigrationContext.configure(
+        dialect_name=dialect.name, opts={"as_sql": True, "output_buffer": _Collected(statements)}
+    )
+
+
+def _described(dialect: Dialect, table: Table) -> sa.Table[Any]:
+    columns = [_column(dialect, table, column.name) for column in table.columns]
+    key = sa.PrimaryKeyConstraint(*table.key)
+    return sa.Table(table.name, sa.MetaData(), *columns, key, **dialect.options)
+
+
+def _column(dialect: Dialect, table: Table, name: str) -> sa.Column[Any]:
+    optional = next(column.optional for column in table.columns if column.name == name)
+    column = sa.Column(name, dialect.type_of(table, name)[0], nullable=optional)
+    if name in table.key:
+        column.autoincrement = False
+    return column
+
+
+def _alter(
+    dialect: Dialect, table: Table, name: str, nullable: bool, to: TypeEngine[Any] | None = None
+) -> AlterColumnOp:
+    if to is not None:
+        return AlterColumnOp(table.name, name, modify_type=to, existing_nullable=nullable)
+    existing = dialect.type_of(table, name)[0]
+    return AlterColumnOp(table.name, name, modify_nullable=nullable, existing_type=existing)

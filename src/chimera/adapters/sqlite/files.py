@@ -1,0 +1,233 @@
+"""SQLite files: one writer with group commit, many readers, and what can't be reached now told from what is wrong.
+
+Reads run inline on the event loop, because they take microseconds. Writes go through one connection per
+file and process; what waits for the disk, the commit, runs in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal, NoReturn, TypeVar
+
+from chimera.adapters.relational.pool import finished
+from chimera.adapters.rows import (
+    marks,
+)
+from chimera.core.paging import within_page
+from chimera.entities import Row
+from chimera.errors import Unavailable
+from chimera.ports import (
+    Features,
+)
+
+Result = TypeVar("Result")
+question_marks = partial(marks, mark="?")
+LOCK_S = 10.0
+_LOCK_POLL_S = 0.001
+MAX_PARAMETERS = 1_000
+# As many readers stay open as requests read at once; to open one costs more than a page.
+READERS = 128
+# There may be many readers. What they read is mapped, and only what is still in the write-ahead log is cached.
+_READERS_PRAGMAS = ("query_only = ON", f"mmap_size = {256 << 20}", "cache_size = -256")
+FEATURES = Features(durable=True, shared=True, poll_s=0.01)
+_OUT_OF_REACH = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
+
+def connect(path: Path, lock_s: float, *pragmas: str) -> SQLiteConnection:
+    """A connection to a file, made with its folder where it is missing. Raises Unavailable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            path,
+            timeout=lock_s,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=SQLiteConnection,
+            cached_statements=128,
+        )
+    except (sqlite3.OperationalError, OSError) as error:
+        raise Unavailable(f"{path} can't be opened: {error}") from error
+    connection.path = path
+    for pragma in pragmas:
+        connection.run(f"PRAGMA {pragma}")
+    return connection
+
+
+class SQLiteConnection(sqlite3.Connection):
+    """A connection that says Unavailable, naming its file, when the file can't be reached or written."""
+
+    path: Path
+    only_reads = False
+
+    def run(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """All rows of a statement."""
+        try:
+            return self.execute(sql, parameters).fetchall()
+        except sqlite3.OperationalError as error:
+            self._fail(error)
+
+    def page(self, sql: str, parameters: Sequence[object], *, data: int, size: float) -> list[Row]:
+        """As `run`, up to the row with which the column number `data` has come to `size` bytes."""
+        try:
+            with closing(self.execute(sql, parameters)) as found:
+                return list(within_page(found, itemgetter(data), size))
+        except sqlite3.OperationalError as error:
+            self._fail(error)
+
+    def run_many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run a statement once for each row of parameters."""
+        try:
+            self.executemany(sql, rows)
+        except sqlite3.OperationalError as error:
+            self._fail(error)
+
+    def run_script(self, script: str) -> None:
+        """Run statements that are separated by semicolons, inside the transaction that is open."""
+        for statement in script.split(";"):
+            self.run(statement)
+
+    def check_transaction(self) -> None:
+        """SQLite itself rolls back when the disk is full; what follows must not commit on its own."""
+        if not self.in_transaction:
+            raise Unavailable(f"{self.path}: the transaction was rolled back before its end")
+
+    def leave(self) -> None:
+        """Roll back what is still open."""
+        if self.in_transaction:
+            self.run("ROLLBACK")
+
+    def _fail(self, error: sqlite3.OperationalError) -> NoReturn:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _OUT_OF_REACH or (code == sqlite3.SQLITE_READONLY and not self.only_reads):
+            raise Unavailable(f"{self.path}: {error}") from error
+        raise error
+
+
+class SQLiteFile:
+    """One SQLite file: a writer guarded by a lock, and readers that never wait for it."""
+
+    def __init__(
+        self, path: Path, synchronous: Literal["FULL", "NORMAL"], *, lock_s: float = LOCK_S, readers: int = READERS
+    ) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._lock_s = lock_s
+        self._readers = readers
+        self._lock = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writer: SQLiteConnection | None = None
+        self._reader: SQLiteConnection | None = None
+        self._idle: list[SQLiteConnection] = []
+        self._is_closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """True from `open` until `close`."""
+        return self._reader is not None
+
+    @property
+    def reader(self) -> SQLiteConnection:
+        """For single statements: it is never inside a transaction."""
+        return self._reader or self._not_open()
+
+    async def open(self) -> None:
+        """Open the writer and a reader, once. Raises Unavailable, also after `close`."""
+        async with self._lock:
+            if self._is_closed:
+                raise Unavailable(f"{self.path} was closed")
+            if self._writer is None:
+                self._writer = await self._in_thread(self._open_writer)
+                self._reader = self._open_reader()
+
+    async def close(self) -> None:
+        """Close all connections that are not in use, once the writer is free."""
+        async with self._lock:
+            writer, self._writer = self._writer, None
+            for reader in (*self._idle, self._reader):
+                if reader:
+                    reader.close()
+            self._reader, self._is_closed = None, True
+            if writer:
+                await self._in_thread(writer.close)
+            self._thread.shutdown(wait=False)
+
+    def take_reader(self) -> SQLiteConnection:
+        """A reader of one's own, until it is given back."""
+        if not self.is_open:
+            self._not_open()
+        return self._idle.pop() if self._idle else self._open_reader()
+
+    def give_back(self, reader: SQLiteConnection) -> None:
+        """Let others use the reader, or close it where enough are idle."""
+        if self.is_open and len(self._idle) < self._readers:
+            self._idle.append(reader)
+        else:
+            reader.close()
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[SQLiteConnection]:
+        """A transaction, the only one in this file: leaving commits, an exception rolls back."""
+        async with self._lock:
+            writer = self._writer or self._not_open()
+            await self._begin(writer)
+            try:
+                yield writer
+                writer.check_transaction()
+                await self._in_thread(writer.run, "COMMIT")
+            finally:
+                writer.leave()
+
+    async def _begin(self, writer: SQLiteConnection) -> None:
+        # The writer never waits inside SQLite: that would take a thread, and leave cancelled waiters in it.
+        deadline = time.monotonic() + self._lock_s
+        while True:
+            try:
+                writer.run("BEGIN IMMEDIATE")
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_LOCK_POLL_S)
+
+    async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run work in this file's thread. It is over when this returns or raises, even if the caller is cancelled."""
+        return await finished(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
+
+    def _open_writer(self) -> SQLiteConnection:
+        writer = connect(self.path, self._lock_s, f"synchronous = {self._synchronous}")
+        deadline = time.monotonic() + self._lock_s
+        while True:
+            try:
+                writer.run("PRAGMA journal_mode = WAL")
+                writer.run("PRAGMA busy_timeout = 0")
+                return writer
+            except Unavailable:
+                # SQLite does not wait for the lock when two processes switch a new file to WAL at once.
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOCK_POLL_S)
+
+    def _open_reader(self) -> SQLiteConnection:
+        reader = connect(self.path, self._lock_s, *_READERS_PRAGMAS)
+        reader.only_reads = True
+        return reader
+
+    def _not_open(self) -> NoReturn:
+        raise Unavailable(f"{self.path} is not open: call create first")

@@ -1,0 +1,205 @@
+"""A log in SQLite: a directory with a file for each topic. Several processes may use the same files."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from chimera.adapters.rows import (
+    other_partitions,
+)
+from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile
+from chimera.core.aio.signals import Signal
+from chimera.entities import Row
+from chimera.errors import SettingsError, Unavailable
+from chimera.messages import Message
+from chimera.ports import (
+    PAGE_BYTES,
+    Record,
+)
+
+WAKE_S = 1.0
+_TOPIC = re.compile(r"[a-z0-9.-]+")
+_LOG_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS records (
+    partition INTEGER, offset INTEGER, id TEXT, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, number INTEGER,
+    traceparent TEXT, PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
+"""
+
+
+class SQLiteLog:
+    """A log of one file per topic, `<directory>/<topic>.db`. What is appended is on disk when `append` returns.
+
+    What this process appends wakes its readers at once. What others append is seen every `poll_s` seconds by one of
+    them, who wakes the others; each polls for itself every `wake_s` seconds.
+    """
+
+    def __init__(self, directory: str | Path, *, poll_s: float = FEATURES.poll_s, wake_s: float = WAKE_S) -> None:
+        self.features = msgspec.structs.replace(FEATURES, poll_s=poll_s)
+        self._directory = Path(directory)
+        self._wake_s = wake_s
+        self._topics: dict[str, SQLiteTopic] = {}
+
+    async def create(self, topic: str, partitions: int) -> None:
+        """Raises SettingsError when the topic exists with another number of partitions."""
+        await self._topic(topic).open(partitions)
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """Raises ValueError, and adds nothing, when a message's partition is not one of the topic's."""
+        await (await self._opened(topic)).append(messages)
+
+    async def read(
+        self, topic: str, after: Mapping[int, int], limit: int = 500
+    ) -> AsyncGenerator[Sequence[Record], None]:
+        opened = await self._opened(topic)
+        offsets, turns = dict(after), deque(after)
+        while opened.is_open:
+            version = opened.version()
+            if batch := opened.fetch(offsets, turns, limit):
+                turns.rotate(-1)
+                yield batch
+                await asyncio.sleep(0)
+            else:
+                await opened.changed(version)
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        return (await self._opened(topic)).ends()
+
+    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
+        await (await self._opened(topic)).trim(through)
+
+    async def close(self) -> None:
+        for topic in list(self._topics.values()):
+            await topic.close()
+
+    async def _opened(self, name: str) -> SQLiteTopic:
+        topic = self._topic(name)
+        if not topic.is_open:
+            await topic.open()
+        return topic
+
+    def _topic(self, name: str) -> SQLiteTopic:
+        if name not in self._topics:
+            if not _TOPIC.fullmatch(name):
+                raise SettingsError(f"{name!r} can't name a topic; use lower case letters, digits, dots and dashes")
+            self._topics[name] = SQLiteTopic(self._directory / f"{name}.db", self.features.poll_s, self._wake_s)
+        return self._topics[name]
+
+
+class SQLiteTopic:
+    """One topic's file, shared by all who read or append it in this process."""
+
+    def __init__(self, path: Path, poll_s: float, wake_s: float) -> None:
+        self._file = SQLiteFile(path, "FULL")
+        self._poll_s = poll_s
+        self._wake_s = wake_s
+        self._partitions = 0
+        self._appended = Signal()
+        self._waiting = 0
+        self._polling: asyncio.TimerHandle | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True once the topic exists and its file is open."""
+        return self._file.is_open and self._partitions > 0
+
+    async def open(self, partitions: int | None = None) -> None:
+        """Open the topic, and create it if `partitions` says how many it gets."""
+        if partitions is None and not self._file.path.exists():
+            raise Unavailable(f"there is no topic in {self._file.path} yet")
+        await self._file.open()
+        async with self._file.writing() as connection:
+            connection.run_script(_LOG_SCHEMA)
+            if partitions is not None:
+                connection.run("INSERT OR IGNORE INTO meta VALUES ('partitions', ?)", (partitions,))
+            rows = connection.run("SELECT value FROM meta WHERE name = 'partitions'")
+        found = int(rows[0][0]) if rows else 0
+        if partitions is not None and found != partitions:
+            raise other_partitions(f"the topic in {self._file.path}", found, partitions)
+        self._partitions = found
+
+    async def append(self, messages: Sequence[Message]) -> None:
+        """Append messages in one transaction, and wake the readers. Raises ValueError for an unknown partition."""
+        for message in messages:
+            if not 0 <= message.partition < self._partitions:
+                raise ValueError(f"{self._file.path} has {self._partitions} partitions, no number {message.partition}")
+        async with self._file.writing() as connection:
+            ends = {partition: _end(connection, partition) for partition in {message.partition for message in messages}}
+            rows = list(_numbered(messages, ends))
+            connection.run_many("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._appended.notify()
+
+    def ends(self) -> Mapping[int, int]:
+        """The newest offset of each partition; 0 for an empty one."""
+        return {partition: _end(self._file.reader, partition) for partition in range(self._partitions)}
+
+    async def trim(self, through: Mapping[int, int]) -> None:
+        """The newest record stays: offsets are counted on from it."""
+        async with self._file.writing() as connection:
+            for partition, offset in through.items():
+                last = min(offset, _end(connection, partition) - 1)
+                connection.run("DELETE FROM records WHERE partition = ? AND offset <= ?", (partition, last))
+
+    async def close(self) -> None:
+        """Close the file, and end the readers."""
+        await self._file.close()
+        self._appended.notify()
+
+    def version(self) -> int:
+        """A number that is another one whenever another connection has changed the file."""
+        [(version,)] = self._file.reader.run("PRAGMA data_version")
+        return int(version)
+
+    async def changed(self, since: int) -> None:
+        """Wait until there may be more than at the version `since`. However many wait, one of them polls."""
+        self._waiting += 1
+        try:
+            if self._polling is None:
+                self._poll(since)
+            while self.is_open and self.version() == since:
+                await self._appended.wait(self._wake_s)
+        finally:
+            self._waiting -= 1
+
+    def _poll(self, seen: int) -> None:
+        self._polling = None
+        if self._waiting and self.is_open:
+            version = self.version()
+            if version != seen:
+                self._appended.notify()
+            self._polling = asyncio.get_running_loop().call_later(self._poll_s, self._poll, version)
+
+    def fetch(self, offsets: dict[int, int], turns: Iterable[int], limit: int) -> list[Record]:
+        """The next records: every partition gets its part of the batch before any gets more."""
+        batch: list[Record] = []
+        for room in (limit // max(1, len(offsets)) or 1, limit):
+            turns = [each for each in turns if self._fill(batch, offsets, each, min(room, limit - len(batch)))]
+        return batch
+
+    def _fill(self, batch: list[Record], offsets: dict[int, int], partition: int, room: int) -> bool:
+        """Add at most `room` records of a partition, and its share of a page; says whether there may be more."""
+        size = PAGE_BYTES // len(offsets)
+        columns = "offset, id, source, type, key, time, data, partition, number, traceparent"
+        sql = f"SELECT {columns} FROM records WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?"  # noqa: S608
+        rows = self._file.reader.page(sql, (partition, offsets[partition], room), data=6, size=size)
+        if rows:
+            batch += [Record(row[0], Message(*row[1:])) for row in rows]
+            offsets[partition] = rows[-1][0]
+        return len(rows) == room > 0
+
+
+def _end(connection: SQLiteConnection, partition: int) -> int:
+    [(end,)] = connection.run("SELECT coalesce(max(offset), 0) FROM records WHERE partition = ?", (partition,))
+    return int(end)
+
+
+def _numbered(messages: Iterable[Message], ends: dict[int, int]) -> Iterator[Row]:
+    for m in messages:
+        ends[m.partition] += 1
+        yield (m.partition, ends[m.partition], m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent)

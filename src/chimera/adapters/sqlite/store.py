@@ -1,0 +1,217 @@
+"""A store in SQLite: entities and journal in one file, each commit flushed to the disk."""
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from types import MappingProxyType
+
+from chimera.adapters.rows import (
+    Where,
+    check_columns,
+    distinct,
+    events_of,
+    given,
+    in_parts,
+    journal_rows,
+    other_partitions,
+    quoted,
+    unbroken,
+)
+from chimera.adapters.sqlite.files import (
+    FEATURES,
+    LOCK_S,
+    MAX_PARAMETERS,
+    READERS,
+    SQLiteConnection,
+    SQLiteFile,
+    question_marks,
+)
+from chimera.adapters.sqlite.tables import is_one_of, prepare, statements_of, to_held, to_text
+from chimera.core.paging import pages
+from chimera.entities import Key, Row, Table
+from chimera.messages import Message
+from chimera.ports import (
+    PAGE_BYTES,
+    Session,
+    WriteSession,
+)
+
+_STORE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS heads (partition INTEGER PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS journal (
+    partition INTEGER, number INTEGER, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, traceparent TEXT,
+    PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
+"""
+_OLDEST = """
+SELECT partition, coalesce((SELECT min(number) FROM journal WHERE partition = heads.partition), number + 1)
+FROM heads ORDER BY partition
+"""
+
+
+class SQLiteStore:
+    """Entities and journal in one file; a commit is on disk when `transaction` is left.
+
+    `lock_s`: seconds that the file is waited for while another process writes. `readers`: how many that are not in use
+    stay open.
+    """
+
+    features = FEATURES
+
+    def __init__(self, path: str | Path, *, lock_s: float = LOCK_S, readers: int = READERS) -> None:
+        self._file = SQLiteFile(Path(path), "FULL", lock_s=lock_s, readers=readers)
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Adds optional columns that a table lacks. Raises SettingsError where tables or partitions differ."""
+        await self._file.open()
+        async with self._file.writing() as connection:
+            connection.run_script(_STORE_SCHEMA)
+            self._number_partitions(connection, partitions)
+            for table in tables:
+                prepare(connection, table)
+            for statement in statements.get(SQLiteSession.dialect, ()):
+                connection.run(statement)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._file.writing() as connection:
+            session = SQLiteWriteSession(connection)
+            try:
+                yield session
+            finally:
+                session.end()
+
+    @asynccontextmanager
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
+        connection = self._file.reader if once else self._file.take_reader()
+        session = SQLiteSession(connection, once=once)
+        if not once:
+            connection.run("BEGIN")
+        try:
+            yield session
+        finally:
+            session.end()
+            if not once:
+                connection.leave()
+                self._file.give_back(connection)
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        async def read() -> list[Message]:
+            return events_in(self._file.reader, partition, "number > ?", (after, limit), size=PAGE_BYTES)
+
+        return await unbroken(read, self.heads, partition, after)
+
+    async def heads(self) -> Mapping[int, int]:
+        return dict(self._file.reader.run("SELECT partition, number FROM heads ORDER BY partition"))
+
+    async def oldest(self) -> Mapping[int, int]:
+        return dict(self._file.reader.run(_OLDEST))
+
+    async def close(self) -> None:
+        await self._file.close()
+
+    def _number_partitions(self, connection: SQLiteConnection, partitions: int) -> None:
+        [(found,)] = connection.run("SELECT count(*) FROM heads")
+        if found == 0:
+            connection.run_many("INSERT INTO heads VALUES (?, 0)", [(partition,) for partition in range(partitions)])
+        elif found != partitions:
+            raise other_partitions(f"the journal in {self._file.path}", found, partitions)
+
+
+class SQLiteSession:
+    """Statements on a connection, until the session ends."""
+
+    dialect = "sqlite"
+
+    def __init__(self, connection: SQLiteConnection, *, once: bool = False) -> None:
+        self._connection: SQLiteConnection | None = connection
+        self._is_in_transaction = not once
+
+    def end(self) -> None:
+        """Let go of the connection: whoever uses the session from now on gets RuntimeError."""
+        self._connection = None
+
+    @property
+    def _open(self) -> SQLiteConnection:
+        if self._connection is None:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        if self._is_in_transaction:
+            self._connection.check_transaction()
+        return self._connection
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        sql = statements_of(table)
+        rows: list[Row] = []
+        key_marks = f"({question_marks(len(table.key))})"
+        for chunk in pages(distinct(keys), MAX_PARAMETERS // len(table.key)):
+            values = [value for key in sql.to_keys(chunk) for value in key]
+            rows += self._open.run(sql.load.format(", ".join([key_marks] * len(chunk))), values)
+        return sql.from_rows(rows)
+
+    async def find(self, table: Table, where: Where) -> Sequence[Row]:
+        check_columns(table, where)
+        sql = statements_of(table)
+        parts = in_parts({name: list(map(to_held, distinct(values))) for name, values in where.items()}, MAX_PARAMETERS)
+        rows: list[Row] = []
+        for part in parts:
+            condition = " AND ".join(is_one_of(name, values) for name, values in part.items()) or "true"
+            rows += self._open.run(f"{sql.select} WHERE {condition} ORDER BY {sql.key}", given(part))
+        return sql.from_rows(rows if len(parts) == 1 else sorted(rows, key=table.key_of))
+
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        """Times among the parameters become text as in time columns; rows come as SQLite holds them."""
+        return self._open.run(sql, [to_held(value) for value in parameters])
+
+    async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
+        return events_in(self._open, partition, "key = ? AND number > ?", (key, after, -1))
+
+
+class SQLiteWriteSession(SQLiteSession):
+    """A session whose connection is the file's writer."""
+
+    async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        sql = statements_of(table)
+        self._open.run_many(sql.upsert, sql.to_rows(rows))
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        sql = statements_of(table)
+        self._open.run_many(sql.delete, sql.to_keys(keys))
+
+    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+        return {partition: self._reserve(partition, counts[partition]) for partition in sorted(counts)}
+
+    async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
+        return len(self._open.run(statements_of(table).expire.format(quoted(column)), (to_text(before), limit)))
+
+    async def trim(self, partition: int, through: int) -> None:
+        self._open.run("DELETE FROM journal WHERE partition = ? AND number <= ?", (partition, through))
+
+    async def append(self, events: Sequence[Message]) -> None:
+        self._open.run_many("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", journal_rows(events))
+
+    def _reserve(self, partition: int, count: int) -> int:
+        taken = "UPDATE heads SET number = number + ? WHERE partition = ? RETURNING number"
+        rows = self._open.run(taken, (count, partition))
+        if not rows:
+            raise ValueError(f"the journal has no partition {partition}")
+        return int(rows[0][0]) - count + 1
+
+
+def events_in(
+    connection: SQLiteConnection, at: int, which: str, parameters: Row, size: float = math.inf
+) -> list[Message]:
+    """The events of partition `at`, in order, up to the one with which their data have come to `size` bytes.
+
+    `which` is a condition in SQL, `parameters` are its values and then a limit, -1 for none.
+    """
+    columns = "number, source, type, key, time, data, traceparent"
+    sql = f"SELECT {columns} FROM journal WHERE partition = ? AND {which} ORDER BY number LIMIT ?"
+    return events_of(at, connection.page(sql, (at, *parameters), data=5, size=size))

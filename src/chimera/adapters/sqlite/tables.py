@@ -1,0 +1,116 @@
+"""Entities' tables in SQLite: made, changed without losing anything, and the statements on them."""
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from functools import cache
+
+from chimera.adapters.rows import (
+    converter,
+    index_name,
+    quoted,
+)
+from chimera.adapters.sqlite.files import SQLiteConnection, question_marks
+from chimera.entities import Column, ColumnKind, Table, to_utc
+from chimera.errors import DeclarationError, SettingsError
+
+_RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions"})
+_TYPES: dict[ColumnKind, str] = {
+    "text": "TEXT",
+    "integer": "INTEGER",
+    "real": "REAL",
+    "boolean": "INTEGER",
+    "bytes": "BLOB",
+    "time": "TEXT",
+    "json": "TEXT",
+}
+
+
+class SQLiteStatements:
+    """A table's SQL, and its rows as SQLite holds them: only times and booleans differ."""
+
+    def __init__(self, table: Table) -> None:
+        names = [quoted(column.name) for column in table.columns]
+        name, keys = quoted(table.name), [quoted(field) for field in table.key]
+        self.key = ", ".join(keys)
+        self.select = f"SELECT {', '.join(names)} FROM {name}"
+        # A join, because SQLite finds no index for several columns IN a list; CROSS keeps the list on the outside.
+        on = " AND ".join(f"kept.{key} = wanted.column{at}" for at, key in enumerate(keys, 1))
+        columns = ", ".join(f"kept.{each}" for each in names)
+        self.load = f"SELECT {columns} FROM (VALUES {{}}) wanted CROSS JOIN {name} kept ON {on}"
+        changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)
+        self.upsert = (
+            f"INSERT INTO {name} ({', '.join(names)}) VALUES ({question_marks(len(names))}) "
+            f"ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
+        )
+        self.delete = f"DELETE FROM {name} WHERE ({self.key}) = ({question_marks(len(keys))})"
+        self.expire = (
+            f"DELETE FROM {name} WHERE ({self.key}) IN "
+            f"(SELECT {self.key} FROM {name} WHERE {{0}} < ? ORDER BY {{0}} LIMIT ?) RETURNING 1"
+        )
+        kinds = {column.name: column.kind for column in table.columns}
+        self.to_rows = converter(list(kinds.values()), {"time": to_text})
+        self.to_keys = converter([kinds[field] for field in table.key], {"time": to_text})
+        self.from_rows = converter(list(kinds.values()), {"time": datetime.fromisoformat, "boolean": bool})
+
+
+@cache
+def statements_of(table: Table) -> SQLiteStatements:
+    """A table's statements, made once."""
+    return SQLiteStatements(table)
+
+
+def to_text(moment: datetime) -> str:
+    """A time in UTC as text of a fixed width, so that text sorts as time does."""
+    return to_utc(moment).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def to_held(value: object) -> object:
+    """A value as SQLite holds it: only times are text."""
+    return to_text(value) if isinstance(value, datetime) else value
+
+
+def is_one_of(name: str, values: Collection[object]) -> str:
+    """The condition that a column has one of these values, each but None being a parameter."""
+    condition = f"{quoted(name)} IN ({question_marks(sum(value is not None for value in values))})"
+    return f"({condition} OR {quoted(name)} IS NULL)" if None in values else condition
+
+
+def prepare(connection: SQLiteConnection, table: Table) -> None:
+    """Create the table, or check that it fits and add the optional columns that it lacks; then its indexes."""
+    _fit(connection, table)
+    for column in table.indexes:
+        index = quoted(index_name(table, column))
+        connection.run(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(column)})")
+
+
+def _fit(connection: SQLiteConnection, table: Table) -> None:
+    if table.name in _RESERVED or table.name.startswith("sqlite_"):
+        raise DeclarationError(f"an entity's table can't be {table.name!r} on SQLite; choose another with table=…")
+    found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({quoted(table.name)})")}
+    if not found:
+        columns = ", ".join(map(_declaration, table.columns))
+        key = ", ".join(map(quoted, table.key))
+        connection.run(f"CREATE TABLE {quoted(table.name)} ({columns}, PRIMARY KEY ({key})) STRICT")
+        return
+    for column in table.columns:
+        kind = found.get(column.name)
+        if kind is None and column.optional:
+            connection.run(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {_declaration(column)}")
+        elif kind is None:
+            raise SettingsError(
+                f"table {table.name} in {connection.path} lacks the column {column.name!r}: make its "
+                "field optional (`| None = None`), or add the column and fill it before starting"
+            )
+        elif kind != _TYPES[column.kind]:
+            raise SettingsError(
+                f"column {column.name!r} of table {table.name} in {connection.path} is {kind}, not "
+                f"{_TYPES[column.kind]} as its field: give the field a new name, or convert the column"
+            )
+
+
+def _declaration(column: Column) -> str:
+    return f"{quoted(column.name)} {_TYPES[column.kind]}{'' if column.optional else ' NOT NULL'}"

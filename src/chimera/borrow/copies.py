@@ -1,0 +1,186 @@
+"""The copies of an owner's share: filled, kept up, put in force when complete, and dropped.
+
+`async` copies the documents, `hybrid` only the keys that have one; both are projections of the
+owner's events, named after the mode. They start from what the owner has now where it can tell, else from its
+first event. A wanted mode's copy is filled and caught up while the old mode goes on answering. What neither needs
+is dropped a while later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from msgspec import Struct
+
+from chimera.borrow.bootstrap import Bootstrap
+from chimera.borrow.modes import ModeSetting, flip, read_mode, settle_s
+from chimera.core.aio.tasks import stop
+from chimera.core.context import Context
+from chimera.core.names import all_of, copy_name, share_type
+from chimera.errors import ChimeraError, Trimmed
+from chimera.journal.checkpoints import reach, short_of
+from chimera.journal.consumers import COPYING
+from chimera.journal.crash_loop import watching
+from chimera.journal.feed import Feed
+from chimera.journal.leases import partitions_of
+from chimera.messages import Position
+from chimera.service import Borrow, Mode
+from chimera.views.projections import CopyProjection
+from chimera.views.projector import Projector
+from chimera.views.switch import Settling
+
+logger = logging.getLogger("chimera")
+
+
+class CopyKeeper:
+    """Keeps what the modes in force and wanted need, drops what they don't, and flips when it is time.
+
+    It fills the copy's part that comes from the partitions `held`.
+    """
+
+    def __init__(self, context: Context, borrow: Borrow[Struct], held: frozenset[int]) -> None:
+        self._context = context
+        self._borrow = borrow
+        self._held = held
+        self._filling: dict[Mode, asyncio.Task[None]] = {}
+        self._unneeded_since: dict[Mode, float] = {}
+        self._timing = context.timing
+        self._clock = context.clock
+        self._settling: Settling[ModeSetting] = Settling(settle_s(context, borrow), context.clock)
+
+    async def run(self) -> None:
+        """Keep the copies until cancelled. Raises Unavailable when an engine can't be reached."""
+        try:
+            while True:
+                setting = await read_mode(self._context, self._borrow)
+                await self._fill_or_drop({setting.mode, setting.wanted})
+                if self._settling.see(setting) and setting.wanted != setting.mode and await self._is_ready(setting):
+                    await flip(self._context, self._borrow, setting)
+                await self._clock.sleep(self._timing.keep_s)
+        finally:
+            for task in self._filling.values():
+                await stop(task)
+
+    async def _is_ready(self, setting: ModeSetting) -> bool:
+        return setting.wanted == "sync" or await caught_up(self._context, self._borrow, setting.wanted)
+
+    async def _fill_or_drop(self, modes: set[Mode]) -> None:
+        for mode in COPYING:
+            if mode in modes:
+                self._unneeded_since.pop(mode, None)
+                if mode not in self._filling:
+                    self._filling[mode] = asyncio.ensure_future(_fill(self._context, self._borrow, mode, self._held))
+                elif self._filling[mode].done():
+                    await self._filling.pop(mode)
+            elif self._has_passed(mode):
+                # Until now read heads that had not seen the change might have read it, and waited for it to move.
+                if mode in self._filling:
+                    await stop(self._filling.pop(mode))
+                await _drop(self._context, self._borrow, mode)
+
+    def _has_passed(self, mode: Mode) -> bool:
+        """True when the mode's copy has been unneeded for so long that nobody reads it any more."""
+        now = self._clock.monotonic()
+        return now > self._unneeded_since.setdefault(mode, now) + self._timing.switch_grace_s
+
+
+async def keep_copies(context: Context, borrow: Borrow[Struct], held: frozenset[int]) -> None:
+    """Keep a borrow's copies, the part that comes from the partitions that are held, until cancelled."""
+    await CopyKeeper(context, borrow, held).run()
+
+
+async def caught_up(context: Context, borrow: Borrow[Struct], mode: Mode) -> bool:
+    """True when the mode's copy soon has everything that the owner has now. False when the owner can't be asked.
+
+    An owner that is busy is always a little ahead: so the copy is given a moment to reach where the owner was.
+    """
+    try:
+        heads = await context.owners[borrow.owner].heads()
+    except ChimeraError:
+        return False
+    return bool(heads) and await reaches(context, borrow, mode, heads, context.timing.meet_s)
+
+
+async def reaches(
+    context: Context, borrow: Borrow[Struct], mode: Mode, heads: Mapping[int, int], within_s: float
+) -> bool:
+    """True when the mode's copy reaches these numbers, by partition of its owner, in so many seconds."""
+    floor = {(borrow.owner, partition): number for partition, number in heads.items()}
+    return not await reach(context, copy_name(borrow.name, mode), floor, within_s)
+
+
+async def behind(context: Context, borrow: Borrow[Struct], mode: Mode, positions: Sequence[Position]) -> list[Position]:
+    """The positions of the mode's copy in those partitions in which it has not reached one of these."""
+    floor = {(each.source, each.partition): each.number for each in positions}
+    at = short_of(await context.views.checkpoints(copy_name(borrow.name, mode)), floor)
+    return [Position(source, partition, number) for (source, partition), number in at.items()]
+
+
+class CopyAge:
+    """The age of a copy: the time since which it is known to have had everything that its owner had.
+
+    Heads are asked for, and the copy is as of that moment once its checkpoints have reached them.
+    """
+
+    def __init__(self, context: Context, borrow: Borrow[Struct]) -> None:
+        self._context = context
+        self._borrow = borrow
+        self._as_of: dict[Mode, float] = {}
+        self._comparing: dict[Mode, tuple[float, Mapping[int, int]]] = {}
+
+    def seconds(self, mode: Mode) -> float | None:
+        """The copy's age; None when nothing is known about it yet."""
+        as_of = self._as_of.get(mode)
+        return None if as_of is None else self._context.clock.monotonic() - as_of
+
+    def begin(self, mode: Mode, as_of: float) -> None:
+        """The copy is not read before it has everything that its owner had at that time (monotonic seconds)."""
+        self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
+
+    async def watch(self, mode: Mode) -> None:
+        """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time."""
+        if mode not in self._comparing:
+            self._comparing[mode] = await self._context.owners.heads(self._borrow.owner).dated()
+        asked, heads = self._comparing[mode]
+        if await reaches(self._context, self._borrow, mode, heads, self._context.timing.meet_s):
+            self.begin(mode, asked)
+            del self._comparing[mode]
+
+
+def copy_projection(borrow: Borrow[Struct], mode: Mode) -> CopyProjection:
+    """The projection that keeps a mode's copy: of documents, or of keys alone in hybrid mode."""
+    return CopyProjection(
+        copy_name(borrow.name, mode),
+        share_type(borrow.owner, borrow.share),
+        borrow.document,
+        keys_only=mode == "hybrid",
+    )
+
+
+async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: frozenset[int]) -> None:
+    projection = copy_projection(borrow, mode)
+    projector = Projector(context, projection)
+    partitions = await partitions_of(context, borrow.owner, held)
+    filling = Bootstrap(context, borrow, projection.name, projector)
+    await filling.fill(partitions)
+    at, heads = await projector.checkpoints(borrow.owner, partitions), partial(context.owners.known_heads, borrow.owner)
+    feed = Feed(context, borrow.owner, at)
+    again = asyncio.ensure_future(filling.keep_trying(partitions))
+    try:
+        async with watching(context, projection.name, borrow.owner, at, heads, in_views=True) as watch:
+            await projector.run(feed, watch)
+    except Trimmed as gone:
+        logger.warning("%s: %s; it is filled from %s's documents", projection.name, gone, borrow.owner)
+        await filling.fill(partitions, [gone.partition])
+    finally:
+        await stop(again)
+        await feed.close()
+
+
+async def _drop(context: Context, borrow: Borrow[Struct], mode: Mode) -> None:
+    name = copy_name(borrow.name, mode)
+    if await context.views.checkpoints(name):
+        await context.views.drop(name, all_of(name))

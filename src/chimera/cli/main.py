@@ -1,0 +1,371 @@
+"""The `chimera` command."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import click
+
+from chimera.errors import ChimeraError, Unavailable
+from chimera.run.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
+    from chimera.cli.rebuilds import Way
+    from chimera.service import Mode
+    from chimera.upkeep.parked import Wanted
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+WRONG = 2
+TRY_AGAIN = 75
+PORT_PATIENCE_S = 10.0
+LAST_S = 15.0
+
+
+ENTRY_POINTS = "chimera.commands"
+"""The group of entry points by which other packages add commands: a name, and a click command."""
+
+
+class Commands(click.Group):
+    """Chimera's commands, and those that other packages add; those are found only when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in order."""
+        return sorted({*super().list_commands(ctx), *_added().names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name; None where there is none."""
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        return _added()[cmd_name].load() if cmd_name in _added().names else None
+
+
+def _added() -> EntryPoints:
+    from importlib.metadata import entry_points  # it loads much, which `chimera up` does not need
+
+    return entry_points(group=ENTRY_POINTS)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", default="chimera.toml", envvar="CHIMERA_CONFIG", show_default=True, help="The file with the services."
+)
+@click.option("--verbose", is_flag=True, help="Log what is retried as well.")
+@click.version_option(package_name="chimera-kit")
+@click.pass_context
+def main(context: click.Context, config: str, verbose: bool) -> None:
+    """Run and look after two-headed services."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    sys.path.insert(0, str(Path(config).absolute().parent))
+    context.obj = config
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
+@click.option("--state", help="The folder of the embedded engines.")
+@click.option("--processes", is_flag=True, help="A process for each read and write head, started again when one dies.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="With --processes: a service's write heads.",
+)
+@click.pass_obj
+def up(config: str, port: int | None, state: str | None, processes: bool, workers: int) -> None:
+    """Run all services with both heads, in one process unless told otherwise."""
+    from chimera.run.serving import serve
+    from chimera.run.supervisor import supervise
+
+    if workers > 1 and not processes:
+        raise click.UsageError("--workers are processes of their own; add --processes")
+    settings = settings_of(config, port=port, state=state)
+    if processes:
+        run(supervise(settings, config, say_ready, workers=workers))
+    else:
+        run(serve(settings, list(settings.services), read=True, write=True, fleet=False, ready=say_ready))
+
+
+@main.command("run")
+@click.argument("service")
+@click.option("--read", is_flag=True, help="Only the read head.")
+@click.option("--write", is_flag=True, help="Only the write head, which serves its health and metrics.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Its port; a write head alone takes any free one.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
+@click.pass_obj
+def run_service(config: str, service: str, read: bool, write: bool, port: int | None, with_parent: bool) -> None:
+    """Run one service on its own port, with both heads or one."""
+    from chimera.run.serving import serve
+
+    settings = settings_of(config)
+    both = read == write
+    patience = PORT_PATIENCE_S if with_parent else 0.0
+    run(
+        serve(
+            settings,
+            [service],
+            read=read or both,
+            write=write or both,
+            fleet=True,
+            ready=say_ready,
+            port=port,
+            patience=patience,
+        ),
+        with_parent=with_parent,
+    )
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
+@click.pass_obj
+def gateway(config: str, port: int | None) -> None:
+    """Serve all services' routes on one port, each from where its service runs (its `url`, or its own port)."""
+    from chimera.run.gateway import serve_gateway
+
+    run(serve_gateway(settings_of(config, port=port), say_ready))
+
+
+@main.command()
+@click.pass_obj
+def status(config: str) -> None:
+    """Show how far every consumer of every service is, and what is parked."""
+    from chimera.cli.operations import show_status
+
+    run(show_status(settings_of(config)))
+
+
+@main.command("retention")
+@click.pass_obj
+def show_retention(config: str) -> None:
+    """Show how far back each journal goes, and which consumers hold it back."""
+    from chimera.cli.retention import show_retention as show
+
+    run(show(settings_of(config)))
+
+
+@main.command()
+@click.argument("service")
+@click.argument("view")
+@click.option("--keep-old", is_flag=True, help="Keep the generation that serves now, for --back.")
+@click.option("--force", is_flag=True, help="Flip though events are parked that were folded before.")
+@click.option("--cancel", "way", flag_value="cancel", help="Stop a rebuild and drop what was built.")
+@click.option("--back", "way", flag_value="back", help="Let the generation that was kept serve again.")
+@click.option("--drop-old", "way", flag_value="drop-old", help="Drop the generation that was kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.pass_obj
+def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, way: Way | None, as_json: bool) -> None:
+    """Build a view anew beside the one that serves, compare them row by row, and let the new one serve."""
+    from chimera.cli.rebuilds import rebuild_view, steer_rebuild
+
+    if way and (keep_old or force or as_json):
+        raise click.UsageError(f"--{way} goes alone")
+    settings = settings_of(config)
+    if way:
+        run(steer_rebuild(settings, service, view, way))
+    else:
+        run(rebuild_view(settings, service, view, keep_old=keep_old, force=force, as_json=as_json))
+
+
+@main.command()
+@click.argument("service", required=False)
+@click.argument("share", required=False)
+@click.option("--no-repair", is_flag=True, help="Only say what differs.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.pass_obj
+def audit(config: str, service: str | None, share: str | None, no_repair: bool, as_json: bool) -> None:
+    """Compare shares with what was emitted of them, and copies with their owners; mend what differs.
+
+    The status is 1 when something differs and was not repaired.
+    """
+    from chimera.cli.operations import audit as audit_shares
+
+    settings, well = settings_of(config), []
+
+    async def work() -> None:
+        well.append(await audit_shares(settings, service, share, repair=not no_repair, as_json=as_json))
+
+    run(work())
+    if not all(well):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("service")
+@click.argument("share")
+@click.argument("mode", type=click.Choice(["sync", "async", "hybrid"]))
+@click.option(
+    "--wait", type=click.FloatRange(0, 3600), default=60.0, show_default=True, help="Most seconds until it is in force."
+)
+@click.pass_obj
+def mode(config: str, service: str, share: str, mode: Mode, wait: float) -> None:
+    """Switch how a service borrows a share, and wait until that is in force."""
+    from chimera.cli.operations import change_mode
+
+    run(change_mode(settings_of(config), service, share, mode, wait_s=wait))
+
+
+@main.group()
+def parked() -> None:
+    """See and settle messages that failed and are parked."""
+
+
+def _which(command: Function) -> Function:
+    """The options that choose keys, by the first message that each has parked."""
+    for option in (
+        click.option("--until", help="Parked until then."),
+        click.option("--since", help="Parked since then: 2026-01-31T08:00 in UTC, or how long ago: 30m, 2h, 7d."),
+        click.option("--cause", help="A part of its cause."),
+        click.option("--key", help="The messages' key."),
+        click.option("--consumer", help="Who has parked it: commands, a view, a reaction."),
+        click.argument("service", required=False),
+    ):
+        command = option(command)
+    return command
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+_everything = click.option("--all", "everything", is_flag=True, help="Everything that is parked.")
+
+
+@parked.command("list")
+@_which
+@_as_json
+@click.pass_obj
+def parked_list(config: str, /, as_json: bool, **which: str | None) -> None:
+    """List what is parked: the first message of each key, with its cause."""
+    from chimera.cli.parked import list_parked
+
+    run(list_parked(settings_of(config), _wanted(which), as_json=as_json))
+
+
+@parked.command("show")
+@_which
+@_as_json
+@click.pass_obj
+def parked_show(config: str, /, as_json: bool, **which: str | None) -> None:
+    """Show the parked messages, as they came, with their causes."""
+    from chimera.cli.parked import show_parked
+
+    run(show_parked(settings_of(config), _wanted(which), as_json=as_json))
+
+
+@parked.command("try")
+@_which
+@_as_json
+@click.pass_obj
+def parked_try(config: str, /, as_json: bool, **which: str | None) -> None:
+    """Say what a retry would do: applied, duplicate, refused, or how it fails. Nothing of it is kept."""
+    from chimera.cli.parked import try_parked
+
+    run(try_parked(settings_of(config), _wanted(which), as_json=as_json))
+
+
+@parked.command("retry")
+@_which
+@_everything
+@_as_json
+@click.pass_obj
+def parked_retry(config: str, /, everything: bool, as_json: bool, **which: str | None) -> None:
+    """Try again what is parked, of each key in order until one fails."""
+    from chimera.cli.parked import retry_parked
+
+    run(retry_parked(settings_of(config), _wanted(which, everything=everything), as_json=as_json))
+
+
+@parked.command("drop")
+@_which
+@_everything
+@click.option("--all-of-key", is_flag=True, help="Not only the first message of a key, but all.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.pass_obj
+def parked_drop(config: str, /, everything: bool, all_of_key: bool, yes: bool, **which: str | None) -> None:
+    """Give up the first message of a key; those behind it are tried next."""
+    from chimera.cli.parked import drop_parked
+
+    wanted = _wanted(which, everything=everything)
+    run(
+        drop_parked(
+            settings_of(config), wanted, all_of_key=all_of_key, confirm=lambda question: yes or click.confirm(question)
+        )
+    )
+
+
+def _wanted(which: Mapping[str, str | None], *, everything: bool | None = None) -> Wanted:
+    from chimera.cli.parked import wanted_of
+
+    try:
+        return wanted_of(**which, everything=everything)
+    except ChimeraError as error:
+        fail(error)
+
+
+def settings_of(config: str, **overrides: object) -> Settings:
+    """The settings of a file, with these over them; what is wrong there ends the process in one line."""
+    try:
+        return read_settings(Path(config), os.environ, overrides)
+    except ChimeraError as error:
+        fail(error)
+
+
+def say_ready(where: str) -> None:
+    """Tell those who wait, on a line of its own."""
+    click.echo(f"ready {where}")
+    sys.stdout.flush()
+    gc.collect()
+    gc.freeze()  # what was loaded until now stays: to go through it again and again takes a tenth of a page's time
+
+
+def run(work: Coroutine[object, None, None], *, with_parent: bool = False) -> None:
+    """Run to the end on uvloop; an error of ours is one line that says what to do."""
+    import asyncio
+
+    import uvloop
+
+    from chimera.run.serving import Died
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_parent_ends(work) if with_parent else work)
+    except Unavailable as error:
+        fail(error, TRY_AGAIN if with_parent else WRONG)
+    except ChimeraError as error:
+        fail(error)
+    except Died:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+async def _until_parent_ends(work: Coroutine[object, None, None]) -> None:
+    """Stop, as if by SIGTERM, when the parent's end of standard input closes: no child outlives its supervisor."""
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+
+    def look() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            loop.call_later(LAST_S, os._exit, 1)
+
+    loop.add_reader(0, look)
+    await work
+
+
+def fail(error: ChimeraError, status: int = WRONG) -> NoReturn:
+    """End the process with an error in one line."""
+    click.echo(f"chimera: {error}", err=True)
+    sys.exit(status)

@@ -1,0 +1,147 @@
+"""Status, audits and modes from the command line: on the engines themselves, also while read and write heads run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from chimera.borrow import modes
+from chimera.borrow.modes import read_mode
+from chimera.core.context import Context
+from chimera.errors import ChimeraError, SettingsError
+from chimera.run.engines import opened
+from chimera.run.settings import Settings
+from chimera.service import Borrow, Mode, Share
+from chimera.upkeep.audits import AuditReport
+from chimera.upkeep.copy_audit import audit_copy
+from chimera.upkeep.share_audit import audit_share
+from chimera.upkeep.status import service_status
+
+
+async def show_status(settings: Settings) -> None:
+    """Print every consumer's checkpoint, head and lag, one row per consumer and source."""
+    table = Table("service", "consumer", "source", "applied", "head", "lag", "parked")
+    journals = Table("service", "events kept", "oldest", "since", "kept for", "held back by")
+    async with opened(settings, list(settings.services)) as contexts:
+        for context in contexts:
+            status = await service_status(context)
+            for row in _summed(status["consumers"]):
+                table.add_row(context.service.name, *row, str(status["parked"].get(row[0], 0)))
+            journals.add_row(context.service.name, *_kept(status["retention"]))
+    console = Console()
+    console.print(table)
+    console.print(journals)
+
+
+async def audit(
+    settings: Settings, service: str | None, share: str | None, *, repair: bool = True, as_json: bool = False
+) -> bool:
+    """Compare shares with what was emitted of them, and copies with their owners; print what was found, and mend it.
+
+    Says whether all is well now. Raises ChimeraError, once the rest is printed, when something could not be compared.
+    """
+    reports: list[AuditReport] = []
+    async with opened(settings, [service] if service else list(settings.services)) as contexts:
+        audited = [(context, what) for context in contexts for what in _to_audit(context, share)]
+        if share and not audited:
+            raise SettingsError(f"{service} neither shares nor borrows {share!r}; it has: {_shares_of(contexts)}")
+        for context, what in audited:
+            if (report := await _audited(context, what, repair=repair)) is not None:
+                reports.append(report)
+    if as_json:
+        print(msgspec.json.encode(reports).decode())
+    else:
+        _print_reports(reports)
+    if failed := [report for report in reports if report.failed]:
+        raise ChimeraError(f"{len(failed)} of {len(reports)} could not be compared; {failed[0].failed}")
+    return all(report.found == report.repaired for report in reports)
+
+
+async def change_mode(settings: Settings, service: str, share: str, mode: Mode, *, wait_s: float) -> None:
+    """Switch how a share is borrowed, and wait until that is in force. Raises ChimeraError when it takes too long."""
+    async with opened(settings, [service]) as [context]:
+        if share not in context.service.borrows:
+            raise SettingsError(
+                f"{service} does not borrow {share!r}; it borrows: {', '.join(context.service.borrows) or 'nothing'}"
+            )
+        borrow, until = context.service.borrows[share], context.clock.monotonic() + wait_s
+        setting = await modes.change_mode(context, borrow, mode)
+        while setting.mode != mode:
+            if setting.wanted != mode:
+                raise ChimeraError(f"{service} is to borrow {share} as {setting.wanted}: somebody else changed it")
+            if context.clock.monotonic() > until:
+                raise ChimeraError(
+                    f"{service} still borrows {share} as {setting.mode} after {wait_s:g} s, and goes on until its copy "
+                    f"is complete; are the write head of {service} and {borrow.owner} running? See: chimera status"
+                )
+            await context.clock.sleep(context.timing.watch_s)
+            setting = await read_mode(context, borrow)
+    Console().print(f"{service} borrows {share} as {mode}", markup=False, highlight=False)
+
+
+def _to_audit(context: Context, share: str | None) -> list[Share | Borrow[msgspec.Struct]]:
+    everything: list[Share | Borrow[msgspec.Struct]] = [*context.service.shares.values()]
+    everything += context.service.borrows.values()
+    return [each for each in everything if share in (None, each.name)]
+
+
+def _shares_of(contexts: Sequence[Context]) -> str:
+    return ", ".join(each.name for context in contexts for each in _to_audit(context, None)) or "nothing"
+
+
+async def _audited(context: Context, what: Share | Borrow[msgspec.Struct], *, repair: bool) -> AuditReport | None:
+    """The findings of a share or a borrow; None for a borrow without a copy."""
+    mode = "owner"
+    try:
+        if isinstance(what, Share):
+            return await audit_share(context, what, repair=repair)
+        mode = (await read_mode(context, what)).mode
+        return await audit_copy(context, what, repair=repair)
+    except ChimeraError as error:
+        return AuditReport(context.service.name, what.name, mode, failed=str(error))
+
+
+def _print_reports(reports: Sequence[AuditReport]) -> None:
+    console = Console()
+    for each in reports:
+        figures = (
+            f"{each.checked} checked, {each.changed} changed, {each.missing} missing, {each.invented} invented, "
+            f"{each.repaired} repaired, {each.in_flight} in flight"
+        )
+        line = f"{each.service} {each.share} {each.mode}: {each.failed or figures}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for key in each.keys:
+            console.print(f"  {key}", markup=False, highlight=False, soft_wrap=True)
+    if not reports:
+        console.print("there is nothing to compare: nothing is shared, and no copy is kept")
+
+
+def _kept(retention: Mapping[str, Any]) -> tuple[str, ...]:
+    """A journal's row, all partitions together; its oldest event is the one with the earliest time."""
+    journal = retention["journal"]
+    first = min((each for each in journal if each["since"]), key=lambda each: each["since"], default=None)
+    holders = dict.fromkeys(each["held_back_by"] for each in journal if each["held_back_by"])
+    return (
+        str(sum(each["kept"] for each in journal)),
+        f"{first['partition']}@{first['oldest']}" if first else "",
+        first["since"] if first else "",
+        f"{retention['journal_days']:g} days" if retention["journal_days"] else "ever",
+        ", ".join(holders),
+    )
+
+
+def _summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    sums: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        total = sums.setdefault((row["consumer"], row["source"]), [0, 0, 0])
+        total[0] += row["checkpoint"]
+        for index, name in ((1, "head"), (2, "lag")):
+            total[index] = None if row[name] is None or total[index] is None else total[index] + row[name]
+    return [
+        (consumer, source, *("?" if value is None else str(value) for value in total))  # type: ignore[misc]
+        for (consumer, source), total in sums.items()
+    ]

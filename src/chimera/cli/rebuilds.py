@@ -1,0 +1,183 @@
+"""Rebuilds from the command line: the write heads do the work; this asks, and watches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from chimera.core.context import Context
+from chimera.core.names import generation_name
+from chimera.errors import ChimeraError, SettingsError, Trimmed
+from chimera.journal.leases import Leases
+from chimera.ports import Checkpoint
+from chimera.run.engines import opened
+from chimera.run.settings import Settings
+from chimera.views.comparison import Comparison
+from chimera.views.fingerprints import fingerprint, fingerprint_of_all
+from chimera.views.generations import Generations, change, read_generations
+from chimera.views.rebuild import can_be_built, last_report
+
+Way = Literal["start", "cancel", "back", "drop-old"]
+
+
+async def rebuild_view(
+    settings: Settings,
+    service: str,
+    view: str,
+    *,
+    keep_old: bool = False,
+    force: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Build a view anew beside the one that serves, wait until it serves, and print how its rows differ.
+
+    One that is being built already is watched, not started again. Raises ChimeraError when it can't be, is cancelled
+    or does not flip by itself.
+    """
+    async with opened(settings, [service]) as [context]:
+        number = await _ask(context, _known(context, view), keep_old=keep_old, force=force)
+        await _watch(context, view, number, quiet=as_json)
+        found = await last_report(context, view)
+        if found is None or found.new_generation != number:
+            raise ChimeraError(f"view {view} serves its new generation, but another rebuild has begun since")
+        if as_json:
+            print(msgspec.json.encode(found).decode())
+        else:
+            _print(context, view, found)
+
+
+async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -> None:
+    """Cancel a rebuild, go back to the generation that was kept, or drop that one; in force at once.
+
+    Raises ChimeraError when there is nothing of the kind.
+    """
+    async with opened(settings, [service]) as [context]:
+        state = (await read_generations(context.views, [_known(context, view)]))[view]
+        if way == "cancel" and state.building is None:
+            raise ChimeraError(f"view {view} is not being rebuilt")
+        if way != "cancel" and state.kept is None:
+            raise ChimeraError(f"view {view} has no other generation; one is kept by: chimera rebuild --keep-old")
+        if way == "back" and state.building is not None:
+            raise ChimeraError(f"view {view} is being rebuilt; first: chimera rebuild {service} {view} --cancel")
+        steps = {"cancel": Generations.cancelled, "back": _back, "drop-old": Generations.without_kept}
+        said = {"cancel": "is not rebuilt any more", "back": "is as it was before", "drop-old": "has dropped the other"}
+        after = await change(context.views, view, steps[way])
+        text = f"view {view} of {service} {said[way]}; it serves generation {after.serving.number}"
+        if after.serving.code != fingerprint(context.service.views[view]):
+            text += ", made by other code than this: events wait until a write head with that code runs"
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _back(now: Generations) -> Generations:
+    return now if now.building else now.gone_back()
+
+
+def _known(context: Context, view: str) -> str:
+    if view not in context.service.views:
+        names = ", ".join(context.service.views) or "none"
+        raise SettingsError(f"{context.service.name} has no view {view!r}; its views: {names}")
+    return view
+
+
+async def _ask(context: Context, view: str, *, keep_old: bool, force: bool) -> int:
+    """The number of the generation that is being built, after it was asked for."""
+    declared = context.service.views[view]
+    code = fingerprint(declared)
+
+    def step(now: Generations) -> Generations:
+        if now.building is None:
+            adopted = now if now.serving.code else now.adopted(code)
+            return adopted.started(code, keep_old=keep_old, force=force)
+        return now.wished(keep_old=keep_old, force=force) if now.building.generation.code == code else now
+
+    state = (await read_generations(context.views, [view]))[view]
+    if state.building is None:
+        try:
+            await can_be_built(context, declared)
+        except Trimmed as error:
+            raise ChimeraError(f"view {view} can't be built anew: {error}") from error
+    after = await change(context.views, view, step)
+    if after.building is None or after.building.generation.code != code:
+        raise ChimeraError(
+            f"view {view} is being rebuilt with other code; first: chimera rebuild {context.service.name} {view} "
+            "--cancel"
+        )
+    return after.building.generation.number
+
+
+async def _watch(context: Context, view: str, number: int, *, quiet: bool) -> None:
+    """Show its progress until it serves."""
+    name, clock, idle_s = context.service.name, context.clock, context.timing.idle_s
+    leases, code = Leases(context, ""), fingerprint_of_all(context.service)
+    with Progress(disable=quiet) as progress:
+        bar = progress.add_task(f"rebuilding {view}", total=None)
+        worked_at = clock.monotonic()
+        while True:
+            state = (await read_generations(context.views, [view]))[view]
+            if state.serving.number == number or (state.kept and state.kept.number == number):
+                return
+            if state.building is None or not state.is_building(number):
+                raise ChimeraError(f"the rebuild of view {view} was cancelled, or another one took its place")
+            if state.building.phase == "held":
+                raise ChimeraError(await _why_held(context, view))
+            done, total = await _progress(context, view, number)
+            progress.update(bar, completed=done, total=total, description=_stage(view, state, done, total))
+            if code in await leases.codes():
+                worked_at = clock.monotonic()
+            elif clock.monotonic() > worked_at + idle_s:
+                raise ChimeraError(
+                    f"no write head of {name} with this code has run for {idle_s:.0f} s; start one with: "
+                    f"chimera run {name} --write; the rebuild of {view} then goes on"
+                )
+            await clock.sleep(context.timing.watch_s)
+
+
+def _stage(view: str, state: Generations, done: int, total: int) -> str:
+    if state.is_flipping:
+        return f"flipping {view}"
+    return f"rebuilding {view}" if done < total else f"comparing {view}"
+
+
+async def _progress(context: Context, view: str, number: int) -> tuple[int, int]:
+    """The number of events that the new generation has, and of those that there are."""
+    sources = context.service.views[view].sources
+    at = await context.views.checkpoints(generation_name(view, number))
+    heads = {
+        (source, partition): head
+        for source in sources
+        for partition, head in (await context.owners.known_heads(source)).items()
+    }
+    return sum(min(at.get(place, Checkpoint()).number, head) for place, head in heads.items()), sum(heads.values())
+
+
+async def _why_held(context: Context, view: str) -> str:
+    found = await last_report(context, view)
+    causes = "; ".join(found.causes) if found else ""
+    return (
+        f"view {view} is built anew, but has set aside events of {found.aside if found else '?'} keys "
+        f"({found.aside_before if found else '?'} before), and does not flip: {causes}. Mend its code, or: "
+        f"chimera rebuild {context.service.name} {view} --cancel, or --force"
+    )
+
+
+def _print(context: Context, view: str, found: Comparison) -> None:
+    console = Console()
+    title = f"{context.service.name} {view}: generation {found.old_generation} to {found.new_generation}"
+    table = Table("equal", "changed", "missing", "new", "in flight", "parked", title=title)
+    figures = (found.equal, found.changed, found.missing, found.new, found.in_flight, found.aside)
+    table.add_row(*map(str, figures))
+    console.print(table)
+    if found.samples:
+        samples = Table("", "key", "before", "after")
+        for each in found.samples:
+            samples.add_row(each.kind, escape(each.key), _text(each.old), _text(each.new))
+        console.print(samples)
+
+
+def _text(document: msgspec.Raw) -> str:
+    return escape(bytes(document).decode(errors="replace"))

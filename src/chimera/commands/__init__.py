@@ -1,0 +1,1 @@
+"""Commands: accepted, executed once, remembered in the inbox, parked when they fail."""

@@ -1,0 +1,172 @@
+"""Accepting commands: from a request's body to a message, and from there to the log or straight to its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import msgspec
+
+from chimera.commands.execute import Task
+from chimera.commands.handlers import direct_executor
+from chimera.commands.inbox import NAMESPACE, Outcome, command_id, fingerprint_of
+from chimera.commands.reuse import Reuse
+from chimera.core.aio.coalesce import Coalescer
+from chimera.core.clock import Clock
+from chimera.core.context import Context
+from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
+from chimera.core.names import command_type
+from chimera.errors import Invalid, Unavailable
+from chimera.messages import MAX_KEY, Command, Message, partition_of
+from chimera.service import Handler
+
+DIRECT_BATCH = 200
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Accepted(NamedTuple):
+    """A command that passed the shallow check."""
+
+    message: Message
+    command: Command
+
+
+class CommandDecoder:
+    """Makes one type of command from requests.
+
+    The path's parameters are fields of the command; a key that is neither in the path nor in the body
+    is made here, from the command's id.
+    """
+
+    def __init__(self, context: Context, handler: Handler, path_fields: Sequence[str]) -> None:
+        self._service = context.service
+        self._clock = context.clock
+        self._type = command_type(context.service.name, handler.command.__name__)
+        self._key = handler.command.__key_fields__[0]
+        self._path_fields = path_fields
+        self._decoder = msgspec.json.Decoder(handler.command)
+
+    def decode(
+        self, body: bytes, path: Mapping[str, str], idempotency_key: str | None, traceparent: str | None
+    ) -> Accepted:
+        """The command and its message. Raises Invalid with the field at fault."""
+        id_ = self._command_id(idempotency_key)
+        fields = read_object(body)
+        is_whole = self._key in fields and not self._path_fields
+        for name in self._path_fields:
+            if name in fields:
+                raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
+            fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
+        if self._key not in fields:
+            fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(NAMESPACE, f"{id_}/key"))))
+        data, command = self._check(body if is_whole else msgspec.json.encode(fields))
+        key = command.key
+        if len(key) > MAX_KEY:
+            place = "path" if self._key in self._path_fields else "$"
+            raise Invalid(f"a key has at most {MAX_KEY} characters", field=f"{place}.{self._key}")
+        message = Message(
+            id=id_,
+            source=self._service.name,
+            type=self._type,
+            key=key,
+            time=self._clock.stamp(),
+            data=data,
+            partition=partition_of(key, self._service.partitions),
+            traceparent=traceparent
+            if traceparent and _TRACEPARENT.fullmatch(traceparent)
+            else _new_traceparent(self._clock),
+        )
+        return Accepted(message, command)
+
+    def _check(self, data: bytes) -> tuple[bytes, Command]:
+        try:
+            try:
+                return data, self._decoder.decode(data)
+            except msgspec.ValidationError as error:
+                if (whole := with_whole_numbers(data)) == data:
+                    raise
+                with suppress(msgspec.ValidationError):
+                    return whole, self._decoder.decode(whole)
+                raise error from None
+        except NOT_JSON as error:
+            refused = invalid(error)
+            if refused.field.removeprefix("$.") in self._path_fields:
+                refused.field = f"path.{refused.field.removeprefix('$.')}"
+            raise refused from error
+
+    def _command_id(self, idempotency_key: str | None) -> str:
+        if idempotency_key is None:
+            return self._clock.new_id()
+        if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise Invalid(
+                "an Idempotency-Key is 1 to 255 visible ASCII characters", field="header.Idempotency-Key", status=400
+            )
+        return command_id(self._type, idempotency_key)
+
+
+class Intake:
+    """Takes messages for a service: those that arrive together share one append, or one transaction.
+
+    It holds at most `waiting_commands` and `held_bytes` of their bodies (see Limits); whoever comes beyond that is
+    refused before anything of hers is stored.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._appends: Coalescer[Message, None] = Coalescer(self._append)
+        self._directs: Coalescer[Task, Outcome] = Coalescer(direct_executor(context).run, limit=DIRECT_BATCH)
+        self._reuse = Reuse(context)
+        self._held = 0
+
+    def hold(self, size: int) -> None:
+        """Make room for a body of so many bytes, until it is let go. Raises Unavailable when there is none."""
+        if self._held + size > self._context.limits.held_bytes:
+            raise Unavailable(f"{self._held} bytes of commands wait for {self._context.service.name}")
+        self._held += size
+
+    def let_go(self, size: int) -> None:
+        """The command of a body of so many bytes is answered."""
+        self._held -= size
+
+    async def append(self, message: Message) -> None:
+        """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused."""
+        fingerprint = fingerprint_of(message)
+        if fingerprint is None:
+            await self._submit(message)
+            return
+        with await self._reuse.claimed(message.id, fingerprint):
+            await self._submit(message)
+
+    async def execute(self, message: Message) -> Outcome:
+        """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""
+        self._check_room(len(self._directs))
+        return await self._directs.submit(Task(message))
+
+    async def drain(self) -> None:
+        """Wait until everything taken is answered."""
+        await self._appends.drain()
+        await self._directs.drain()
+
+    def _submit(self, message: Message) -> asyncio.Future[None]:
+        self._check_room(len(self._appends))
+        return self._appends.submit(message)
+
+    async def _append(self, messages: list[Message]) -> Sequence[None]:
+        await self._context.log.append(self._context.commands_topic, messages)
+        for message in messages:
+            self._context.metrics.accepted(self._context.service.name, message.type)
+        return [None] * len(messages)
+
+    def _check_room(self, waiting: int) -> None:
+        if waiting >= self._context.limits.waiting_commands:
+            raise Unavailable(f"{waiting} commands wait for {self._context.service.name}")
+
+
+def _new_traceparent(clock: Clock) -> str:
+    random = clock.random_bytes(24).hex()
+    return f"00-{random[:32]}-{random[32:]}-01"

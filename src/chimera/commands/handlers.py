@@ -1,0 +1,81 @@
+"""Executors of what a service declares: its commands, through the log or direct, and its reactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from chimera.commands.execute import Executor, Invoke, ToldToCaller
+from chimera.commands.parking import Parking
+from chimera.core import names
+from chimera.core.context import Context
+from chimera.errors import DeclarationError
+from chimera.journal.consumers import Consumer, consumers_of
+from chimera.messages import Event, Message
+from chimera.service import Reaction, Service
+from chimera.transaction import Transaction
+
+
+def parking_of(context: Context, consumer: str) -> Parking:
+    """The messages that a consumer has parked."""
+    return Parking(consumer, context.retry, context.clock)
+
+
+def commands_executor(context: Context) -> Executor:
+    """The executor of commands that come through the log."""
+    parking = parking_of(context, names.COMMANDS)
+    return Executor(context, names.COMMANDS, _handle_commands(context.service), parking, inbox=True)
+
+
+def direct_executor(context: Context) -> Executor:
+    """The executor of commands whose senders wait for the answer."""
+    return Executor(context, names.DIRECT, _handle_commands(context.service), ToldToCaller(), inbox=True)
+
+
+def reaction_executor(context: Context, reaction: Reaction, source: str) -> Executor:
+    """The executor of a reaction, on one source's events."""
+    consumer = names.reaction_consumer(reaction.name, source)
+    parking = parking_of(context, consumer)
+    return Executor(context, consumer, _handle_events(reaction), parking, batch=reaction.batch)
+
+
+def executor_of(context: Context, consumer: Consumer) -> Executor:
+    """The executor of a consumer's messages in the store: of commands, or of a reaction."""
+    if isinstance(consumer.declared, Reaction):
+        return reaction_executor(context, consumer.declared, consumer.source)
+    return commands_executor(context)
+
+
+def executors_of(context: Context) -> dict[str, Executor]:
+    """The executors of all messages in the store, that park there what fails, by consumer."""
+    stored = [each for each in consumers_of(context.service) if each.parks and not each.keeps_documents]
+    return {each.name: executor_of(context, each) for each in stored}
+
+
+def _handle_commands(service: Service) -> Invoke:
+    handlers = {
+        names.command_type(service.name, name): (msgspec.json.Decoder(handler.command), handler.function)
+        for name, handler in service.handlers.items()
+    }
+
+    async def invoke(messages: Sequence[Message], tx: Transaction) -> object:
+        message = messages[0]
+        if message.type not in handlers:
+            raise DeclarationError(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
+        decoder, function = handlers[message.type]
+        return await function(decoder.decode(message.data), tx)
+
+    return invoke
+
+
+def _handle_events(reaction: Reaction) -> Invoke:
+    decoders: dict[str, msgspec.json.Decoder[Event]] = {
+        event.wire_type(): msgspec.json.Decoder(event) for event in reaction.events
+    }
+
+    async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
+        events = [decoders[message.type].decode(message.data) for message in messages]
+        await reaction.function(events if reaction.batch else events[0], tx)
+
+    return invoke

@@ -1,0 +1,298 @@
+"""Parking: a message that fails is stored with its cause, and behind it every later one of its key.
+
+A failed message is first tried again by itself, with growing pauses (`retrying`); when its tries are
+used up it waits for a person (`parked`), and so does one at which the process ended again and again. Either way
+the checkpoint moves on and other keys go ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+
+import msgspec
+
+from chimera.commands.execute import Executor, RefusedLate, Task
+from chimera.commands.inbox import Outcome, refused
+from chimera.core.clock import Clock
+from chimera.core.names import kept_key
+from chimera.core.tables import Parked, ParkedPlace
+from chimera.core.timing import Retry
+from chimera.entities import table_of
+from chimera.errors import ChimeraError, Conflict, Unavailable
+from chimera.journal.checkpoints import again_on_conflict
+from chimera.journal.failures import ProcessEnded, cause_of
+from chimera.messages import MAX_KEY, Message
+from chimera.ports import Session
+from chimera.transaction import Unit
+
+logger = logging.getLogger("chimera")
+
+
+class Parking:
+    """The messages that one consumer has parked, in the service's own store."""
+
+    def __init__(self, consumer: str, retry: Retry, clock: Clock) -> None:
+        self.consumer = consumer
+        self._retry = retry
+        self._clock = clock
+
+    async def blocked(self, unit: Unit, keys: Sequence[str]) -> dict[str, int]:
+        kept = {kept_key(key): key for key in keys}
+        rows = await self._rows(unit.session, {"key": list(kept)})
+        return {kept[row.key]: row.number for row in rows}
+
+    def queue(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
+        """Its number is the next, also where a log that was made anew counts from 1 again."""
+        now, key = self._clock.now(), task.message.key
+        blocked[key] = max(task.number, blocked[key] + 1)
+        cause = "waits behind an earlier message of its key"
+        unit.put(_parked(self.consumer, task._replace(number=blocked[key]), "behind", cause, 0, now, None))
+        return Outcome("behind", "behind", "an earlier message of the same key is parked")
+
+    def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
+        now = self._clock.now()
+        tries, due = (error.times, None) if isinstance(error, ProcessEnded) else (1, self._retry.due(1, now))
+        outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
+        unit.put(_parked(self.consumer, task, outcome.state, outcome.detail, tries, now, due))
+        logger.warning(
+            "%s: %s %s of key %r failed and is parked (%s): %s",
+            self.consumer,
+            task.message.type,
+            task.message.id,
+            task.message.key,
+            outcome.state,
+            outcome.detail,
+        )
+        return outcome
+
+    async def due(self, executor: Executor, now: datetime) -> list[str]:
+        """The keys whose first message is to be tried again by now."""
+        async with executor.context.store.snapshot() as session:
+            rows = await self._rows(session, {"state": ["retrying"]})
+        return list({row.key: None for row in rows if row.due is None or row.due <= now})
+
+    async def redrive(self, executor: Executor, key: str, *, by_hand: bool = False) -> list[Outcome]:
+        """Try the parked messages of a key, in order, until one fails again; returns the outcome of each.
+
+        One at which the process ended too often is tried only `by_hand`.
+        """
+        outcomes: list[Outcome] = []
+        while rows := await self._waiting(executor, key):
+            for row, following in zip(rows, [*rows[1:], None], strict=True):
+                if (outcome := await self._try_alone(executor, row, following, by_hand)) is None:
+                    continue
+                outcomes.append(outcome)
+                if outcome.state in ("retrying", "parked"):
+                    return outcomes
+        return outcomes
+
+    async def drop(
+        self, executor: Executor, key: str, message_id: str | None = None, *, why: str = "by hand"
+    ) -> Parked | None:
+        """Give up the first message of a key; those behind it are tried next. Returns what was dropped.
+
+        With `message_id` only if that is the first one's. `why` is remembered with its outcome.
+        """
+        rows = await self._waiting(executor, key)
+        return (
+            await again_on_conflict(lambda: self._drop(executor, rows[0], message_id, why), self._clock)
+            if rows
+            else None
+        )
+
+    async def messages(self, session: Session, key: str) -> list[Parked]:
+        """The parked messages of a key, in order."""
+        table = table_of(Parked)
+        rows = await session.find(table, {"consumer": [self.consumer], "key": [kept_key(key)]})
+        return sorted(map(table.from_row, rows), key=_order)
+
+    async def _drop(self, executor: Executor, row: ParkedPlace, message_id: str | None, why: str) -> Parked | None:
+        async with executor.context.store.transaction() as session:
+            unit = Unit(executor.context.service, session)
+            first, following = await self._hold(session, row, None)
+            if first is None or message_id not in (None, first.id):
+                return None
+            outcome = Outcome("rejected", "dropped", f"dropped {why}; it had failed with: {first.cause}")
+            self._close(executor, unit, first, following, outcome)
+            await unit.flush()
+        return first
+
+    async def _try_alone(
+        self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None, by_hand: bool
+    ) -> Outcome | None:
+        """Try a message, announced and alone in this process, because it may be one at which the process ends."""
+        async with executor.context.process.alone:
+            ended = await again_on_conflict(lambda: self._announce(executor, row, by_hand), self._clock)
+            if ended is not None:
+                return ended
+            try:
+                return await again_on_conflict(lambda: self._try_first(executor, row, following), self._clock)
+            except BaseException:
+                with suppress(ChimeraError):
+                    await again_on_conflict(lambda: self._withdraw(executor, row), self._clock)
+                raise
+
+    async def _announce(self, executor: Executor, row: ParkedPlace, by_hand: bool) -> Outcome | None:
+        """Write down that this process tries a message; the outcome when too many have ended doing so."""
+        async with executor.context.store.transaction() as session:
+            unit = Unit(executor.context.service, session)
+            first, _ = await self._hold(session, row, row)
+            if first is None:
+                return None
+            ends = (first.ends or 0) + (first.tried_by not in (None, executor.context.process.name))
+            if ends >= self._retry.ends and not by_hand:
+                outcome = Outcome("parked", "failed", cause_of(ProcessEnded(ends)))
+                first = _failed(first, outcome, None, self._clock.now())
+                executor.remember(unit, message_of(first), outcome)
+            else:
+                outcome = None
+                first = msgspec.structs.replace(first, tried_by=executor.context.process.name, ends=ends)
+            unit.put(first)
+            await unit.flush()
+        if outcome is not None:
+            executor.committed([outcome])
+        return outcome
+
+    async def _withdraw(self, executor: Executor, row: ParkedPlace) -> None:
+        """The try stopped in order: it is not to blame."""
+        async with executor.context.store.transaction() as session:
+            unit = Unit(executor.context.service, session)
+            first, _ = await self._hold(session, row, row)
+            if first is not None and first.tried_by == executor.context.process.name:
+                unit.put(msgspec.structs.replace(first, tried_by=None))
+            await unit.flush()
+
+    async def _try_first(self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None) -> Outcome | None:
+        first: Parked | None = None
+        try:
+            async with executor.context.store.transaction() as session:
+                unit = Unit(executor.context.service, session)
+                first, behind = await self._hold(session, row, following)
+                if first is None:
+                    return None
+                if settled := await executor.settled(session, first.id):
+                    outcome = settled._replace(duplicate=True)
+                else:
+                    outcome = await executor.attempt(unit, Task(message_of(first)))
+                self._close(executor, unit, first, behind, outcome)
+                await unit.flush()
+        except (Unavailable, Conflict):
+            raise
+        except Exception as error:
+            if first is None:
+                raise
+            cause = error
+            outcome = await again_on_conflict(lambda: self._fail_again(executor, row, following, cause), self._clock)
+        executor.committed([outcome])
+        return outcome
+
+    async def _fail_again(
+        self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None, error: Exception
+    ) -> Outcome:
+        async with executor.context.store.transaction() as session:
+            unit = Unit(executor.context.service, session)
+            failed, behind = await self._hold(session, row, following)
+            if failed is None:
+                return Outcome("done", duplicate=True)
+            if isinstance(error, RefusedLate):
+                outcome = refused(error.refusal)
+                self._close(executor, unit, failed, behind, outcome)
+            else:
+                now = self._clock.now()
+                due = self._retry.due(failed.tries + 1, now)
+                outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
+                unit.put(msgspec.structs.replace(_failed(failed, outcome, due, now), tries=failed.tries + 1))
+            executor.remember(unit, message_of(failed), outcome)
+            await unit.flush()
+        return outcome
+
+    async def _waiting(self, executor: Executor, key: str) -> list[ParkedPlace]:
+        async with executor.context.store.snapshot() as session:
+            return await self._rows(session, {"key": [kept_key(key)]})
+
+    async def _rows(self, session: Session, where: Mapping[str, Sequence[object]]) -> list[ParkedPlace]:
+        table = table_of(ParkedPlace)
+        rows = await session.find(table, {"consumer": [self.consumer], **where})
+        return sorted(map(table.from_row, rows), key=_order)
+
+    async def _hold(
+        self, session: Session, row: ParkedPlace, following: ParkedPlace | None
+    ) -> tuple[Parked | None, Parked | None]:
+        """The message that `row` is of, and the one behind it, held until the transaction ends.
+
+        Where none was behind it, one may have come meanwhile; once the first is held, it is seen.
+        """
+        table = table_of(Parked)
+        keys = [(each.consumer, each.key, each.partition, each.number) for each in (row, following or row)]
+        found = {(each.partition, each.number): each for each in map(table.from_row, await session.load(table, keys))}
+        first = found.get((row.partition, row.number))
+        if first is None or following is not None:
+            return first, found.get((following.partition, following.number)) if following else None
+        behind = [each for each in await self._rows(session, {"key": [row.key]}) if _order(each) > _order(row)]
+        return await self._hold(session, row, behind[0]) if behind else (first, None)
+
+    def _close(self, executor: Executor, unit: Unit, first: Parked, following: Parked | None, outcome: Outcome) -> None:
+        """The first message is settled: take it out, and let the next of its key be tried."""
+        unit.forget(first)
+        if following is not None:
+            unit.put(msgspec.structs.replace(following, state="retrying", due=self._clock.now()))
+        executor.remember(unit, message_of(first), outcome)
+
+
+async def keep_redriving(parking: Parking, executor: Executor) -> None:
+    """Try again what is parked and due, until cancelled."""
+    clock = executor.context.clock
+    while True:
+        for key in await parking.due(executor, clock.now()):
+            await parking.redrive(executor, key)
+        await clock.sleep(executor.context.timing.redrive_s)
+
+
+def _order(row: ParkedPlace | Parked) -> tuple[int, int]:
+    return row.number, row.partition
+
+
+def _failed(row: Parked, outcome: Outcome, due: datetime | None, now: datetime) -> Parked:
+    return msgspec.structs.replace(
+        row,
+        state=outcome.state,
+        cause=outcome.detail,
+        last_at=now,
+        due=due,
+        tried_by=None,
+        ends=None,
+    )
+
+
+def message_of(row: Parked) -> Message:
+    """The message as it came."""
+    key = row.key if row.long_key is None else row.long_key
+    return Message(row.id, row.source, row.type, key, row.time, row.data, row.partition, row.number, row.traceparent)
+
+
+def _parked(
+    consumer: str, task: Task, state: str, cause: str, tries: int, now: datetime, due: datetime | None
+) -> Parked:
+    message = task.message
+    return Parked(
+        consumer,
+        kept_key(message.key),
+        message.partition,
+        task.number,
+        message.source,
+        state,
+        message.id,
+        message.type,
+        message.time,
+        message.data,
+        message.traceparent,
+        cause,
+        tries,
+        now,
+        now,
+        due,
+        long_key=message.key if len(message.key) > MAX_KEY else None,
+    )

@@ -1,0 +1,47 @@
+"""Running a reaction on a source's events: in order, in the transaction of its checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from chimera.commands.execute import Executor, Task
+from chimera.commands.handlers import parking_of, reaction_executor
+from chimera.commands.parking import keep_redriving
+from chimera.core.aio.tasks import finish
+from chimera.core.context import Context
+from chimera.journal.checkpoints import Moved
+from chimera.journal.crash_loop import watching
+from chimera.journal.feed import Feed
+from chimera.journal.leases import partitions_of
+from chimera.service import Reaction
+
+
+async def keep_reacting(context: Context, reaction: Reaction, source: str, held: frozenset[int]) -> None:
+    """Run a reaction on what comes from the partitions that are held, until cancelled.
+
+    Raises Unavailable when an engine can't be reached, Trimmed when what comes next is nowhere any more.
+    """
+    executor = reaction_executor(context, reaction, source)
+    partitions = await partitions_of(context, source, held)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor))
+        tasks.create_task(_react(context, executor, reaction, source, partitions))
+
+
+async def _react(context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int]) -> None:
+    wanted = {event.wire_type() for event in reaction.events}
+    at = await executor.checkpoints(source, partitions)
+    feed = Feed(context, source, at)
+    heads = partial(context.owners.known_heads, source)
+    try:
+        async with watching(context, executor.consumer, source, at, heads) as watch:
+            while True:
+                batch = await feed.next()
+                tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
+                try:
+                    await finish(executor.run_watched(tasks, batch.moves, watch), context.timing.finish_s)
+                except Moved:
+                    feed.reset(await executor.checkpoints(source, partitions))
+    finally:
+        await feed.close()

@@ -1,0 +1,67 @@
+"""Doing things again: works that must go on, and what is due now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from chimera.core.aio.tasks import stop
+from chimera.core.clock import Clock
+from chimera.core.timing import Timing, pause_s
+from chimera.errors import ChimeraError, Trimmed, Unavailable
+
+logger = logging.getLogger("chimera")
+
+LATE = 1.1
+"""A work that is due every so many seconds may be a tenth of them late, or early: workers shall not do it together."""
+
+
+async def persist(name: str, work: Callable[[], Awaitable[None]], clock: Clock, timing: Timing) -> None:
+    """Do a work, and again whenever it ends, after a pause that grows when it fails. Ends only when cancelled."""
+    failures = 0
+    while True:
+        started = clock.monotonic()
+        error = await _end_of(work())
+        if error is None:
+            continue
+        failures = 1 if clock.monotonic() - started > timing.restart_longest_s else failures + 1
+        pause = pause_s(failures, timing.restart_first_s, timing.restart_longest_s)
+        expected, gone = _are_all(error, Unavailable), _are_all(error, Trimmed)
+        logger.log(
+            logging.ERROR if gone else logging.INFO if failures < 4 and expected else logging.WARNING,
+            "%s: %s; again in %.2f s",
+            name,
+            error,
+            pause,
+            exc_info=None if expected or gone else error,
+        )
+        await clock.sleep(pause)
+
+
+async def at_times(every_s: float, work: Callable[[], Awaitable[object]], clock: Clock) -> None:
+    """Do a work about every so many seconds, at times that differ between workers; what fails is left to the next."""
+    pause = every_s * clock.random()
+    while True:
+        await clock.sleep(pause)
+        try:
+            await work()
+        except Unavailable as error:
+            logger.info("what is due has to wait: %s", error)
+        pause = every_s * (2 - LATE + 2 * (LATE - 1) * clock.random())
+
+
+async def _end_of(work: Awaitable[None]) -> BaseException | None:
+    """Do the work and return what ended it. Cancelled, it stops the work and raises, whatever the work does."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([working])
+    finally:
+        await stop(working)
+    return asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
+
+
+def _are_all(error: BaseException, kind: type[ChimeraError]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_are_all(inner, kind) for inner in error.exceptions)
+    return isinstance(error, kind)

@@ -1,0 +1,80 @@
+"""Many callers, one call: what is asked for in one turn of the event loop is done together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Coalescer(Generic[Item, Result]):
+    """Collects items and hands them to `run` as one list, which answers with one result per item, in order.
+
+    While `concurrency` calls are under way, further items wait and become the next call: under load a
+    batch grows by itself to what the engine behind it can take (group commit). A result that is an
+    exception, or one raised by `run`, is raised to the caller of that item.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        concurrency: int = 1,
+        limit: int = 500,
+    ) -> None:
+        self._run = run
+        self._concurrency = concurrency
+        self._limit = limit
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """Ask for an item; the future holds its result. Cancelling the future does not stop the call."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self._scheduled and len(self._running) < self._concurrency:
+            self._scheduled = True
+            loop.call_soon(self._start)
+        return future
+
+    def __len__(self) -> int:
+        """The number of items that wait for their call to start."""
+        return len(self._waiting)
+
+    async def drain(self) -> None:
+        """Wait until nothing waits and nothing runs."""
+        while self._waiting or self._running:
+            if self._running:
+                await asyncio.wait(self._running)
+            await asyncio.sleep(0)
+
+    def _start(self) -> None:
+        self._scheduled = False
+        while self._waiting and len(self._running) < self._concurrency:
+            batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+            task = asyncio.ensure_future(self._call(batch))
+            self._running.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._start()
+
+    async def _call(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        answers: Sequence[tuple[tuple[Item, asyncio.Future[Result]], Result | BaseException]]
+        try:
+            answers = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
+        except BaseException as error:  # noqa: BLE001 - whatever went wrong belongs to those who wait
+            answers = [(each, error) for each in batch]
+        for (_, future), result in answers:
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

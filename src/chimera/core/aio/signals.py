@@ -1,0 +1,35 @@
+"""Waking those who wait in this process; those in other processes poll."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Signal:
+    """Wakes everybody who waits. It carries no data: whoever wakes reads anew."""
+
+    def __init__(self) -> None:
+        self._waiters: set[asyncio.Future[bool]] = set()
+
+    def notify(self) -> None:
+        """Wake all who wait now. Call it from the event loop's own thread."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(True)
+
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - waiting with a limit is what it is for
+        """Wait for the next `notify`, at most `timeout` seconds; says whether it came."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = loop.call_later(timeout, _time_out, waiter)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            self._waiters.discard(waiter)
+
+
+def _time_out(waiter: asyncio.Future[bool]) -> None:
+    if not waiter.done():
+        waiter.set_result(False)

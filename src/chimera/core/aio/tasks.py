@@ -1,0 +1,57 @@
+"""Ending tasks, in order or because nobody waits for them any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def stop(task: asyncio.Future[Result]) -> None:
+    """Cancel a task and wait until it has ended, however it ends; also when the caller is cancelled meanwhile."""
+    task.cancel()
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+    finally:
+        take_exception(task)
+
+
+async def finish(work: Awaitable[Result], within: float) -> Result:
+    """Do the work; when the caller is cancelled meanwhile, to its end, if it takes at most `within` seconds more."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working], timeout=within)
+        await stop(working)
+        raise
+
+
+async def reading_ahead(batches: AsyncIterator[Sequence[Item]], full: int) -> AsyncGenerator[Sequence[Item], None]:
+    """The batches; after one of at least `full` items, the next comes while the caller works on it.
+
+    Those that are not full are left to grow meanwhile.
+    """
+    coming: asyncio.Future[Sequence[Item]] | None = None
+    try:
+        while True:
+            batch = await (coming or anext(batches))
+            coming = asyncio.ensure_future(anext(batches)) if len(batch) >= full else None
+            yield batch
+    except StopAsyncIteration:
+        return
+    finally:
+        if coming is not None:
+            await stop(coming)
+
+
+def take_exception(task: asyncio.Future[Result]) -> None:
+    """Retrieve what a task has raised: those who asked may be gone, and asyncio complains where nobody retrieves it."""
+    if task.done() and not task.cancelled():
+        task.exception()

@@ -1,0 +1,147 @@
+"""A service with its engines, as data: handed to the read head, the write head, and all that runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from chimera.core import names
+from chimera.core.aio.coalesce import Coalescer
+from chimera.core.aio.handover import HandOver
+from chimera.core.aio.signals import Signal
+from chimera.core.aio.tasks import take_exception
+from chimera.core.clock import Clock
+from chimera.core.metrics import Metrics
+from chimera.core.tables import framework_tables
+from chimera.core.timing import Limits, Retention, Retry, Timing
+from chimera.entities import table_of
+from chimera.errors import ChimeraError
+from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.service import Mode, Service
+
+
+class Process:
+    """This process, as it signs what it writes down. `alone` is held while a message is handled alone.
+
+    `suspected`: by consumer, source and partition, up to which number there are suspects, once there were any.
+    """
+
+    def __init__(self) -> None:
+        self.name = uuid.uuid4().hex
+        self.alone = asyncio.Lock()
+        self.suspected: dict[tuple[str, str, int], int] = {}
+
+
+class SharedHeads:
+    """An owner's heads, asked for at most every `every_s` seconds however many in this process want them."""
+
+    def __init__(self, owner: Owner, clock: Clock, every_s: float) -> None:
+        self._owner = owner
+        self._clock = clock
+        self._every_s = every_s
+        self._asking: asyncio.Future[Mapping[int, int]] | None = None
+        self._asked_at = float("-inf")
+        self._calls: Coalescer[None, Mapping[int, int]] = Coalescer(self._call)
+
+    async def __call__(self) -> Mapping[int, int]:
+        """As `Owner.heads`, at most `every_s` old. Raises Unavailable."""
+        return (await self.dated())[1]
+
+    async def dated(self) -> tuple[float, Mapping[int, int]]:
+        """The heads, and when the owner was asked for them (monotonic seconds). Raises Unavailable."""
+        if self._asking is None or self._clock.monotonic() >= self._asked_at + self._every_s:
+            self._asked_at = self._clock.monotonic()
+            self._asking = asyncio.ensure_future(self._owner.heads())
+            self._asking.add_done_callback(take_exception)
+        asked_at, asking = self._asked_at, self._asking
+        return asked_at, await asyncio.shield(asking)
+
+    async def anew(self) -> Mapping[int, int]:
+        """The heads as the owner has them from now on: all who ask while a call is under way share the next one."""
+        return await self._calls.submit(None)
+
+    async def _call(self, callers: list[None]) -> Sequence[Mapping[int, int]]:
+        return [await self._owner.heads()] * len(callers)
+
+
+class Owners:
+    """The owners that a process knows, itself among them: each opened once, by `open_owner`, when it is asked for."""
+
+    def __init__(
+        self, own: Mapping[str, Owner], open_owner: Callable[[str], Owner], clock: Clock, timing: Timing
+    ) -> None:
+        self._owners = dict(own)
+        self._open_owner = open_owner
+        self._clock = clock
+        self._heads_kept_s = timing.heads_kept_s
+        self._heads: dict[str, SharedHeads] = {}
+
+    def __getitem__(self, name: str) -> Owner:
+        """A service as an owner, by its name. Raises SettingsError for one that is not known."""
+        if name not in self._owners:
+            self._owners[name] = self._open_owner(name)
+        return self._owners[name]
+
+    def heads(self, name: str) -> SharedHeads:
+        """An owner's heads, shared by all that want them in this process."""
+        if name not in self._heads:
+            self._heads[name] = SharedHeads(self[name], self._clock, self._heads_kept_s)
+        return self._heads[name]
+
+    async def known_heads(self, name: str) -> Mapping[int, int]:
+        """An owner's heads (partition: number), a moment old perhaps; none when it can't be asked now."""
+        try:
+            return await self.heads(name)()
+        except ChimeraError:
+            return {}
+
+    async def close(self) -> None:
+        """Close the owners that were opened."""
+        for owner in self._owners.values():
+            await owner.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """A service with its engines. There is one in each process; a read head and a write head may share it.
+
+    `modes` sets how shares are borrowed, over what is declared. `committed` wakes when a transaction of this process
+    committed, `moved` when a projection moved.
+    """
+
+    service: Service
+    log: Log
+    store: Store
+    views: ViewStore
+    last_known: LastKnownStore
+    owners: Owners
+    modes: Mapping[str, Mode] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    clock: Clock = field(default_factory=Clock)
+    timing: Timing = Timing()
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    retention: Retention = Retention()
+    process: Process = field(default_factory=Process)
+    committed: HandOver = field(default_factory=HandOver)
+    moved: Signal = field(default_factory=Signal)
+
+    @property
+    def commands_topic(self) -> str:
+        """The topic of the service's commands."""
+        return names.commands_topic(self.service.name)
+
+    @property
+    def events_topic(self) -> str:
+        """The topic of the service's events."""
+        return names.events_topic(self.service.name)
+
+    async def prepare(self) -> None:
+        """Make sure that tables and topics exist. Raises Unavailable, or SettingsError when they don't fit."""
+        tables = [*framework_tables(), *(table_of(entity) for entity in self.service.entities)]
+        await self.store.create(tables, self.service.partitions, self.service.statements)
+        await self.views.create()
+        await self.log.create(self.commands_topic, self.service.partitions)
+        await self.log.create(self.events_topic, self.service.partitions)

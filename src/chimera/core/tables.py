@@ -1,0 +1,136 @@
+"""The rows of Chimera's own in a service's store, as entities like any other."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import ClassVar
+
+from chimera.core import names
+from chimera.entities import Entity, Table, table_of
+
+
+class Handled(Entity, key="command_id", table=names.INBOX_TABLE):
+    """The inbox: a command that was handled, and how it ended.
+
+    `positions` are comma-separated; `body` is a direct command's answer. `at`: when it ended; none as long as it is
+    parked, so that it is not forgotten meanwhile. `fingerprint`: the digest that tells its payload from another, where
+    its id was made from an Idempotency-Key.
+    """
+
+    __indexes__: ClassVar[tuple[str, ...]] = ("at",)
+
+    command_id: str
+    state: str
+    reason: str = ""
+    detail: str = ""
+    positions: str = ""
+    status: int = 200
+    body: bytes = b""
+    at: datetime | None = None
+    fingerprint: str | None = None
+
+
+class Progress(Entity, key=("consumer", "source", "partition"), table=names.CHECKPOINTS_TABLE):
+    """A checkpoint that moves with effects in this store. Of a log of commands, the number is an offset."""
+
+    consumer: str
+    source: str
+    partition: int
+    number: int
+    offset: int
+
+
+class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
+    """A parked message with its cause, or one that waits behind such a message of the same key.
+
+    `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn).
+    `tried_by`: the process that tries it now, or ended meanwhile; `ends`: how many ended while they tried it.
+    `long_key`: the whole key where it is too long to be one here.
+    """
+
+    consumer: str
+    key: str
+    partition: int
+    number: int
+    source: str
+    state: str
+    id: str
+    type: str
+    time: str
+    data: bytes
+    traceparent: str
+    cause: str
+    tries: int
+    first_at: datetime
+    last_at: datetime
+    due: datetime | None = None
+    tried_by: str | None = None
+    ends: int | None = None
+    long_key: str | None = None
+
+
+class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
+    """A `Parked` without what it holds: enough to count, and to see what stands before what."""
+
+    consumer: str
+    key: str
+    partition: int
+    number: int
+    state: str
+    due: datetime | None = None
+
+
+class Start(Entity, key=("consumer", "source", "partition"), table=names.STARTS_TABLE):
+    """The start of a consumer: after which `number`, and `by` which process (empty once that ended in order).
+
+    `killed`: how many processes in a row started there and did not end in order. `trying`: the number of the message
+    that it handles alone, 0 for none; `ends`: how many processes ended at it.
+    """
+
+    consumer: str
+    source: str
+    partition: int
+    number: int
+    by: str = ""
+    trying: int = 0
+    ends: int = 0
+    killed: int = 0
+
+
+class Lease(Entity, key="name", table=names.LEASES_TABLE):
+    """Who does some work until when. `until` is in seconds since the epoch."""
+
+    name: str
+    holder: str
+    until: float
+
+
+class SharedKey(Entity, key=("share", "partition", "bucket", "key"), table=names.SHARED_TABLE):
+    """The last change that this service emitted of a key that it shares: its number, and the document's digest.
+
+    `digest` is empty for a key that has no document any more; such a row stays.
+    """
+
+    share: str
+    partition: int
+    bucket: int
+    key: str
+    number: int
+    digest: str
+
+
+class ReportedConsumer(Entity, key=("consumer", "partition"), table=names.CONSUMERS_TABLE):
+    """A consumer of this journal in another service: how far it was when it was last heard of, at `seen`."""
+
+    __indexes__: ClassVar[tuple[str, ...]] = ("seen",)
+
+    consumer: str
+    partition: int
+    number: int
+    offset: int
+    seen: datetime
+
+
+def framework_tables() -> list[Table]:
+    """The tables that every service's store has beside its own."""
+    return [table_of(entity) for entity in (Handled, Progress, Parked, Start, Lease, SharedKey, ReportedConsumer)]

@@ -1,0 +1,1 @@
+"""The journal on its way: relayed, followed without a hole, spread over processes, watched for deadly messages."""

@@ -1,0 +1,52 @@
+"""The cause of a failure, as it is stored with the message and read by people; and what a retry would do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class ProcessEnded(Exception):  # noqa: N818 - what happened
+    """Processes ended while they handled a message, `times` of them one after another."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(f"the process ended {times} times while handling it")
+        self.times = times
+
+
+def cause_of(error: Exception) -> str:
+    """An error as people read it in a list of parked work."""
+    return str(error) if isinstance(error, ProcessEnded) else f"{type(error).__name__}: {text_of(error)}"
+
+
+def text_of(error: Exception) -> str:
+    """The text of an error, as every database takes it."""
+    try:
+        return storable(str(error))
+    except Exception:  # noqa: BLE001 - an error that can't be printed must not keep its message from being parked
+        return "it has no text that can be printed"
+
+
+def storable(text: str) -> str:
+    """Text without what some database refuses: lone surrogates, NUL, more than 2000 characters."""
+    return text[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+class Write(NamedTuple):
+    """An event of a type, or a document of a view, by its key. `data` is its JSON; None for a document's end."""
+
+    type: str
+    key: str
+    data: bytes | None
+
+
+class Rehearsed(NamedTuple):
+    """The end that a message would come to: applied, duplicate, refused, failed, or waits behind one that failed.
+
+    `detail` says why; `writes` are the events that it would emit, or the documents that it would write.
+    """
+
+    id: str
+    result: str
+    detail: str = ""
+    writes: Sequence[Write] = ()

@@ -1,0 +1,227 @@
+"""The events of one source, gapless and in order, whatever the log does to them (invariant 2).
+
+Each journal partition's numbers have no holes, so what a log loses, doubles or delays shows: a number
+at or before the checkpoint is dropped, a number too far ahead is a hole. Holes are filled from the
+owner's journal, page by page. Because heads are compared now and then, a lost tail is found as well.
+A new consumer, a repaired one and a rebuild are therefore the same thing: a feed from where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from chimera.core.aio.tasks import take_exception
+from chimera.core.context import Context
+from chimera.core.names import events_topic
+from chimera.errors import ChimeraError, Trimmed
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Move, Record
+
+logger = logging.getLogger("chimera")
+
+
+class Batch(NamedTuple):
+    """Events that follow the checkpoints without a hole, and the checkpoints' moves over them."""
+
+    messages: Sequence[Message]
+    moves: Sequence[Move]
+
+
+class Feed:
+    """Reads some partitions of a source's events, from the log and, for what is missing, from the owner.
+
+    `checkpoints` say after what, by partition.
+    """
+
+    def __init__(self, context: Context, source: str, checkpoints: Mapping[int, Checkpoint]) -> None:
+        self._context = context
+        self._source = source
+        self._topic = events_topic(source)
+        self._owner = context.owners[source]
+        self._heads = context.owners.heads(source)
+        self._page = context.limits.events_page
+        self._timing = context.timing
+        self._clock = context.clock
+        self._at: dict[int, Checkpoint] = dict(checkpoints)
+        self._known: dict[int, int] = {}
+        self._compared: dict[int, tuple[int, int]] = {}
+        self._compare_at = float("-inf")
+        self._refetch_at = float("-inf")
+        self._records: AsyncIterator[Sequence[Record]] | None = None
+        self._reading: asyncio.Task[Sequence[Record]] | None = None
+        self._asking: asyncio.Future[Mapping[int, int]] | None = None
+
+    @property
+    def source(self) -> str:
+        """The service whose events it reads."""
+        return self._source
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that it reads."""
+        return list(self._at)
+
+    def reset(self, checkpoints: Mapping[int, Checkpoint]) -> None:
+        """Go on from other checkpoints: somebody else moved them, or they were deleted."""
+        if any(checkpoint.number != self._at[partition].number for partition, checkpoint in checkpoints.items()):
+            self._at = dict(checkpoints)
+            self._stop_reading()
+
+    async def next(self) -> Batch:
+        """The next events, as soon as there are some; none after a comparison with heads, to look at checkpoints.
+
+        Raises Unavailable when the log can't be read, Trimmed when what comes next is nowhere any more.
+        """
+        while True:
+            before = dict(self._at)
+            messages = await self._repair()
+            messages += self._admit(await self._read(wait=not messages))
+            compared = self._compare()
+            if messages or compared:
+                moves = [
+                    Move(self._source, partition, before[partition].number, checkpoint)
+                    for partition, checkpoint in self._at.items()
+                    if checkpoint.number != before[partition].number
+                ]
+                return Batch(messages, moves)
+
+    async def close(self) -> None:
+        """Stop what is under way, and wait until it has stopped."""
+        under_way: list[asyncio.Future[Any]] = [task for task in (self._reading, self._asking) if task is not None]
+        self._stop_reading()
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking.add_done_callback(take_exception)
+        if under_way:
+            await asyncio.wait(under_way)
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading.add_done_callback(take_exception)
+        self._reading = self._records = None
+
+    async def _read(self, *, wait: bool) -> Sequence[Record]:
+        """Records from the log; none when it has nothing before the next comparison or repair is due."""
+        if self._records is None:
+            self._records = self._context.log.read(self._topic, await self._offsets(), self._page)
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(anext(self._records))
+        under_way: list[asyncio.Future[Any]] = [self._reading]
+        if self._asking is not None:
+            under_way.append(self._asking)
+        patience = self._patience() if wait else 0.0
+        await asyncio.wait(under_way, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if not self._reading.done():
+            return ()
+        reading, self._reading = self._reading, None
+        try:
+            page = reading.result()
+        except BaseException:
+            self._records = None
+            raise
+        if len(page) >= self._page:  # there is more: it comes while these are worked on
+            self._reading = asyncio.ensure_future(anext(self._records))
+        return page
+
+    async def _offsets(self) -> dict[int, int]:
+        """The offsets to read the log on after: the checkpoints' hints, but 0 for a partition that was made anew."""
+        ends = await self._context.log.ends(self._topic)
+        hints = {partition: checkpoint.offset for partition, checkpoint in self._at.items()}
+        return {partition: hint if hint <= ends.get(partition, 0) else 0 for partition, hint in hints.items()}
+
+    def _patience(self) -> float | None:
+        due = [self._refetch_at] if self._behind() else []
+        if self._asking is None:
+            due.append(self._compare_at)
+        return max(0.0, min(due) - self._clock.monotonic()) if due else None
+
+    def _behind(self) -> list[int]:
+        return [partition for partition, number in self._known.items() if number > self._at[partition].number]
+
+    def _admit(self, records: Sequence[Record]) -> list[Message]:
+        """The messages of the records that come next; remembers how far ahead the others are."""
+        messages: list[Message] = []
+        numbers = {partition: at.number for partition, at in self._at.items()}
+        offsets = {partition: at.offset for partition, at in self._at.items()}
+        for offset, message in records:
+            partition, number = message.partition, message.number
+            at = numbers.get(partition)
+            if at is None:
+                continue
+            if number == at + 1:
+                numbers[partition], offsets[partition] = number, offset
+                messages.append(message)
+            elif number <= at:
+                offsets[partition] = max(offset, offsets[partition])
+            else:
+                self._known[partition] = max(number, self._known.get(partition, 0))
+        self._at = {partition: Checkpoint(number, offsets[partition]) for partition, number in numbers.items()}
+        return messages
+
+    async def _repair(self) -> list[Message]:
+        """A page of what is missing, from the owner's journal."""
+        if self._clock.monotonic() < self._refetch_at:
+            return []
+        messages: list[Message] = []
+        for partition in self._behind():
+            try:
+                page = await self._owner.journal(
+                    partition, self._at[partition].number, self._context.limits.journal_page
+                )
+            except Trimmed as gone:
+                raise Trimmed(partition, gone.after, f"the journal of {self._source}") from gone
+            except ChimeraError as error:
+                self._postpone(str(error))
+                break
+            taken = self._follow(partition, page)
+            if not taken:
+                self._postpone(
+                    f"its journal has nothing after {self._source}/{partition}@{self._at[partition].number}, "
+                    f"though {self._known[partition]} was seen"
+                )
+            messages += taken
+        self._context.metrics.repaired(self._context.service.name, self._source, len(messages))
+        return messages
+
+    def _follow(self, partition: int, page: Sequence[Message]) -> list[Message]:
+        taken: list[Message] = []
+        for message in page:
+            at = self._at[partition]
+            if message.number != at.number + 1:
+                break
+            self._at[partition] = Checkpoint(message.number, at.offset)
+            taken.append(message)
+        return taken
+
+    def _postpone(self, cause: str) -> None:
+        self._refetch_at = self._clock.monotonic() + self._timing.refetch_s
+        logger.info("events of %s are missing and can't be fetched yet: %s", self._source, cause)
+
+    def _compare(self) -> bool:
+        """Compare with the owner's heads: where something was left the last time and nothing came since, it is missing.
+
+        Heads are asked for in the background, so that an owner that hangs holds up nothing. Says whether it compared.
+        """
+        if self._asking is None:
+            if self._clock.monotonic() >= self._compare_at:
+                self._asking = asyncio.ensure_future(self._heads())
+            return False
+        if not self._asking.done():
+            return False
+        asking, self._asking = self._asking, None
+        try:
+            heads = asking.result()
+        except ChimeraError:
+            heads = {}
+        for partition, (head, before) in self._compared.items():
+            if head > before == self._at[partition].number:
+                self._known[partition] = max(head, self._known.get(partition, 0))
+        self._compared = {
+            partition: (head, self._at[partition].number) for partition, head in heads.items() if partition in self._at
+        }
+        self._compare_at = self._clock.monotonic() + self._timing.heads_s
+        return True

@@ -1,0 +1,132 @@
+"""Leases: which process works on which partitions. They only save work; checkpoints keep it right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chimera.core import names
+from chimera.core.aio.signals import Signal
+from chimera.core.context import Context
+from chimera.core.tables import Lease
+from chimera.entities import table_of
+from chimera.transaction import Unit
+
+SKEW_S = 60.0
+"""Seconds that the clocks of workers may be apart. A lease that ends later was written by a clock that was wrong."""
+FORGET_S = 60.0
+"""A worker that has not renewed for so many seconds is forgotten."""
+
+
+class Leases:
+    """Shares a service's partitions evenly among the workers that renew in time.
+
+    A worker announces itself by a lease of its own, takes free or expired partitions up to its share,
+    and gives back what it holds above it. `Timing.lease_s` is how long a dead worker's partitions lie idle.
+
+    Workers say which `code` they run. While not all of them run the same, each kind shares all partitions among its
+    own as well (`held_alike`), for work that only that code can do; then several may do the same, which is safe.
+    """
+
+    def __init__(self, context: Context, holder: str, *, code: str = "") -> None:
+        self._context = context
+        self._service = context.service
+        self._store = context.store
+        self._holder = holder
+        self._ttl_s = context.timing.lease_s
+        self._clock = context.clock
+        self._code = code
+        self.held: frozenset[int] = frozenset()
+        self.held_alike: frozenset[int] = frozenset()
+        self.all_alike = True
+        self.changed = Signal()
+
+    async def keep(self) -> None:
+        """Renew until cancelled. Raises Unavailable when the store can't be reached."""
+        while True:
+            await self.renew()
+            await self._clock.sleep(self._ttl_s / 3)
+
+    async def renew(self) -> None:
+        """Renew, take and give back, in one transaction."""
+        now = self._clock.time()
+        async with self._store.transaction() as session:
+            unit = Unit(self._service, session)
+            leases = await self._leases(unit)
+            alive = {
+                lease.name: lease.holder
+                for lease in leases.values()
+                if lease.name.startswith(names.WORKER) and lease.until > now
+            } | {self._name(self._holder): self._holder}
+            share = self._share(sorted(set(alive.values())))
+            mine, free = [], []
+            for partition in range(self._service.partitions):
+                lease = leases.get(names.partition_lease(partition))
+                if lease is None or lease.until <= now or not lease.holder:
+                    free.append(partition)
+                elif lease.holder == self._holder:
+                    mine.append(partition)
+            held = (mine + free)[:share]
+            for partition in set(mine) - set(held):
+                unit.put(Lease(names.partition_lease(partition), "", 0.0))
+            for lease in leases.values():
+                if lease.name.startswith(names.WORKER) and lease.until <= now - FORGET_S:
+                    unit.forget(lease)
+            for name in (self._name(self._holder), *map(names.partition_lease, held)):
+                unit.put(Lease(name, self._holder, now + self._ttl_s))
+            await unit.flush()
+        alike = sorted(holder for name, holder in alive.items() if name == self._name(holder))
+        self.all_alike = len(alike) == len(alive)
+        self._hold(frozenset(held), None if self.all_alike else self._part(alike))
+
+    def _name(self, holder: str) -> str:
+        """The name of a worker's own lease, if it runs the same code as this one."""
+        return names.worker_lease(holder, self._code)
+
+    def _part(self, workers: Sequence[str]) -> frozenset[int]:
+        """This worker's partitions if they are shared among these, without asking anybody."""
+        return frozenset(range(workers.index(self._holder), self._service.partitions, len(workers)))
+
+    def _share(self, workers: Sequence[str]) -> int:
+        """The number of this worker's partitions: the same for all, but that the first ones take the remainder."""
+        each, left = divmod(self._service.partitions, len(workers))
+        return each + (workers.index(self._holder) < left)
+
+    async def give_back(self) -> None:
+        """Let others take over at once."""
+        async with self._store.transaction() as session:
+            unit = Unit(self._service, session)
+            for lease in (await self._leases(unit)).values():
+                if lease.holder == self._holder:
+                    unit.forget(lease)
+            await unit.flush()
+        self._hold(frozenset())
+
+    async def codes(self) -> set[str]:
+        """The code that the workers run that live now: one name for each kind, empty for those that do not say."""
+        now, table = self._clock.time(), table_of(Lease)
+        async with self._store.snapshot() as session:
+            leases: list[Lease] = list(map(table.from_row, await session.find(table, {})))
+        alive = [lease for lease in leases if now < lease.until < self._too_far()]
+        named = [lease for lease in alive if lease.name.startswith(names.WORKER)]
+        return {lease.name.removeprefix(names.worker_lease(lease.holder, "")).removeprefix("/") for lease in named}
+
+    async def _leases(self, unit: Unit) -> dict[str, Lease]:
+        table, too_far = table_of(Lease), self._too_far()
+        leases: list[Lease] = list(map(table.from_row, await unit.session.find(table, {})))
+        return {lease.name: lease for lease in leases if lease.until < too_far}
+
+    def _too_far(self) -> float:
+        return self._clock.time() + self._ttl_s + SKEW_S
+
+    def _hold(self, held: frozenset[int], held_alike: frozenset[int] | None = None) -> None:
+        self._context.metrics.held(self._service.name, len(held))
+        before, self.held = (self.held, self.held_alike), held
+        self.held_alike = held if held_alike is None else held_alike
+        if before != (self.held, self.held_alike):
+            self.changed.notify()
+
+
+async def partitions_of(context: Context, source: str, held: frozenset[int]) -> list[int]:
+    """The partitions of a source that belong to the leases held. Raises Unavailable before the source exists."""
+    ends = await context.log.ends(names.events_topic(source))
+    return [partition for partition in ends if partition % context.service.partitions in held]

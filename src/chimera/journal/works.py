@@ -1,0 +1,48 @@
+"""Works that come and go with a state: each is done again and again until it is not wanted any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from chimera.core.aio.again import persist
+from chimera.core.aio.tasks import stop
+from chimera.core.context import Context
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Works:
+    """Works by name, each in a task of its own that goes on through whatever fails (see `persist`)."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def become(self, wanted: Mapping[str, Work]) -> None:
+        """Stop what is not wanted any more, then start what is wanted and not done yet."""
+        for name in self._tasks.keys() - wanted.keys():
+            await stop(self._tasks.pop(name))
+        for name in wanted.keys() - self._tasks.keys():
+            work = persist(
+                f"{self._context.service.name} {name}", wanted[name], self._context.clock, self._context.timing
+            )
+            self._tasks[name] = asyncio.ensure_future(work)
+
+    async def stop(self) -> None:
+        """Stop all of them."""
+        for task in self._tasks.values():
+            task.cancel()
+        for task in self._tasks.values():
+            await stop(task)
+
+
+@asynccontextmanager
+async def working(context: Context) -> AsyncIterator[Works]:
+    """Works that end with the block."""
+    works = Works(context)
+    try:
+        yield works
+    finally:
+        await works.stop()

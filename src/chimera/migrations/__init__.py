@@ -1,1 +1,0 @@
-"""Alembic migrations of the tables that Chimera itself keeps in a relational store, and in relational views."""

@@ -1,1 +1,0 @@
-"""The tables of documents and checkpoints, version by version."""

@@ -1,0 +1,1 @@
+"""The composition root: settings, engines by URL, read and write heads, processes."""

@@ -1,0 +1,217 @@
+"""The composition root: from settings to services with engines. The only place that knows which engines exist."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, Literal, cast
+
+from chimera.borrow.last_known import MemoryLastKnown
+from chimera.core.clock import Clock
+from chimera.core.context import Context, Owners, Process
+from chimera.core.metrics import Metrics
+from chimera.core.timing import Retry, Timing
+from chimera.errors import DeclarationError, SettingsError
+from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.run.settings import Settings
+from chimera.service import Mode, Service
+from chimera.share.owner import OwnStore
+
+logger = logging.getLogger("chimera")
+
+Kind = Literal["log", "store", "views", "last_known"]
+Engine = Log | Store | ViewStore | LastKnownStore
+
+OWNER = "chimera.adapters.http"
+"""The module of the owners that are other services."""
+
+ADAPTERS: dict[str, str] = {
+    "sqlite": "chimera.adapters.sqlite",
+    "postgresql": "chimera.adapters.relational.postgresql",
+    "mysql": "chimera.adapters.relational.mysql",
+    "mongodb": "chimera.adapters.mongodb",
+    "mongodb+srv": "chimera.adapters.mongodb",
+    "redis": "chimera.adapters.redis",
+    "rediss": "chimera.adapters.redis",
+    "rabbitmq": "chimera.adapters.rabbitmq",
+    "kafka": "chimera.adapters.kafka",
+    "kafka+ssl": "chimera.adapters.kafka",
+    "memcached": "chimera.adapters.memcached",
+    "memcached+tls": "chimera.adapters.memcached",
+}
+
+
+class Engines:
+    """The engines of a process, opened once per URL, and the services built on them."""
+
+    def __init__(self, settings: Settings, *, fleet: bool) -> None:
+        self._settings = settings
+        self._fleet = fleet
+        self._open: dict[tuple[str, str], Engine] = {}
+        self.metrics = Metrics()
+        self._process = Process()
+        self.clock = Clock()
+
+    def context(self, name: str) -> Context:
+        """A service with its engines. Raises SettingsError or DeclarationError."""
+        settings = self._settings
+        settings.check_service(name)
+        service = load_service(settings.services[name].app)
+        if service.name != name:
+            raise SettingsError(f"[services.{name}] loads a service that calls itself {service.name!r}; use one name")
+        context = context_of(
+            service,
+            cast("Log", self._engine("log", name)),
+            cast("Store", self._engine("store", name)),
+            cast("ViewStore", self._engine("views", name)),
+            self._owner,
+            clock=self.clock,
+            timing=Timing(audit_s=settings.audit_s),
+            last_known=self._last_known(name),
+        )
+        return replace(
+            context,
+            modes=self._modes(service),
+            metrics=self.metrics,
+            retry=Retry(ends=settings.process_ends),
+            retention=settings.retention_of(name),
+            process=self._process,
+        )
+
+    async def close(self) -> None:
+        """Close every engine, also when one of them fails to."""
+        closed = await asyncio.gather(*(engine.close() for engine in self._open.values()), return_exceptions=True)
+        for (kind, _), failed in zip(self._open, closed, strict=True):
+            if isinstance(failed, BaseException):
+                logger.warning("a %s engine did not close: %r", kind, failed)
+
+    def _modes(self, service: Service) -> dict[str, Mode]:
+        modes = self._settings.services[service.name].borrows
+        for share in modes:
+            if share not in service.borrows:
+                raise SettingsError(
+                    f"[services.{service.name}] borrows: it does not borrow {share!r}; "
+                    f"it borrows: {', '.join(service.borrows) or 'nothing'}"
+                )
+        return modes
+
+    def _last_known(self, service: str) -> LastKnownStore | None:
+        if not self._settings.engine_url("last_known", service):
+            return None
+        return cast("LastKnownStore", self._engine("last_known", service))
+
+    def _engine(self, kind: Kind, service: str) -> Engine:
+        url = self._settings.engine_url(kind, service)
+        if (kind, url) not in self._open:
+            self._open[kind, url] = open_engine(kind, url)
+        return self._open[kind, url]
+
+    def _owner(self, name: str) -> Owner:
+        if name not in self._settings.services:
+            raise SettingsError(
+                f"events or shares of {name!r} are used, but there is no [services.{name}] with its url"
+            )
+        opened: Owner = importlib.import_module(OWNER).HttpOwner(name, self._settings.base(name, fleet=self._fleet))
+        return opened
+
+
+def context_of(
+    service: Service,
+    log: Log,
+    store: Store,
+    views: ViewStore,
+    open_owner: Callable[[str], Owner],
+    *,
+    clock: Clock | None = None,
+    timing: Timing = Timing(),
+    last_known: LastKnownStore | None = None,
+) -> Context:
+    """A service on engines that are open. `open_owner` opens other services as owners, by name.
+
+    All else has its default; `dataclasses.replace` gives it another value.
+    """
+    clock = clock or Clock()
+    owners = Owners({service.name: OwnStore(service, store, clock)}, open_owner, clock, timing)
+    remembered = last_known or MemoryLastKnown(clock)
+    return Context(
+        service=service,
+        log=log,
+        store=store,
+        views=views,
+        owners=owners,
+        last_known=remembered,
+        clock=clock,
+        timing=timing,
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = False) -> AsyncIterator[list[Context]]:
+    """The services with their engines open; `fleet`: each service runs on a port of its own."""
+    engines = Engines(settings, fleet=fleet)
+    try:
+        contexts = [engines.context(name) for name in names]
+        for context in contexts:
+            await context.prepare()
+        try:
+            yield contexts
+        finally:
+            for context in contexts:
+                await context.owners.close()
+    finally:
+        await engines.close()
+
+
+ENTRY_POINTS = "chimera.engines"
+"""The group of entry points by which other packages add engines: a URL's scheme, and a module with `open_engine`."""
+
+
+def open_engine(kind: Kind, url: str) -> Any:
+    """An engine of this kind by its URL. Raises SettingsError for one that is not known or not installed."""
+    scheme = url.partition(":")[0]
+    if scheme in ADAPTERS:
+        return _adapter(scheme).open_engine(kind, url)
+    added = entry_points(group=ENTRY_POINTS)
+    if scheme not in added.names:
+        known = ", ".join(sorted({*ADAPTERS, *added.names}))
+        raise SettingsError(f"{url.partition('@')[2] or url}: no engine is called {scheme!r}; there are: {known}")
+    return added[scheme].load().open_engine(kind, url)
+
+
+def _adapter(scheme: str) -> ModuleType:
+    """The module of an engine that comes with Chimera. Raises SettingsError where its driver is not installed."""
+    try:
+        return importlib.import_module(ADAPTERS[scheme])
+    except ModuleNotFoundError as error:
+        extra = {"rediss": "redis"}.get(scheme, scheme.partition("+")[0])
+        raise SettingsError(
+            f"{scheme}: needs {error.name}, which is not installed; type: pip install 'chimera-kit[{extra}]'"
+        ) from error
+
+
+def about(app: str) -> str:
+    """The first line of the docstring of a service's module, `app` being `module:attribute`; empty without one."""
+    written = importlib.import_module(app.partition(":")[0]).__doc__ or ""
+    return written.strip().partition("\n")[0]
+
+
+def load_service(app: str) -> Service:
+    """The service at `module:attribute`. Raises SettingsError that says what is missing."""
+    module, colon, attribute = app.partition(":")
+    if not colon:
+        raise SettingsError(f"app = {app!r} must look like module:attribute")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"app = {app!r}: {error}; is it installed, or below the current folder?") from error
+    except AttributeError as error:
+        raise SettingsError(f"app = {app!r}: {error}") from error
+    if not isinstance(found, Service):
+        raise DeclarationError(f"{app} is a {type(found).__name__}, not a Service")
+    return found

@@ -1,0 +1,188 @@
+"""One port in front of services that run in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
+
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from chimera.core.metrics import merge_expositions
+from chimera.run.engines import Engines, about
+from chimera.run.serving import answering, base_of, listen, stop_signal, until
+from chimera.run.settings import Settings
+from chimera.web.home import Home
+from chimera.web.http import Call, Header, answer_problem
+from chimera.web.probes import EXPOSITION
+from chimera.web.read_head import ReadHead
+from chimera.web.routing import Endpoint, Route
+from chimera.web.site import Site
+
+logger = logging.getLogger("chimera")
+
+NOT_PASSED_ON = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"host",
+        b"content-length",
+        b"expect",
+        b"date",
+    }
+)
+SAFE = "".join(map(chr, range(0x21, 0x7F)))
+TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
+METRICS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+CONNECTIONS = 256
+FAILED = (aiohttp.ClientError, TimeoutError, OSError)
+BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
+_Answered = tuple[int, bytes, list[Header], bytes]
+
+
+class _Forwarded(NamedTuple):
+    method: str
+    url: URL
+    headers: CIMultiDict[str]
+    body: bytes | None
+
+
+async def serve_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Run a gateway on the settings' port until SIGTERM or SIGINT; the services run elsewhere."""
+    stop = stop_signal()
+    gateway = Gateway(settings)
+    try:
+        with closing(await listen(settings.host, settings.port)) as listener:
+            async with answering(gateway.site(), listener) as serving:
+                ready(base_of(settings.host, listener))
+                await until(stop, {"the gateway": serving})
+    finally:
+        await gateway.close()
+
+
+class Gateway:
+    """Forwards each route to the process of its service.
+
+    A request whose connection breaks is sent once more. That is safe for a command too, for the gateway
+    gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer.
+    `processes`: name to base URL of the processes whose metrics are its own too; without it, the read heads.
+    """
+
+    def __init__(self, settings: Settings, *, processes: Callable[[], Mapping[str, str]] | None = None) -> None:
+        self._engines = Engines(settings, fleet=True)
+        self._heads = [ReadHead(self._engines.context(name)) for name in settings.services]
+        self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
+        self._processes = processes or (lambda: {f"{name} read": base for name, base in self._bases.items()})
+        self._title = settings.title
+        self._about = {name: about(service.app) for name, service in settings.services.items()}
+        self._session: aiohttp.ClientSession | None = None
+
+    def site(self) -> Site:
+        """The application that serves the routes of all services."""
+        return Site([self, Home(self._title, self._heads, self._about)])
+
+    def routes(self) -> Sequence[Route]:
+        """The routes of all services, each forwarded to its service's process, and `/metrics` of them all."""
+        forwarded = [
+            route._replace(endpoint=self._forward(self._bases[head.context.service.name]))
+            for head in self._heads
+            for route in head.routes()
+        ]
+        return [*forwarded, Route("GET", "/metrics", self.metrics)]
+
+    async def close(self) -> None:
+        """Close the connections to the processes, and the engines."""
+        if self._session is not None:
+            await self._session.close()
+        await self._engines.close()
+
+    async def metrics(self, call: Call) -> None:
+        """Answer with the metrics of the processes, each by its name; one that does not answer is left out."""
+        processes = self._processes()
+        found = await asyncio.gather(*(self._exposition(base) for base in processes.values()))
+        texts = {name: text for name, text in zip(processes, found, strict=True) if text}
+        await call.answer(merge_expositions(texts), 200, EXPOSITION)
+
+    def _forward(self, base: str) -> Endpoint:
+        async def forward(call: Call) -> None:
+            path, query = call.scope["raw_path"], call.scope["query_string"]
+            target = quote_from_bytes(path + (b"?" + query if query else b""), safe=SAFE)
+            method = "GET" if call.scope["method"] == "HEAD" else call.scope["method"]
+            headers = CIMultiDict(
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in call.scope["headers"]
+                if name not in NOT_PASSED_ON
+            )
+            if method != "GET":
+                headers.setdefault("Idempotency-Key", self._engines.clock.new_id())
+            request = _Forwarded(method, URL(base + target, encoded=True), headers, await call.body() or None)
+            try:
+                status, content_type, answered, body = await self._send(request)
+            except FAILED as error:
+                await _answer_failed(call, request, error)
+            else:
+                await call.answer(body, status, content_type, answered)
+
+        return forward
+
+    async def _send(self, request: _Forwarded) -> _Answered:
+        try:
+            return await self._send_once(request)
+        except aiohttp.ClientConnectorError:
+            raise
+        except BROKEN:
+            return await self._send_once(request)
+
+    async def _send_once(self, request: _Forwarded) -> _Answered:
+        async with self._open().request(
+            request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
+        ) as response:
+            body = await response.read()
+        headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in NOT_PASSED_ON]
+        content_type = next((value for name, value in headers if name == b"content-type"), b"application/octet-stream")
+        return response.status, content_type, [pair for pair in headers if pair[0] != b"content-type"], body
+
+    async def _exposition(self, base: str) -> str:
+        try:
+            async with self._open().get(f"{base}/metrics", timeout=METRICS_TIMEOUT) as response:
+                return await response.text() if response.status == 200 else ""
+        except FAILED:
+            return ""
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                timeout=TIMEOUT,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
+            )
+        return self._session
+
+
+async def _answer_failed(call: Call, request: _Forwarded, error: Exception) -> None:
+    """503. For a command that may have arrived, with the key under which it can be sent again as the same command."""
+    logger.warning("%s %s: %s %s", request.method, request.url, type(error).__name__, error)
+    headers = [(b"retry-after", b"1")]
+    if request.method == "GET":
+        detail = "the service does not answer now; try again"
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        detail = "the service does not answer now, and nothing was kept; try again"
+    else:
+        detail = "the service does not answer now; sent again with this Idempotency-Key it is the same command"
+        headers.append((b"idempotency-key", request.headers["Idempotency-Key"].encode("latin-1")))
+    await answer_problem(call, HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=headers)

@@ -1,0 +1,192 @@
+"""Running services in one process: HTTP on a port, write heads beside it, an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from typing import Any
+
+import msgspec
+
+from chimera.core.context import Context
+from chimera.errors import SettingsError
+from chimera.run.engines import about, opened
+from chimera.run.settings import Settings
+from chimera.run.write_head import WriteHead
+from chimera.web.home import Home
+from chimera.web.http import ASGIApp
+from chimera.web.probes import Probes
+from chimera.web.read_head import ReadHead
+from chimera.web.routing import Route
+from chimera.web.server import Server, serve_until_told
+from chimera.web.site import Site
+
+logger = logging.getLogger("chimera")
+
+STOP_S = 5
+
+
+class Died(Exception):  # noqa: N818 - what happened
+    """A part that works until it is stopped has ended by itself; the process must not idle on without it."""
+
+
+async def serve(
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    read: bool,
+    write: bool,
+    fleet: bool,
+    ready: Callable[[str], None],
+    port: int | None = None,
+    patience: float = 0.0,
+) -> None:
+    """Run read heads, write heads or both of services until SIGTERM or SIGINT. Raises Died when one ends by itself.
+
+    A read head serves its service; a write head by itself serves health, status and metrics. `port` overrides
+    the settings: without it a lone write head takes any free one. `ready` is called with the base URL once they serve.
+    `patience`: seconds that the port may still be in use by one who is about to leave it.
+    """
+    for name in names:
+        settings.check_service(name)
+    stop = stop_signal()
+    works: dict[str, asyncio.Future[None]] = {}
+    if port is None:
+        port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
+        if not fleet:
+            settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
+        contexts = await stack.enter_async_context(opened(settings, names, fleet=fleet))
+        if write:
+            works |= _write_heads(contexts)
+            stack.push_async_callback(stop_all, list(works.values()))
+        heads = [ReadHead(context) for context in contexts] if read else []
+        for head in heads:
+            await head.start()
+            stack.push_async_callback(head.stop)
+            works |= head.works
+        site = Site([*heads, _home(settings, heads)] if read else [Lone(contexts)])
+        works["the HTTP server"] = await stack.enter_async_context(answering(site, listener))
+        for head in heads:
+            stack.callback(head.leave)
+        ready(base_of(settings.host, listener))
+        await until(stop, works)
+
+
+class Lone:
+    """The site part of write heads without a read head: their probes."""
+
+    def __init__(self, contexts: Sequence[Context]) -> None:
+        self._probes = [Probes(context) for context in contexts]
+
+    def routes(self) -> Sequence[Route]:
+        """The probes of each service, and those of the process."""
+        own = [route for probes in self._probes for route in probes.routes()]
+        return [*own, *self._probes[0].process_routes()]
+
+
+def _write_heads(contexts: Sequence[Context]) -> dict[str, asyncio.Future[None]]:
+    holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    return {
+        f"{context.service.name}'s write head": asyncio.ensure_future(WriteHead(context, holder).run())
+        for context in contexts
+    }
+
+
+def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:
+    names = [head.context.service.name for head in heads]
+    return Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
+    """Serve an application on a port (0: any free one); gives the base URL. Raises SettingsError when it is taken."""
+    with closing(await listen(host, port)) as listener:
+        async with answering(app, listener):
+            yield base_of(host, listener)
+
+
+async def listen(host: str, port: int, patience: float = 0.0) -> socket.socket:
+    """A listening socket, after `patience` seconds at most if the port is in use. Raises SettingsError."""
+    give_up_at = asyncio.get_running_loop().time() + patience
+    while True:
+        try:
+            return socket.create_server((host, port), backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or asyncio.get_running_loop().time() >= give_up_at:
+                cause = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+                raise SettingsError(
+                    f"port {port} of {host} can't be used ({cause}); "
+                    f"choose another, as in: chimera up --port 8001, or make run PORT=8001"
+                ) from error
+        await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def answering(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+    """Serve an application on a listening socket; gives the server's task, which ends only if it fails.
+
+    At the end it takes no more connections and finishes what it was asked.
+    """
+    server = Server(app, stop_s=STOP_S)
+    serving = await serve_until_told(server, [listener])
+    try:
+        yield serving
+    finally:
+        server.should_exit = True
+        with suppress(Exception):  # it was raised where the task is waited for
+            await serving
+
+
+def base_of(host: str, listener: socket.socket) -> str:
+    """The base URL of a listening socket, such as `http://127.0.0.1:8000`."""
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+async def until(stop: asyncio.Event, works: Mapping[str, asyncio.Future[None]]) -> None:
+    """Wait until it is time to stop. Raises Died, once it is in the log, when a work ends before."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        every: list[asyncio.Future[Any]] = [stopping, *works.values()]
+        await asyncio.wait(every, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+    for name, work in works.items():
+        if work.done() and not stop.is_set():
+            cause = None if work.cancelled() else work.exception()
+            if isinstance(cause, SettingsError):
+                raise cause
+            logger.critical("%s ended by itself; so this process ends", name, exc_info=cause)
+            raise Died(f"{name} ended by itself: {cause!r}") from cause
+
+
+def stop_signal() -> asyncio.Event:
+    """An event that is set by SIGTERM or SIGINT; a second SIGINT ends the process at once."""
+    stop = asyncio.Event()
+
+    def interrupted() -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted)
+    return stop
+
+
+async def stop_all(works: Sequence[asyncio.Future[None]], patience: float = STOP_S) -> None:
+    """Cancel works and wait until they have ended, unless an engine holds them up for too long."""
+    for work in works:
+        work.cancel()
+    if works:
+        _, left = await asyncio.wait(works, timeout=patience)
+        for work in left:
+            logger.warning("%r did not end in %.0f s and is left behind", work, patience)

@@ -1,0 +1,148 @@
+"""Every read and write head in a process of its own, started again with growing pauses when one dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, closing, suppress
+
+from chimera.core.timing import pause_s
+from chimera.errors import SettingsError
+from chimera.run.engines import opened
+from chimera.run.gateway import Gateway
+from chimera.run.serving import answering, base_of, listen, stop_all, stop_signal, until
+from chimera.run.settings import Settings
+
+logger = logging.getLogger("chimera")
+
+RESTART_FIRST_S = 0.1
+RESTART_LONGEST_S = 5.0
+STEADY_S = 10.0
+STOP_S = 14.0
+WRONG_SETTINGS = 2
+
+
+class Head:
+    """One child process, a read or write head: `chimera run SERVICE --read` or `--write`.
+
+    `ready` is set once it has said that it serves; `base` is its base URL.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.name = name
+        self.ready = asyncio.Event()
+        self.base = ""
+        self._command = command
+        self._environment = environment
+        self._process: Process | None = None
+
+    async def keep(self) -> None:
+        """Run the child, and again whenever it ends, until cancelled; then stop it.
+
+        Raises SettingsError when it can't start because of its settings.
+        """
+        failures = 0
+        try:
+            while True:
+                started = asyncio.get_running_loop().time()
+                code = await self._run()
+                if code == WRONG_SETTINGS and not self.ready.is_set():
+                    raise SettingsError(f"the {self.name} head can't start; the line above says why")
+                if asyncio.get_running_loop().time() - started > STEADY_S:
+                    failures = 0
+                failures += 1
+                pause = pause_s(failures, RESTART_FIRST_S, RESTART_LONGEST_S)
+                logger.warning("%s ended with %s; started again in %.1f s", self.name, code, pause)
+                await asyncio.sleep(pause)
+        finally:
+            await self._stop()
+
+    async def _run(self) -> int:
+        """Start the child in a session of its own, so that a Ctrl-C comes to us first; returns its exit status."""
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        reading = asyncio.ensure_future(self._read(process))
+        try:
+            return await process.wait()
+        finally:
+            reading.cancel()
+
+    async def _read(self, process: Process) -> None:
+        """Wait for the child's word that it is ready; what else it prints goes to our standard error."""
+        assert process.stdout is not None
+        rest = b""
+        while chunk := await process.stdout.read(1 << 16):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                if line.startswith(b"ready "):
+                    self.base = line.removeprefix(b"ready ").decode().strip()
+                    self.ready.set()
+                else:
+                    sys.stderr.write(f"{self.name}: {line.decode(errors='replace')}\n")
+            rest = rest[-(1 << 16) :]
+
+    async def _stop(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            logger.warning("%s did not stop within %.0f s and is killed", self.name, STOP_S)
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def supervise(settings: Settings, config: str, ready: Callable[[str], None], *, workers: int = 1) -> None:
+    """Run every read and write head in its own process, and a gateway on the one port, until SIGTERM or SIGINT.
+
+    A service has one read head and `workers` write heads, which share its partitions by leases.
+    """
+    if settings.port == 0:
+        raise SettingsError("port 0 is for a single process; with --processes name a port, as in: --port 8000")
+    stop = stop_signal()
+    async with opened(settings, list(settings.services), fleet=True):
+        pass  # what is wrong with the engines is said once, not by every process
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(await listen(settings.host, settings.port)))
+        heads = _heads(settings, config, workers)
+        gateway = Gateway(settings, processes=lambda: {head.name: head.base for head in heads if head.base})
+        stack.push_async_callback(gateway.close)
+        works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
+        stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
+        works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener))
+        works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener), ready))
+        stack.callback(works["the announcer"].cancel)
+        await until(stop, works)
+
+
+async def _announce(heads: Sequence[Head], base: str, ready: Callable[[str], None]) -> None:
+    for head in heads:
+        await head.ready.wait()
+    ready(base)
+    await asyncio.Event().wait()
+
+
+def _heads(settings: Settings, config: str, workers: int) -> list[Head]:
+    environment = {**os.environ, "CHIMERA_PORT": str(settings.port), "CHIMERA_STATE": settings.state}
+    command = [sys.executable, "-m", "chimera", "--config", config, "run"]
+    heads = []
+    for name in settings.services:
+        heads.append(Head(f"{name} read", [*command, name, "--read", "--with-parent"], environment))
+        for number in range(1, workers + 1):
+            named = f"{name} write" if workers == 1 else f"{name} write {number}"
+            heads.append(Head(named, [*command, name, "--write", "--with-parent"], environment))
+    return heads

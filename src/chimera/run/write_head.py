@@ -1,0 +1,90 @@
+"""The write head: executes commands, relays the journal, projects events, keeps copies of what is borrowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+from chimera.borrow.copies import keep_copies
+from chimera.commands.consume import CommandConsumer
+from chimera.commands.react import keep_reacting
+from chimera.core.aio.again import persist
+from chimera.core.aio.tasks import stop
+from chimera.core.context import Context
+from chimera.errors import ChimeraError
+from chimera.journal.consumers import consumers_of, other_sources
+from chimera.journal.leases import Leases
+from chimera.journal.relay import Relay
+from chimera.service import Reaction
+from chimera.upkeep.copy_audit import keep_auditing
+from chimera.upkeep.positions import keep_reporting
+from chimera.upkeep.retention import keep_trimming
+from chimera.upkeep.share_audit import keep_announcing
+from chimera.views.fingerprints import fingerprint_of_all
+from chimera.views.rebuild import ViewKeeper
+
+Work = Callable[[frozenset[int]], Awaitable[None]]
+"""A work on the partitions that are held, until it is cancelled or fails."""
+
+
+class WriteHead:
+    """The consumer side of a service. `holder` names this worker among those that share the partitions."""
+
+    def __init__(self, context: Context, holder: str) -> None:
+        self._context = context
+        self._leases = Leases(context, holder, code=fingerprint_of_all(context.service))
+
+    async def run(self) -> None:
+        """Work until cancelled, through whatever fails; finishes what it took, and gives back its leases at the end."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._persist("leases", self._leases.keep))
+                for name, work in self._works().items():
+                    tasks.create_task(self._while_held(name, work, lambda: self._leases.held))
+                for view in self._context.service.views.values():
+                    keeper = ViewKeeper(self._context, view, self._leases)
+                    tasks.create_task(
+                        self._while_held(f"view {view.name}", keeper.run, lambda: self._leases.held_alike)
+                    )
+        finally:
+            with suppress(ChimeraError):
+                await self._leases.give_back()
+
+    def _works(self) -> dict[str, Work]:
+        """The works by name, but for the views: those only their own code can fold."""
+        context, service = self._context, self._context.service
+        works: dict[str, Work] = {}
+        for consumer in consumers_of(service):
+            if consumer.kind == "commands":
+                works["commands"] = CommandConsumer(context).run
+            elif consumer.kind == "relay":
+                works["relay"] = Relay(context).run
+            elif isinstance(consumer.declared, Reaction):
+                reacting = partial(keep_reacting, context, consumer.declared, consumer.source)
+                works[f"reaction {consumer.declared.name} {consumer.source}"] = reacting
+        for borrow in service.borrows.values():
+            works[f"copy {borrow.name}"] = partial(keep_copies, context, borrow)
+            if context.timing.audit_s:
+                works[f"audit {borrow.name}"] = partial(keep_auditing, context, borrow)
+        if service.shares:
+            works["shares"] = partial(keep_announcing, context)
+        works |= {f"report to {source}": partial(keep_reporting, context, source) for source in other_sources(service)}
+        works["retention"] = partial(keep_trimming, context)
+        return works
+
+    async def _while_held(self, name: str, work: Work, holding: Callable[[], frozenset[int]]) -> None:
+        """Do the work on the partitions that are held; start it anew when they change."""
+        while True:
+            held = holding()
+            working = asyncio.ensure_future(self._persist(name, partial(work, held))) if held else None
+            try:
+                while holding() == held:
+                    await self._leases.changed.wait(60.0)
+            finally:
+                if working is not None:
+                    await stop(working)
+
+    async def _persist(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        await persist(f"{self._context.service.name} {name}", work, self._context.clock, self._context.timing)

@@ -1,0 +1,126 @@
+"""The shares of an owner: its current documents by key, and their changes in its own journal.
+
+Whenever a transaction emits an event that may change a shared document, the new document goes into
+the journal in the same transaction, as an event of its own. So a borrower's copy needs no code of the
+owner's, and holds at each position exactly what the owner held there. The owner stores, in the same
+transaction again, which event that was and the document's digest: against that, copies are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from chimera.core.names import share_type
+from chimera.core.tables import SharedKey
+from chimera.entities import table_of
+from chimera.messages import Message, partition_of
+from chimera.ports import Session
+from chimera.service import Service, Share
+from chimera.share.digests import bucket_of, digest_of
+from chimera.transaction import Pending, Reads, Unit, UnitReads
+
+
+class SharedChange(msgspec.Struct):
+    """The data of the event that carries a share's new document; `null` when the key has none any more."""
+
+    key: str
+    document: msgspec.Raw
+
+    @property
+    def removed(self) -> bool:
+        """True when the key has no document any more."""
+        return bytes(self.document) == b"null"
+
+    @property
+    def digest(self) -> str:
+        """The document's digest; empty when there is none any more."""
+        return "" if self.removed else digest_of(self.document)
+
+
+async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
+    """The owner's current documents of a share, as JSON; keys without one are left out.
+
+    Equal documents are equal bytes: sets and dicts are written in the order of their members.
+    """
+    documents = await share.function(list(keys), reads)
+    return {
+        key: msgspec.json.encode(documents[key], order="deterministic")
+        for key in keys
+        if documents.get(key) is not None
+    }
+
+
+async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
+    """Add the shares' changes to a unit; returns which partitions each list of events touches, with them.
+
+    Two transactions may change different rows of one document. So that the later one emits both, a key's row of
+    `SharedKey` is loaded, and so held until the commit, before its document is computed.
+    """
+    touched = [{pending.partition for pending in events} for events in emitted]
+    for share in unit.service.shares.values():
+        keys = [{key for pending in events for key in _changed_keys(share, pending)} for events in emitted]
+        every = sorted(set().union(*keys)) if keys else []
+        if not every:
+            continue
+        await emitted_rows(unit.session, share.name, unit.service.partitions, every)
+        documents = await shared_documents(share, UnitReads(unit), every)
+        latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
+        for key in every:
+            cause = latest[key]
+            unit.events.append(change_of(unit.service, share, key, documents.get(key), cause.time, cause.traceparent))
+        for partitions, own in zip(touched, keys, strict=True):
+            partitions |= {partition_of(key, unit.service.partitions) for key in own}
+    return touched
+
+
+async def emitted_rows(session: Session, share: str, partitions: int, keys: Sequence[str]) -> dict[str, SharedKey]:
+    """The rows about the last changes of these keys, by key. In a transaction they are held until it ends."""
+    table = table_of(SharedKey)
+    slots = [(share, partition_of(key, partitions), bucket_of(key), key) for key in keys]
+    return {row.key: row for row in map(table.from_row, await session.load(table, slots))}
+
+
+def _changed_keys(share: Share, pending: Pending) -> list[str]:
+    key_of = share.changed_by.get(type(pending.event)) if pending.event is not None else None
+    if key_of is None:
+        return []
+    keys = key_of(pending.event)
+    return [keys] if isinstance(keys, str) else list(keys)
+
+
+def change_of(
+    service: Service, share: Share, key: str, document: bytes | None, time: str, traceparent: str = ""
+) -> Pending:
+    """The event that carries a share's new document."""
+    return Pending(
+        share_type(service.name, share.name),
+        key,
+        partition_of(key, service.partitions),
+        change_data(key, document),
+        time,
+        traceparent,
+    )
+
+
+def change_data(key: str, document: bytes | None) -> bytes:
+    """The data of the event that carries a share's new document."""
+    return msgspec.json.encode(SharedChange(key, msgspec.Raw(document or b"null")))
+
+
+def record_changes(unit: Unit, messages: Iterable[Message]) -> None:
+    """Store with a unit which keys' documents it has emitted."""
+    shares = {share_type(unit.service.name, share): share for share in unit.service.shares}
+    for message in messages:
+        if message.type in shares:
+            unit.put(shared_key(shares[message.type], message))
+
+
+def shared_key(share: str, message: Message) -> SharedKey:
+    """The row about a share's change, of the message that carries it."""
+    change = _CHANGES.decode(message.data)
+    return SharedKey(share, message.partition, bucket_of(change.key), change.key, message.number, change.digest)
+
+
+_CHANGES = msgspec.json.Decoder(SharedChange)

@@ -1,0 +1,87 @@
+"""A service as the owner of its own events and shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+
+from chimera.core.clock import Clock
+from chimera.core.names import looked_through
+from chimera.core.tables import Progress, ReportedConsumer, SharedKey
+from chimera.entities import table_of
+from chimera.errors import Conflict, Unavailable
+from chimera.messages import Message
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Owner, Store
+from chimera.service import Service
+from chimera.share.changes import shared_documents
+from chimera.share.digests import BUCKETS, BucketSum, bucket_of
+from chimera.transaction import Reads
+
+LOOK = 8
+"""Buckets that are read in one turn of the event loop."""
+
+
+class OwnStore:
+    """A service's own store as its `Owner`: no network in between."""
+
+    def __init__(self, service: Service, store: Store, clock: Clock) -> None:
+        self._service = service
+        self._store = store
+        self._clock = clock
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        self._check(share)
+        async with self._store.snapshot() as session:
+            return await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        return await bucket_digests(self, share, partition)
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        self._check(share)
+        keys, progress = table_of(SharedKey), table_of(Progress)
+        wanted: dict[str, list[object]] = {"share": [share], "partition": [partition], "bucket": list(buckets)}
+        async with self._store.snapshot() as session:
+            if not await session.load(progress, [(looked_through(share), self._service.name, partition)]):
+                raise Unavailable(
+                    f"{self._service.name} has not looked through partition {partition} for {share!r} yet; "
+                    "its write head does that"
+                )
+            rows = await session.find(keys, wanted)
+        return {row.key: Entry(row.number, row.digest) for row in map(keys.from_row, rows)}
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return await self._store.journal(partition, after, limit)
+
+    async def heads(self) -> Mapping[int, int]:
+        return await self._store.heads()
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        table, seen = table_of(ReportedConsumer), self._clock.now()
+        rows = [
+            table.to_row(ReportedConsumer(each.consumer, each.partition, each.number, each.offset, seen))
+            for each in consumers
+        ]
+        try:
+            async with self._store.transaction() as session:
+                await session.save(table, rows)
+        except Conflict as error:
+            raise Unavailable(f"somebody else told the same: {error}") from error
+
+    async def close(self) -> None:
+        """The store is closed by whoever opened it."""
+
+    def _check(self, share: str) -> None:
+        if share not in self._service.shares:
+            raise Unavailable(f"{self._service.name} does not share {share!r}")
+
+
+async def bucket_digests(owner: Owner, share: str, partition: int) -> dict[int, BucketDigest]:
+    """As `Owner.digests`, from its entries."""
+    sums: dict[int, BucketSum] = {}
+    for first in range(0, BUCKETS, LOOK):
+        for key, entry in (await owner.entries(share, partition, range(first, first + LOOK))).items():
+            if entry.digest:
+                sums.setdefault(bucket_of(key), BucketSum()).add(key, entry.digest)
+        await asyncio.sleep(0)
+    return {bucket: each.digest() for bucket, each in sums.items()}

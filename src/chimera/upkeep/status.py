@@ -1,0 +1,136 @@
+"""The status of a service, for `/status` and the command line: checkpoints, lag, parked work, borrows, retention."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from chimera.borrow.modes import read_mode
+from chimera.core.context import Context
+from chimera.core.tables import ParkedPlace
+from chimera.entities import table_of
+from chimera.errors import Trimmed
+from chimera.journal.consumers import Consumer, consumers_of, document_consumers
+from chimera.ports import Checkpoint
+from chimera.service import Borrow, Mode
+from chimera.upkeep.copy_audit import last_audit
+from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
+from chimera.views.generations import serving_name
+from chimera.views.parked import waiting_count
+
+
+async def service_status(context: Context) -> dict[str, Any]:
+    """The status as `chimera.web.answers.Status` has it: checkpoint, head and lag of every consumer, and the rest."""
+    rows: list[dict[str, Any]] = []
+    borrows, modes = [], dict[str, set[Mode]]()
+    for borrow in context.service.borrows.values():
+        setting = await read_mode(context, borrow)
+        shown = {"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted}
+        borrows.append({**shown, "audit": await last_audit(context, borrow)})
+        modes[borrow.name] = {setting.mode, setting.wanted}
+    for consumer in consumers_of(context.service):
+        if not isinstance(consumer.declared, Borrow) or consumer.mode in modes[consumer.declared.name]:
+            rows += await _rows_of(context, consumer)
+    return {
+        "service": context.service.name,
+        "partitions": context.service.partitions,
+        "consumers": rows,
+        "parked": await parked_counts(context),
+        "borrows": borrows,
+        "retention": await retention_status(context),
+    }
+
+
+async def retention_status(context: Context) -> dict[str, Any]:
+    """Retention as `chimera.web.answers.RetentionShown` describes it: days, the journal's partitions, its consumers."""
+    now, oldest, heads = context.clock.now(), await context.store.oldest(), await context.store.heads()
+    held = await floors(context, now)
+    days = context.retention
+    return {
+        "journal_days": 0.0 if keeps_events(context) else days.journal_days,
+        "inbox_days": days.inbox_days,
+        "log_days": days.log_days,
+        "parked_days": days.parked_days,
+        "journal": [
+            {
+                "partition": partition,
+                "oldest": first,
+                "newest": heads[partition],
+                "kept": heads[partition] - first + 1,
+                "since": await _time_of(context, partition, first),
+                "held_back_by": held[partition].holder if held[partition].number < heads[partition] else None,
+            }
+            for partition, first in sorted(oldest.items())
+        ],
+        "consumers": [
+            {
+                "consumer": consumer.name,
+                "partition": consumer.partition,
+                "applied": consumer.number,
+                "heard_of": consumer.seen,
+                "holds_back": not (why_not := _why_not(context, consumer, oldest, now)),
+                "why_not": why_not,
+            }
+            for consumer in await known_consumers(context)
+        ],
+    }
+
+
+async def _time_of(context: Context, partition: int, number: int) -> str | None:
+    """The time that an event's sender gave it; None where there is no such event."""
+    with suppress(Trimmed):
+        for event in await context.store.journal(partition, number - 1, 1):
+            return event.time
+    return None
+
+
+def _why_not(context: Context, consumer: JournalConsumer, oldest: Mapping[int, int], now: datetime) -> str:
+    if consumer.is_late(oldest):
+        return "what it needs was trimmed"
+    return "silent for too long" if consumer.is_silent(context.retention, now) else ""
+
+
+async def parked_counts(context: Context) -> dict[str, int]:
+    """The number of parked messages by consumer; consumers without any are left out."""
+    table = table_of(ParkedPlace)
+    async with context.store.snapshot() as session:
+        counts = Counter(table.from_row(row).consumer for row in await session.find(table, {}))
+    for name in document_consumers(context.service):
+        if count := await waiting_count(context.views, await serving_name(context, name)):
+            counts[name] += count
+    return dict(counts)
+
+
+async def _rows_of(context: Context, consumer: Consumer) -> list[dict[str, Any]]:
+    """A row for each partition; of a view also for the generation that is being built, under its own name."""
+    if consumer.kind == "commands":
+        heads = await context.log.ends(consumer.source)
+    elif consumer.kind == "relay":
+        heads = await context.store.heads()
+    else:
+        heads = await context.owners.known_heads(consumer.source)
+    rows: list[dict[str, Any]] = []
+    for name in await names_of(context, consumer):
+        at = await checkpoints_of(context, consumer, name, heads)
+        rows += _rows(name if rows else consumer.name, consumer.source, at, heads)
+    return rows
+
+
+def _rows(consumer: str, source: str, at: Mapping[int, Checkpoint], heads: Mapping[int, int]) -> list[dict[str, Any]]:
+    rows = []
+    for partition in sorted({*at, *heads}):
+        number, head = at.get(partition, Checkpoint()).number, heads.get(partition)
+        rows.append(
+            {
+                "consumer": consumer,
+                "source": source,
+                "partition": partition,
+                "checkpoint": number,
+                "head": head,
+                "lag": None if head is None else max(0, head - number),
+            }
+        )
+    return rows

@@ -1,0 +1,140 @@
+"""One batch of events folded in memory: what to write afterwards, and what had to be parked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from chimera.core.clock import Clock
+from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
+from chimera.core.timing import Limits
+from chimera.errors import Unavailable
+from chimera.journal.failures import cause_of
+from chimera.messages import Message
+from chimera.ports import Document
+from chimera.views.parked import ParkedEvent, Span, span_of
+from chimera.views.projections import Projection
+
+BEHIND = "waits behind an earlier event of its key"
+
+
+class BatchFold:
+    """Folds events into documents that were read before.
+
+    `stored` holds the documents by key as far as they exist; `spans` those of the events' keys that have parked events;
+    `events` those events of them that are to be folded again. `failed` are the events that were parked because they
+    failed, not those behind them.
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        stored: Mapping[str, Document],
+        spans: Mapping[str, Document],
+        events: Mapping[str, Document] = {},
+        *,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self.failed: list[Message] = []
+        self._projection = projection
+        self._clock = clock
+        self._longest = limits.parked_line
+        self._stored = stored
+        self._stored_spans = spans
+        self._stored_events = events
+        self._documents: dict[str, object | None] = {}
+        self._spans = {key: span_of(document) for key, document in spans.items()}
+        self._moved: set[str] = set()
+        self._events: dict[str, ParkedEvent | None] = {}
+
+    def fold(self, message: Message, keys: Sequence[str], event: object) -> None:
+        """Fold one event; raises what the projection raises, with the documents half done."""
+        for key in keys:
+            self._documents[key] = self._projection.apply(key, self._document(key), message, event)
+
+    def fold_carefully(self, message: Message) -> None:
+        """Fold one event, or undo it and park it, behind those of its key. Raises Unavailable for one too many."""
+        if self._spans.get(kept_key(message.key)):
+            self._queue(message, BEHIND, 0)
+        elif cause := self._try(message):
+            self._queue(message, cause, 1)
+
+    def park(self, message: Message, error: Exception, tries: int) -> None:
+        """Park one event without folding it. Raises Unavailable for one too many."""
+        self._queue(message, cause_of(error), tries)
+
+    def redo(self, failure: ParkedEvent, *, drop: bool = False) -> str:
+        """Fold the first parked event of its key, or drop it, and it is parked no more. Else it stays; returns why."""
+        key = kept_key(failure.message.key)
+        span = self._spans[key]
+        cause = "" if drop else self._try(failure.message)
+        now = self._clock.now()
+        again = msgspec.structs.replace(failure, cause=cause, tries=failure.tries + 1, last_at=now) if cause else None
+        self._events[parked_key(key, span.first)] = again
+        self._spans[key] = span if cause else Span(span.first + 1, span.end)
+        self._moved.add(key)
+        return cause
+
+    def encoded(self, key: str) -> bytes | None:
+        """A document as it is now; None for none."""
+        document = self._document(key)
+        return None if document is None else self._projection.encode(document)
+
+    def writes(self) -> list[Document]:
+        """The documents to write: those touched, and what is parked, or no more."""
+        name = self._projection.name
+        documents = [Document(name, key, self.encoded(key), _revision(self._stored, key)) for key in self._documents]
+        for key in self._moved:
+            span = msgspec.json.encode(self._spans[key]) if self._spans[key] else None
+            documents.append(Document(waiting_view(name), key, span, _revision(self._stored_spans, key)))
+        for key, failure in self._events.items():
+            data = None if failure is None else msgspec.json.encode(failure)
+            documents.append(Document(parked_view(name), key, data, _revision(self._stored_events, key)))
+        return [document for document in documents if document.data is not None or document.revision]
+
+    def _try(self, message: Message) -> str:
+        """Fold one event, or undo it and say why."""
+        before: dict[str, object | None] = {}
+        try:
+            keys, event = self._projection.prepare(message)
+            before = {key: self._detached(key) for key in keys}
+            self.fold(message, keys, event)
+            for key in keys:
+                self._detached(key)
+        except Exception as error:  # noqa: BLE001 - whatever the projection raises, the event is parked with its cause
+            self._documents.update(before)
+            return cause_of(error)
+        return ""
+
+    def _document(self, key: str) -> object | None:
+        if key in self._documents:
+            return self._documents[key]
+        stored = self._stored.get(key)
+        return None if stored is None or stored.data is None else self._projection.decode(stored.data)
+
+    def _detached(self, key: str) -> object | None:
+        """The document, as an object of its own. Raises what makes it one that can't be stored."""
+        document = self._document(key)
+        return None if document is None else self._projection.decode(self._projection.encode(document))
+
+    def _queue(self, message: Message, cause: str, tries: int) -> None:
+        """Park an event as the last of its key."""
+        key, now = kept_key(message.key), self._clock.now()
+        span = self._spans.get(key, Span())
+        if len(span) >= self._longest:
+            raise Unavailable(
+                f"{self._projection.name} has set aside {len(span)} events of key {message.key!r} and waits; see: "
+                "chimera parked list"
+            )
+        self._events[parked_key(key, span.end)] = ParkedEvent(message, cause, tries, now, now)
+        self._spans[key] = Span(span.first, span.end + 1)
+        self._moved.add(key)
+        if tries:
+            self.failed.append(message)
+
+
+def _revision(documents: Mapping[str, Document], key: str) -> int:
+    stored = documents.get(key)
+    return stored.revision if stored else 0

@@ -1,0 +1,104 @@
+"""The events that a view or a copy has parked: by event key, in order, each a document of its own.
+
+A small document for each key, its span, says which numbers its events have. So an event is parked in two small writes,
+however many are before it. A key has at most `Limits.parked_line` of them: then its view waits, and what is to come
+stays in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
+
+import msgspec
+
+from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
+from chimera.messages import Message
+from chimera.ports import Document, ViewStore
+
+PAGE = 500
+"""Parked events that are read at once."""
+
+
+class ParkedEvent(msgspec.Struct, frozen=True):
+    """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
+
+    Its data is stored in base64: it may be anything, and may be here because it is not JSON.
+    """
+
+    message: Message
+    cause: str
+    tries: int
+    first_at: datetime
+    last_at: datetime
+
+
+class Span(msgspec.Struct, frozen=True):
+    """The numbers of the parked events of one key: from `first` to before `end`."""
+
+    first: int = 1
+    end: int = 1
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def head(self, count: int) -> Span:
+        """The first numbers of the span, at most so many."""
+        return Span(self.first, min(self.end, self.first + count))
+
+
+def span_of(document: Document | None) -> Span:
+    """The span that a document holds; an empty one for none."""
+    return Span() if document is None else msgspec.json.decode(document.data or b"", type=Span)
+
+
+def parked_event_of(document: Document) -> ParkedEvent:
+    """The event that a document holds."""
+    return msgspec.json.decode(document.data or b"", type=ParkedEvent)
+
+
+async def spans_of(views: ViewStore, view: str) -> AsyncGenerator[tuple[str, Span], None]:
+    """Every span that a view has, with its event key as it is stored."""
+    after = ""
+    while page := await views.scan(waiting_view(view), after):
+        for document in page:
+            yield document.key, span_of(document)
+        after = page[-1].key
+
+
+async def events_of(views: ViewStore, view: str, key: str, span: Span) -> Mapping[str, Document]:
+    """The parked events of a key (as it is stored) in this span, in order, by the keys of their documents."""
+    wanted = [parked_key(key, number) for number in range(span.first, span.end)]
+    found = await views.get(parked_view(view), wanted)
+    return {each: found[each] for each in wanted if each in found}
+
+
+async def parked_events_of(
+    views: ViewStore, view: str, key: str, page: int = PAGE
+) -> AsyncGenerator[ParkedEvent, None]:
+    """The parked events of a key, in order; `page` of them are read at once."""
+    kept = kept_key(key)
+    span = span_of((await views.get(waiting_view(view), [kept])).get(kept))
+    while span:
+        part = span.head(page)
+        for document in (await events_of(views, view, kept, part)).values():
+            yield parked_event_of(document)
+        span = Span(part.end, span.end)
+
+
+async def first_parked(views: ViewStore, view: str) -> AsyncGenerator[tuple[ParkedEvent, int], None]:
+    """The first parked event of each key, and how many the key has."""
+    async for key, span in spans_of(views, view):
+        for document in (await events_of(views, view, key, span.head(1))).values():
+            yield parked_event_of(document), len(span)
+
+
+async def all_parked(views: ViewStore, view: str) -> list[ParkedEvent]:
+    """Every event that a view has parked, in order within each key."""
+    keys = [key async for key, _ in spans_of(views, view)]
+    return [failure for key in keys async for failure in parked_events_of(views, view, key)]
+
+
+async def waiting_count(views: ViewStore, view: str) -> int:
+    """The number of events that a view has parked, without reading them."""
+    return sum([len(span) async for _, span in spans_of(views, view)])

@@ -1,0 +1,109 @@
+"""Projections: how events become documents. A view folds them; a copy of borrowed data takes them as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Protocol
+
+import msgspec
+
+from chimera.folds import Folder, View
+from chimera.messages import MAX_KEY, Event, Message
+from chimera.share.changes import SharedChange
+
+
+def _fitting(keys: list[str]) -> list[str]:
+    for key in keys:
+        if len(key) > MAX_KEY:
+            raise ValueError(f"a key of {len(key)} characters; at most {MAX_KEY} fit")
+    return keys
+
+
+class Projection(Protocol):
+    """A projector's way with events: which documents they touch, and what becomes of those.
+
+    Documents and decoded events are its own: others only hand them back to it.
+    """
+
+    name: str
+    sources: Collection[str]
+    """The services whose events matter."""
+
+    def wanted(self, message: Message) -> bool:
+        """True for an event that matters here."""
+
+    def prepare(self, message: Message) -> tuple[list[str], object]:
+        """The keys of the documents that an event touches, and the decoded event. Raises whatever is wrong with it."""
+
+    def apply(self, key: str, document: object | None, message: Message, event: object) -> object | None:
+        """The document after the event, or None when there is none any more."""
+
+    def encode(self, document: object) -> bytes:
+        """A document as it is stored."""
+
+    def decode(self, data: bytes) -> object:
+        """A stored document, as an object of its own."""
+
+
+class ViewProjection:
+    """Folds events into a view's documents, stored under its name or that of one of its generations."""
+
+    def __init__(self, view: View[msgspec.Struct], name: str = "") -> None:
+        self.name = name or view.name
+        self.sources: Collection[str] = view.sources
+        self._folder = Folder(view)
+        self._decoder = msgspec.json.Decoder(view.document)
+        self.encode = msgspec.json.Encoder().encode
+
+    def wanted(self, message: Message) -> bool:
+        """True for an event that the view folds."""
+        return message.type in self._folder.steps
+
+    def prepare(self, message: Message) -> tuple[list[str], Event]:
+        """As `Projection.prepare`. Raises ValueError for a key that is too long, msgspec's errors for wrong data."""
+        step = self._folder.steps[message.type]
+        event = step.decoder.decode(message.data)
+        return _fitting(self._folder.keys(step, event)), event
+
+    def apply(self, key: str, document: Any, message: Message, event: Any) -> msgspec.Struct | None:
+        """As `Projection.apply`; a document that the view's function changes in place is the one returned."""
+        return self._folder.apply(self._folder.steps[message.type], document, key, event)
+
+    def decode(self, data: bytes) -> msgspec.Struct:
+        """A stored document, as an object of its own."""
+        return self._decoder.decode(data)
+
+
+KNOWN = b"true"
+
+
+class CopyProjection:
+    """Keeps a copy of what an owner shares, or only which keys have a document (`keys_only`)."""
+
+    def __init__(self, name: str, event_type: str, document: type[msgspec.Struct], *, keys_only: bool) -> None:
+        self.name = name
+        self.sources: Collection[str] = (event_type.partition(".")[0],)
+        self._event_type = event_type
+        self._check = msgspec.json.Decoder(document)
+        self._keys_only = keys_only
+        self._changes = msgspec.json.Decoder(SharedChange)
+
+    def wanted(self, message: Message) -> bool:
+        return message.type == self._event_type
+
+    def prepare(self, message: Message) -> tuple[list[str], SharedChange]:
+        change = self._changes.decode(message.data)
+        if not change.removed:
+            self._check.decode(change.document)
+        return _fitting([change.key]), change
+
+    def apply(self, key: str, document: object | None, message: Message, event: Any) -> bytes | None:
+        if event.removed:
+            return None
+        return KNOWN if self._keys_only else bytes(event.document)
+
+    def encode(self, document: Any) -> bytes:
+        return bytes(document)
+
+    def decode(self, data: bytes) -> bytes:
+        return data

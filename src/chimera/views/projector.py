@@ -1,0 +1,246 @@
+"""Projectors: from events to documents, a batch at a time, one atomic write per batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from chimera.core.aio.tasks import finish
+from chimera.core.context import Context
+from chimera.core.names import kept_key, view_of, waiting_view
+from chimera.journal.crash_loop import MessageAt, Watch
+from chimera.journal.failures import ProcessEnded, Rehearsed, Write
+from chimera.journal.feed import Batch, Feed
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Move
+from chimera.views.batch import BEHIND, BatchFold
+from chimera.views.parked import ParkedEvent, events_of, parked_event_of, parked_events_of, span_of
+from chimera.views.projections import Projection
+from chimera.views.recent import Recent
+
+logger = logging.getLogger("chimera")
+
+TRIES = 20
+
+
+class Folded(NamedTuple):
+    """The documents to write of a batch, and the events that failed in it."""
+
+    writes: Sequence[Document]
+    failed: Sequence[Message] = ()
+
+
+class Projector:
+    """Folds one source's events into the documents of one projection.
+
+    `moved` is notified after each write, for those who wait to read it.
+    """
+
+    def __init__(self, context: Context, projection: Projection) -> None:
+        self._context = context
+        self._projection = projection
+        self._views = context.views
+        self._moved = context.moved
+        self._page = context.limits.parked_page
+        self._recent = Recent(projection.name)
+        self._none_waits = False
+
+    async def run(self, feed: Feed, watch: Watch | None = None) -> None:
+        """Apply batches as they come, until cancelled. Raises Unavailable when an engine can't be reached.
+
+        What `watch` suspects of ending the process is folded apart, or parked.
+
+        Between batches it looks whether the checkpoints are still where it believes: others may move or delete them.
+        """
+        while True:
+            batch = await feed.next()
+            if not batch.messages:
+                self._recent.forget()
+            elif await finish(self._apply_watched(batch, watch), self._context.timing.finish_s):
+                continue
+            feed.reset(await self.checkpoints(feed.source, feed.partitions))
+
+    async def checkpoints(self, source: str, partitions: Iterable[int]) -> dict[int, Checkpoint]:
+        """The checkpoints of the projection, by partition of the source."""
+        stored = await self._views.checkpoints(self._projection.name)
+        return {partition: stored.get((source, partition), Checkpoint()) for partition in partitions}
+
+    async def _apply_watched(self, batch: Batch, watch: Watch | None) -> bool:
+        if watch is None or not watch.careful(batch.moves):
+            return await self.apply(batch)
+
+        async def work(part: Sequence[Message], moves: Sequence[Move], ended: ProcessEnded | None) -> bool:
+            return await self.apply(Batch(part, moves), ended)
+
+        wanted = [message for message in batch.messages if self._projection.wanted(message)]
+        return await watch.run(wanted, batch.moves, _place_of, work)
+
+    async def apply(self, batch: Batch, ended: ProcessEnded | None = None) -> bool:
+        """Fold a batch and write it with its moves. False when the checkpoints are elsewhere: nothing was written.
+
+        With `ended` its one message is parked instead. Raises Unavailable where too much is parked already.
+        """
+        source = batch.moves[0].source
+        wanted = [message for message in batch.messages if self._projection.wanted(message)]
+        for _ in range(TRIES):
+            documents, failed = await (self._park(wanted[0], ended) if ended else self._fold(wanted))
+            if revision := await self._views.write(self._projection.name, documents, batch.moves):
+                self._wrote(documents, revision)
+                self._context.metrics.applied(
+                    self._context.service.name, view_of(self._projection.name), source, len(wanted)
+                )
+                self._moved.notify()
+                for message in failed:
+                    self._warn(message)
+                return True
+            self._refused()
+            at = await self.checkpoints(source, [move.partition for move in batch.moves])
+            if any(at[move.partition].number != move.before for move in batch.moves):
+                return False
+        return False
+
+    def _wrote(self, documents: Sequence[Document], revision: int) -> None:
+        self._recent.wrote(documents, revision)
+        if any(document.view != self._projection.name for document in documents):
+            self._none_waits = False
+
+    def _refused(self) -> None:
+        self._recent.refused()
+        self._none_waits = False
+
+    async def _park(self, message: Message, ended: ProcessEnded) -> Folded:
+        fold = self._batch_fold({}, await self._spans([message]))
+        fold.park(message, ended, ended.times)
+        return Folded(fold.writes(), fold.failed)
+
+    async def _fold(self, messages: Sequence[Message]) -> Folded:
+        if not messages:
+            return Folded([])
+        if spans := await self._spans(messages):
+            return await self._fold_carefully(messages, spans)
+        projection = self._projection
+        try:
+            prepared = [(message, *projection.prepare(message)) for message in messages]
+        except Exception:  # noqa: BLE001 - the careful way finds the event at fault and parks it with its cause
+            return await self._fold_carefully(messages, spans)
+        fold = self._batch_fold(await self._current({key for _, keys, _ in prepared for key in keys}), spans)
+        try:
+            for message, keys, event in prepared:
+                fold.fold(message, keys, event)
+            return Folded(fold.writes())
+        except Exception:  # noqa: BLE001 - as above
+            return await self._fold_carefully(messages, spans)
+
+    async def _fold_carefully(self, messages: Sequence[Message], spans: Mapping[str, Document]) -> Folded:
+        fold = self._batch_fold(await self._stored(messages), spans)
+        for message in messages:
+            fold.fold_carefully(message)
+        return Folded(fold.writes(), fold.failed)
+
+    def _batch_fold(
+        self, stored: Mapping[str, Document], spans: Mapping[str, Document], events: Mapping[str, Document] = {}
+    ) -> BatchFold:
+        return BatchFold(
+            self._projection, stored, spans, events, clock=self._context.clock, limits=self._context.limits
+        )
+
+    def _warn(self, message: Message) -> None:
+        logger.warning(
+            "%s: view %s set aside %s of key %r, and what follows of that key; see: chimera parked list",
+            self._context.service.name,
+            self._projection.name,
+            message.id,
+            message.key,
+        )
+
+    async def _spans(self, messages: Iterable[Message]) -> Mapping[str, Document]:
+        """The spans, by these events' keys, of what is parked of them.
+
+        Nearly always nothing waits. Of one source's keys nobody else can park anything while this one's writes
+        succeed: that moves the checkpoint of the key's partition.
+        """
+        if self._none_waits:
+            return {}
+        name = waiting_view(self._projection.name)
+        if await self._views.scan(name, limit=1):
+            return await self._views.get(name, list({kept_key(message.key) for message in messages}))
+        self._none_waits = len(self._projection.sources) == 1
+        return {}
+
+    async def _current(self, keys: set[str]) -> Mapping[str, Document]:
+        """The documents with these keys, as far as is known; the write refuses those that have changed meanwhile."""
+        known = self._recent.among(keys)
+        if unknown := keys - known.keys():
+            return {**known, **await self._views.get(self._projection.name, list(unknown))}
+        return known
+
+    async def _stored(self, messages: Iterable[Message]) -> Mapping[str, Document]:
+        """The documents that these events touch."""
+        keys = {key for message in messages for key in self._keys(message)}
+        return await self._views.get(self._projection.name, list(keys))
+
+    def _keys(self, message: Message) -> list[str]:
+        try:
+            return self._projection.prepare(message)[0]
+        except Exception:  # noqa: BLE001 - it has no keys; folding it will say why
+            return []
+
+    async def redrive(self, key: str, *, drop: Sequence[str] = ()) -> list[tuple[ParkedEvent, bool]]:
+        """Fold what is parked under an event key again, in order, until an event fails again; a page in each write.
+
+        The events to be dropped, by their ids, are the first: where others are, nothing more is done. Returns each
+        event that was tried or dropped, and whether it is settled.
+        """
+        done: list[tuple[ParkedEvent, bool]] = []
+        while page := await self._redrive_page(key, drop[len(done) :]):
+            done += page
+            if not page[-1][1]:
+                break
+        return done
+
+    async def _redrive_page(self, key: str, drop: Sequence[str]) -> list[tuple[ParkedEvent, bool]]:
+        for _ in range(TRIES):
+            fold, failures = await self._first(key)
+            first = [failure.message.id for failure in failures[: len(drop)]]
+            if not failures or first != list(drop[: len(failures)]):
+                return []
+            done: list[tuple[ParkedEvent, bool]] = []
+            for index, failure in enumerate(failures):
+                done.append((failure, not fold.redo(failure, drop=index < len(drop))))
+                if not done[-1][1]:
+                    break
+            if await self._views.write(self._projection.name, fold.writes(), []):
+                self._moved.notify()
+                return done
+        return []
+
+    async def rehearse(self, key: str) -> list[Rehearsed]:
+        """The ends that `redrive` would come to with the events of a key, in order; nothing is written."""
+        name, found, stored = self._projection.name, list[Rehearsed](), dict[str, Document]()
+        fold = self._batch_fold(stored, await self._views.get(waiting_view(name), [kept_key(key)]))
+        async for failure in parked_events_of(self._views, name, key, self._page):
+            message, keys = failure.message, self._keys(failure.message)
+            if found and found[-1].result in ("failed", "waits"):
+                found.append(Rehearsed(message.id, "waits", BEHIND))
+                continue
+            stored.update(await self._views.get(name, [each for each in keys if each not in stored]))
+            if cause := fold.redo(failure):
+                found.append(Rehearsed(message.id, "failed", cause))
+            else:
+                writes = [Write(name, each, fold.encoded(each)) for each in keys]
+                found.append(Rehearsed(message.id, "applied", writes=writes))
+        return found
+
+    async def _first(self, key: str) -> tuple[BatchFold, list[ParkedEvent]]:
+        """The first parked events of an event key, and a fold to fold them again in."""
+        kept, name = kept_key(key), self._projection.name
+        spans = await self._views.get(waiting_view(name), [kept])
+        events = await events_of(self._views, name, kept, span_of(spans.get(kept)).head(self._page))
+        failures = [parked_event_of(document) for document in events.values()]
+        stored = await self._stored(failure.message for failure in failures)
+        return self._batch_fold(stored, spans, events), failures
+
+
+def _place_of(message: Message) -> MessageAt:
+    return MessageAt(message.partition, message.number)

@@ -1,0 +1,242 @@
+"""Rebuilding a view beside the one that serves: built from the journal, compared, flipped, and the old one dropped.
+
+The write heads that run a generation's code fold it, each its own partitions: the serving generation, the one that is
+being built, and one that was kept. What they do follows from the view's `Generations` alone, so that whoever is killed
+is followed by the next, and whoever comes twice changes nothing. Only views are built: handlers of events are no part
+of it.
+
+Code that was never seen starts a rebuild by itself. Code that was seen before does so only when all write heads run
+it: so a process with the old code that starts again in the middle of a rolling deploy takes nothing back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+import msgspec
+
+from chimera.core.context import Context
+from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
+from chimera.errors import ChimeraError, Trimmed, Unavailable
+from chimera.folds import View
+from chimera.journal.checkpoints import Place, reach, settled_checkpoints
+from chimera.journal.crash_loop import watching
+from chimera.journal.feed import Feed
+from chimera.journal.leases import Leases, partitions_of
+from chimera.journal.works import working
+from chimera.views.comparison import Comparison, compare
+from chimera.views.fingerprints import fingerprint
+from chimera.views.generations import Generation, Generations, change, read_generations
+from chimera.views.projections import ViewProjection
+from chimera.views.projector import Projector
+from chimera.views.switch import Settling
+
+logger = logging.getLogger("chimera")
+
+Work = Callable[[], Awaitable[None]]
+
+
+class ViewKeeper:
+    """A worker's part in keeping a view: folds its generations, and moves a rebuild on.
+
+    `leases` say whether all write heads run the same code.
+    """
+
+    def __init__(self, context: Context, view: View[msgspec.Struct], leases: Leases) -> None:
+        self._context = context
+        self._view = view
+        self._leases = leases
+        self._timing = context.timing
+        self._clock = context.clock
+        self._code = fingerprint(view)
+
+    async def run(self, held: frozenset[int]) -> None:
+        """Keep the view until cancelled. Raises Unavailable when the views can't be reached.
+
+        `held` are this worker's partitions among those that run the same code.
+        """
+        settling: Settling[Generations] = Settling(self._timing.switch_settle_s, self._clock)
+        async with working(self._context) as works:
+            while True:
+                state = await self._joined()
+                await works.become(self._works(state, held))
+                if settling.see(state) and 0 in held:
+                    await self._flip(state)
+                await self._clock.sleep(self._timing.keep_s)
+
+    async def _joined(self) -> Generations:
+        """The state, once this worker's code is known in it."""
+        state = await self._read()
+        if not state.serving.code:
+            return await self._change(lambda now: now if now.serving.code else now.adopted(self._code))
+        if self._code in state.known:
+            return state
+        return await self._start(lambda now: now if self._code in now.known else now.resumed(self._code))
+
+    async def _start(self, step: Callable[[Generations], Generations]) -> Generations:
+        """Start to build this code's generation, or, where the events for it are gone, go on with what is there."""
+        view, state = self._view.name, await self._read()
+        try:
+            if step(state).last != state.last:
+                await can_be_built(self._context, self._view)
+        except Trimmed as error:
+            logger.error(  # noqa: TRY400 - one line is enough
+                "view %s has changed and can't be built anew (%s); its documents stay, later events are folded by the "
+                "new code",
+                view,
+                error,
+            )
+            return await self._change(lambda now: now if step(now) == now else now.adopted(self._code))
+        except ChimeraError as error:
+            logger.warning("view %s has changed and can't be built anew yet: %s", view, error)
+            return state
+        logger.info("view %s has changed: it is built anew beside the one that serves", view)
+        return await self._change(step)
+
+    def _works(self, state: Generations, held: frozenset[int]) -> dict[str, Work]:
+        """The works of this worker in this state, by name."""
+        view = self._view.name
+        building = state.building
+        generations = [state.serving, state.kept, building.generation if building else None]
+        works: dict[str, Work] = {}
+        for generation in generations:
+            if generation is not None and generation.code == self._code:
+                for source in sorted(self._view.sources):
+                    name = generation_name(view, generation.number)
+                    works[f"view {name} {source}"] = self._folding(name, source, held)
+        if 0 not in held:
+            return works
+        for number in state.retired:
+            works[f"dropping {generation_name(view, number)}"] = self._dropping(number)
+        if building is not None and building.generation.code == self._code:
+            number = building.generation.number
+            if building.phase == "building":
+                works[f"comparing {generation_name(view, number)}"] = self._comparing(number)
+        if self._leases.all_alike and _settled(state, self._code) != state:
+            works[f"settling {view}"] = self._settling
+        return works
+
+    def _folding(self, name: str, source: str, held: frozenset[int]) -> Work:
+        async def work() -> None:
+            context = self._context
+            projector = Projector(context, ViewProjection(self._view, name))
+            at = await projector.checkpoints(source, await partitions_of(context, source, held))
+            feed = Feed(context, source, at)
+            try:
+                heads = partial(context.owners.known_heads, source)
+                async with watching(context, name, source, at, heads, in_views=True) as watch:
+                    await projector.run(feed, watch)
+            finally:
+                await feed.close()
+
+        return work
+
+    def _comparing(self, number: int) -> Work:
+        async def work() -> None:
+            await self._clock.sleep(self._timing.keep_s)
+            state = await self._read()
+            building = state.building
+            if building is None or not state.is_building(number) or building.phase != "building":
+                return
+            old, new = (generation_name(self._view.name, each) for each in (state.serving.number, number))
+            if not await self._has(new, await self._at(old)):
+                return
+            found = Comparison(state.serving.number, number)
+            meet = partial(self._meet, state.serving, building.generation)
+            await compare(self._context.views, old, new, found, meet)
+            held = found.aside > found.aside_before and not building.force
+            if held:
+                logger.error(
+                    "view %s is built anew but has parked events that it had folded before; it does not flip: see "
+                    "chimera rebuild %s %s",
+                    self._view.name,
+                    self._context.service.name,
+                    self._view.name,
+                )
+            await self._change(
+                lambda now: now.proved(number, "held" if held else "ready"), report=msgspec.json.encode(found)
+            )
+
+        return work
+
+    async def _flip(self, state: Generations) -> None:
+        """Let a generation of this code that is ready serve, once it has what the one that serves has."""
+        building = state.building
+        if building is None or not state.is_flipping or building.generation.code != self._code:
+            return
+        number, old = building.generation.number, generation_name(self._view.name, state.serving.number)
+        try:
+            if await self._has(generation_name(self._view.name, number), await self._at(old)):
+                await self._change(lambda now: now.flipped(number))
+                self._context.moved.notify()
+        except Unavailable as error:  # what is folded goes on meanwhile
+            logger.info("view %s can't flip yet: %s", self._view.name, error)
+
+    def _dropping(self, number: int) -> Work:
+        async def work() -> None:
+            await self._clock.sleep(self._timing.switch_grace_s)
+            name = generation_name(self._view.name, number)
+            await self._context.views.drop(name, all_of(name))
+            await self._change(lambda now: now.dropped(number))
+
+        return work
+
+    async def _settling(self) -> None:
+        await self._clock.sleep(self._timing.alone_s)
+        if not self._leases.all_alike:
+            return
+        state = await self._read()
+        if state.building is None and _settled(state, self._code).building is not None:
+            await self._start(lambda now: _settled(now, self._code))
+        else:
+            await self._change(lambda now: _settled(now, self._code))
+
+    async def _meet(self, old: Generation, new: Generation) -> bool:
+        """True when each gets to where the other is now; an old one whose code nobody runs any more gets nowhere."""
+        names = [generation_name(self._view.name, each.number) for each in (old, new)]
+        before, after = [await settled_checkpoints(self._context.views, name) for name in names]
+        if not await self._has(names[1], before):
+            return False
+        return (old.code != new.code and self._leases.all_alike) or await self._has(names[0], after)
+
+    async def _has(self, name: str, floor: Mapping[Place, int]) -> bool:
+        """True when a generation gets to these places in a moment: one that is busy is always a little behind."""
+        floor = {place: number for place, number in floor.items() if place[0] in self._view.sources}
+        return not await reach(self._context, name, floor, self._timing.meet_s)
+
+    async def _at(self, name: str) -> dict[Place, int]:
+        at = await self._context.views.checkpoints(name)
+        return {place: checkpoint.number for place, checkpoint in at.items()}
+
+    async def _read(self) -> Generations:
+        return (await read_generations(self._context.views, [self._view.name]))[self._view.name]
+
+    async def _change(self, step: Callable[[Generations], Generations], *, report: bytes | None = None) -> Generations:
+        return await change(self._context.views, self._view.name, step, report=report)
+
+
+def _settled(state: Generations, code: str) -> Generations:
+    """The state that follows when every write head has run this code for a while."""
+    if state.building is not None:
+        return state if state.building.generation.code == code else state.abandoned()
+    if state.serving.code == code:
+        return msgspec.structs.replace(state, known=(code,), declined="")
+    return state if state.declined == code else state.resumed(code)
+
+
+async def can_be_built(context: Context, view: View[msgspec.Struct]) -> None:
+    """Raises Trimmed when the first events of a source are gone, Unavailable when it can't be asked."""
+    for source in view.sources:
+        owner = context.owners[source]
+        for partition, head in (await owner.heads()).items():
+            if head:
+                await owner.journal(partition, 0, 1)
+
+
+async def last_report(context: Context, view: str) -> Comparison | None:
+    """The report of the last comparison of a view; None where it was never compared."""
+    key = report_key(view)
+    found = (await context.views.get(GENERATIONS, [key])).get(key)
+    return None if found is None or found.data is None else msgspec.json.decode(found.data, type=Comparison)

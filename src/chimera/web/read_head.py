@@ -1,0 +1,303 @@
+"""The read head: answers queries from views and the source of truth, and takes commands in."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import typing
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from chimera.borrow.reads import BorrowedReads
+from chimera.commands.accept import Accepted, CommandDecoder, Intake
+from chimera.commands.inbox import Outcome
+from chimera.commands.reuse import key_reused
+from chimera.commands.states import CommandStates
+from chimera.core.context import Context
+from chimera.core.json import invalid
+from chimera.errors import Invalid, Rejected
+from chimera.folds import Page, View
+from chimera.messages import Position
+from chimera.ports import Session
+from chimera.reader import Reader
+from chimera.service import Handler, Query, path_parameters
+from chimera.views.documents import Documents, Waiting
+from chimera.views.generations import GenerationReads
+from chimera.web import openapi
+from chimera.web.admin import Admin
+from chimera.web.http import HTML, JSON, Call, Header, answer_problem
+from chimera.web.probes import Probes
+from chimera.web.routing import Route
+from chimera.web.snapshots import Snapshots
+
+logger = logging.getLogger("chimera")
+
+VARY = (b"vary", b"accept")
+_POSITION = re.compile(openapi.POSITION)
+DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
+
+
+class ReadHead:
+    """The HTTP side of a service: routes for a Site, and what runs while they are served."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.states = CommandStates(context)
+        self._generations = GenerationReads(context)
+        self._documents = Documents(context, self._generations)
+        self._snapshots = Snapshots(context.store)
+        self.borrows = {
+            name: BorrowedReads(context, borrow, self._documents) for name, borrow in context.service.borrows.items()
+        }
+        self._intake = Intake(context)
+        self.probes = Probes(context)
+        self._admin = Admin(context, self.states, self.borrows)
+        self.works: dict[str, asyncio.Future[None]] = {}
+
+    async def start(self) -> None:
+        """Learn the modes in force, and follow them from now on: `works` end only when they fail."""
+        for borrow_name, borrow in self.borrows.items():
+            self.context.owners[
+                self.context.service.borrows[borrow_name].owner
+            ]  # loaded now, not while a page waits for it
+            await borrow.look()
+            name = f"{self.context.service.name}'s look at how it borrows {borrow_name}"
+            self.works[name] = asyncio.ensure_future(borrow.keep_looking())
+
+    def leave(self) -> None:
+        """Hold back no answer any longer: the process is about to stop."""
+        self.states.leave()
+
+    async def stop(self) -> None:
+        """Finish the commands that were taken in, unless their log does not answer any more; end the works."""
+        try:
+            async with asyncio.timeout(self.context.timing.drain_s):
+                await self._intake.drain()
+        except TimeoutError:
+            logger.warning("%s: commands that no engine has confirmed are given up", self.context.service.name)
+        for work in self.works.values():
+            work.cancel()
+        await asyncio.gather(*self.works.values(), return_exceptions=True)
+
+    def routes(self) -> Sequence[Route]:
+        """The service's own routes, then those that Chimera adds."""
+        service = self.context.service
+        routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
+        routes += [self._query_route(query) for query in service.queries.values()]
+        routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
+        return [*routes, *self._admin.routes(), *self.probes.routes()]
+
+    def _command_route(self, handler: Handler) -> Route:
+        method, _, template = (handler.route or "").partition(" ")
+        decoder = CommandDecoder(self.context, handler, path_parameters(template))
+        answer = self._answer_direct if handler.direct else self._answer_async
+
+        async def endpoint(call: Call) -> None:
+            _expect_no_query(call)
+            self._intake.hold(size := call.size())
+            try:
+                body, idempotency_key = await call.body(), _idempotency_key(call)
+                accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
+                await answer(call, handler, method, accepted)
+            finally:
+                self._intake.let_go(size)
+
+        return Route(method, template, endpoint, openapi.command(self.context.service, handler, template))
+
+    async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
+        await self._intake.append(accepted.message)
+        key = handler.command.__key_fields__[0]
+        body = {"command_id": accepted.message.id, key: accepted.message.key}
+        await call.answer_json(body, 201, _location(handler, accepted))
+
+    async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
+        outcome = await self._intake.execute(accepted.message)
+        if outcome.state == "reused":
+            raise key_reused()
+        headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode())]
+        if outcome.state != "done":
+            await _answer_refusal(call, outcome, headers)
+            return
+        key = handler.command.__key_fields__[0]
+        body = outcome.body or msgspec.json.encode({"command_id": accepted.message.id, key: accepted.message.key})
+        status = outcome.status or DEFAULT_STATUS[method]
+        await call.answer(body, status, JSON, [*headers, *(_location(handler, accepted) if status == 201 else ())])
+
+    def _query_route(self, query: Query) -> Route:
+        parameters = _Parameters(query.function)
+        reader_name = parameters.reader
+
+        async def ask(arguments: dict[str, object], reader: str, waiting: Waiting, session: Session) -> object:
+            waiting.behind.clear()
+            arguments[reader] = Reader(self.context.service, session, self._documents, self.borrows, waiting)
+            return await query.function(**arguments)
+
+        async def endpoint(call: Call) -> None:
+            arguments = parameters.read(call)
+            waiting = Waiting(self.context, self._generations, _after(call), self.context.timing.after_s)
+            if reader_name is None:
+                found = await query.function(**arguments)
+            else:
+                found = await self._snapshots.look(partial(ask, arguments, reader_name, waiting))
+            if found is None:
+                raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+            await _answer_document(call, found, query.page, _behind(waiting))
+
+        method, _, template = query.route.partition(" ")
+        waits = reader_name is not None and bool(self.context.service.views or self.context.service.borrows)
+        operation = openapi.query(self.context.service, query, parameters.declared, waits=waits)
+        return Route(method, template, endpoint, operation)
+
+    def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
+        name = view.name
+        key_type = typing.get_type_hints(view.document, include_extras=True)[view.key]
+        documents = self._documents
+        path, _, own_query = template.partition("?")
+        paths = [other.path.partition("?") for other in self.context.service.views.values() if other.path]
+        literals = [query for other, _, query in paths if other == path and query]
+
+        async def endpoint(call: Call) -> None:
+            if not own_query:
+                _expect_no_query(call, literals)
+            key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
+            headers: Sequence[Header] = ()
+            if after := _after(call):
+                waiting = Waiting(self.context, self._generations, after, self.context.timing.after_s)
+                await waiting.reach(name, view.sources)
+                headers = _behind(waiting)
+            data = await documents(name, key)
+            if data is None:
+                if view.absent == "404":
+                    raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+                data = msgspec.json.encode(view.new(key))
+            if view.page is not None:
+                headers = [*headers, VARY]
+                if call.wants_html():
+                    html = view.page(msgspec.json.decode(data, type=view.document))
+                    await call.answer(html.encode(), 200, HTML, headers)
+                    return
+            await call.answer(data, 200, JSON, headers)
+
+        return Route("GET", template, endpoint, openapi.view(self.context.service, view, key_type))
+
+
+class _Parameters:
+    """The parameters of a query's function: from the path, from the query string, and the Reader."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        hints = typing.get_type_hints(function, include_extras=True)
+        self.reader = next((name for name, hint in hints.items() if hint is Reader and name != "return"), None)
+        self.declared: list[tuple[str, Any, object]] = [
+            (name, hints[name], msgspec.NODEFAULT if parameter.default is parameter.empty else parameter.default)
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name != self.reader
+        ]
+        fields = [
+            (name, hint) if default is msgspec.NODEFAULT else (name, hint, default)
+            for name, hint, default in self.declared
+        ]
+        self._struct = msgspec.defstruct(
+            f"{function.__name__}_parameters", fields, kw_only=True, forbid_unknown_fields=True
+        )
+
+    def read(self, call: Call) -> dict[str, object]:
+        """The function's arguments. Raises Invalid with the parameter at fault."""
+        given = call.path
+        if call.scope["query_string"]:
+            query = call.query()
+            if both := query.keys() & given.keys():
+                raise Invalid(
+                    f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}"
+                )
+            given = {**query, **given}
+        try:
+            return msgspec.structs.asdict(msgspec.convert(given, self._struct, strict=False))
+        except msgspec.ValidationError as error:
+            at_fault = invalid(error, "query")
+            if (name := at_fault.field.removeprefix("query.")) in call.path:
+                at_fault.field = f"path.{name}"
+            raise at_fault from error
+
+
+async def _answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
+    if page is not None:
+        headers = [*headers, VARY]
+        if call.wants_html():
+            await call.answer(page(found).encode(), 200, HTML, headers)
+            return
+    await call.answer(msgspec.json.encode(found), 200, JSON, headers)
+
+
+async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:
+    if outcome.state == "rejected":
+        await answer_problem(
+            call, outcome.status, outcome.detail or outcome.reason, reason=outcome.reason, headers=headers
+        )
+    else:
+        await answer_problem(call, 500, "it failed, and nothing of it was kept; it is in the log", headers=headers)
+
+
+def _expect_no_query(call: Call, literals: Sequence[str] = ()) -> None:
+    """Raises Invalid for a query; `literals` are those that are served beside none."""
+    if not call.scope["query_string"]:
+        return
+    known = [literal.partition("=") for literal in literals]
+    for name in call.query():
+        if values := [value for other, _, value in known if other == name]:
+            raise Invalid(f"{name} must be {' or '.join(values)}, and nothing beside it", field=f"query.{name}")
+        raise Invalid(f"unknown in the query: {name[:64]}", field=f"query.{name[:64]}")
+    raise Invalid("the query must be empty", field="query")
+
+
+def _convert(text: str, type_: object, name: str) -> str:
+    try:
+        return str(msgspec.convert(text, type_, strict=False))
+    except msgspec.ValidationError as error:
+        raise invalid(error, f"path.{name}") from error
+
+
+def _after(call: Call) -> list[Position]:
+    given = call.headers_of(b"chimera-after")
+    if not given:
+        return []
+    texts = [text.strip(" \t") for text in ",".join(given).split(",")]
+    for text in texts:
+        if not _POSITION.fullmatch(text):
+            raise Invalid(
+                f"{text[:100]!r} is not a position; a position looks like orders/3@1042",
+                field="header.Chimera-After",
+                status=400,
+            )
+    if len(texts) > openapi.POSITIONS_LIMIT:
+        raise Invalid(f"at most {openapi.POSITIONS_LIMIT} positions", field="header.Chimera-After", status=400)
+    return [Position.parse(text) for text in texts]
+
+
+def _idempotency_key(call: Call) -> str | None:
+    given = call.headers_of(b"idempotency-key")
+    if len(given) > 1:
+        raise Invalid("an Idempotency-Key comes once", field="header.Idempotency-Key", status=400)
+    return given[0] if given else None
+
+
+def _behind(waiting: Waiting) -> list[Header]:
+    if not waiting.behind:
+        return []
+    return [(b"chimera-behind", ",".join(map(str, waiting.behind)).encode())]
+
+
+def _position(outcome: Outcome) -> list[Header]:
+    return [(b"chimera-position", outcome.positions.encode())] if outcome.positions else []
+
+
+def _location(handler: Handler, accepted: Accepted) -> list[Header]:
+    if handler.location is None:
+        return []
+    fields = {name: quote(str(getattr(accepted.command, name)), safe="") for name in path_parameters(handler.location)}
+    return [(b"location", handler.location.format(**fields).encode())]
