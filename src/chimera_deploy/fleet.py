@@ -9,9 +9,9 @@ from typing import NamedTuple
 import msgspec
 
 from chimera.errors import SettingsError
+from chimera.journal.consumers import other_sources
 from chimera.run.engines import ADAPTERS, load_service
 from chimera.run.settings import PREFIX, ServiceSettings, Settings
-from chimera.service import Service
 from chimera_deploy.engines import ENGINES, KINDS, STACKS, Kind, Stack, engine_of
 
 PORT = 8080
@@ -164,19 +164,12 @@ def _member(settings: Settings, name: str, stack: Stack) -> Member:
     service = load_service(own.app)
     if service.name != name:
         raise SettingsError(f"[services.{name}] loads a service that calls itself {service.name!r}; use one name")
-    owners = _owners(service)
+    owners = other_sources(service)
     for owner in owners:
         if owner not in settings.services:
             raise SettingsError(f"[services.{name}] uses events or shares of {owner!r}; add [services.{owner}]")
     needs = _needs(settings, stack) | _needs(own, stack, "services", name)
     return Member(name, service.partitions, owners, needs)
-
-
-def _owners(service: Service) -> list[str]:
-    asked = {borrow.owner for borrow in service.borrows.values()}
-    asked |= {source for view in service.views.values() for source in view.sources}
-    asked |= {source for reaction in service.reactions.values() for source in reaction.sources}
-    return sorted(asked - {service.name})
 
 
 def _command(options: Options) -> str:
