@@ -29,7 +29,7 @@ GROUPS = {
     "end-to-end": "benchmarks.end_to_end.measure",
     "growth": "benchmarks.growth.measure",
 }
-FOLDER = Path(__file__).parent
+RESULTS = Path(__file__).parent.parent / "docs" / "results" / "benchmarks"
 
 
 @click.command(help=__doc__)
@@ -49,7 +49,7 @@ def main(groups: tuple[str, ...], quick: bool, engine: str, out: Path | None) ->
                 importlib.import_module(GROUPS[group]).measure(bench)
             print(f"{group}: {time.monotonic() - began:.0f} s\n", flush=True)
     if bench.rows and (out or not quick):
-        report.write(out or FOLDER, bench.rows)
+        report.write(out or RESULTS, bench.rows)
     print(report.page(bench.rows))
     for failure in bench.failures:
         print(f"failed: {failure}", file=sys.stderr)

@@ -202,7 +202,10 @@ class Slow:
         return Views(engines.views)
 
 
-async def test_a_page_waits_for_its_owner_and_for_its_own_reads_at_the_same_time() -> None:
+async def test_a_page_waits_for_its_owner_and_for_its_own_reads_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(user_page.borrows["top-clients"], "budget", PATIENT_S)
     slow, engines = Slow(), memory_engines()
     engines = engines._replace(views=slow.views(engines))
     context = await support.opened(user_page, engines, owners={"top-clients": slow}, modes={"top-clients": "sync"})

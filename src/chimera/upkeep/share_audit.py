@@ -73,11 +73,11 @@ async def audit_share(
     report = AuditReport(context.service.name, share.name, "owner")
     declared = await _declared_keys(context, share)
     found: dict[str, str] = {}
-    for partition_ in partitions:
+    for partition in partitions:
         for first in range(0, BUCKETS, LOOK):
             buckets = range(first, first + LOOK)
-            keys = await _emitted_keys(context, share, partition_, buckets)
-            keys |= {key for key in declared.get(partition_, ()) if bucket_of(key) in buckets}
+            keys = await _emitted_keys(context, share, partition, buckets)
+            keys |= {key for key in declared.get(partition, ()) if bucket_of(key) in buckets}
             report.checked += len(keys)
             for page in pages(sorted(keys)):
                 differing = await _differing(context, share, page)
@@ -97,8 +97,8 @@ async def _announce_first(context: Context, share: Share, held: Collection[int])
     name = announced(share.name)
     if left := await _without(context, name, held):
         await audit_share(context, share, left)
-        for partition_ in left:
-            await _mark(context, name, partition_)
+        for partition in left:
+            await _mark(context, name, partition)
 
 
 async def _without(context: Context, name: str, partitions: Collection[int]) -> list[int]:
@@ -111,22 +111,22 @@ async def _without(context: Context, name: str, partitions: Collection[int]) -> 
     return [each for each in sorted(partitions) if each not in marked]
 
 
-async def _mark(context: Context, name: str, partition_: int) -> None:
+async def _mark(context: Context, name: str, partition: int) -> None:
     async def mark() -> None:
         async with context.store.transaction() as session:
             unit = Unit(context.service, session)
-            unit.put(Progress(name, context.service.name, partition_, 1, 0))
+            unit.put(Progress(name, context.service.name, partition, 1, 0))
             await unit.flush()
 
     await again_on_conflict(mark, context.clock)
 
 
-async def _last_changes(context: Context, share: Share, partition_: int) -> dict[str, SharedKey]:
+async def _last_changes(context: Context, share: Share, partition: int) -> dict[str, SharedKey]:
     """The last change of each key, as the journal has it."""
     type_ = share_type(context.service.name, share.name)
     latest: dict[str, SharedKey] = {}
-    number = (await context.store.oldest())[partition_] - 1
-    while page := await context.store.journal(partition_, number, JOURNAL_PAGE):
+    number = (await context.store.oldest())[partition] - 1
+    while page := await context.store.journal(partition, number, JOURNAL_PAGE):
         latest |= {row.key: row for row in (shared_key(share.name, event) for event in page if event.type == type_)}
         number = page[-1].number
     return latest
@@ -155,8 +155,8 @@ async def _declared_keys(context: Context, share: Share) -> dict[int, set[str]]:
     return by_partition
 
 
-async def _emitted_keys(context: Context, share: Share, partition_: int, buckets: Collection[int]) -> set[str]:
-    return set(await context.owners[context.service.name].entries(share.name, partition_, buckets))
+async def _emitted_keys(context: Context, share: Share, partition: int, buckets: Collection[int]) -> set[str]:
+    return set(await context.owners[context.service.name].entries(share.name, partition, buckets))
 
 
 async def _differing(context: Context, share: Share, keys: Sequence[str]) -> dict[str, str]:
