@@ -27,7 +27,6 @@ from chimera.core.names import COMMANDS
 from chimera.core.tables import Parked
 from chimera.core.timing import Retry, Timing
 from chimera.entities import table_of
-from chimera.folds import Folder
 from chimera.journal.feed import Batch
 from chimera.messages import Message, Position, partition_of
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Log, Move, Owner, Record, Store, ViewStore
@@ -445,18 +444,6 @@ async def parked_of(context: Context) -> list[Parked]:
 
 async def balances(context: Context) -> dict[str, int]:
     return {key: found.balance for key, found in (await rows(context.store, Account)).items()}
-
-
-def recomputed(view: View[Any], events: Sequence[Message]) -> dict[str, Any]:
-    """The view as it has to be: every event folded once, in the journal's order."""
-    folder = Folder(view)
-    documents: dict[str, Any] = {}
-    for message in events:
-        if step := folder.steps.get(message.type):
-            event = step.decoder.decode(message.data)
-            for key in folder.keys(step, event):
-                documents[key] = folder.apply(step, documents.get(key), key, event)
-    return {key: msgspec.to_builtins(document) for key, document in documents.items() if document is not None}
 
 
 async def stored(views: ViewStore, view: str) -> dict[str, Any]:

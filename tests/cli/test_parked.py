@@ -25,6 +25,7 @@ from chimera.ports import Document, Session, Store, ViewStore
 from chimera.testing.broken import WrappedSession, WrappedStore, WrappedViews
 from chimera.upkeep.parked import ParkedMessage, Wanted, drop_key, parked_keys, parked_messages
 from chimera.upkeep.status import parked_counts
+from chimera_faults.checks import recomputed
 from tests.support import (
     Bank,
     Deposit,
@@ -42,7 +43,6 @@ from tests.support import (
     project,
     projector_of,
     reaction_of,
-    recomputed,
     stored,
 )
 

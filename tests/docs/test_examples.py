@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from chimera_faults.fleet import free_ports
-from tests.e2e.conftest import descendants, is_alive, wait_until
+from chimera_faults.fleet import descendants, free_ports
+from tests.e2e.conftest import is_alive, wait_until
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

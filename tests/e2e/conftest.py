@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from chimera.core.timing import Timing
-from chimera_faults.fleet import free_ports
+from chimera_faults.fleet import command_of, descendants, free_ports
 
 ROOT = Path(__file__).parents[2]
 LEASE_S = Timing().lease_s
@@ -100,37 +100,11 @@ def wait_until(found: Callable[[], object], seconds: float) -> object:
     return value
 
 
-def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parents.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found: list[int] = []
-    todo = [pid]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found
-
-
 def is_alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def child_named(pid: int, words: str) -> int:

@@ -8,11 +8,12 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
+from chimera_faults.fleet import command_of, descendants
 from marketplace.account import Account
 from marketplace.load import SERVICES, load
 from marketplace.olist import Olist
 from marketplace.seed import Seed
-from tests.e2e.conftest import LEASE_S, Chimera, Running, command_of, descendants
+from tests.e2e.conftest import LEASE_S, Chimera, Running
 
 SMALL = Seed(sellers=8, gigs=20, clients=20, orders=100)
 

@@ -19,8 +19,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from chimera_faults.fleet import free_ports
-from tests.e2e.conftest import Chimera, child_named, descendants, wait_until, without_colour
+from chimera_faults.fleet import descendants, free_ports
+from tests.e2e.conftest import Chimera, child_named, wait_until, without_colour
 
 CLUMSY = Path(__file__).parent / "clumsy" / "chimera.toml"
 pytestmark = pytest.mark.timeout(90)

@@ -13,12 +13,12 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from chimera_faults.fleet import is_free
+from chimera_faults.fleet import command_of, descendants, is_free
 from marketplace.account import Account
 from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
-from tests.e2e.conftest import LEASE_S, Chimera, child_named, command_of, descendants, is_alive, wait_until
+from tests.e2e.conftest import LEASE_S, Chimera, child_named, is_alive, wait_until
 from tests.e2e.loading import SMALL, load_all, strike
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]

@@ -22,8 +22,9 @@ from chimera.testing.waiting import eventually
 from chimera.upkeep.parked import Wanted, parked_keys, parked_messages
 from chimera.upkeep.status import parked_counts
 from chimera.views.generations import serving_name
+from chimera_faults.checks import recomputed
 from tests.mortal import ENDED, ENDS
-from tests.support import Bank, Deposit, Engines, accept, balances, journal_of, opened, reaction_of, recomputed, stored
+from tests.support import Bank, Deposit, Engines, accept, balances, journal_of, opened, reaction_of, stored
 
 ROOT = Path(__file__).parents[2]
 KEYS = [f"k{number}" for number in range(8)]

@@ -22,6 +22,7 @@ from chimera.testing.broken import WrappedLog, WrappedStore
 from chimera.testing.engines import memory_engines, sqlite_engines
 from chimera.testing.fuse import Fuse
 from chimera.testing.waiting import eventually, running
+from chimera_faults.checks import recomputed
 from tests.support import (
     AT_ONCE,
     PARTITIONS,
@@ -40,7 +41,6 @@ from tests.support import (
     message_of,
     opened,
     parked_of,
-    recomputed,
     rows,
     stored,
 )

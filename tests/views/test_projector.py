@@ -25,6 +25,7 @@ from chimera.testing.waiting import eventually, running
 from chimera.views.parked import parked_events_of, spans_of
 from chimera.views.projections import CopyProjection, ViewProjection
 from chimera.views.projector import Projector
+from chimera_faults.checks import recomputed
 from tests.support import (
     PARTITIONS,
     TIME,
@@ -40,7 +41,6 @@ from tests.support import (
     opened,
     project,
     projector_of,
-    recomputed,
     stored,
 )
 

@@ -46,6 +46,7 @@ from chimera.views.generations import (
     serving_name,
 )
 from chimera.views.rebuild import ViewKeeper, last_report
+from chimera_faults.checks import recomputed
 from tests.adapters.services import IN_TURN, need_packages, url_of
 from tests.support import (
     PARTITIONS,
@@ -62,7 +63,6 @@ from tests.support import (
     make_context,
     opened,
     positions_of,
-    recomputed,
     rows,
     stored,
 )
