@@ -66,8 +66,8 @@ services: ## Start real engines for the tests: PostgreSQL, MariaDB, MongoDB, Red
 services-stop: ## Stop them; their data stays
 	@$(PYTHON) services/run.py stop
 
-bench: .venv/dev .bench/venv/ready ## Measure beside the peers and the machine's limit, after make services: [WHAT="reads intake"]
-	@$(BIN)/python -m benchmarks.run $(WHAT)
+bench: .venv/dev .bench/venv/ready ## Measure beside the peers and the machine's limit, after make services: [WHAT="reads intake"] [AGAINST=other checkout] [ARGS=…]
+	@$(BIN)/python -m benchmarks.$(if $(AGAINST),turns $(AGAINST),run) $(WHAT) $(ARGS)
 
 clean: ## Remove what was installed and built
 	rm -rf .venv .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

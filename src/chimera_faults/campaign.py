@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chimera.errors import ChimeraError, SettingsError
-from chimera_faults.mutants import MUTANTS, has_run
+from chimera_faults.mistakes import MISTAKES
+from chimera_faults.mutants import Mutant, void_because
 from chimera_faults.rig import Rig
 from chimera_faults.scenario import EMBEDDED, Result, Scenario
 from chimera_faults.scenarios import SCENARIOS, scenario_named
@@ -63,18 +64,26 @@ class CampaignPlan(NamedTuple):
 
 
 class Caught(NamedTuple):
-    """The outcome of a mutant: the worst that its scenario found, empty for nothing, or why that proves nothing."""
+    """The outcome of a mutant: the worst that its scenario found, empty for nothing, or why that proves nothing.
+
+    `control`: its code ran, and did not make the mistake; so nothing is to be found.
+    """
 
     mutant: str
     scenario: str
     finding: str
     void: str
     seconds: float
+    control: bool = False
 
     @property
     def state(self) -> str:
-        """The outcome in a word: `caught`, `void` where it proves nothing, or `MISSED`."""
-        return "caught" if self.finding and not self.void else "void" if self.void else "MISSED"
+        """In a word: `caught`, `void` where it proves nothing, or `MISSED`; of a control `clean` or `FOUND`."""
+        if self.void:
+            return "void"
+        if self.control:
+            return "FOUND" if self.finding else "clean"
+        return "caught" if self.finding else "MISSED"
 
 
 async def run_scenarios(plan: CampaignPlan, say: Say) -> list[Result]:
@@ -119,26 +128,29 @@ async def _run_group(plan: CampaignPlan, stack: str, group: Sequence[Scenario], 
 
 
 async def run_mutants(plan: CampaignPlan, names: Sequence[str], say: Say) -> list[Caught]:
-    """Strike each mutant with its scenario, on an embedded fleet of its own; says each as it comes."""
+    """Strike each mutant and its control with its scenario, on an embedded fleet of its own; says each as it comes."""
     turns = asyncio.Semaphore(plan.fleets)
 
-    async def in_turn(name: str) -> Caught:
+    async def in_turn(name: str, *, control: bool) -> Caught:
         async with turns:
-            caught = await _run_mutant(plan, name)
-        say(f"{caught.state:<7} {name:<28} by {caught.scenario:<36} {(caught.void or caught.finding)[:120]}")
+            caught = await _run_mutant(plan, name, control=control)
+        of = f"{name}, control" if control else name
+        say(f"{caught.state:<7} {of:<36} by {caught.scenario:<36} {(caught.void or caught.finding)[:120]}")
         return caught
 
-    return await asyncio.gather(*map(in_turn, names))
+    return await asyncio.gather(*(in_turn(name, control=control) for name in names for control in (False, True)))
 
 
-async def _run_mutant(plan: CampaignPlan, name: str) -> Caught:
-    scenario, began = scenario_named(MUTANTS[name].scenario), time.monotonic()
-    async with fleet(plan, EMBEDDED, mutant=name, disk_bytes=scenario.disk_bytes, rows=scenario.rows) as rig:
-        rig.bound_s = MUTANT_BOUND_S
+async def _run_mutant(plan: CampaignPlan, name: str, *, control: bool) -> Caught:
+    scenario, began = scenario_named(MISTAKES[name].scenario), time.monotonic()
+    mutant = Mutant(name, control)
+    async with fleet(plan, EMBEDDED, mutant=mutant, disk_bytes=scenario.disk_bytes, rows=scenario.rows) as rig:
+        rig.bound_s = rig.bound_s if control else MUTANT_BOUND_S
         result = await rig.run(scenario)
-        void = "" if has_run(rig.folder.path) else "no process has run its code"
+        void = void_because(rig.folder.path, control=control)
     finding = next(iter(result.findings), "")
-    return Caught(name, scenario.name, finding, void or (not finding and result.void) or "", time.monotonic() - began)
+    void = void or (not finding and result.void) or ""
+    return Caught(name, scenario.name, finding, void, time.monotonic() - began, control)
 
 
 MUTANT_BOUND_S = 15.0
@@ -146,7 +158,7 @@ MUTANT_BOUND_S = 15.0
 
 @asynccontextmanager
 async def fleet(
-    plan: CampaignPlan, stack_name: str, *, mutant: str = "", disk_bytes: int = 0, rows: int = 0
+    plan: CampaignPlan, stack_name: str, *, mutant: Mutant | None = None, disk_bytes: int = 0, rows: int = 0
 ) -> AsyncIterator[Rig]:
     """A fleet that serves, in a folder of its own. Raises SettingsError where it can't be had."""
     folder = Path(tempfile.mkdtemp(prefix="chimera-faults-"))
@@ -160,7 +172,7 @@ async def fleet(
         await rig.stop()
         await _try_to_take_away(stack, rig.partitions())
         if plan.keep is not None:
-            kept = plan.keep / f"{stack_name}-{mutant or 'plain'}-{int(time.time())}"
+            kept = plan.keep / f"{stack_name}-{mutant.name if mutant else 'plain'}-{int(time.time())}"
             shutil.copytree(folder, kept, dirs_exist_ok=True)
         if mounted:
             subprocess.run(["umount", str(folder / "state")], check=False)  # noqa: S603, S607, ASYNC221

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 
-from chimera.borrow.modes import read_mode
 from chimera.commands.inbox import Outcome, read_outcomes
 from chimera.core.context import Context
-from chimera.core.names import copy_name
 from chimera.core.paging import pages
-from chimera.core.tables import Parked, SharedKey
-from chimera.folds import Folder, View
+from chimera.core.tables import Parked
 from chimera.journal.consumers import document_consumers
-from chimera.messages import Message
-from chimera.service import Borrow
-from chimera.share.changes import shared_documents
-from chimera.transaction import Reads
-from chimera.upkeep.status import service_status
+from chimera.testing.balance import every_row, imbalances
 from chimera.views.generations import serving_name
 from chimera.views.parked import all_parked
 from chimera_faults.ledger import LedgerEntry
-from chimera_faults.workload import Place, Workload, every_row, journal_of
+from chimera_faults.workload import Place, Workload
 
 SETTLED = ("done", "rejected", "parked")
-UNSETTLED = ("retrying",)
 
 
 class Found(msgspec.Struct):
@@ -47,23 +38,6 @@ class Found(msgspec.Struct):
         return [f"{kind.replace('_', ' ')}: {text}" for kind in kinds for text in getattr(self, kind)]
 
 
-async def pending(contexts: Mapping[str, Context]) -> list[str]:
-    """The work still under way, in words: empty when every consumer has applied everything and nothing is retried."""
-    found: list[str] = []
-    for name, context in contexts.items():
-        status = await service_status(context)
-        late: Counter[str] = Counter()
-        for row in status["consumers"]:
-            if row["lag"] is None:
-                found.append(f"{name}/{row['consumer']} does not know the heads of {row['source']}")
-            elif row["lag"]:
-                late[row["consumer"]] += row["lag"]
-        found += [f"{name}/{consumer} is {lag} behind" for consumer, lag in late.items()]
-        retried = [row for row in await every_row(context, Parked) if row.state in UNSETTLED]
-        found += [f"{name}/{row.consumer} tries {row.id} again" for row in retried]
-    return found
-
-
 async def check(workload: Workload, contexts: Mapping[str, Context], entries: Mapping[str, LedgerEntry]) -> Found:
     """Compare what was promised with what is there."""
     found = Found()
@@ -76,8 +50,8 @@ async def check(workload: Workload, contexts: Mapping[str, Context], entries: Ma
         if entry.accepted and _state(states, entry) not in SETTLED:
             found.lost.append(f"{entry.label}: answered {entry.statuses[-1]}, and its state is {_state(states, entry)}")
     keys = {entry.key for entry in entries.values()}
-    for name, context in contexts.items():
-        await _check_body(found, name, context, contexts, keys)
+    for name in contexts:
+        found.wrong += await imbalances(name, contexts, keys)
     return found
 
 
@@ -134,66 +108,3 @@ async def labels_aside(workload: Workload, contexts: Mapping[str, Context]) -> d
             for failure in await all_parked(context.views, await serving_name(context, consumer)):
                 found.setdefault(f"{name}/{consumer}", set()).add(workload.label(failure.message.data))
     return found
-
-
-async def _check_body(
-    found: Found, name: str, context: Context, contexts: Mapping[str, Context], keys: Collection[str]
-) -> None:
-    """The journal has no hole; views and copies are what the sources of truth say that they must be."""
-    heads = await context.store.heads()
-    numbers: dict[int, list[int]] = {}
-    for message in await journal_of(context):
-        numbers.setdefault(message.partition, []).append(message.number)
-    for partition, taken in numbers.items():
-        if taken != list(range(taken[0], heads[partition] + 1)):
-            found.wrong.append(f"the journal of {name} has a hole in partition {partition}")
-    for view in context.service.views.values():
-        journals = [message for source in sorted(view.sources) for message in await journal_of(contexts[source])]
-        kept = await serving_name(context, view.name)
-        parked = {(failure.message.source, failure.message.id) for failure in await all_parked(context.views, kept)}
-        wanted = recomputed(view, [each for each in journals if (each.source, each.id) not in parked])
-        found.wrong += _differences(f"{name}/{view.name}", await _stored(context, kept), wanted)
-    for borrow in context.service.borrows.values():
-        setting = await read_mode(context, borrow)
-        if setting.mode == "async" and borrow.owner in contexts:
-            copied = await _stored(context, copy_name(borrow.name, setting.mode))
-            wanted = await _shared(contexts[borrow.owner], borrow, {*copied, *keys})
-            found.wrong += _differences(f"{name}'s copy of {borrow.name}", copied, wanted)
-
-
-def recomputed(view: View[Any], events: Sequence[Message]) -> dict[str, Any]:
-    """A view as it has to be: every event folded once, a partition after the other."""
-    folder = Folder(view)
-    documents: dict[str, Any] = {}
-    for message in events:
-        if step := folder.steps.get(message.type):
-            event = step.decoder.decode(message.data)
-            for key in folder.keys(step, event):
-                documents[key] = folder.apply(step, documents.get(key), key, event)
-    return {key: msgspec.to_builtins(document) for key, document in documents.items() if document is not None}
-
-
-async def _shared(owner: Context, borrow: Borrow[Any], known: Collection[str]) -> dict[str, Any]:
-    """The owner's current documents: of the keys that are known, and of those that it ever emitted."""
-    keys = {row.key for row in await every_row(owner, SharedKey) if row.share == borrow.share} | set(known)
-    found: dict[str, Any] = {}
-    async with owner.store.snapshot() as session:
-        for page in pages(sorted(keys)):
-            documents = await shared_documents(owner.service.shares[borrow.share], Reads(owner.service, session), page)
-            found |= {key: msgspec.json.decode(data) for key, data in documents.items()}
-    return found
-
-
-async def _stored(context: Context, view: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    after = ""
-    while page := await context.views.scan(view, after):
-        found |= {document.key: msgspec.json.decode(document.data or b"null") for document in page}
-        after = page[-1].key
-    return found
-
-
-def _differences(name: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted({*stored, *wanted}):
-        if stored.get(key) != wanted.get(key):
-            yield f"{name}: {key} is {stored.get(key)}, and must be {wanted.get(key)}"

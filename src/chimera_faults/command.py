@@ -15,7 +15,7 @@ import click
 
 from chimera.errors import ChimeraError
 from chimera_faults.campaign import CampaignPlan, end_in_order_on_sigterm, run_mutants, run_scenarios
-from chimera_faults.mutants import MUTANTS
+from chimera_faults.mistakes import MISTAKES
 from chimera_faults.points import POINTS
 from chimera_faults.report import mutants_page, page, summary, table
 from chimera_faults.rig import BOUND_S
@@ -59,14 +59,14 @@ def main(
         return
     if unknown := set(names) - {scenario.name for scenario in SCENARIOS}:
         raise click.UsageError(f"there is no scenario {', '.join(sorted(unknown))}; see --list")
-    if unknown := set(mutant_names) - set(MUTANTS):
+    if unknown := set(mutant_names) - set(MISTAKES):
         raise click.UsageError(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
     chosen = (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
     end_in_order_on_sigterm()
     plan = CampaignPlan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets, long)
     try:
         if mutants or mutant_names:
-            sys.exit(_mutants(plan, mutant_names or tuple(MUTANTS), out))
+            sys.exit(_mutants(plan, mutant_names or tuple(MISTAKES), out))
         began = time.monotonic()
         results = asyncio.run(run_scenarios(plan, click.echo))
         seconds = time.monotonic() - began
@@ -92,8 +92,9 @@ def _mutants(plan: CampaignPlan, names: Sequence[str], out: Path | None) -> int:
     began = time.monotonic()
     caught = asyncio.run(run_mutants(plan, names, click.echo))
     seconds = time.monotonic() - began
-    all_caught = all(each.state == "caught" for each in caught)
-    click.echo(f"{'all' if all_caught else 'not all'} of {len(caught)} caught, in {seconds:.0f} s")
+    all_caught = all(each.state == ("clean" if each.control else "caught") for each in caught)
+    of = f"{len(names)} caught, and their controls clean"
+    click.echo(f"{'all' if all_caught else 'not all'} of {of}, in {seconds:.0f} s")
     if out is not None:
         out.write_text(mutants_page(caught, seed=plan.seed, again=_again(), seconds=seconds))
     return 0 if all_caught else 1
@@ -119,5 +120,5 @@ def _list() -> None:
         click.echo(f"scenario  {scenario.name:<36} {scenario.what}")
     for name, what in POINTS.items():
         click.echo(f"point     {name:<36} {what}")
-    for name, mutant in MUTANTS.items():
+    for name, mutant in MISTAKES.items():
         click.echo(f"mutant    {name:<36} {mutant.what}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from chimera_faults.campaign import Caught
-from chimera_faults.mutants import MUTANTS
+from chimera_faults.mistakes import MISTAKES
 from chimera_faults.points import POINTS
 from chimera_faults.scenario import Result, Scenario
 
@@ -117,14 +118,16 @@ MUTANTS_PAGE = """\
 A rig that finds nothing may be blind. So each of these bugs breaks one promise of Chimera's own code or of an engine;
 [the fault rig](faults.md) runs it against the scenario that has to catch it, on an embedded fleet of its own. The
 faulty engines put it in place, in the started processes only. A bug is **caught** when something was lost, doubled,
-out of order or otherwise wrong; **missed** when all was well; and the run is **void** when no process has run the
-bug's code, or the scenario's fault did not strike. The exit status is not 0 unless all are caught.
+out of order or otherwise wrong; **missed** when all was well; and the run is **void** when no process has made the
+mistake, when its own code failed, or when the scenario's fault did not strike. Each has a **control**: the same code,
+which does not make the mistake; it is clean when nothing was found. The exit status is not 0 unless all bugs are caught
+and all controls clean.
 
 ```bash
 {again}
 ```
 
-Seed {seed}. {caught} of {count} caught, in {seconds:.0f} seconds.
+Seed {seed}. {caught} of {count} caught, {clean} of {controls} controls clean, in {seconds:.0f} seconds.
 
 {rows}
 """
@@ -135,8 +138,8 @@ def mutants_page(caught: Sequence[Caught], *, seed: str, again: str, seconds: fl
     headings = ("bug", "what it is", "scenario", "", "the worst that it found", "seconds")
     rows = [
         (
-            each.mutant,
-            MUTANTS[each.mutant].what,
+            f"{each.mutant}, control" if each.control else each.mutant,
+            MISTAKES[each.mutant].what,
             each.scenario,
             each.state,
             (each.void or each.finding or "nothing")[:FINDING].replace("|", "\\|"),
@@ -144,9 +147,17 @@ def mutants_page(caught: Sequence[Caught], *, seed: str, again: str, seconds: fl
         )
         for each in caught
     ]
-    count = sum(each.state == "caught" for each in caught)
+    states = Counter(each.state for each in caught)
+    controls = sum(each.control for each in caught)
     return MUTANTS_PAGE.format(
-        seed=seed, again=again, seconds=seconds, caught=count, count=len(caught), rows=columns(headings, rows)
+        seed=seed,
+        again=again,
+        seconds=seconds,
+        caught=states["caught"],
+        count=len(caught) - controls,
+        clean=states["clean"],
+        controls=controls,
+        rows=columns(headings, rows),
     )
 
 

@@ -17,11 +17,13 @@ from chimera.core.timing import Timing
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import load_service, opened
 from chimera.run.settings import read_settings
-from chimera_faults.checks import Found, check, labels_aside, pending
+from chimera.testing.balance import pending
+from chimera_faults.checks import Found, check, labels_aside
 from chimera_faults.driver import Driver
 from chimera_faults.fleet import Fleet, send_signal, state_of
 from chimera_faults.history import write_history
 from chimera_faults.ledger import Ledger
+from chimera_faults.mutants import Mutant
 from chimera_faults.points import FOLDER, Armed, Fired, PointFolder
 from chimera_faults.proxy import Proxy
 from chimera_faults.scenario import Result, Scenario
@@ -43,7 +45,7 @@ GOING_ON_S = 1.0
 class Rig:
     """A fleet on a stack, in a folder of its own.
 
-    `mutant` names a deliberate bug that its processes have. There are `rows` old events before it starts.
+    `mutant` is a deliberate bug that its processes have. There are `rows` old events before it starts.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Rig:
         *,
         seed: str = "1",
         workers: int = 2,
-        mutant: str = "",
+        mutant: Mutant | None = None,
         rows: int = 0,
     ) -> None:
         self.stack = stack
@@ -65,7 +67,7 @@ class Rig:
         self.ledger = Ledger(path / "ledger.jsonl")
         environment = {FOLDER: str(self.folder.path), **stack.environment(faulty=True)}
         if mutant:
-            environment["FAULTS_MUTANT"] = mutant
+            environment |= mutant.environment()
         self.fleet = Fleet(workload.config, path / "state", environment, workers=workers)
         self.client = Proxy("127.0.0.1", self.fleet.port)
         self.database = _proxy_to(stack.urls["store"])

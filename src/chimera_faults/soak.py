@@ -16,7 +16,8 @@ import click
 from chimera.errors import ChimeraError
 from chimera_compare.report import DPI, check_drawing
 from chimera_faults.campaign import CampaignPlan, end_in_order_on_sigterm, fleet, said
-from chimera_faults.mutants import KEEPING, MUTANTS
+from chimera_faults.mistakes import KEEPING, MISTAKES
+from chimera_faults.mutants import Mutant
 from chimera_faults.report import HEADINGS, columns, row
 from chimera_faults.scenario import EMBEDDED, EVERY_STACK
 from chimera_faults.soak_curves import BOUND_MIB_PER_H, EVERY_S, JUDGED_S, STRETCHES, Slope, growth, verdict
@@ -54,7 +55,7 @@ class Held(NamedTuple):
 @click.option("--stack", type=click.Choice(EVERY_STACK), default=EMBEDDED, show_default=True)
 @click.option("--seed", default="1", show_default=True, help="The same seed chooses the same faults.")
 @click.option("--rate", type=click.FloatRange(1), default=50.0, show_default=True, help="Commands a second.")
-@click.option("--mutant", type=click.Choice((*KEEPING, *MUTANTS)), help="A deliberate bug, which has to be found.")
+@click.option("--mutant", type=click.Choice((*KEEPING, *MISTAKES)), help="A deliberate bug, which has to be found.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Also write a page, such as docs/results/soak.md, and a picture."
 )
@@ -69,7 +70,12 @@ def main(
         if out is not None:
             check_drawing()
         soaked = asyncio.run(
-            _run(CampaignPlan((stack,), (), seed, False, keep, Tallying()), minutes, rate, mutant or "")
+            _run(
+                CampaignPlan((stack,), (), seed, False, keep, Tallying()),
+                minutes,
+                rate,
+                Mutant(mutant) if mutant else None,
+            )
         )
     except ChimeraError as error:
         raise click.ClickException(str(error)) from error
@@ -84,7 +90,7 @@ def main(
     sys.exit(0 if is_well(soaked) else 1)
 
 
-async def _run(plan: CampaignPlan, minutes: float, rate: float, mutant: str) -> Soaked:
+async def _run(plan: CampaignPlan, minutes: float, rate: float, mutant: Mutant | None) -> Soaked:
     async with fleet(plan, plan.stacks[0], mutant=mutant) as rig:
         return await soak(rig, seconds=60 * minutes, rate=rate, say=click.echo)
 

@@ -21,13 +21,13 @@ from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.journal.consumers import document_consumers
 from chimera.messages import Message, partition_of
+from chimera.testing.balance import every_row
 from chimera_faults.driver import median
 from chimera_faults.fleet import held_bytes, send_signal
 from chimera_faults.points import Action, Armed
 from chimera_faults.proxy import Proxy, Trouble
 from chimera_faults.rig import Run
 from chimera_faults.scenario import Strike
-from chimera_faults.workload import every_row
 
 SOON_S = 0.3
 COMMIT_S = 10.0

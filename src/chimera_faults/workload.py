@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -11,9 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from chimera.core.context import Context
-from chimera.entities import Entity, table_of
-from chimera.errors import Trimmed
-from chimera.messages import Message
+from chimera.entities import Entity
+from chimera.testing.balance import every_row, journal_of
 from chimera_faults.tally.messages import Added, Noted
 from chimera_faults.tally.owner import Account, Note
 
@@ -108,32 +106,6 @@ class _Labelled(msgspec.Struct):
 class _Labels(msgspec.Struct):
     account_id: str
     labels: list[str]
-
-
-async def journal_of(context: Context) -> list[Message]:
-    """The events of a service's journal, partition by partition."""
-    found: list[Message] = []
-    for partition in range(context.service.partitions):
-        found += await _kept_of(context, partition)
-    return found
-
-
-async def _kept_of(context: Context, partition: int) -> list[Message]:
-    while True:
-        found: list[Message] = []
-        after = (await context.store.oldest())[partition] - 1
-        with suppress(Trimmed):  # meanwhile
-            while page := await context.store.journal(partition, after, 500):
-                found += page
-                after = page[-1].number
-            return found
-
-
-async def every_row(context: Context, entity: type[Entity]) -> Iterable[Any]:
-    """All rows of an entity."""
-    table = table_of(entity)
-    async with context.store.snapshot() as session:
-        return [table.from_row(row) for row in await session.find(table, {})]
 
 
 async def _rows(context: Context, entity: type[Entity]) -> dict[str, list[str]]:

@@ -17,6 +17,17 @@ from chimera.ports import Checkpoint, Document, Move
 from chimera.testing.contracts import ViewStoreContract
 from tests.adapters.services import url_of
 
+# The driver leaves the socket of a refused login, or of a connection being made when it is closed, to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+async def collected() -> AsyncIterator[None]:
+    """Has such sockets collected here, where they are expected, and not in whatever test comes next."""
+    yield
+    await asyncio.sleep(0)
+    gc.collect()
+
 
 @asynccontextmanager
 async def database(engine: str = "mongodb") -> AsyncIterator[str]:
@@ -273,16 +284,12 @@ async def test_a_server_that_is_not_there_is_unavailable_in_one_line(unused_tcp_
     await views.close()
 
 
-# The driver leaves the socket of a refused login to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed", "ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_wrong_password_is_a_matter_of_settings(url: str) -> None:
     views = MongoViews(url.replace("//", "//nobody:secret@"))
     with pytest.raises(SettingsError, match="mongodb://") as caught:
         await views.create()
     assert "secret" not in str(caught.value)
     await views.close()
-    await asyncio.sleep(0)
-    gc.collect()
 
 
 async def test_an_engine_that_is_not_open_is_unavailable(url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -26,6 +27,7 @@ from tests.e2e.witness.witness import Watched
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
 STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
 TROUBLED = ("rabbitmq-mysql", "kafka-postgresql")
+WITNESS_S = 30.0
 WATCHED_SERVICES = ("orders", "analytics", "witness")
 
 
@@ -71,13 +73,22 @@ class Compared(NamedTuple):
     broken: int
 
 
-async def compared(stack: Stack, chimera: Chimera) -> Compared:
-    """Every dashboard beside a recount of the orders; how many events the witness saw, and how many out of order."""
+async def compared(stack: Stack, chimera: Chimera, events: int) -> Compared:
+    """Every dashboard beside a recount of the orders; how many events the witness saw, and how many out of order.
+
+    The load does not wait for the witness, so this does, for a while, until it has seen so many `events`.
+    """
     store = stack.store_of("orders", str(chimera.state))
     sellers, days = await recount(store)
     expected = {f"/sellers/{seller}/sales": sales for seller, sales in sellers.items()}
     expected |= {f"/sellers/{seller}/sales?by=day": by_day for seller, by_day in days.items()}
-    watched = await _watched(chimera, await _order_ids(store))
+    order_ids = await _order_ids(store)
+    give_up_at = time.monotonic() + WITNESS_S
+    while True:
+        watched = await _watched(chimera, order_ids)
+        if sum(order.events for order in watched) >= events or time.monotonic() > give_up_at:
+            break
+        await asyncio.sleep(0.2)
     return Compared(
         sum(sales["orders"] for sales in sellers.values()),
         len(expected),
@@ -102,7 +113,9 @@ async def _watched(chimera: Chimera, order_ids: Sequence[str]) -> list[Watched]:
 
     async def get(order_id: str) -> Watched:
         async with room, session.get(f"{chimera.base}/watched/{order_id}") as response:
-            assert response.status == 200, order_id
+            if response.status == 404:
+                return Watched(order_id)
+            assert response.status == 200, f"{order_id}: {response.status} {await response.text()}"
             return msgspec.json.decode(await response.read(), type=Watched)
 
     async with aiohttp.ClientSession() as session:

@@ -55,7 +55,7 @@ async def load_and_balance(chimera: Chimera, *, at: int = 0, then: Callable[[], 
 
 
 async def check(found: Stack, chimera: Chimera, account: Account) -> None:
-    checked = await compared(found, chimera)
+    checked = await compared(found, chimera, account.events)
     assert checked.orders > 0
     assert (checked.differences, checked.broken) == ([], 0)
     assert checked.events == account.events

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from chimera.core.timing import Retention
+from chimera.testing.balance import pending
 from chimera.testing.waiting import eventually
 from chimera.upkeep.retention import Trimming
 from chimera_faults.campaign import CampaignPlan, fleets_of
-from chimera_faults.checks import pending
 from chimera_faults.history import write_history
 from chimera_faults.proxy import Proxy
 from chimera_faults.rig import Rig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from chimera.adapters.sqlite import SQLiteStore
 from chimera_faults import mutants
 from chimera_faults.campaign import Caught
-from chimera_faults.mutants import MUTANTS, changed_store, has_run
+from chimera_faults.mistakes import MISTAKES, Patching
+from chimera_faults.mutants import Mutant, changed_store, void_because
 from chimera_faults.points import FOLDER
 from chimera_faults.report import mutants_page
 from chimera_faults.scenario import EMBEDDED
@@ -21,40 +23,68 @@ from chimera_faults.scenarios import SCENARIOS
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The rig's folder, as a process that has just started knows it."""
     monkeypatch.setenv(FOLDER, str(tmp_path))
-    mutants._note.cache_clear()
+    mutants._note_made.cache_clear()
     yield tmp_path
-    mutants._note.cache_clear()
+    mutants._note_made.cache_clear()
 
 
-async def test_a_mutant_has_run_once_a_process_came_to_its_code(tmp_path: Path, folder: Path) -> None:
-    store = changed_store(SQLiteStore(tmp_path / "store.db"), {"FAULTS_MUTANT": "numbers-before-commit"})
+async def run_a_transaction_that_rolls_back(path: Path, mutant: Mutant) -> int:
+    """The number of the first event after it."""
+    store = changed_store(SQLiteStore(path), mutant.environment())
     try:
         await store.create([], 1)
-        assert not has_run(folder)
-        async with store.transaction():
-            pass
-        assert has_run(folder)
+        with suppress(KeyError):
+            async with store.transaction() as session:
+                await session.reserve({0: 1})
+                raise KeyError
+        async with store.transaction() as session:
+            return (await session.reserve({0: 1}))[0]
     finally:
         await store.close()
 
 
-def test_a_patch_has_run_once_it_was_called(folder: Path) -> None:
-    class Patched:
-        def answer(self) -> int:
-            return 1
+async def test_a_mutant_says_when_its_mistake_is_made(tmp_path: Path, folder: Path) -> None:
+    assert void_because(folder, control=False) == "no process has made the mistake"
+    assert await run_a_transaction_that_rolls_back(tmp_path / "store.db", Mutant("numbers-before-commit")) == 2
+    assert not void_because(folder, control=False)
 
-    mutants._replace(Patched, "answer", lambda self: 2)
-    assert not has_run(folder)
-    assert Patched().answer() == 2
-    assert has_run(folder)
+
+async def test_a_control_runs_the_same_code_and_makes_no_mistake(tmp_path: Path, folder: Path) -> None:
+    control = Mutant("numbers-before-commit", control=True)
+    assert await run_a_transaction_that_rolls_back(tmp_path / "store.db", control) == 1
+    assert not void_because(folder, control=True)
+
+
+def test_a_mutant_whose_own_code_fails_proves_nothing(folder: Path) -> None:
+    class Patched:
+        def answer(self, what: str) -> str:
+            return what
+
+    def answer(self: Patched) -> str:  # as it was called once
+        return "wrong"
+
+    patching = Patching(lambda: True, mutants._failed)
+    patching.replace(Patched, "answer", answer)
+    with pytest.raises(TypeError):
+        Patched().answer("right")
+    assert "TypeError" in void_because(folder, control=False)
+    patching.undo()
+    assert Patched().answer("right") == "right"
 
 
 @pytest.mark.parametrize(
     ("finding", "void", "state"),
-    [("lost: a", "", "caught"), ("", "", "MISSED"), ("", "did not fire", "void"), ("lost: a", "never run", "void")],
+    [("lost: a", "", "caught"), ("", "", "MISSED"), ("", "did not fire", "void"), ("lost: a", "never made", "void")],
 )
-def test_a_mutant_is_caught_only_when_its_code_ran_and_something_was_found(finding: str, void: str, state: str) -> None:
+def test_a_mutant_is_caught_only_when_it_was_made_and_something_was_found(finding: str, void: str, state: str) -> None:
     assert Caught("no-dedupe", "s", finding, void, 1.0).state == state
+
+
+@pytest.mark.parametrize(
+    ("finding", "void", "state"), [("lost: a", "", "FOUND"), ("", "", "clean"), ("", "it fails", "void")]
+)
+def test_a_control_is_clean_only_when_nothing_was_found(finding: str, void: str, state: str) -> None:
+    assert Caught("no-dedupe", "s", finding, void, 1.0, control=True).state == state
 
 
 def test_the_page_names_each_mutant_its_scenario_and_what_was_found() -> None:
@@ -64,10 +94,10 @@ def test_the_page_names_each_mutant_its_scenario_and_what_was_found() -> None:
         "| no-dedupe | the inbox is not asked | read-head-killed-before-201 | caught | doubled: a \\| b | 7 |"
         in written
     )
-    assert "Seed 5. 1 of 1 caught, in 7 seconds." in written
+    assert "Seed 5. 1 of 1 caught, 0 of 0 controls clean, in 7 seconds." in written
     assert "python -m it --mutants" in written
 
 
 def test_every_mutant_has_a_scenario_of_the_embedded_stack() -> None:
     known = {scenario.name for scenario in SCENARIOS if EMBEDDED in scenario.stacks}
-    assert {mutant.scenario for mutant in MUTANTS.values()} <= known
+    assert {mutant.scenario for mutant in MISTAKES.values()} <= known

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 class Ran(NamedTuple):
     results: Mapping[str, Result]
     caught: Caught
+    control: Caught
 
 
 def told(line: str) -> None:
@@ -33,8 +34,8 @@ def ran() -> Ran:
     """Everything at once: most of the time a fleet waits for its leases, or for what was killed to be there again."""
 
     async def run() -> Ran:
-        results, [caught] = await asyncio.gather(run_scenarios(PLAN, told), run_mutants(PLAN, [BUG], told))
-        return Ran({result.scenario: result for result in results}, caught)
+        results, [caught, control] = await asyncio.gather(run_scenarios(PLAN, told), run_mutants(PLAN, [BUG], told))
+        return Ran({result.scenario: result for result in results}, caught, control)
 
     return asyncio.run(run())
 
@@ -57,3 +58,7 @@ def test_every_crash_point_is_reached(ran: Ran) -> None:
 def test_the_rig_goes_red_for_a_bug(ran: Ran) -> None:
     assert ran.caught.state == "caught"
     assert ran.caught.finding.startswith("lost: ")
+
+
+def test_the_rig_stays_green_for_the_same_code_without_its_mistake(ran: Ran) -> None:
+    assert (ran.control.state, ran.control.finding, ran.control.void) == ("clean", "", "")

@@ -28,6 +28,7 @@ from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.run.engines import open_engine
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
+from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
@@ -45,8 +46,7 @@ from chimera.views.generations import (
     read_generations,
     serving_name,
 )
-from chimera.views.rebuild import ViewKeeper, last_report
-from chimera_faults.checks import recomputed
+from chimera.views.rebuild import ViewKeeper, ask_for, last_report
 from tests.adapters.services import IN_TURN, need_packages, url_of
 from tests.support import (
     PARTITIONS,
@@ -155,7 +155,7 @@ async def deposit(context: Context, *keys: str) -> None:
 
 
 async def ask(context: Context, *, keep_old: bool = False, force: bool = False) -> int:
-    return await rebuilds._ask(context, "balance", keep_old=keep_old, force=force)
+    return await ask_for(context, "balance", keep_old=keep_old, force=force)
 
 
 async def is_filled(context: Context, bank: Bank) -> bool:

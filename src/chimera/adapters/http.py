@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -69,14 +69,53 @@ class _Gone(Unavailable):
     """The owner had what it was asked for, and has it no more."""
 
 
-class HttpOwner:
-    """The service `name` at `base`, such as `http://orders:8000`. Connections are used again, and bounded."""
+class Transport(Protocol):
+    """The way to a service's read head."""
 
-    def __init__(self, name: str, base: str, *, connections: int = 16) -> None:
-        self._name = name
-        self._base = f"{base.rstrip('/')}/_chimera/{name}"
+    async def request(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], body: bytes | None
+    ) -> tuple[int, bytes]:
+        """The status and the body of the answer. Raises Unavailable when there is none."""
+
+    async def close(self) -> None:
+        """Close its connections."""
+
+
+class HttpTransport:
+    """HTTP to `base`, such as `http://orders:8000`. Connections are used again, and bounded."""
+
+    def __init__(self, base: str, *, connections: int = 16) -> None:
+        self._base = base.rstrip("/")
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], body: bytes | None
+    ) -> tuple[int, bytes]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._connections), timeout=TIMEOUT, auto_decompress=False
+            )
+        try:
+            async with self._session.request(method, self._base + path, params=query, data=body) as response:
+                return response.status, await _read(response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{self._base}{path} can't be reached: {type(error).__name__} {error}") from error
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class HttpOwner:
+    """The service `name`, reached by a transport; `base` is its address, such as `http://orders:8000`."""
+
+    def __init__(self, name: str, base: str, *, transport: Transport | None = None) -> None:
+        self._name = name
+        self._path = f"/_chimera/{name}"
+        self._base = base.rstrip("/") + self._path
+        self._transport = transport or HttpTransport(base)
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
         answers = await asyncio.gather(
@@ -119,9 +158,7 @@ class HttpOwner:
             await self._call("PUT", "/consumers", [], ConsumersAnswer, body)
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._transport.close()
 
     def _check_partition(self, path: str, asked: int, answered: int) -> None:
         if asked != answered:
@@ -133,16 +170,7 @@ class HttpOwner:
     async def _call(
         self, method: str, path: str, query: list[tuple[str, str]], type_: type[Answer], body: bytes | None = None
     ) -> Answer:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections), timeout=TIMEOUT, auto_decompress=False
-            )
-        try:
-            async with self._session.request(method, self._base + path, params=query, data=body) as response:
-                answer = await _read(response)
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{self._base}{path} can't be reached: {type(error).__name__} {error}") from error
+        status, answer = await self._transport.request(method, self._path + path, query, body)
         if status != 200:
             kind = _Gone if status == HTTPStatus.GONE else Unavailable
             raise kind(f"{self._base}{path} answered {status}: {answer[:200].decode(errors='replace')}")

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from chimera.core.context import Context
 from chimera.core.names import generation_name
-from chimera.errors import ChimeraError, SettingsError, Trimmed
+from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.leases import Leases
 from chimera.ports import Checkpoint
 from chimera.run.engines import opened
@@ -20,7 +20,7 @@ from chimera.run.settings import Settings
 from chimera.views.comparison import Comparison
 from chimera.views.fingerprints import fingerprint, fingerprint_of_all
 from chimera.views.generations import Generations, change, read_generations
-from chimera.views.rebuild import can_be_built, last_report
+from chimera.views.rebuild import ask_for, last_report
 
 Way = Literal["start", "cancel", "back", "drop-old"]
 
@@ -40,7 +40,7 @@ async def rebuild_view(
     or does not flip by itself.
     """
     async with opened(settings, [service]) as [context]:
-        number = await _ask(context, _known(context, view), keep_old=keep_old, force=force)
+        number = await ask_for(context, _known(context, view), keep_old=keep_old, force=force)
         await _watch(context, view, number, quiet=as_json)
         found = await last_report(context, view)
         if found is None or found.new_generation != number:
@@ -82,32 +82,6 @@ def _known(context: Context, view: str) -> str:
         names = ", ".join(context.service.views) or "none"
         raise SettingsError(f"{context.service.name} has no view {view!r}; its views: {names}")
     return view
-
-
-async def _ask(context: Context, view: str, *, keep_old: bool, force: bool) -> int:
-    """The number of the generation that is being built, after it was asked for."""
-    declared = context.service.views[view]
-    code = fingerprint(declared)
-
-    def step(now: Generations) -> Generations:
-        if now.building is None:
-            adopted = now if now.serving.code else now.adopted(code)
-            return adopted.started(code, keep_old=keep_old, force=force)
-        return now.wished(keep_old=keep_old, force=force) if now.building.generation.code == code else now
-
-    state = (await read_generations(context.views, [view]))[view]
-    if state.building is None:
-        try:
-            await can_be_built(context, declared)
-        except Trimmed as error:
-            raise ChimeraError(f"view {view} can't be built anew: {error}") from error
-    after = await change(context.views, view, step)
-    if after.building is None or after.building.generation.code != code:
-        raise ChimeraError(
-            f"view {view} is being rebuilt with other code; first: chimera rebuild {context.service.name} {view} "
-            "--cancel"
-        )
-    return after.building.generation.number
 
 
 async def _watch(context: Context, view: str, number: int, *, quiet: bool) -> None:

@@ -149,8 +149,11 @@ def worker_lease(holder: str, code: str) -> str:
 
 def partition_lease(partition: int) -> str:
     """The lease of a partition."""
-    return f"partition/{partition}"
+    return f"{PARTITION}{partition}"
 
+
+PARTITION = "partition/"
+"""How the name of every partition's lease begins."""
 
 WORKER = "worker/"
 """How the name of every worker's lease begins."""

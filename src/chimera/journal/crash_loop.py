@@ -135,7 +135,7 @@ class Watch:
     async def end(self) -> None:
         """The consumer stops in order: what it was doing is not to blame, and what was counted before stays."""
         with suppress(ChimeraError):
-            for source in {start.source for start in self._starts.values()}:
+            for source in dict.fromkeys(start.source for start in self._starts.values()):
                 stored = await self._stored.load(source, list(self._starts))
                 own = [start for start in stored.values() if start.by == self._process.name]
                 if own:

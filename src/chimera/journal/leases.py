@@ -66,7 +66,7 @@ class Leases:
                 elif lease.holder == self._holder:
                     mine.append(partition)
             held = (mine + free)[:share]
-            for partition in set(mine) - set(held):
+            for partition in [each for each in mine if each not in held]:
                 unit.put(Lease(names.partition_lease(partition), "", 0.0))
             for lease in leases.values():
                 if lease.name.startswith(names.WORKER) and lease.until <= now - FORGET_S:

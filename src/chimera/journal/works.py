@@ -22,9 +22,9 @@ class Works:
 
     async def become(self, wanted: Mapping[str, Work]) -> None:
         """Stop what is not wanted any more, then start what is wanted and not done yet."""
-        for name in self._tasks.keys() - wanted.keys():
+        for name in [name for name in self._tasks if name not in wanted]:
             await stop(self._tasks.pop(name))
-        for name in wanted.keys() - self._tasks.keys():
+        for name in [name for name in wanted if name not in self._tasks]:
             work = persist(
                 f"{self._context.service.name} {name}", wanted[name], self._context.clock, self._context.timing
             )

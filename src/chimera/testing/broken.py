@@ -6,7 +6,7 @@ Each breaks one guarantee and is otherwise the engine that it wraps. `every`: it
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from types import MappingProxyType
@@ -14,6 +14,14 @@ from types import MappingProxyType
 from chimera.entities import Key, Row, Table
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
+
+Wrong = Callable[[], bool]
+"""Whether the promise is to be broken now; asked each time, whenever it could be."""
+
+
+def always() -> bool:
+    """Break it whenever it could be broken."""
+    return True
 
 
 class WrappedLog:
@@ -166,28 +174,34 @@ class WrappedStore:
 class ForgettingStore(WrappedStore):
     """Breaks "leaving commits": rows saved in one table, such as the checkpoints, are forgotten."""
 
-    def __init__(self, store: Store, table: str) -> None:
+    def __init__(self, store: Store, table: str, wrong: Wrong = always) -> None:
         super().__init__(store)
         self._table = table
+        self._wrong = wrong
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         async with self._store.transaction() as session:
-            yield _ForgettingSession(session, self._table)
+            yield _ForgettingSession(session, self._table, self._wrong)
 
 
 class _ForgettingSession(WrappedSession):
-    def __init__(self, session: WriteSession, table: str) -> None:
+    def __init__(self, session: WriteSession, table: str, wrong: Wrong) -> None:
         super().__init__(session)
         self._table = table
+        self._wrong = wrong
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
-        if table.name != self._table:
+        if table.name != self._table or not self._wrong():
             await super().save(table, rows)
 
 
 class HolesStore(WrappedStore):
     """Breaks "a rolled-back transaction leaves no hole": its numbers are used up, as those of a database's sequence."""
+
+    def __init__(self, store: Store, wrong: Wrong = always) -> None:
+        super().__init__(store)
+        self._wrong = wrong
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -196,8 +210,9 @@ class HolesStore(WrappedStore):
             async with self._store.transaction() as session:
                 yield _CountingSession(session, taken)
         except BaseException:
-            async with self._store.transaction() as session:
-                await session.reserve(taken)
+            if taken and self._wrong():
+                async with self._store.transaction() as session:
+                    await session.reserve(taken)
             raise
 
 
@@ -279,25 +294,39 @@ class WrappedViews:
 class ForgetfulViews(WrappedViews):
     """Breaks "documents and checkpoints move together": the documents are written, the checkpoints are not."""
 
+    def __init__(self, views: ViewStore, wrong: Wrong = always) -> None:
+        super().__init__(views)
+        self._wrong = wrong
+
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        return await self._views.write(consumer, documents, [])
+        return await self._views.write(consumer, documents, [] if moves and self._wrong() else moves)
 
 
 class StubbornViews(WrappedViews):
     """Breaks "0, and nothing is changed": writes the documents though the checkpoint has moved meanwhile."""
 
+    def __init__(self, views: ViewStore, wrong: Wrong = always) -> None:
+        super().__init__(views)
+        self._wrong = wrong
+
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         at = await self._views.checkpoints(consumer)
         current = [move._replace(before=at.get((move.source, move.partition), Checkpoint()).number) for move in moves]
-        return await self._views.write(consumer, documents, current)
+        is_stale = current != [*moves]
+        return await self._views.write(consumer, documents, current if is_stale and self._wrong() else moves)
 
 
 class CarelessViews(WrappedViews):
     """Breaks "a document not at its revision": overwrites whatever somebody else has written meanwhile."""
+
+    def __init__(self, views: ViewStore, wrong: Wrong = always) -> None:
+        super().__init__(views)
+        self._wrong = wrong
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         current: list[Document] = []
         for document in documents:
             stored = (await self._views.get(document.view, [document.key])).get(document.key)
             current.append(document._replace(revision=stored.revision if stored else 0))
-        return await self._views.write(consumer, current, moves)
+        is_stale = current != [*documents]
+        return await self._views.write(consumer, current if is_stale and self._wrong() else documents, moves)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
@@ -17,7 +17,7 @@ import msgspec
 from chimera.core.aio.signals import Signal
 from chimera.core.paging import within_page
 from chimera.entities import Key, Row, Table
-from chimera.errors import SettingsError, Trimmed, Unavailable
+from chimera.errors import Conflict, SettingsError, Trimmed, Unavailable
 from chimera.messages import Message
 from chimera.ports import (
     BucketDigest,
@@ -76,18 +76,24 @@ class _Records(msgspec.Struct):
 
 
 class MemoryLog:
-    """Lists of messages by topic and partition."""
+    """Lists of messages by topic and partition. `on_append` is told of what was added to a topic."""
 
-    features = _FEATURES
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        features: Features = _FEATURES,
+        on_append: Callable[[str, Sequence[Message]], None] = lambda topic, messages: None,
+    ) -> None:
+        self.features = features
+        self._on_append = on_append
         self._topics: dict[str, list[_Records]] = {}
-        self._changed = Signal()
+        self._changed: dict[str, Signal] = {}
         self._closed = False
 
     async def create(self, topic: str, partitions: int) -> None:
         """Raises SettingsError when the topic exists with another number of partitions."""
         stored = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
+        self._changed.setdefault(topic, Signal())
         if len(stored) != partitions:
             raise SettingsError(f"the topic {topic} has {len(stored)} partitions, not {partitions}")
 
@@ -99,7 +105,8 @@ class MemoryLog:
                 raise ValueError(f"the topic {topic} has {len(stored)} partitions, no number {message.partition}")
         for message in messages:
             stored[message.partition].messages.append(message)
-        self._changed.notify()
+        self._on_append(topic, messages)
+        self._changed[topic].notify()
 
     async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
         stored = self._topic(topic)
@@ -110,7 +117,7 @@ class MemoryLog:
                 yield batch
                 await asyncio.sleep(0)
             else:
-                await self._changed.wait(_WAIT_S)
+                await self._changed[topic].wait(_WAIT_S)
 
     async def ends(self, topic: str) -> Mapping[int, int]:
         return {partition: records.end for partition, records in enumerate(self._topic(topic))}
@@ -121,7 +128,14 @@ class MemoryLog:
 
     async def close(self) -> None:
         self._closed = True
-        self._changed.notify()
+        for changed in self._changed.values():
+            changed.notify()
+
+    def remake(self, topic: str) -> None:
+        """Empty a topic, as when it was deleted and made anew: its offsets begin again."""
+        for records in self._topics[topic]:
+            records.messages, records.trimmed = [], 0
+        self._changed[topic].notify()
 
     def _topic(self, topic: str) -> list[_Records]:
         if topic not in self._topics:
@@ -143,64 +157,88 @@ def _next_batch(stored: Sequence[_Records], offsets: dict[int, int], turns: Sequ
     return batch
 
 
-class _State(msgspec.Struct, frozen=True):
-    """The committed state. It is never changed, only replaced, so that whoever reads it sees one moment."""
+class StoreState(msgspec.Struct, frozen=True):
+    """A store's committed state: it is never changed, only replaced, so that whoever reads it sees one moment."""
 
-    tables: Mapping[str, Mapping[Key, Row]]
-    events: Mapping[int, tuple[Message, ...]]
-    heads: Mapping[int, int]
+    tables: Mapping[str, Mapping[Key, Row]] = {}
+    events: Mapping[int, tuple[Message, ...]] = {}
+    heads: Mapping[int, int] = {}
+
+
+class Changes(msgspec.Struct):
+    """What a transaction has read and changed. A row that is None is deleted; `reserved`: the heads as it left them.
+
+    `base` is the state that it began with; `read` are the slots (table, key) whose rows it has seen, or has seen to be
+    missing.
+    """
+
+    base: StoreState
+    read: dict[tuple[str, Key], None] = {}
+    rows: dict[str, dict[Key, Row | None]] = {}
+    appended: dict[int, list[Message]] = {}
+    trimmed: dict[int, int] = {}
+    reserved: dict[int, int] = {}
 
 
 class MemoryStore:
-    """Entities and journal. Transactions run one after another; each commits by replacing the whole state."""
+    """Entities and journal. Transactions run side by side, each on the state of its beginning.
 
-    features = _FEATURES
+    The first to commit wins: a later one that has read a row that was changed meanwhile, or has reserved numbers in a
+    partition that grew, gets a Conflict, as do those of engines that don't lock. What others add to what was found is
+    not noticed, as in most engines. `on_commit` is told of every commit, once it is done.
+    """
 
-    def __init__(self) -> None:
-        self._state = _State({}, {}, {})
+    def __init__(
+        self, *, features: Features = _FEATURES, on_commit: Callable[[Changes], None] = lambda changes: None
+    ) -> None:
+        self.features = features
+        self.state = StoreState()
+        self._on_commit = on_commit
         self._columns: dict[str, list[str]] = {}
-        self._lock = asyncio.Lock()
 
     async def create(
         self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
     ) -> None:
         """Raises SettingsError for another number of partitions. No statements are run: there is no SQL here."""
-        heads = self._state.heads or dict.fromkeys(range(partitions), 0)
+        heads = self.state.heads or dict.fromkeys(range(partitions), 0)
         if len(heads) != partitions:
             raise SettingsError(f"the journal has {len(heads)} partitions, not {partitions}")
         self._columns.update({table.name: [column.name for column in table.columns] for table in tables})
-        self._state = _State({**{table.name: {} for table in tables}, **self._state.tables}, self._state.events, heads)
+        rows = {**{table.name: {} for table in tables}, **self.state.tables}
+        self.state = StoreState(rows, self.state.events, heads)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
-        async with self._lock:
-            session = _MemoryWriteSession(self._state, self._columns)
-            try:
-                yield session
-                state = session.result()
-            finally:
-                session.end()
-            await asyncio.sleep(0)
-            self._state = state
+        base = self.state
+        session = _MemoryWriteSession(base, self._columns)
+        try:
+            yield session
+        finally:
+            session.end()
+        await asyncio.sleep(0)
+        if self.state is not base:
+            _check_unchanged(session.changes, base, self.state)
+        self.state = _changed_by(session.changes, self.state)
+        self._on_commit(session.changes)
 
     @asynccontextmanager
     async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
-        session = _MemorySession(self._state, self._columns)
+        session = _MemorySession(self.state, self._columns)
         try:
             yield session
         finally:
             session.end()
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        if after + 1 < _oldest(self._state, partition):
+        if after + 1 < _oldest(self.state, partition):
             raise Trimmed(partition, after)
-        return list(within_page(_after(self._state.events.get(partition, ()), after)[:limit], attrgetter("data")))
+        return list(within_page(_after(self.state.events.get(partition, ()), after)[:limit], attrgetter("data")))
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self._state.heads)
+        return dict(self.state.heads)
 
     async def oldest(self) -> Mapping[int, int]:
-        return {partition: _oldest(self._state, partition) for partition in self._state.heads}
+        return {partition: _oldest(self.state, partition) for partition in self.state.heads}
 
     async def close(self) -> None: ...
 
@@ -208,7 +246,7 @@ class MemoryStore:
 class _MemorySession:
     dialect = ""
 
-    def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, state: StoreState, columns: Mapping[str, Sequence[str]]) -> None:
         self._base = state
         self._columns = columns
         self._ended = False
@@ -227,8 +265,9 @@ class _MemorySession:
         columns = self._columns[table.name]
         wanted = [(columns.index(name), frozenset(values)) for name, values in where.items()]
         rows = self._rows(table)
-        found = [rows[key] for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
-        return self._of(table, found)
+        found = [key for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
+        self._note(table, found)
+        return self._of(table, [rows[key] for key in found])
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Raises RuntimeError: there is no SQL in memory."""
@@ -245,83 +284,108 @@ class _MemorySession:
         at = [columns.index(name) for name in names]
         return [tuple(row[index] for index in at) for row in rows]
 
+    def _note(self, table: Table, keys: Sequence[Key]) -> None:
+        """These rows were read."""
+
     def _rows(self, table: Table) -> Mapping[Key, Row]:
         return self._state.tables[table.name]
 
-    def _events(self, partition: int) -> tuple[Message, ...]:
+    def _events(self, partition: int) -> Sequence[Message]:
         return self._state.events.get(partition, ())
 
     @property
-    def _state(self) -> _State:
+    def _state(self) -> StoreState:
         if self._ended:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
         return self._base
 
 
 class _MemoryWriteSession(_MemorySession):
-    def __init__(self, state: _State, columns: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, state: StoreState, columns: Mapping[str, Sequence[str]]) -> None:
         super().__init__(state, columns)
-        self._tables: dict[str, dict[Key, Row]] = {}
-        self._heads: dict[int, int] = {}
-        self._appended: dict[int, list[Message]] = {}
-        self._trimmed: dict[int, int] = {}
+        self.changes = Changes(state)
+
+    async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
+        self._note(table, keys)
+        return await super().load(table, keys)
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         """Raises what a database would: OverflowError, UnicodeEncodeError, or ValueError for a missing value."""
         for row in rows:
             _check(table, row)
-        self._changed(table).update((table.key_of(row), row) for row in rows)
+        self._change(table, {table.key_of(row): row for row in rows})
 
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
-        rows = self._changed(table)
-        for key in keys:
-            rows.pop(key, None)
+        self._change(table, dict.fromkeys(keys))
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
         """Raises ValueError for an unknown partition."""
         if unknown := counts.keys() - self._state.heads.keys():
             raise ValueError(f"the journal has no partition {min(unknown)}")
-        heads = {**self._state.heads, **self._heads}
-        self._heads.update({partition: heads[partition] + count for partition, count in counts.items()})
+        heads = {**self._state.heads, **self.changes.reserved}
+        self.changes.reserved.update({partition: heads[partition] + count for partition, count in counts.items()})
         return {partition: heads[partition] + 1 for partition in counts}
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
-        at, rows = self._columns[table.name].index(column), self._changed(table)
+        at, rows = self._columns[table.name].index(column), self._rows(table)
         old = sorted((row[at], key) for key, row in rows.items() if row[at] is not None and row[at] < before)
-        for _, key in old[:limit]:
-            del rows[key]
+        self._change(table, dict.fromkeys(key for _, key in old[:limit]))
         return len(old[:limit])
 
     async def trim(self, partition: int, through: int) -> None:
-        self._trimmed[partition] = through
+        self.changes.trimmed[partition] = through
 
     async def append(self, events: Sequence[Message]) -> None:
         for event in events:
-            self._appended.setdefault(event.partition, []).append(event)
+            self.changes.appended.setdefault(event.partition, []).append(event)
 
-    def result(self) -> _State:
-        """The state after this transaction."""
-        appended = {partition: self._events(partition) for partition in {**self._appended, **self._trimmed}}
-        return _State(
-            {**self._state.tables, **self._tables},
-            {**self._state.events, **appended},
-            {**self._state.heads, **self._heads},
-        )
+    def _note(self, table: Table, keys: Sequence[Key]) -> None:
+        self.changes.read.update(((table.name, key), None) for key in keys)
 
-    def _changed(self, table: Table) -> dict[Key, Row]:
-        if table.name not in self._tables:
-            self._tables[table.name] = dict(self._state.tables[table.name])
-        return self._tables[table.name]
+    def _change(self, table: Table, rows: Mapping[Key, Row | None]) -> None:
+        self.changes.rows.setdefault(table.name, {}).update(rows)
 
     def _rows(self, table: Table) -> Mapping[Key, Row]:
-        return self._tables[table.name] if table.name in self._tables else super()._rows(table)
+        return _table_after(super()._rows(table), self.changes.rows.get(table.name, {}))
 
-    def _events(self, partition: int) -> tuple[Message, ...]:
-        events = (*super()._events(partition), *self._appended.get(partition, ()))
-        return tuple(_after(sorted(events, key=_number), self._trimmed.get(partition, 0)))
+    def _events(self, partition: int) -> Sequence[Message]:
+        return _events_after(super()._events(partition), self.changes, partition)
 
 
-def _oldest(state: _State, partition: int) -> int:
+def _check_unchanged(changes: Changes, base: StoreState, now: StoreState) -> None:
+    """Raises Conflict where a transaction that began at `base` has read what was changed by `now`."""
+    for name, key in changes.read:
+        before, after = base.tables.get(name, {}), now.tables[name]
+        if before is not after and before.get(key) != after.get(key):
+            raise Conflict(f"{name} {key} was changed by another transaction")
+    for partition in changes.reserved:
+        if base.heads[partition] != now.heads[partition]:
+            raise Conflict(f"partition {partition} of the journal grew by another transaction")
+
+
+def _changed_by(changes: Changes, state: StoreState) -> StoreState:
+    tables, events = dict(state.tables), dict(state.events)
+    for name, rows in changes.rows.items():
+        tables[name] = _table_after(tables[name], rows)
+    for partition in {**changes.appended, **changes.trimmed}:
+        events[partition] = tuple(_events_after(events.get(partition, ()), changes, partition))
+    return StoreState(tables, events, {**state.heads, **changes.reserved})
+
+
+def _table_after(table: Mapping[Key, Row], changes: Mapping[Key, Row | None]) -> Mapping[Key, Row]:
+    if not changes:
+        return table
+    merged = {**table, **changes}
+    return {key: row for key, row in merged.items() if row is not None}
+
+
+def _events_after(events: Sequence[Message], changes: Changes, partition: int) -> Sequence[Message]:
+    if added := changes.appended.get(partition, ()):
+        events = sorted((*events, *added), key=_number)
+    return _after(events, changes.trimmed.get(partition, 0))
+
+
+def _oldest(state: StoreState, partition: int) -> int:
     events = state.events.get(partition, ())
     return events[0].number if events else state.heads.get(partition, 0) + 1
 
@@ -344,12 +408,27 @@ def _check(table: Table, row: Row) -> None:
             raise OverflowError(f"{table.name}.{column.name}: {value} does not fit 64 bits")
 
 
+class ViewsState(msgspec.Struct, frozen=True):
+    """All that a view store has at a moment."""
+
+    documents: Mapping[str, Mapping[str, Document]] = {}
+    checkpoints: Mapping[str, Mapping[tuple[str, int], Checkpoint]] = {}
+    revision: int = 0
+
+
 class MemoryViews:
-    """Documents by view and key, and checkpoints by consumer."""
+    """Documents by view and key, and checkpoints by consumer. `on_write`, `on_drop` are told of what was done."""
 
-    features = _FEATURES
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        features: Features = _FEATURES,
+        on_write: Callable[[str, Sequence[Document], Sequence[Move]], None] = lambda consumer, documents, moves: None,
+        on_drop: Callable[[str], None] = lambda consumer: None,
+    ) -> None:
+        self.features = features
+        self._on_write = on_write
+        self._on_drop = on_drop
         self._documents: dict[str, dict[str, Document]] = {}
         self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
         self._revision = 0
@@ -371,6 +450,7 @@ class MemoryViews:
         for document in documents:
             self._put(document)
         checkpoints.update({(move.source, move.partition): move.after for move in moves})
+        self._on_write(consumer, documents, moves)
         return self._revision
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
@@ -385,6 +465,24 @@ class MemoryViews:
         self._checkpoints.pop(consumer, None)
         for view in views:
             self._documents.pop(view, None)
+        self._on_drop(consumer)
+
+    def documents_of(self, view: str) -> list[Document]:
+        """All documents of a view, or of a generation of one, in the order of their keys."""
+        documents = self._documents.get(view, {})
+        return [documents[key] for key in sorted(documents)]
+
+    def moment(self) -> ViewsState:
+        """All that it has now, to be put back later."""
+        documents = {view: dict(kept) for view, kept in self._documents.items()}
+        checkpoints = {consumer: dict(kept) for consumer, kept in self._checkpoints.items()}
+        return ViewsState(documents, checkpoints, self._revision)
+
+    def restore(self, moment: ViewsState) -> None:
+        """Have again what it had at a moment, as from a backup."""
+        self._documents = {view: dict(kept) for view, kept in moment.documents.items()}
+        self._checkpoints = {consumer: dict(kept) for consumer, kept in moment.checkpoints.items()}
+        self._revision = moment.revision
 
     async def close(self) -> None: ...
 

@@ -176,7 +176,7 @@ class Audit:
         entries = await self._entries(places)
         await self._check_history(at)
         suspects = []
-        for key in {*copied, *entries}:
+        for key in dict.fromkeys((*copied, *entries)):
             digest, entry = copied.get(key, CopiedKey()).digest, entries.get(key, NOTHING)
             if bool(digest) == bool(entry.digest) if self._keys_only else digest == entry.digest:
                 continue

@@ -46,7 +46,7 @@ class BatchFold:
         self._stored_events = events
         self._documents: dict[str, object | None] = {}
         self._spans = {key: span_of(document) for key, document in spans.items()}
-        self._moved: set[str] = set()
+        self._moved: dict[str, None] = {}
         self._events: dict[str, ParkedEvent | None] = {}
 
     def fold(self, message: Message, keys: Sequence[str], event: object) -> None:
@@ -74,7 +74,7 @@ class BatchFold:
         again = msgspec.structs.replace(failure, cause=cause, tries=failure.tries + 1, last_at=now) if cause else None
         self._events[parked_key(key, span.first)] = again
         self._spans[key] = span if cause else Span(span.first + 1, span.end)
-        self._moved.add(key)
+        self._moved[key] = None
         return cause
 
     def encoded(self, key: str) -> bytes | None:
@@ -130,7 +130,7 @@ class BatchFold:
             )
         self._events[parked_key(key, span.end)] = ParkedEvent(message, cause, tries, now, now)
         self._spans[key] = Span(span.first, span.end + 1)
-        self._moved.add(key)
+        self._moved[key] = None
         if tries:
             self.failed.append(message)
 

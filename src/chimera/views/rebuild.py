@@ -226,6 +226,35 @@ def _settled(state: Generations, code: str) -> Generations:
     return state if state.declined == code else state.resumed(code)
 
 
+async def ask_for(context: Context, view: str, *, keep_old: bool = False, force: bool = False) -> int:
+    """Ask for a view to be built anew: the number of the generation that is being built from now on.
+
+    It is with this code. Raises ChimeraError when one is being built with other code, or events of it are gone.
+    """
+    declared = context.service.views[view]
+    code = fingerprint(declared)
+
+    def step(now: Generations) -> Generations:
+        if now.building is None:
+            adopted = now if now.serving.code else now.adopted(code)
+            return adopted.started(code, keep_old=keep_old, force=force)
+        return now.wished(keep_old=keep_old, force=force) if now.building.generation.code == code else now
+
+    state = (await read_generations(context.views, [view]))[view]
+    if state.building is None:
+        try:
+            await can_be_built(context, declared)
+        except Trimmed as error:
+            raise ChimeraError(f"view {view} can't be built anew: {error}") from error
+    after = await change(context.views, view, step)
+    if after.building is None or after.building.generation.code != code:
+        raise ChimeraError(
+            f"view {view} is being rebuilt with other code; first: chimera rebuild {context.service.name} {view} "
+            "--cancel"
+        )
+    return after.building.generation.number
+
+
 async def can_be_built(context: Context, view: View[msgspec.Struct]) -> None:
     """Raises Trimmed when the first events of a source are gone, Unavailable when it can't be asked."""
     for source in view.sources:

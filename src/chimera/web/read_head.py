@@ -141,12 +141,16 @@ class ReadHead:
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
             waiting = Waiting(self.context, self._generations, _after(call), self.context.timing.after_s)
-            if reader_name is None:
-                found = await query.function(**arguments)
-            else:
-                found = await self._snapshots.look(partial(ask, arguments, reader_name, waiting))
-            if found is None:
-                raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+            try:
+                if reader_name is None:
+                    found = await query.function(**arguments)
+                else:
+                    found = await self._snapshots.look(partial(ask, arguments, reader_name, waiting))
+                if found is None:
+                    raise _not_found(call)
+            except Rejected as refusal:  # what it says may come from views that are behind
+                await _answer_rejected(call, refusal, _behind(waiting))
+                return
             await _answer_document(call, found, query.page, _behind(waiting))
 
         method, _, template = query.route.partition(" ")
@@ -174,7 +178,8 @@ class ReadHead:
             data = await documents(name, key)
             if data is None:
                 if view.absent == "404":
-                    raise Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+                    await _answer_rejected(call, _not_found(call), headers)
+                    return
                 data = msgspec.json.encode(view.new(key))
             if view.page is not None:
                 headers = [*headers, VARY]
@@ -232,6 +237,15 @@ async def _answer_document(call: Call, found: object, page: Page | None, headers
             await call.answer(page(found).encode(), 200, HTML, headers)
             return
     await call.answer(msgspec.json.encode(found), 200, JSON, headers)
+
+
+def _not_found(call: Call) -> Rejected:
+    return Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+
+
+async def _answer_rejected(call: Call, refusal: Rejected, headers: Sequence[Header]) -> None:
+    detail = refusal.detail or refusal.reason
+    await answer_problem(call, refusal.status, detail, reason=refusal.reason, headers=headers)
 
 
 async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:

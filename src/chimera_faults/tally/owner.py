@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,8 @@ from chimera_faults.tally.messages import Add, Added, AddNow, Noted, Standing
 
 tally = Service("tally", partitions=4)
 
+AGEING = "younger than "
+"""A poison of so many seconds: the command fails until it is that old."""
 ANTIDOTE = "antidote"
 """The file in the rig's folder that ends every poison."""
 
@@ -81,7 +84,7 @@ async def _add(command: Add | AddNow, tx: Transaction) -> None:
     if command.amount < 0:
         raise Rejected("negative", "an amount is not negative")
     if command.poison:
-        _take(command.poison)
+        _take(command.poison, tx.now.timestamp())
     account.count += 1
     account.total += command.amount
     account.labels.append(command.label)
@@ -89,7 +92,11 @@ async def _add(command: Add | AddNow, tx: Transaction) -> None:
     tx.emit(Added(command.account_id, command.label, command.amount))
 
 
-def _take(poison: str) -> None:
+def _take(poison: str, accepted_at: float) -> None:
+    if poison.startswith(AGEING):
+        if time.time() < accepted_at + float(poison.removeprefix(AGEING)):
+            raise RuntimeError(f"poisoned: {poison}")
+        return
     if (Path(os.environ[FOLDER]) / ANTIDOTE).exists():
         return
     if poison == "kill":

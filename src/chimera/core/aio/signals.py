@@ -9,7 +9,7 @@ class Signal:
     """Wakes everybody who waits. It carries no data: whoever wakes reads anew."""
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self._waiters: dict[asyncio.Future[bool], None] = {}
 
     def notify(self) -> None:
         """Wake all who wait now. Call it from the event loop's own thread."""
@@ -21,13 +21,13 @@ class Signal:
         """Wait for the next `notify`, at most `timeout` seconds; says whether it came."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         timer = loop.call_later(timeout, _time_out, waiter)
         try:
             return await waiter
         finally:
             timer.cancel()
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

@@ -1,0 +1,64 @@
+"""A fleet: the services that are simulated together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from chimera.core.timing import Limits, Retention, Retry, Timing
+from chimera.errors import DeclarationError
+from chimera.messages import Command
+from chimera.service import Service
+
+Draw = Callable[[Random], Command]
+"""From chance to a command."""
+
+
+class Fleet:
+    """Services that run together, each in several processes, and what is different from production.
+
+    `builds`: by a service's name, the builds that it is upgraded to, one after another. `commands`: how to draw a
+    command of a type, where its fields' types don't say enough; None for one that is not sent. `writers`, `readers`:
+    the most processes of each kind that a service has.
+    """
+
+    def __init__(
+        self,
+        *services: Service,
+        builds: Mapping[str, Sequence[Service]] | None = None,
+        commands: Mapping[type[Command], Draw | None] | None = None,
+        writers: int = 3,
+        readers: int = 2,
+        timing: Timing = Timing(audit_s=3.0),
+        limits: Limits = Limits(),
+        retry: Retry = Retry(tries=4, first_s=0.1, longest_s=2.0),
+        retention: Retention = Retention(),
+    ) -> None:
+        self.services = {service.name: service for service in services}
+        if len(self.services) != len(services):
+            raise DeclarationError("two services of a fleet have the same name")
+        later = builds or {}
+        if unknown := later.keys() - self.services.keys():
+            raise DeclarationError(f"builds of {', '.join(sorted(unknown))}: there is no such service in the fleet")
+        self.builds: dict[str, list[Service]] = {
+            name: [service, *later.get(name, ())] for name, service in self.services.items()
+        }
+        self.commands = dict(commands or {})
+        self.writers = writers
+        self.readers = readers
+        self.timing = timing
+        self.limits = limits
+        self.retry = retry
+        self.retention = retention
+        self._check_owners()
+
+    def _check_owners(self) -> None:
+        for service in self.services.values():
+            used = {borrow.owner for borrow in service.borrows.values()}
+            used |= {source for view in service.views.values() for source in view.sources}
+            used |= {source for reaction in service.reactions.values() for source in reaction.sources}
+            for name in sorted(used - self.services.keys()):
+                raise DeclarationError(
+                    f"{service.name} uses what {name!r} has, which is not in the fleet; it has: "
+                    f"{', '.join(self.services)}; add it, as in: Fleet({service.name}, {name})"
+                )

@@ -1,0 +1,160 @@
+"""HTTP between simulated processes: a request is answered by the real ASGI application in another process, or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+from urllib.parse import quote, urlencode
+
+from chimera.errors import Unavailable
+from chimera.testing.simulate.loop import PROCESS, SimLoop, SimProcess
+from chimera.testing.simulate.trouble import CUT_S, Trouble
+from chimera.web.http import ASGIApp, Event
+
+TIMEOUT_S = 10.0
+
+
+class Broken(Exception):  # noqa: N818 - what happened
+    """No answer came; the request may have been carried out."""
+
+
+class Answer(NamedTuple):
+    """What was answered. Names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Listener(NamedTuple):
+    """A process that answers for a service."""
+
+    process: SimProcess
+    app: ASGIApp
+
+
+class Network:
+    """Who answers for which service, and the ways to them."""
+
+    def __init__(self, loop: SimLoop, trouble: Trouble) -> None:
+        self._loop = loop
+        self._trouble = trouble
+        self._listeners: dict[str, list[Listener]] = {}
+
+    def listen(self, service: str, listener: Listener) -> None:
+        """From now on requests may come, until the process is killed or leaves."""
+        self._listeners.setdefault(service, []).append(listener)
+        listener.process.ended.append(lambda: self.leave(service, listener))
+
+    def leave(self, service: str, listener: Listener) -> None:
+        """No more requests come."""
+        if listener in self._listeners.get(service, ()):
+            self._listeners[service].remove(listener)
+
+    async def ask(
+        self, service: str, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> Answer:
+        """The answer of whichever process of a service is reached. Raises Broken when none comes."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._ask(service, method, path, body, headers)
+        except TimeoutError as error:
+            raise Broken(f"{service} did not answer within {TIMEOUT_S:.0f} s") from error
+
+    async def _ask(self, service: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        trouble, asking, engine = self._trouble, PROCESS.get(), f"http {service}"
+        await asyncio.sleep(trouble.chance() * trouble.network_s)
+        if slow := trouble.hit("request slow", engine, asking):
+            await asyncio.sleep(trouble.exponential(slow.by_s))
+        there = self._listeners.get(service)
+        if not there or trouble.hit("request lost", engine, asking) or trouble.hit("cut", engine, asking):
+            await asyncio.sleep(CUT_S)
+            raise Broken(f"{service} can't be reached")
+        listener = there[int(trouble.chance() * len(there))]
+        if trouble.hit("request doubled", engine, asking):
+            self._send(listener, method, path, body, headers)
+        answer = await self._send(listener, method, path, body, headers)
+        if trouble.hit("answer lost", engine, asking):
+            raise Broken(f"the answer of {service} is lost")
+        return answer
+
+    def _send(
+        self, listener: Listener, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> asyncio.Future[Answer]:
+        process, came = listener.process, self._loop.create_future()
+
+        def broke() -> None:
+            if not came.done():
+                came.set_exception(Broken(f"{process.name} was killed while it answered"))
+
+        async def work() -> None:
+            try:
+                answer = await _served(listener.app, method, path, body, headers)
+            except Exception as error:  # noqa: BLE001 - a server closes the connection, and says why in its log
+                answer = None
+                self._loop.failures.append(f"{process.name}: {method} {path} failed: {error!r}")
+            process.ended.remove(broke)
+            if not came.done():
+                if answer is None:
+                    came.set_exception(Broken(f"{process.name} closed the connection"))
+                else:
+                    came.set_result(answer)
+
+        process.ended.append(broke)
+        process.spawn(work())
+        came.add_done_callback(_retrieve)
+        return came
+
+
+class SimTransport:
+    """The way of a process to another service, as `chimera.adapters.http.HttpOwner` takes it."""
+
+    def __init__(self, network: Network, service: str) -> None:
+        self._network = network
+        self._service = service
+
+    async def request(
+        self, method: str, path: str, query: Sequence[tuple[str, str]], body: bytes | None
+    ) -> tuple[int, bytes]:
+        target = f"{path}?{urlencode(query, quote_via=quote)}" if query else path
+        try:
+            answer = await self._network.ask(self._service, method, target, body=body or b"")
+        except Broken as error:
+            raise Unavailable(str(error)) from error
+        return answer.status, answer.body
+
+    async def close(self) -> None: ...
+
+
+async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    sent: list[Event] = []
+    events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Event:
+        if events:
+            return events.pop()
+        forever: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        return await forever
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    raw, _, query = path.partition("?")
+    given = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": raw,
+        "raw_path": raw.encode(),
+        "query_string": query.encode(),
+        "headers": [(b"content-length", b"%d" % len(body)), *given],
+    }
+    await app(scope, receive, send)
+    came = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return Answer(sent[0]["status"], came, b"".join(event.get("body", b"") for event in sent[1:]))
+
+
+def _retrieve(future: asyncio.Future[Answer]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,369 @@
+"""What Chimera promises, looked at in every step: whenever something is committed, written, appended or answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from chimera.commands.inbox import FINAL
+from chimera.core.clock import Clock
+from chimera.core.names import (
+    CHECKPOINTS_TABLE,
+    INBOX_TABLE,
+    LEASES_TABLE,
+    PARTITION,
+    RELAY,
+    commands_topic,
+    share_type,
+    view_of,
+)
+from chimera.journal.consumers import Consumer, document_consumers
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Move
+from chimera.share.changes import shared_key
+from chimera.share.digests import digest_of
+from chimera.testing.memory import Changes
+from chimera.testing.simulate.fleet import Fleet
+from chimera.testing.simulate.ideal import IdealView
+from chimera.testing.simulate.loop import PROCESS, SimLoop
+
+Place = tuple[str, int]
+
+
+class Note(NamedTuple):
+    """Something that happened: when (virtual seconds), in which process, and to which keys."""
+
+    at: float
+    process: str
+    text: str
+    keys: Collection[str] = ()
+
+
+class BrokenPromise(NamedTuple):
+    """A promise that was not kept: which one, how, and of which key where it is one's."""
+
+    at: float
+    promise: str
+    text: str
+    key: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.promise}: {self.text}"
+
+
+class Promises:
+    """The promises of all services of a fleet. `broken` is empty as long as they are kept.
+
+    `notes`: what has happened, where somebody wants to tell it. `on_commit`: called after every commit.
+    `forgetful`: the services whose views were put back to an older moment, and for a while show less than before.
+    """
+
+    def __init__(self, fleet: Fleet, clock: Clock, loop: SimLoop) -> None:
+        self.broken: list[BrokenPromise] = []
+        self.notes: list[Note] | None = None
+        self.on_commit: Callable[[], None] = lambda: None
+        self.forgetful: set[str] = set()
+        self.events: dict[str, dict[int, list[Message]]] = {name: {} for name in fleet.services}
+        self.ideals: dict[tuple[str, str], list[IdealView]] = {}
+        self._clock = clock
+        self._loop = loop
+        self._heads: dict[str, dict[int, int]] = {name: {} for name in fleet.services}
+        self._inboxes = {name: Inbox() for name in fleet.services}
+        self._copies: dict[tuple[str, str], Consumer] = {}
+        self._emitted: dict[tuple[str, str], dict[str, list[str]]] = {}
+        self._copied: dict[tuple[str, str, str], int] = {}
+        self._checkpoints: dict[tuple[str, str], dict[Place, int]] = {}
+        self._of_source: dict[str, list[IdealView]] = {}
+        for name, builds in fleet.builds.items():
+            for build in builds:
+                for view in build.views.values():
+                    ideal = IdealView(view)
+                    self.ideals.setdefault((name, view.name), []).append(ideal)
+                    for source in sorted(view.sources):
+                        self._of_source.setdefault(source, []).append(ideal)
+                for consumer in document_consumers(build).values():
+                    if consumer.kind == "copy":
+                        self._copies[name, consumer.name] = consumer
+                for share in build.shares:
+                    self._emitted[name, share] = {}
+
+    def note(self, text: str, keys: Collection[str] = (), *, process: str = "") -> None:
+        """Something happens."""
+        if self.notes is not None:
+            self.notes.append(Note(self._loop.now, process or self._who(), text, keys))
+
+    def breaks(self, promise: str, text: str, key: str = "") -> None:
+        """A promise is not kept."""
+        self.broken.append(BrokenPromise(self._loop.now, promise, f"{text} (by {self._who()})", key))
+        self.note(f"BROKEN: {promise}: {text}", [key])
+
+    def committing(self, service: str) -> Callable[[Changes], None]:
+        """What a service's store tells of every commit."""
+
+        def committed(changes: Changes) -> None:
+            self._check_journal(service, changes)
+            self._check_inbox(service, changes)
+            self._check_checkpoints(service, changes)
+            self._check_leases(service, changes)
+            for events in changes.appended.values():
+                for event in events:
+                    self._emit(service, event)
+            if self.notes is not None:
+                self._tell_commit(changes)
+            self.on_commit()
+
+        return committed
+
+    def appended(self, topic: str, messages: Sequence[Message]) -> None:
+        """What the log tells of every append."""
+        for name, inbox in self._inboxes.items():
+            if topic == commands_topic(name):
+                for message in messages:
+                    inbox.accept(message)
+        if self.notes is not None:
+            for message in messages:
+                what = f"event {message.position}" if message.number else f"command {message.type} {message.id}"
+                self.note(f"{what} of {message.key!r} is in the log {topic}", [message.key])
+
+    def writing(self, service: str) -> Callable[[str, Sequence[Document], Sequence[Move]], None]:
+        """What a service's view store tells of every write."""
+
+        def written(consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> None:
+            at = self._checkpoints.setdefault((service, consumer), {})
+            for move in moves:
+                place = (move.source, move.partition)
+                if move.before != at.get(place, 0) or move.after.number < move.before:
+                    self.breaks(
+                        "checkpoints move forward",
+                        f"{service}'s {consumer} moves from {move.before} to {move.after.number} in {place}, "
+                        f"and was at {at.get(place, 0)}",
+                    )
+                at[place] = move.after.number
+            if ideals := self.ideals.get((service, view_of(consumer))):
+                self._check_view(service, consumer, ideals, documents, moves)
+            elif copied := self._copies.get((service, consumer)):
+                self._check_copy(service, consumer, copied, documents)
+            if self.notes is not None and documents:
+                self._tell_write(consumer, documents, moves)
+
+        return written
+
+    def dropping(self, service: str) -> Callable[[str], None]:
+        """What a service's view store tells of what is dropped."""
+
+        def dropped(consumer: str) -> None:
+            self._checkpoints.pop((service, consumer), None)
+            for each in [each for each in self._copied if each[:2] == (service, consumer)]:
+                del self._copied[each]
+            self.note(f"drops {consumer}")
+
+        return dropped
+
+    def restored(self, service: str, checkpoints: Mapping[str, Mapping[Place, Checkpoint]]) -> None:
+        """A service's views are as they were once, with these checkpoints by consumer."""
+        self.forgetful.add(service)
+        for each in [each for each in self._checkpoints if each[0] == service]:
+            del self._checkpoints[each]
+        for consumer, at in checkpoints.items():
+            self._checkpoints[service, consumer] = {place: checkpoint.number for place, checkpoint in at.items()}
+        for key in [key for key in self._copied if key[0] == service]:
+            del self._copied[key]
+
+    def log_remade(self, service: str) -> None:
+        """The log of a service's events was made anew."""
+
+    def states(self, service: str) -> Mapping[str, str]:
+        """What became of a service's commands, by id, as far as it is final."""
+        return self._inboxes[service].settled
+
+    # Of a store
+
+    def _check_journal(self, service: str, changes: Changes) -> None:
+        heads = self._heads[service]
+        for partition, head in changes.reserved.items():
+            before = heads.get(partition, 0)
+            numbers = [event.number for event in changes.appended.get(partition, ())]
+            if sorted(numbers) != list(range(before + 1, head + 1)):
+                self.breaks(
+                    "a journal has no holes",
+                    f"partition {partition} of {service} goes from {before} to {head} with the events {numbers}",
+                )
+            heads[partition] = head
+        for partition in changes.appended.keys() - changes.reserved.keys():
+            self.breaks("a journal has no holes", f"{service} appends to partition {partition} without a number")
+
+    def _check_inbox(self, service: str, changes: Changes) -> None:
+        inbox = self._inboxes[service]
+        for (command_id,), row in changes.rows.get(INBOX_TABLE, {}).items():
+            if row is None or not isinstance(command_id, str):
+                continue
+            state = str(row[1])
+            if command_id in inbox.settled:
+                self.breaks(
+                    "a command has its effect once",
+                    f"command {command_id} of {service} is {state}, and was {inbox.settled[command_id]} before",
+                    inbox.keys.get(command_id, ""),
+                )
+            if state in FINAL:
+                inbox.settled[command_id] = state
+                if earlier := inbox.unsettled_before(command_id):
+                    self.breaks(
+                        "commands of a key keep their order",
+                        f"command {command_id} of {service} is {state} before {earlier}, which came before it",
+                        inbox.keys[command_id],
+                    )
+
+    def _check_checkpoints(self, service: str, changes: Changes) -> None:
+        at = self._checkpoints.setdefault((service, ""), {})
+        for key, row in changes.rows.get(CHECKPOINTS_TABLE, {}).items():
+            if row is None or key[0] == RELAY:  # it only saves work: what was relayed twice is known
+                continue
+            place, number = (str(key), 0), int(row[3])
+            if number < at.get(place, 0):
+                self.breaks("checkpoints move forward", f"{service}'s {key} goes from {at[place]} back to {number}")
+            at[place] = number
+
+    def _check_leases(self, service: str, changes: Changes) -> None:
+        held, now = changes.base.tables.get(LEASES_TABLE, {}), self._clock.time()
+        for key, row in changes.rows.get(LEASES_TABLE, {}).items():
+            before = held.get(key)
+            if row is None or before is None or not str(key[0]).startswith(PARTITION):
+                continue
+            holder, owner, until = row[1], before[1], before[2]
+            if holder and owner not in ("", holder) and now < until < now + 60.0:
+                self.breaks("a lease is its holder's", f"{holder} takes {key[0]} of {service} from {owner} too early")
+
+    def _emit(self, service: str, event: Message) -> None:
+        self.events[service].setdefault(event.partition, []).append(event)
+        for share in [share for owner, share in self._emitted if owner == service]:
+            if event.type == share_type(service, share):
+                change = shared_key(share, event)
+                self._emitted[service, share].setdefault(change.key, []).append(change.digest)
+        for ideal in self._of_source.get(service, ()):
+            ideal.fold(event)
+
+    # Of a view store
+
+    def _check_view(
+        self,
+        service: str,
+        consumer: str,
+        ideals: Sequence[IdealView],
+        documents: Sequence[Document],
+        moves: Sequence[Move],
+    ) -> None:
+        at = self._checkpoints[service, consumer]
+        written = {document.key: document.data for document in documents if document.view == consumer}
+        for move in moves:
+            for number in range(move.before + 1, move.after.number + 1):
+                touched = [ideal.touched.get((move.source, move.partition), {}).get(number, []) for ideal in ideals]
+                for key in touched[0]:
+                    history = ideals[0].histories[key]
+                    unchanged = history.at(number) == history.at(number - 1)
+                    if len(ideals) == 1 and history.is_known and key not in written and not unchanged:
+                        self.breaks(
+                            "a view is the fold of its events",
+                            f"{service}'s {consumer} leaves out {move.source}/{move.partition}@{number} of {key!r}",
+                            key,
+                        )
+        for key, data in written.items():
+            wanted = []
+            for ideal in ideals:
+                known = ideal.histories.get(key)
+                if known is None or not known.is_known:
+                    break
+                wanted.append(known.at(at.get(known.place, 0)))
+            else:
+                if data not in wanted:
+                    self.breaks(
+                        "a view is the fold of its events",
+                        f"{service}'s {consumer} has {_text(data)} of {key!r}, and should have {_text(wanted[0])}",
+                        key,
+                    )
+
+    def _check_copy(self, service: str, consumer: str, copied: Consumer, documents: Sequence[Document]) -> None:
+        assert copied.declared is not None
+        emitted = self._emitted[copied.source, copied.declared.name]
+        for document in documents:
+            if document.view != consumer:
+                continue
+            shown = _shown(copied, "" if document.data is None else digest_of(document.data))
+            versions = [_shown(copied, each) for each in emitted.get(document.key, ())]
+            newest = max((index for index, each in enumerate(versions, 1) if each == shown), default=0)
+            before = self._copied.get((service, consumer, document.key), 0)
+            if not newest and shown:
+                self.breaks(
+                    "a copy is what its owner had",
+                    f"{service}'s {consumer} has {_text(document.data)} of {document.key!r}, which {copied.source} "
+                    "never had",
+                    document.key,
+                )
+            elif newest < before:
+                self.breaks(
+                    "a copy does not go back",
+                    f"{service}'s {consumer} has version {newest} of {document.key!r} after version {before}",
+                    document.key,
+                )
+            self._copied[service, consumer, document.key] = next(
+                (index for index, each in enumerate(versions, 1) if each == shown and index >= before), newest
+            )
+
+    # For the story
+
+    def _who(self) -> str:
+        process = PROCESS.get(None)
+        return process.name if process else "world"
+
+    def _tell_commit(self, changes: Changes) -> None:
+        for table, rows in changes.rows.items():
+            if table in (LEASES_TABLE, CHECKPOINTS_TABLE):
+                continue
+            for key, row in rows.items():
+                text = "deleted" if row is None else ", ".join(map(repr, row))
+                self.note(f"commits {table} {key}: {text[:300]}", [str(each) for each in (*key, *(row or ()))])
+        for events in changes.appended.values():
+            for event in events:
+                self.note(
+                    f"commits the event {event.position} {event.type} of {event.key!r}: {event.data.decode()[:300]}",
+                    [event.key],
+                )
+
+    def _tell_write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> None:
+        to = ", ".join(f"{move.source}/{move.partition}@{move.after.number}" for move in moves)
+        for document in documents:
+            self.note(
+                f"writes {document.view} {document.key!r} {_text(document.data)}" + (f" up to {to}" if to else ""),
+                [document.key],
+            )
+
+
+class Inbox:
+    """What was seen of a service's commands: `settled` by id, those accepted by key in order, the key of each."""
+
+    def __init__(self) -> None:
+        self.settled: dict[str, str] = {}
+        self.keys: dict[str, str] = {}
+        self._accepted: dict[str, list[str]] = {}
+
+    def accept(self, message: Message) -> None:
+        if message.id not in self.keys:
+            self.keys[message.id] = message.key
+            self._accepted.setdefault(message.key, []).append(message.id)
+
+    def unsettled_before(self, command_id: str) -> str:
+        """A command of the same key that was accepted before this one, and is not settled; empty where none is."""
+        for each in self._accepted.get(self.keys.get(command_id, ""), ()):
+            if each == command_id:
+                break
+            if each not in self.settled:
+                return each
+        return ""
+
+
+def _shown(copied: Consumer, digest: str) -> str:
+    """What a copy shows of a document: in hybrid mode only that there is one."""
+    return digest if copied.mode == "async" else "one" * bool(digest)
+
+
+def _text(data: bytes | None) -> str:
+    return "nothing" if data is None else data.decode(errors="replace")[:300]

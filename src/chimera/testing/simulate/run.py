@@ -1,0 +1,227 @@
+"""One run of a plan: what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from chimera.core.names import INBOX_TABLE, PARKED_TABLE
+from chimera.testing.balance import imbalances, pending
+from chimera.testing.simulate.clients import Client, Ledger
+from chimera.testing.simulate.fence import fenced
+from chimera.testing.simulate.fleet import Fleet
+from chimera.testing.simulate.loop import SimLoop, SimulationError, Unraised, new_loop
+from chimera.testing.simulate.nemesis import Nemesis
+from chimera.testing.simulate.plan import Kind, Plan, Sending
+from chimera.testing.simulate.promises import BrokenPromise, Note
+from chimera.testing.simulate.state import State
+from chimera.testing.simulate.world import World
+
+BOUND_S = 120.0
+"""Once nothing is wrong any more, everything is done within so much virtual time."""
+LOOK_S = 1.0
+MOST = 20
+"""A run ends when so many promises were broken."""
+
+Invariant = Callable[[State], object]
+"""Says what must hold: raises AssertionError, or returns False, when it does not."""
+SETTLED = ("done", "rejected", "parked")
+
+
+class Outcome(NamedTuple):
+    """What came of a run. `digest`: of every step; equal for equal runs.
+
+    `notes`: what happened, `trace`: a line for each step, where they were asked for.
+    """
+
+    plan: Plan
+    broken: Sequence[BrokenPromise]
+    digest: str
+    steps: int
+    virtual_s: float
+    struck: Mapping[Kind, int]
+    commands: int
+    reads: int
+    notes: Sequence[Note] = ()
+    trace: Sequence[str] = ()
+
+    @property
+    def promises(self) -> set[str]:
+        """The promises that were broken."""
+        return {each.promise for each in self.broken}
+
+
+def play(
+    fleet: Fleet,
+    plan: Plan,
+    invariants: Iterable[Invariant] = (),
+    in_the_end: Iterable[Invariant] = (),
+    *,
+    notes: bool = False,
+    trace: bool = False,
+    collect: bool = True,
+    prepare: Callable[[World], None] = lambda world: None,
+) -> Outcome:
+    """Run a plan. The same plan gives the same outcome, whatever the machine does.
+
+    `invariants` are looked at after every commit, `in_the_end` once nothing is under way. `prepare` may change the
+    world before it begins. With `collect` false the caller sees to it that nothing is collected while a run lasts, and
+    that what it leaves behind is, apart from any (`chimera.testing.simulate.sweep.collecting`).
+    """
+    loop = new_loop(plan.seed, shuffle=plan.shuffle)
+    loop.trace = [] if trace else None
+    was_enabled = gc.isenabled()
+    gc.disable()  # a collector runs the `finally` of what it collects, whenever it likes
+    world: World | None = None
+    try:
+        with _quiet(), fenced(loop):
+            world = World(fleet, plan, loop)
+            prepare(world)
+            if notes:
+                world.promises.notes = []
+            ledger = Ledger()
+            try:
+                loop.run(_Run(world, ledger, [*invariants], [*in_the_end]).play())
+            except SimulationError as error:
+                world.promises.breaks("the run can go on", str(error))
+            return Outcome(
+                plan,
+                [*world.promises.broken, *_failures(loop)],
+                f"{loop.digest:08x}",
+                loop.steps,
+                round(loop.now, 6),
+                dict(world.trouble.struck),
+                len(ledger.statuses),
+                ledger.reads,
+                world.promises.notes or (),
+                loop.trace or (),
+            )
+    finally:
+        loop.scrap()
+        del world, loop
+        if collect:
+            with Unraised():
+                gc.collect()
+        if was_enabled:
+            gc.enable()
+
+
+class _Run:
+    def __init__(
+        self, world: World, ledger: Ledger, invariants: Sequence[Invariant], in_the_end: Sequence[Invariant]
+    ) -> None:
+        self._world = world
+        self._ledger = ledger
+        self._in_the_end = in_the_end
+        self._state = State(world.fleet, world.stores, world.views)
+        if invariants:
+            world.promises.on_commit = lambda: self._see(invariants, "after a commit")
+
+    async def play(self) -> None:
+        world = self._world
+        for context in world.plain.values():
+            await context.prepare()
+        for role in world.roles:
+            world.start(role)
+        nemesis = Nemesis(world)
+        clients: dict[str, list[Sending]] = {}
+        for each in world.plan.commands:
+            clients.setdefault(each.client, []).append(each)
+        sending = [world.loop.world.spawn(Client(world, self._ledger, own).run()) for own in clients.values()]
+        await nemesis.run()
+        await nemesis.heal()
+        if sending:
+            done, left = await asyncio.wait(sending, timeout=BOUND_S)
+            for ended in done:
+                ended.result()
+            if left:
+                world.promises.breaks("no work is stuck", f"{len(left)} clients have no answer after {BOUND_S:.0f} s")
+                return
+        if await self._is_done() and len(world.promises.broken) < MOST:
+            await self._check()
+
+    async def _is_done(self) -> bool:
+        """Wait until nothing is under way; false, and a promise is broken, when that takes too long."""
+        world, before = self._world, None
+        until = world.loop.now + BOUND_S
+        while True:
+            await asyncio.sleep(LOOK_S)
+            heads = {name: dict(store.state.heads) for name, store in world.stores.items()}
+            under_way = ["journals grow"] if heads != before else await pending(world.plain)
+            if not under_way:
+                return True
+            before = heads
+            if world.loop.now > until:
+                for each in under_way:
+                    world.promises.breaks("no work is stuck", f"{each}, {BOUND_S:.0f} s after everything is well")
+                return False
+
+    async def _check(self) -> None:
+        world = self._world
+        for label in self._ledger.statuses:
+            self._check_command(label)
+        keys = {key for name in world.fleet.services for key in _keys(world, name)}
+        for name in world.plain:
+            for each in await imbalances(name, world.plain, sorted(keys)):
+                world.promises.breaks("all is in balance in the end", each)
+        self._see(self._in_the_end, "in the end")
+
+    def _check_command(self, label: str) -> None:
+        world = self._world
+        sending = next(each for each in world.plan.commands if each.label == label)
+        if not self._ledger.accepted(label):
+            return
+        command_id = self._ledger.ids.get(label, "")
+        tables = world.stores[sending.service].state.tables
+        row = tables[INBOX_TABLE].get((command_id,))
+        parked = {each[6] for each in tables[PARKED_TABLE].values()}
+        if row is None or row[1] not in SETTLED or (row[1] == "parked" and command_id not in parked):
+            world.promises.breaks(
+                "what was accepted is done",
+                f"{label} ({sending.command}) was answered {self._ledger.statuses[label][-1]}, and its state is "
+                f"{row[1] if row else 'unknown'}",
+                str(
+                    sending.body.get(
+                        world.fleet.services[sending.service].handlers[sending.command].command.__key_fields__[0]
+                    )
+                ),
+            )
+
+    def _see(self, invariants: Sequence[Invariant], when: str) -> None:
+        for invariant in invariants:
+            name = getattr(invariant, "__name__", repr(invariant)).replace("_", " ")
+            if any(each.promise == name for each in self._world.promises.broken):
+                continue
+            try:
+                if invariant(self._state) is False:
+                    raise AssertionError("it says so")
+            except AssertionError as error:
+                self._world.promises.breaks(name, f"{when}: {error}", getattr(error, "key", ""))
+
+
+def _keys(world: World, name: str) -> Iterator[str]:
+    for events in world.promises.events[name].values():
+        for event in events:
+            yield event.key
+
+
+def _failures(loop: SimLoop) -> Iterator[BrokenPromise]:
+    for each in loop.failures:
+        yield BrokenPromise(loop.now, "nothing fails unseen", each)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a fleet under faults logs is of no use: thousands of lines, each expected."""
+    logger = logging.getLogger("chimera")
+    level, logger.level = logger.level, logging.CRITICAL + 1
+    disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
+    try:
+        yield
+    finally:
+        logger.level = level
+        logging.root.manager.disable = disabled

@@ -1,0 +1,53 @@
+"""Echo: reacts to another service's events, with effects and events of its own, and borrows in hybrid mode."""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimera import Entity, Event, Service, Transaction
+from chimera_faults.tally.messages import Added, Standing
+
+echo = Service("echo", partitions=2)
+
+
+@echo.entity
+class Heard(Entity, key="account_id", table="heard"):
+    """The labels that were heard of an account."""
+
+    account_id: str
+    labels: list[str] = []  # noqa: RUF012 - msgspec copies it
+
+
+class Echoed(Event, source="echo", key="account_id"):
+    """A label was heard, and is said again."""
+
+    account_id: str
+    label: str
+
+
+class Echoes(msgspec.Struct):
+    """A view of what was said again."""
+
+    account_id: str
+    labels: list[str] = []
+
+
+@echo.on(Added)
+async def hear(event: Added, tx: Transaction) -> None:
+    """Write the label down, and say it again."""
+    heard = await tx.load(Heard, event.account_id) or Heard(event.account_id)
+    heard.labels.append(event.label)
+    tx.save(heard)
+    tx.emit(Echoed(event.account_id, event.label))
+
+
+echoes = echo.view(Echoes, key="account_id", path="/echoes/{account_id}", name="echoes")
+
+
+@echoes.on(Echoed)
+def echoed(document: Echoes, event: Echoed) -> None:
+    """Add the label."""
+    document.labels.append(event.label)
+
+
+standings = echo.borrow("standings", Standing, owner="tally", mode="hybrid")

@@ -1,0 +1,62 @@
+"""The fleet of three that Chimera itself is simulated with, and what must hold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from chimera.testing.simulate.fleet import Fleet
+from chimera.testing.simulate.state import State
+from chimera_faults.simulated.echo import Heard, echo
+from chimera_faults.tally.borrower import board
+from chimera_faults.tally.messages import Add, AddNow
+from chimera_faults.tally.owner import AGEING, Account, Note, tally
+
+KEYS = 4
+
+
+def fleet() -> Fleet:
+    """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
+    return Fleet(tally, board, echo, commands={Add: _draw(Add), AddNow: _draw(AddNow)}, writers=3, readers=2)
+
+
+def _draw(command: type[Add] | type[AddNow]) -> Callable[[Random], Add | AddNow]:
+    """Accounts with an odd number take direct commands, the others those from the log: each in one order."""
+
+    def draw(chance: Random) -> Add | AddNow:
+        number = 2 * chance.randint(1, KEYS // 2) - (command is AddNow)
+        amount = -1 if chance.random() < 0.15 else chance.randint(1, 9)
+        poison = f"{AGEING}{chance.choice((0.2, 0.6, 3.0))}" if chance.random() < 0.1 and command is Add else ""
+        return command(f"k-{number}", f"l{chance.randrange(10**9):09d}", amount, poison)
+
+    return draw
+
+
+def every_effect_once(state: State) -> None:
+    """No label is anywhere twice."""
+    rows: list[Account | Note | Heard] = [*state.rows(Account), *state.rows(Note), *state.rows(Heard)]
+    for row in rows:
+        assert len(set(row.labels)) == len(row.labels), f"a label is twice in {row}"
+
+
+def in_one_order(state: State) -> None:
+    """What is derived has the labels of an account in the account's order, as far as it is."""
+    for account in state.rows(Account):
+        derived: list[Note | Heard | None] = [
+            state.row(Note, account.account_id),
+            state.row(Heard, account.account_id),
+        ]
+        for row in derived:
+            assert row is None or row.labels == account.labels[: len(row.labels)], f"{row} has other labels than {account}"
+
+
+def totals_add_up(state: State) -> None:
+    """The one document of all accounts has the sum of them."""
+    accounts = state.rows(Account)
+    assert all(account.count == len(account.labels) for account in accounts)
+    for document in state.documents(tally.views["sum"]).values():
+        assert document.total == sum(account.total for account in accounts)  # type: ignore[attr-defined]
+
+
+INVARIANTS = (every_effect_once, in_one_order)
+IN_THE_END = (totals_add_up,)

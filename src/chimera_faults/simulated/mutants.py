@@ -1,0 +1,77 @@
+"""The rig's mistakes in the simulator: each has to be found within so many seeds, and its control in none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+from chimera.core.context import Context
+from chimera.testing.simulate.draw import draw_plan
+from chimera.testing.simulate.run import play
+from chimera.testing.simulate.world import World
+from chimera_faults.mistakes import MISTAKES, Mistake, Patching
+from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
+
+
+class Hunt(NamedTuple):
+    """What came of a hunt for a mistake: after how many seeds it was found (0: it was not), by which promise.
+
+    `made`: in how many of the runs it was made; `failed`: how its own code failed, if it did.
+    """
+
+    mistake: str
+    control: bool
+    tried: int
+    found: int
+    finding: str
+    made: int
+    failed: str
+
+    @property
+    def is_well(self) -> bool:
+        """The mistake was made and found, or the control was not."""
+        if self.failed:
+            return False
+        return self.found == 0 and self.made == 0 if self.control else self.found > 0 and self.made > 0
+
+
+def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
+    """Run seeds until a mistake is found. Only a run in which it was made counts."""
+    mistake, made, failures = MISTAKES[name], [0], list[str]()
+
+    def wrong() -> bool:
+        made[0] += not control
+        return not control
+
+    patching = Patching(wrong, failures.append)
+    if mistake.patch:
+        mistake.patch(patching)
+    tried = runs_made = 0
+    try:
+        for tried, seed in enumerate(seeds, 1):
+            before = made[0]
+            whole = fleet()
+            outcome = play(
+                whole,
+                draw_plan(whole, seed),
+                INVARIANTS,
+                IN_THE_END,
+                prepare=lambda world: _wrap(world, mistake, patching),
+            )
+            runs_made += made[0] > before
+            if failures or (outcome.broken and (control or made[0] > before)):
+                finding = str(outcome.broken[0]) if outcome.broken else ""
+                return Hunt(name, control, tried, tried, finding, runs_made, "; ".join(failures[:1]))
+    finally:
+        patching.undo()
+    return Hunt(name, control, tried, 0, "", runs_made, "")
+
+
+def _wrap(world: World, mistake: Mistake, patching: Patching) -> None:
+    def wrapped(context: Context) -> Context:
+        store = mistake.store(context.store, patching.wrong) if mistake.store else context.store
+        views = mistake.views(context.views, patching.wrong) if mistake.views else context.views
+        return replace(context, store=store, views=views)
+
+    world.wrapped = wrapped
