@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 PORT ?= 8000
 STATE ?= .state
 SEED ?= 1
+SEEDS ?= 100
 QUICK ?=
 UV ?=
 MINUTES ?= 10
@@ -23,7 +24,7 @@ VENV := uv venv --quiet --allow-existing --python $(PYTHON)
 INSTALL := uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 endif
 
-.PHONY: help run test coverage faults soak check house format dist services services-stop bench clean
+.PHONY: help run test coverage faults simulate soak check house format dist services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -41,6 +42,9 @@ coverage: .venv/dev ## Run the tests and show which lines and branches they reac
 
 faults: .venv/dev ## Break fleets on purpose, after make services, and write docs/results/faults.md: [QUICK=1] [SEED=1] [ARGS=…]
 	@$(BIN)/python -m chimera_faults --seed $(SEED) $(if $(QUICK),--quick,--out docs/results/faults.md) $(ARGS)
+
+simulate: .venv/dev ## Simulate fleets under faults, in one thread each: [SEED=1] [SEEDS=100] [ARGS=--mutants]
+	@$(BIN)/python -m chimera_faults.simulated --seed $(SEED) --seeds $(SEEDS) $(ARGS)
 
 soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/results/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
 	@$(BIN)/python -m chimera_faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/results/soak.md

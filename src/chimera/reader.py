@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -23,17 +23,23 @@ class DocumentReads(Protocol):
     def __call__(self, view: str, key: str) -> Awaitable[bytes | None]: ...
 
 
+Missed = Callable[[Sequence[Position]], object]
+"""Hears of positions that were reached instead of those that were asked for."""
+
+
 class BorrowReads(Protocol):
     """One borrow, as a request reads it: see `chimera.borrow.reads.BorrowedReads`."""
 
-    async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Any]:
-        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`."""
+    async def get(self, key: str, after: Sequence[Position], missed: Missed) -> Borrowed[Any]:
+        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
 
-    async def get_many(self, keys: Sequence[str], after: Sequence[Position] = ()) -> dict[str, Borrowed[Any]]:
+        `missed` is told of the positions that a value has instead which has not all of it.
+        """
+
+    async def get_many(
+        self, keys: Sequence[str], after: Sequence[Position], missed: Missed
+    ) -> dict[str, Borrowed[Any]]:
         """As `get`, of each of these keys."""
-
-    async def missing(self, after: Sequence[Position]) -> list[Position]:
-        """The positions that the copy is at, in those partitions in which it has not reached one of these."""
 
 
 class ReadYourWrites(Protocol):
@@ -76,15 +82,11 @@ class Reader(Reads):
     async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
         """The borrowed value of a key and its state. Never raises for the owner's sake."""
         reads, after = self._borrows[borrow.name], self._waiting.after(borrow.owner)
-        found: Borrowed[Doc] = await reads.get(key, after)
-        if after and found.age != 0.0:
-            self._waiting.missed(await reads.missing(after))
+        found: Borrowed[Doc] = await reads.get(key, after, self._waiting.missed)
         return found
 
     async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
         """The borrowed values of many keys, in one call to the owner at most."""
         reads, after = self._borrows[borrow.name], self._waiting.after(borrow.owner)
-        found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, after)
-        if after and any(each.age != 0.0 for each in found.values()):
-            self._waiting.missed(await reads.missing(after))
+        found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, after, self._waiting.missed)
         return found

@@ -16,4 +16,4 @@ def install(offset_s: Callable[[], float]) -> None:
         return real() + offset_s()
 
     time.time = shifted
-    Clock.time = shifted  # type: ignore[method-assign, assignment]
+    Clock.time = shifted

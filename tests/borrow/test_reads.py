@@ -445,9 +445,13 @@ async def test_who_brings_a_position_back_sees_what_the_owner_did_there_before_t
     if mode != "sync":
         await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
         await shop.reads._age.watch(mode)
-    after = [Position("accounts", 0, 7)]
-    assert await shop.reads.get("a", after) == Borrowed(Card("a", 6), "fresh", 0.0)
-    assert await shop.reads.missing(after) == [Position("accounts", 0, 0 if mode == "sync" else 1)]
+    after, missed = [Position("accounts", 0, 7)], list[Position]()
+    assert await shop.reads.get("a", after, missed.extend) == Borrowed(Card("a", 6), "fresh", 0.0)
+    assert missed == []
+    shop.owner.behaviour = Unavailable("down")
+    found = await shop.reads.get("a", after, missed.extend)
+    assert found.state == "stale"
+    assert missed == [Position("accounts", 0, 0 if mode == "sync" else 1)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -469,9 +473,10 @@ async def test_a_copy_that_has_the_position_is_enough() -> None:
     await shop.keep("a", msgspec.json.encode(Card("a", 5)))
     await shop.reads._age.watch("async")
     after = [Position("accounts", 0, 1)]
-    assert (await shop.reads.get("a", after)).value == Card("a", 5)
+    missed = list[Position]()
+    assert (await shop.reads.get("a", after, missed.extend)).value == Card("a", 5)
     assert shop.owner.calls == []
-    assert await shop.reads.missing(after) == []
+    assert missed == []
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -17,6 +17,7 @@ from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.journal.checkpoints import reach
 from chimera.messages import Position
+from chimera.reader import Missed
 from chimera.service import Borrow, Mode
 from chimera.views.documents import Documents
 
@@ -72,8 +73,12 @@ class BorrowedReads(Generic[Doc]):
         if self.mode != "sync":
             await self._age.watch(self.mode)
 
-    async def get(self, key: str, after: Sequence[Position] = ()) -> Borrowed[Doc]:
+    async def get(
+        self, key: str, after: Sequence[Position] = (), missed: Missed = lambda positions: None
+    ) -> Borrowed[Doc]:
         """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
+
+        Where a value has not, `missed` is told of the positions that it has instead: in sync mode, 0 in all.
 
         Never raises for the owner's sake, never takes longer than the budget for it.
         """
@@ -84,29 +89,39 @@ class BorrowedReads(Generic[Doc]):
         if mode == "sync":
             anew = bool(after) or self._follower.is_careful
             found = await self._ask(key, until, anew=anew, otherwise=lambda: self._left_copy(key))
+            if after and found.age != 0.0:
+                missed([msgspec.structs.replace(each, number=0) for each in after])
         elif after or self._follower.may_have_floor:
-            found = await self._reached(key, after, mode, until)
+            found = await self._reached(key, after, missed, mode, until)
         else:
             found = await self._kept(key, mode, until)
         self._context.metrics.borrowed(self._context.service.name, self._borrow.name, mode, found.state)
         return found
 
-    async def get_many(self, keys: Sequence[str], after: Sequence[Position] = ()) -> dict[str, Borrowed[Doc]]:
+    async def get_many(
+        self, keys: Sequence[str], after: Sequence[Position] = (), missed: Missed = lambda positions: None
+    ) -> dict[str, Borrowed[Doc]]:
         """As `get`, of each of these keys, within one budget."""
         wanted = list(dict.fromkeys(keys))
-        found = await asyncio.gather(*(self.get(key, after) for key in wanted))
+        found = await asyncio.gather(*(self.get(key, after, missed) for key in wanted))
         return dict(zip(wanted, found, strict=True))
 
-    async def _reached(self, key: str, after: Sequence[Position], mode: Mode, until: float) -> Borrowed[Doc]:
+    async def _reached(
+        self, key: str, after: Sequence[Position], missed: Missed, mode: Mode, until: float
+    ) -> Borrowed[Doc]:
         """The value once the copy is where it must be, or the owner's."""
         if self._follower.may_have_floor and (floor := await self._follower.floor(key, until)):
             # Rather not from the owner, who might show more than the floor, and the copy less after that.
             if not await self._reach(mode, [floor.position], (self._context.clock.monotonic() + until) / 2):
-                return await self._ask(key, until, anew=True, otherwise=lambda: self._late_copy(key, mode))
+                return await self._ask(
+                    key, until, anew=True, otherwise=lambda: self._late_copy(key, after, missed, mode)
+                )
             self._age.begin(mode, floor.as_of)
             self._follower.reached(floor)
         if after and await behind(self._context, self._borrow, mode, after):
-            return await self._ask(key, until, anew=True, otherwise=lambda: self._copied_after(key, mode, after, until))
+            return await self._ask(
+                key, until, anew=True, otherwise=lambda: self._copied_after(key, after, missed, mode, until)
+            )
         return await self._kept(key, mode, until)
 
     async def _kept(self, key: str, mode: Mode, until: float) -> Borrowed[Doc]:
@@ -118,10 +133,12 @@ class BorrowedReads(Generic[Doc]):
             return await self._ask(key, until, anew=anew, otherwise=lambda: _ready(found))
         return found
 
-    async def _late_copy(self, key: str, mode: Mode) -> Borrowed[Doc]:
-        """The copy's value, marked stale: the copy has not what it should."""
+    async def _late_copy(self, key: str, after: Sequence[Position], missed: Missed, mode: Mode) -> Borrowed[Doc]:
+        """The copy's value, marked stale: the copy has not what it should. That it has none does not say much."""
+        if after and (reached := await behind(self._context, self._borrow, mode, after)):
+            missed(reached)
         found = await self._copied(key, mode)
-        return found if found.value is None else found._replace(state="stale")
+        return found._replace(age=None) if found.state == "absent" else found._replace(state="stale")
 
     async def _left_copy(self, key: str) -> Borrowed[Doc] | None:
         """The value of the copy that was read until a moment ago and is not dropped yet, marked stale; else None."""
@@ -130,16 +147,13 @@ class BorrowedReads(Generic[Doc]):
         found = await self._copied(key, "async")
         return found._replace(state="stale") if found.value is not None else None
 
-    async def missing(self, after: Sequence[Position]) -> list[Position]:
-        """The copy's positions in those partitions in which it has not reached one of these; in sync mode, 0 in all."""
-        if self.mode == "sync":
-            return [msgspec.structs.replace(each, number=0) for each in after]
-        return await behind(self._context, self._borrow, self.mode, after)
-
-    async def _copied_after(self, key: str, mode: Mode, after: Sequence[Position], until: float) -> Borrowed[Doc]:
-        """The copy's value once it has reached the positions, or when the time is over."""
-        await self._reach(mode, after, until)
-        return await self._copied(key, mode)
+    async def _copied_after(
+        self, key: str, after: Sequence[Position], missed: Missed, mode: Mode, until: float
+    ) -> Borrowed[Doc]:
+        """The copy's value once it has reached the positions; when the time is over, as it is then."""
+        if await self._reach(mode, after, until):
+            return await self._copied(key, mode)
+        return await self._late_copy(key, after, missed, mode)
 
     async def _reach(self, mode: Mode, positions: Sequence[Position], until: float) -> bool:
         """Wait until the copy has reached these positions, but not beyond `until`; says whether it has."""
@@ -174,7 +188,7 @@ class BorrowedReads(Generic[Doc]):
         else:
             return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
         copied = await otherwise()
-        if copied is not None and (copied.value is not None or copied.state == "absent"):
+        if copied is not None and (copied.value is not None or (copied.state == "absent" and copied.age is not None)):
             return copied
         known = await self._fetches.last_known(key)
         return Borrowed(None, "absent", None) if known is None else Borrowed(known[0], "stale", known[1])

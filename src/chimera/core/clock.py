@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
@@ -16,25 +17,22 @@ class Clock:
     `call_later`) follow the event loop, whose time must run with `monotonic`.
     """
 
-    def monotonic(self) -> float:
-        """Seconds since some moment in the past; they never go back."""
-        return time.monotonic()
+    _second: tuple[int, str] = (-1, "")
+    """The second that was written last, and how."""
 
-    def time(self) -> float:
-        """Wall time, in seconds since the epoch."""
-        return time.time()
+    # The system's own functions, without one of ours around them: a page asks for the time several times.
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    """Seconds since some moment in the past; they never go back."""
+    time: Callable[[], float] = staticmethod(time.time)
+    """Wall time, in seconds since the epoch."""
+    random: Callable[[], float] = staticmethod(random.random)
+    """A random number from 0.0 to below 1.0; no secret."""
+    random_bytes: Callable[[int], bytes] = staticmethod(os.urandom)
+    """So many random bytes, that nobody can guess."""
 
     async def sleep(self, seconds: float) -> None:
         """Wait for so many seconds."""
         await asyncio.sleep(seconds)
-
-    def random(self) -> float:
-        """A random number from 0.0 to below 1.0; no secret."""
-        return random.random()  # noqa: S311 - not a secret
-
-    def random_bytes(self, count: int) -> bytes:
-        """So many random bytes, that nobody can guess."""
-        return os.urandom(count)
 
     def now(self) -> datetime:
         """Wall time, in UTC."""
@@ -42,7 +40,11 @@ class Clock:
 
     def stamp(self) -> str:
         """Wall time as messages carry it: RFC 3339 in UTC, to the microsecond."""
-        return stamp_of(self.now())
+        moment = self.time()
+        second = int(moment)
+        if self._second[0] != second:  # written once a second: a process stamps every command
+            self._second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return f"{self._second[1]}.{int((moment - second) * 1_000_000):06d}Z"
 
     def new_id(self) -> str:
         """A UUID of version 7 (RFC 9562): ordered by time, so that it is cheap to keep in an index."""

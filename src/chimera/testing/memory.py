@@ -146,6 +146,8 @@ class MemoryLog:
 def _next_batch(stored: Sequence[_Records], offsets: dict[int, int], turns: Sequence[int], limit: int) -> list[Record]:
     """At most `limit` records: every partition gets its part of the batch before any gets more."""
     batch: list[Record] = []
+    if all(partition >= len(stored) or stored[partition].end <= offsets[partition] for partition in turns):
+        return batch
     for room in (limit // max(1, len(turns)) or 1, limit):
         for partition in turns:
             if partition < len(stored):
@@ -168,12 +170,10 @@ class StoreState(msgspec.Struct, frozen=True):
 class Changes(msgspec.Struct):
     """What a transaction has read and changed. A row that is None is deleted; `reserved`: the heads as it left them.
 
-    `base` is the state that it began with; `read` are the slots (table, key) whose rows it has seen, or has seen to be
-    missing.
+    `read` holds the rows as it has seen them, by table and key, None for one that was missing.
     """
 
-    base: StoreState
-    read: dict[tuple[str, Key], None] = {}
+    read: dict[tuple[str, Key], Row | None] = {}
     rows: dict[str, dict[Key, Row | None]] = {}
     appended: dict[int, list[Message]] = {}
     trimmed: dict[int, int] = {}
@@ -181,11 +181,11 @@ class Changes(msgspec.Struct):
 
 
 class MemoryStore:
-    """Entities and journal. Transactions run side by side, each on the state of its beginning.
+    """Entities and journal. Transactions run side by side; each reads what is committed when it reads.
 
-    The first to commit wins: a later one that has read a row that was changed meanwhile, or has reserved numbers in a
-    partition that grew, gets a Conflict, as do those of engines that don't lock. What others add to what was found is
-    not noticed, as in most engines. `on_commit` is told of every commit, once it is done.
+    The first to commit wins: a later one that has read a row which was changed meanwhile gets a Conflict. Heads are
+    held, as by a lock, from when numbers are reserved. What others add to what was found is not noticed. So it promises
+    the least that the port allows. `on_commit` is told of every commit, once it is done.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class MemoryStore:
         self.state = StoreState()
         self._on_commit = on_commit
         self._columns: dict[str, list[str]] = {}
+        self._heads = _HeadLocks()
 
     async def create(
         self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -209,17 +210,15 @@ class MemoryStore:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
-        base = self.state
-        session = _MemoryWriteSession(base, self._columns)
+        session = MemoryWriteSession(self, self._columns, self._heads)
         try:
             yield session
+            await asyncio.sleep(0)
+            _check_unchanged(session.changes, self.state)
+            self.state = _changed_by(session.changes, self.state)
+            self._on_commit(session.changes)
         finally:
             session.end()
-        await asyncio.sleep(0)
-        if self.state is not base:
-            _check_unchanged(session.changes, base, self.state)
-        self.state = _changed_by(session.changes, self.state)
-        self._on_commit(session.changes)
 
     @asynccontextmanager
     async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
@@ -300,10 +299,23 @@ class _MemorySession:
         return self._base
 
 
-class _MemoryWriteSession(_MemorySession):
-    def __init__(self, state: StoreState, columns: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(state, columns)
-        self.changes = Changes(state)
+class MemoryWriteSession(_MemorySession):
+    """An open transaction of a MemoryStore. `end` gives up what it holds, when its process is gone as well."""
+
+    def __init__(self, store: MemoryStore, columns: Mapping[str, Sequence[str]], heads: _HeadLocks) -> None:
+        super().__init__(store.state, columns)
+        self.changes = Changes()
+        self._store = store
+        self._heads = heads
+
+    def end(self) -> None:
+        super().end()
+        self._heads.release(self)
+
+    @property
+    def is_over(self) -> bool:
+        """True when it has ended."""
+        return self._ended
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         self._note(table, keys)
@@ -319,9 +331,11 @@ class _MemoryWriteSession(_MemorySession):
         self._change(table, dict.fromkeys(keys))
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        """Raises ValueError for an unknown partition."""
+        """Raises ValueError for an unknown partition, Conflict where two transactions would wait for each other."""
         if unknown := counts.keys() - self._state.heads.keys():
             raise ValueError(f"the journal has no partition {min(unknown)}")
+        for partition in sorted(counts):
+            await self._heads.take(partition, self)
         heads = {**self._state.heads, **self.changes.reserved}
         self.changes.reserved.update({partition: heads[partition] + count for partition, count in counts.items()})
         return {partition: heads[partition] + 1 for partition in counts}
@@ -339,8 +353,16 @@ class _MemoryWriteSession(_MemorySession):
         for event in events:
             self.changes.appended.setdefault(event.partition, []).append(event)
 
+    @property
+    def _state(self) -> StoreState:
+        if self._ended:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        return self._store.state
+
     def _note(self, table: Table, keys: Sequence[Key]) -> None:
-        self.changes.read.update(((table.name, key), None) for key in keys)
+        rows = self._state.tables[table.name]
+        for key in keys:
+            self.changes.read.setdefault((table.name, key), rows.get(key))
 
     def _change(self, table: Table, rows: Mapping[Key, Row | None]) -> None:
         self.changes.rows.setdefault(table.name, {}).update(rows)
@@ -352,15 +374,43 @@ class _MemoryWriteSession(_MemorySession):
         return _events_after(super()._events(partition), self.changes, partition)
 
 
-def _check_unchanged(changes: Changes, base: StoreState, now: StoreState) -> None:
-    """Raises Conflict where a transaction that began at `base` has read what was changed by `now`."""
-    for name, key in changes.read:
-        before, after = base.tables.get(name, {}), now.tables[name]
-        if before is not after and before.get(key) != after.get(key):
+class _HeadLocks:
+    """Who holds which partition's head, and who waits for it, in order."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, MemoryWriteSession] = {}
+        self._waiting: dict[int, deque[tuple[MemoryWriteSession, asyncio.Future[None]]]] = {}
+
+    async def take(self, partition: int, session: MemoryWriteSession) -> None:
+        """Hold a head until the session ends. Raises Conflict where it would have to wait, and holds a later one."""
+        if self._held.get(partition) is session:
+            return
+        if partition not in self._held:
+            self._held[partition] = session
+            return
+        if any(other > partition and holder is session for other, holder in self._held.items()):
+            raise Conflict(f"another transaction holds the head of partition {partition}, and might wait for this one")
+        came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(partition, deque()).append((session, came))
+        await came
+
+    def release(self, session: MemoryWriteSession) -> None:
+        """Hand what a session holds to those who wait for it."""
+        for partition in [partition for partition, holder in self._held.items() if holder is session]:
+            del self._held[partition]
+            waiting = self._waiting.get(partition, deque())
+            while waiting and partition not in self._held:
+                following, came = waiting.popleft()
+                if not following.is_over and not came.done():
+                    self._held[partition] = following
+                    came.set_result(None)
+
+
+def _check_unchanged(changes: Changes, now: StoreState) -> None:
+    """Raises Conflict where a row is not as the transaction has seen it."""
+    for (name, key), row in changes.read.items():
+        if now.tables[name].get(key) != row:
             raise Conflict(f"{name} {key} was changed by another transaction")
-    for partition in changes.reserved:
-        if base.heads[partition] != now.heads[partition]:
-            raise Conflict(f"partition {partition} of the journal grew by another transaction")
 
 
 def _changed_by(changes: Changes, state: StoreState) -> StoreState:

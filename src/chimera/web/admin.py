@@ -94,7 +94,9 @@ class Admin:
         name = self._context.service.name
         get = partial(added_route, name)
         what = "Say how far consumers of the journal are"
-        consumers = openapi.added(name, "/consumers", what, answers.ConsumersKept, NoQuery, body=self._consumers_body)
+        consumers = partial(
+            openapi.added, name, "/consumers", what, answers.ConsumersKept, NoQuery, body=self._consumers_body
+        )
         return [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
             get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
@@ -138,7 +140,8 @@ class Admin:
                 "PUT",
                 f"/_chimera/{name}/borrows/{borrow.name}",
                 partial(self.set_mode, borrow),
-                openapi.added(
+                partial(
+                    openapi.added,
                     name,
                     f"/borrows/{borrow.name}",
                     f"Switch how {borrow.name} is borrowed",

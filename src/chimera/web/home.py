@@ -107,7 +107,7 @@ def _row(route: Route) -> str:
     path = escape(route.template)
     if route.method == "GET":
         path = f"<a href='{escape(_filled(route.template))}'>{path}</a>"
-    operation = route.operation or {}
+    operation = route.describe() if route.describe else {}
     words = (
         operation.get("summary", "")
         if len(operation.get("description", "")) > 160

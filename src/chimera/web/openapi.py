@@ -6,6 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -128,7 +129,7 @@ def query(
     result = members[0] if optional and len(members) == 1 else hint
     operation["responses"]["200"] = _page("Found.", result, declared.page, {"Chimera-Behind": _BEHIND} if waits else {})
     if optional:
-        operation["responses"]["404"] = _problem("There is none.")
+        operation["responses"]["404"] = _problem("There is none.", {"Chimera-Behind": _BEHIND} if waits else {})
     return operation
 
 
@@ -143,7 +144,7 @@ def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> 
     )
     operation["responses"]["200"] = _page("Found.", declared.document, declared.page, {"Chimera-Behind": _BEHIND})
     if declared.absent == "404":
-        operation["responses"]["404"] = _problem("There is none.")
+        operation["responses"]["404"] = _problem("There is none.", {"Chimera-Behind": _BEHIND})
     return operation
 
 
@@ -182,9 +183,9 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
     paths: dict[str, dict[str, Operation]] = {}
     for route in sorted(routes, key=lambda route: "?" in route.template):
         path, _, literal = route.template.partition("?")
-        if route.operation is None:
+        if route.describe is None:
             continue
-        existing = paths.setdefault(path, {}).setdefault(route.method.lower(), operation := _copy(route.operation))
+        existing = paths.setdefault(path, {}).setdefault(route.method.lower(), operation := route.describe())
         if existing is not operation:
             _merge_variant(existing, operation, literal)
     every = {id(typed.type): typed.type for typed in _typed(paths)}
@@ -198,7 +199,7 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
         "paths": _without_nul(_resolve(paths, by_type)),
         "components": {
             "schemas": components,
-            "responses": {str(status): _problem(words, status) for status, words in REFUSALS.items()},
+            "responses": {str(status): _problem(words, status=status) for status, words in REFUSALS.items()},
         },
     }
 
@@ -264,14 +265,14 @@ def _refused(status: int) -> Described:
     return {"$ref": f"#/components/responses/{status}"}
 
 
-def _problem(description: str, status: int = 0) -> Described:
+def _problem(description: str, headers: Mapping[str, Any] = {}, *, status: int = 0) -> Described:
     problem: Described = {
         "description": description,
         "content": {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}},
     }
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        problem["headers"] = {"Retry-After": _RETRY_AFTER}
-    return problem
+        headers = {**headers, "Retry-After": _RETRY_AFTER}
+    return {**problem, "headers": headers} if headers else problem
 
 
 def _header(description: str) -> Described:
@@ -336,12 +337,6 @@ def _without_nul(paths: Described) -> Described:
     return paths
 
 
-def _copy(value: object) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(part) for key, part in value.items()}
-    return [_copy(part) for part in value] if isinstance(value, list) else value
-
-
 _RETRY_AFTER = {
     "description": "Seconds after which to try again.",
     "required": True,
@@ -386,5 +381,5 @@ def added_route(
     refusals: Mapping[int, str] = {},
 ) -> Route:
     """A GET below `/_chimera/<service>`, described as `added` does; `what` is its summary."""
-    described = added(service, path, what, answer, query, refusals=refusals)
-    return Route("GET", f"/_chimera/{service}{path}", endpoint, described)
+    describe = partial(added, service, path, what, answer, query, refusals=refusals)
+    return Route("GET", f"/_chimera/{service}{path}", endpoint, describe)

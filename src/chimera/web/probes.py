@@ -36,9 +36,8 @@ class Probes:
 
     def process_routes(self) -> list[Route]:
         """The route that is served once per process, whichever services run in it: `/metrics`."""
-        return [
-            Route("GET", "/metrics", self.metrics, openapi.added("process", "/metrics", METRICS, openapi.TEXT, NoQuery))
-        ]
+        describe = partial(openapi.added, "process", "/metrics", METRICS, openapi.TEXT, NoQuery)
+        return [Route("GET", "/metrics", self.metrics, describe)]
 
     async def status(self, call: Call) -> None:
         """Answer with `answers.Status`."""

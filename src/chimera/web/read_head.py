@@ -108,7 +108,7 @@ class ReadHead:
             finally:
                 self._intake.let_go(size)
 
-        return Route(method, template, endpoint, openapi.command(self.context.service, handler, template))
+        return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
 
     async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
         await self._intake.append(accepted.message)
@@ -155,8 +155,8 @@ class ReadHead:
 
         method, _, template = query.route.partition(" ")
         waits = reader_name is not None and bool(self.context.service.views or self.context.service.borrows)
-        operation = openapi.query(self.context.service, query, parameters.declared, waits=waits)
-        return Route(method, template, endpoint, operation)
+        describe = partial(openapi.query, self.context.service, query, parameters.declared, waits=waits)
+        return Route(method, template, endpoint, describe)
 
     def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
         name = view.name
@@ -189,7 +189,7 @@ class ReadHead:
                     return
             await call.answer(data, 200, JSON, headers)
 
-        return Route("GET", template, endpoint, openapi.view(self.context.service, view, key_type))
+        return Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))
 
 
 class _Parameters:

@@ -16,13 +16,13 @@ Endpoint = Callable[[Call], Awaitable[None]]
 class Route(NamedTuple):
     """A method and a path template such as `/orders/{order_id}`; `?by=day` at its end matches just that query.
 
-    `operation` describes it for OpenAPI; None leaves it out.
+    `describe` makes its description for OpenAPI, when somebody asks for it; None leaves it out.
     """
 
     method: str
     template: str
     endpoint: Endpoint
-    operation: dict[str, Any] | None = None
+    describe: Callable[[], dict[str, Any]] | None = None
 
 
 class NoRoute(Exception):  # noqa: N818 - an answer

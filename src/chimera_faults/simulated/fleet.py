@@ -47,7 +47,8 @@ def in_one_order(state: State) -> None:
             state.row(Heard, account.account_id),
         ]
         for row in derived:
-            assert row is None or row.labels == account.labels[: len(row.labels)], f"{row} has other labels than {account}"
+            in_order = row is None or row.labels == account.labels[: len(row.labels)]
+            assert in_order, f"{row} has other labels than {account}"
 
 
 def totals_add_up(state: State) -> None:
@@ -55,7 +56,7 @@ def totals_add_up(state: State) -> None:
     accounts = state.rows(Account)
     assert all(account.count == len(account.labels) for account in accounts)
     for document in state.documents(tally.views["sum"]).values():
-        assert document.total == sum(account.total for account in accounts)  # type: ignore[attr-defined]
+        assert document.total == sum(account.total for account in accounts), document  # type: ignore[attr-defined]
 
 
 INVARIANTS = (every_effect_once, in_one_order)

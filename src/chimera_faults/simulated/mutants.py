@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from chimera.core.context import Context
@@ -28,6 +29,13 @@ class Hunt(NamedTuple):
     made: int
     failed: str
 
+    def __str__(self) -> str:
+        state = "well " if self.is_well else "WRONG"
+        if self.control:
+            return f"{state} {self.mistake}, control: {self.failed or self.finding or f'clean in {self.tried} seeds'}"
+        found = f"found after {self.found} seeds" if self.found else f"not found in {self.tried}"
+        return f"{state} {self.mistake}: {found}, made in {self.made}; {self.failed or self.finding[:120]}"
+
     @property
     def is_well(self) -> bool:
         """The mistake was made and found, or the control was not."""
@@ -48,17 +56,12 @@ def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
     if mistake.patch:
         mistake.patch(patching)
     tried = runs_made = 0
+    whole = fleet()
+    prepare = partial(_wrap, mistake=mistake, patching=patching)
     try:
         for tried, seed in enumerate(seeds, 1):
             before = made[0]
-            whole = fleet()
-            outcome = play(
-                whole,
-                draw_plan(whole, seed),
-                INVARIANTS,
-                IN_THE_END,
-                prepare=lambda world: _wrap(world, mistake, patching),
-            )
+            outcome = play(whole, draw_plan(whole, seed), INVARIANTS, IN_THE_END, prepare=prepare)
             runs_made += made[0] > before
             if failures or (outcome.broken and (control or made[0] > before)):
                 finding = str(outcome.broken[0]) if outcome.broken else ""

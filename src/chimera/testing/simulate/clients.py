@@ -11,6 +11,7 @@ import msgspec
 
 from chimera.messages import Position
 from chimera.service import Handler, path_parameters
+from chimera.testing.simulate.looks import Looks
 from chimera.testing.simulate.network import Answer, Broken
 from chimera.testing.simulate.plan import Sending
 from chimera.testing.simulate.world import World
@@ -18,6 +19,7 @@ from chimera.testing.simulate.world import World
 AGAIN_S = 0.05
 NO_ANSWER = 0
 """The status of an attempt that broke off."""
+FAILED = 500
 AGAIN = (NO_ANSWER, 502, 503, 504)
 """After these a command is sent again."""
 
@@ -42,8 +44,7 @@ class Client:
         self._world = world
         self._ledger = ledger
         self._sendings = sendings
-        self._seen: dict[tuple[str, str, str], int] = {}
-        """The version of each document that it has seen: by service, view and key."""
+        self._looks = Looks(world)
 
     async def run(self) -> None:
         """Send everything."""
@@ -52,7 +53,9 @@ class Client:
             answer, key = await self._send(sending)
             if sending.reads:
                 positions = answer.headers.get("chimera-position", "") if answer.status < 300 else ""
-                await self._look(key, [Position.parse(each) for each in positions.split(",") if each])
+                after = [Position.parse(each) for each in positions.split(",") if each]
+                self._ledger.reads += await self._looks.look(key, after) if after else 0
+                self._ledger.reads += await self._looks.look(key, [])
 
     async def _send(self, sending: Sending) -> tuple[Answer, str]:
         service = self._world.fleet.services[sending.service]
@@ -72,58 +75,15 @@ class Client:
             self._world.promises.note(
                 f"{sending.label} is answered {answer.status} {answer.body.decode()[:200]}", [key]
             )
+            if answer.status == FAILED:
+                self._world.promises.breaks(
+                    "no request fails", f"{sending.label}: {self._world.promises.last_error}", key
+                )
             if command_id := _command_id(answer):
                 self._ledger.ids[sending.label] = command_id
             if answer.status not in AGAIN:
                 return answer, key
             await asyncio.sleep(AGAIN_S)
-
-    async def _look(self, key: str, after: Sequence[Position]) -> None:
-        """See whether every view has what was written, and every borrow, or says that it has not."""
-        for name, service in self._world.fleet.services.items():
-            for view in service.views.values():
-                if view.path is not None and view.path.count("{") == 1 and "?" not in view.path:
-                    await self._look_at(name, view.name, view.path.replace(f"{{{view.key}}}", quote(key)), key, after)
-
-    async def _look_at(self, service: str, view: str, path: str, key: str, after: Sequence[Position]) -> None:
-        promises = self._world.promises
-        history = promises.ideals[service, view][0].histories.get(key)
-        if history is None:
-            return
-        headers = {"chimera-after": ",".join(map(str, after))} if after else {}
-        floor = max(
-            (history.index_of(each.number) for each in after if (each.source, each.partition) == history.place),
-            default=0,
-        )
-        try:
-            answer = await self._world.network.ask(service, "GET", path, headers=headers)
-        except Broken:
-            return
-        if answer.status not in (200, 404) or len(promises.ideals[service, view]) > 1:
-            return
-        self._ledger.reads += 1
-        declared = self._world.fleet.services[service].views[view]
-        data = answer.body if answer.status == 200 else None
-        if not history.is_known or (data is not None and declared.absent == "empty" and not history.versions):
-            return
-        newest, oldest = history.newest(data), history.oldest(data)
-        seen = (service, view, key)
-        if newest < 0 and declared.absent != "empty":
-            promises.breaks("a view shows what was", f"{service}'s {view} shows {answer.body.decode()[:200]}", key)
-        elif newest < floor and "chimera-behind" not in answer.headers:
-            promises.breaks(
-                "who writes reads what she wrote",
-                f"{path} of {service} shows version {newest} of {key!r} ({answer.status}), after {headers} (version "
-                f"{floor}), and does not say that it is behind",
-                key,
-            )
-        elif newest < self._seen.get(seen, 0) and service not in promises.forgetful:
-            promises.breaks(
-                "nobody sees less than before",
-                f"{path} of {service} shows version {newest} of {key!r} after version {self._seen[seen]}",
-                key,
-            )
-        self._seen[seen] = max(oldest, self._seen.get(seen, 0)) if newest >= 0 else self._seen.get(seen, 0)
 
 
 def request_of(handler: Handler, body: Mapping[str, Any]) -> tuple[str, str, bytes]:

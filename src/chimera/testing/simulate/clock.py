@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from chimera.core.clock import Clock
 from chimera.testing.simulate.loop import PROCESS, SimLoop
 
@@ -22,9 +20,6 @@ class SimClock(Clock):
 
     def time(self) -> float:
         return EPOCH_S + self._loop.now + PROCESS.get(self._loop.world).skew_s
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
     def random(self) -> float:
         return PROCESS.get(self._loop.world).chance.random()

@@ -26,10 +26,10 @@ def draw_plan(fleet: Fleet, seed: int, kinds: Collection[Kind] = KINDS, chance: 
     `chance` is the seed's unless it is given: Hypothesis's `st.randoms()` draws, and shrinks, plans as well.
     """
     chance = chance or Random(f"{seed}/plan")
-    span_s = chance.uniform(2.5, 6.0)
+    span_s = chance.uniform(2.0, 5.0)
     processes: dict[str, int] = {}
     for name in fleet.services:
-        processes[f"{name}/write"] = chance.randint(1, fleet.writers)
+        processes[f"{name}/write"] = min(chance.randint(1, fleet.writers), chance.randint(1, fleet.writers))
         processes[f"{name}/read"] = chance.randint(1, fleet.readers)
     drawing = _Faults(fleet, chance, processes, span_s)
     possible = possible_kinds(fleet, kinds)
@@ -44,7 +44,7 @@ def draw_plan(fleet: Fleet, seed: int, kinds: Collection[Kind] = KINDS, chance: 
         until_s=round(span_s, 3),
         shuffle=chance.random() < 0.2,
         latency_s=chance.choice((0.001, 0.003, 0.02)),
-        delayed=chance.choice((0.05, 0.2, 0.5)),
+        delayed=chance.choice((0.02, 0.1, 0.3)),
         network_s=chance.choice((0.001, 0.005, 0.05)),
     )
 

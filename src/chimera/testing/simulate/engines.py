@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from chimera.entities import Key, Row, Table
@@ -10,9 +10,12 @@ from chimera.errors import Conflict
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
-from chimera.testing.simulate.loop import PROCESS
+from chimera.testing.memory import MemoryWriteSession
+from chimera.testing.simulate.loop import PROCESS, SimProcess
 from chimera.testing.simulate.trouble import Way
 
+Told = Callable[[Table, Sequence[Sequence[object]], Sequence[Row]], None]
+"""Hears of rows that were read: the table, what was asked for, what was found."""
 EVENTS = ".events"
 LATE_S = 0.2
 """So much later an event comes that is late."""
@@ -62,38 +65,68 @@ class TroubledLog(WrappedLog):
 
 
 class _TroubledSession(WrappedSession):
-    def __init__(self, session: WriteSession, way: Way) -> None:
+    def __init__(self, session: WriteSession, way: Way, told: Told) -> None:
         super().__init__(session)
         self._way = way
+        self._told = told
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         await self._way.before("store.load")
-        return await super().load(table, keys)
+        rows = await super().load(table, keys)
+        self._told(table, keys, rows)
+        return rows
 
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         await self._way.before("store.find")
-        return await super().find(table, where)
+        rows = await super().find(table, where)
+        self._told(table, [*where.values()], rows)
+        return rows
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         await self._way.before("store.save")
         await super().save(table, rows)
 
 
-class TroubledStore(WrappedStore):
-    """A store. A transaction may end in a conflict that nobody else is part of, as a deadlock's victim does."""
+class _Connection:
+    """What a process holds in a store. It is given up when the process is killed: the store sees that it is gone."""
 
-    def __init__(self, store: Store, way: Way) -> None:
+    def __init__(self, process: SimProcess) -> None:
+        self.session: WriteSession | None = None
+        self._process = process
+
+    def __enter__(self) -> _Connection:
+        self._process.ended.append(self._give_up)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.ended.remove(self._give_up)
+
+    def _give_up(self) -> None:
+        if isinstance(self.session, MemoryWriteSession):
+            self.session.end()
+
+
+class TroubledStore(WrappedStore):
+    """A store. A transaction may end in a conflict that nobody else is part of, as a deadlock's victim does.
+
+    `told` hears what a transaction reads.
+    """
+
+    def __init__(self, store: Store, way: Way, told: Told) -> None:
         super().__init__(store)
         self._way = way
+        self._told = told
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         await self._way.before("store.begin")
-        async with super().transaction() as session:
-            yield _TroubledSession(session, self._way)
-            await self._way.before("store.commit")
-            if self._way.trouble.hit("conflict", self._way.engine, PROCESS.get()):
-                raise Conflict(f"{self._way.engine} chose this transaction to end")
+        with _Connection(PROCESS.get()) as connection:
+            async with super().transaction() as session:
+                connection.session = session
+                yield _TroubledSession(session, self._way, self._told)
+                await self._way.before("store.commit")
+                if self._way.trouble.hit("conflict", self._way.engine, PROCESS.get()):
+                    raise Conflict(f"{self._way.engine} chose this transaction to end")
         await self._way.after("store.commit")
 
     @asynccontextmanager

@@ -29,7 +29,7 @@ class Fleet:
         commands: Mapping[type[Command], Draw | None] | None = None,
         writers: int = 3,
         readers: int = 2,
-        timing: Timing = Timing(audit_s=3.0),
+        timing: Timing = Timing(audit_s=3.0, keep_s=0.5),
         limits: Limits = Limits(),
         retry: Retry = Retry(tries=4, first_s=0.1, longest_s=2.0),
         retention: Retention = Retention(),

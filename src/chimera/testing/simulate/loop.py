@@ -15,7 +15,6 @@ import asyncio
 import heapq
 import sys
 import warnings
-import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
@@ -83,7 +82,7 @@ class SimTask(asyncio.Task[Result]):
 
     def __init__(self, work: Any, number: int, loop: SimLoop, context: Context | None) -> None:
         self.number = number
-        super().__init__(work, loop=loop, name=f"task {number}", context=context)
+        super().__init__(work, loop=loop, name="simulated", context=context)
 
     def __hash__(self) -> int:
         return self.number
@@ -103,6 +102,7 @@ class SimFuture(asyncio.Future[Result]):
 class SimProcess:
     """A process of an operating system: its callbacks run in their order, and none once it is dead.
 
+    `role` is its name without the count of its starts, such as `tally/write/0` of `tally/write/0#2`.
     `skew_s`: how much its wall clock is ahead. `chance`: its random numbers, of its own so that what another process
     does never changes them. `ended`: called once when it is killed, for those who are connected to it.
     """
@@ -110,6 +110,7 @@ class SimProcess:
     def __init__(self, loop: SimLoop, name: str, chance: Random) -> None:
         self.loop = loop
         self.name = name
+        self.role = name.partition("#")[0]
         self.chance = chance
         self.skew_s = 0.0
         self.is_alive = True
@@ -167,7 +168,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._numbers = 0
         self._runnable: list[SimProcess] = []
         self._timers: list[tuple[float, int, Handle]] = []
-        self._kept: list[SimTask[Any]] = []  # who is killed must not be collected: its `finally` would run
+        self._kept: dict[int, SimTask[Any]] = {}  # who is killed must not be collected: its `finally` would run
         self._is_over = False
         self.world = self.process("world")
 
@@ -192,6 +193,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)  # noqa: SLF001 - what asyncio offers to those who write loops
         try:
             while not task.done():
+                if self.steps > MOST_STEPS:
+                    raise SimulationError(f"{MOST_STEPS} steps, and no end")
                 self._step()
         finally:
             asyncio._set_running_loop(None)  # noqa: SLF001
@@ -205,17 +208,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def _step(self) -> None:
-        timers, runnable = self._timers, self._runnable
-        while timers and (timers[0][2].is_cancelled or not timers[0][2].home.is_alive):
-            heapq.heappop(timers)
-        if not runnable:
-            if not timers:
-                raise SimulationError("nothing will ever happen any more")
-            self.now = max(self.now, timers[0][0])
-        while timers and timers[0][0] <= self.now:
-            handle = heapq.heappop(timers)[2]
-            if not handle.is_cancelled:
-                self._ready(handle)
+        runnable = self._runnable
+        self._ring()
         if not runnable:
             return
         chosen = int(self._order.random() * len(runnable))
@@ -226,11 +220,33 @@ class SimLoop(asyncio.AbstractEventLoop):
             runnable.pop()
         if handle.is_cancelled:
             return
-        self._count(process, handle)
+        self.steps += 1
+        self.now += self._order.random() * STEP_S
+        owner = getattr(handle.call, "__self__", None)
+        number = getattr(owner, "number", 0)
+        self.digest = (self.digest * 31 + number * 1_000_003 + int(self.now * 1e7)) & 0xFFFFFFFFFFFF
+        if self.trace is not None:
+            self.trace.append(f"{self.now:.7f} {process.name} {number} {getattr(handle.call, '__qualname__', '')}")
         try:
             handle.where.run(handle.call, *handle.arguments)
         except Exception as error:  # noqa: BLE001 - as asyncio does: told, and the loop goes on
             self.call_exception_handler({"message": f"{handle!r} failed", "exception": error})
+        if number in self._kept and owner.done():  # type: ignore[union-attr]
+            del self._kept[number]
+
+    def _ring(self) -> None:
+        """Make ready what is due; when nobody can run, time goes on to what is due next."""
+        timers = self._timers
+        while timers and (timers[0][2].is_cancelled or not timers[0][2].home.is_alive):
+            heapq.heappop(timers)
+        if not self._runnable:
+            if not timers:
+                raise SimulationError("nothing will ever happen any more")
+            self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= self.now:
+            handle = heapq.heappop(timers)[2]
+            if not handle.is_cancelled:
+                self._ready(handle)
 
     def _next_of(self, queue: deque[Handle]) -> Handle:
         if not self._shuffle or len(queue) == 1:
@@ -240,17 +256,6 @@ class SimLoop(asyncio.AbstractEventLoop):
         handle = queue.popleft()
         queue.rotate(at)
         return handle
-
-    def _count(self, process: SimProcess, handle: Handle) -> None:
-        self.steps += 1
-        if self.steps > MOST_STEPS:
-            raise SimulationError(f"{MOST_STEPS} steps, and no end: {handle!r}")
-        self.now += self._order.random() * STEP_S
-        owner = getattr(handle.call, "__self__", None)
-        number = getattr(owner, "number", 0)
-        self.digest = zlib.crc32(b"%d %d" % (int(self.now * 1e7), number), self.digest)
-        if self.trace is not None:
-            self.trace.append(f"{self.now:.7f} {process.name} {number} {getattr(handle.call, '__qualname__', '')}")
 
     def _ready(self, handle: Handle) -> None:
         process = handle.home
@@ -313,7 +318,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def task_of(self, work: Any, context: Context | None) -> SimTask[Any]:
         self._numbers += 1
         task: SimTask[Any] = SimTask(work, self._numbers, self, context)
-        self._kept.append(task)
+        self._kept[self._numbers] = task
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from chimera.errors import Unavailable
+from chimera.errors import ChimeraError, Unavailable
 from chimera.testing.simulate.loop import PROCESS, SimLoop, SimProcess
 from chimera.testing.simulate.trouble import CUT_S, Trouble
 from chimera.web.http import ASGIApp, Event
+from chimera.web.read_head import ReadHead
+
+Result = TypeVar("Result")
 
 TIMEOUT_S = 10.0
 
@@ -28,10 +31,15 @@ class Answer(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """A process that answers for a service."""
+    """A process that answers for a service, and the read head in it."""
 
     process: SimProcess
     app: ASGIApp
+    head: ReadHead
+
+
+Work = Callable[[Listener], Awaitable[Result]]
+"""What is done in the process that is reached."""
 
 
 class Network:
@@ -56,13 +64,17 @@ class Network:
         self, service: str, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] = {}
     ) -> Answer:
         """The answer of whichever process of a service is reached. Raises Broken when none comes."""
+        return await self.within(service, lambda listener: _served(listener.app, method, path, body, headers))
+
+    async def within(self, service: str, work: Work[Result]) -> Result:
+        """What comes of a work in whichever process of a service is reached. Raises Broken when nothing does."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await self._ask(service, method, path, body, headers)
+                return await self._within(service, work)
         except TimeoutError as error:
             raise Broken(f"{service} did not answer within {TIMEOUT_S:.0f} s") from error
 
-    async def _ask(self, service: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _within(self, service: str, work: Work[Result]) -> Result:
         trouble, asking, engine = self._trouble, PROCESS.get(), f"http {service}"
         await asyncio.sleep(trouble.chance() * trouble.network_s)
         if slow := trouble.hit("request slow", engine, asking):
@@ -73,36 +85,34 @@ class Network:
             raise Broken(f"{service} can't be reached")
         listener = there[int(trouble.chance() * len(there))]
         if trouble.hit("request doubled", engine, asking):
-            self._send(listener, method, path, body, headers)
-        answer = await self._send(listener, method, path, body, headers)
+            self._send(listener, work)
+        answer = await self._send(listener, work)
         if trouble.hit("answer lost", engine, asking):
             raise Broken(f"the answer of {service} is lost")
         return answer
 
-    def _send(
-        self, listener: Listener, method: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> asyncio.Future[Answer]:
+    def _send(self, listener: Listener, work: Work[Result]) -> asyncio.Future[Result]:
         process, came = listener.process, self._loop.create_future()
 
         def broke() -> None:
             if not came.done():
                 came.set_exception(Broken(f"{process.name} was killed while it answered"))
 
-        async def work() -> None:
+        async def answering() -> None:
             try:
-                answer = await _served(listener.app, method, path, body, headers)
+                answer = await work(listener)
+            except ChimeraError:
+                broke()
             except Exception as error:  # noqa: BLE001 - a server closes the connection, and says why in its log
-                answer = None
-                self._loop.failures.append(f"{process.name}: {method} {path} failed: {error!r}")
-            process.ended.remove(broke)
-            if not came.done():
-                if answer is None:
-                    came.set_exception(Broken(f"{process.name} closed the connection"))
-                else:
+                self._loop.failures.append(f"{process.name} failed to answer: {error!r}")
+                broke()
+            else:
+                if not came.done():
                     came.set_result(answer)
+            process.ended.remove(broke)
 
         process.ended.append(broke)
-        process.spawn(work())
+        process.spawn(answering())
         came.add_done_callback(_retrieve)
         return came
 
@@ -155,6 +165,6 @@ async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Ma
     return Answer(sent[0]["status"], came, b"".join(event.get("body", b"") for event in sent[1:]))
 
 
-def _retrieve(future: asyncio.Future[Answer]) -> None:
+def _retrieve(future: asyncio.Future[Result]) -> None:
     if not future.cancelled():
         future.exception()

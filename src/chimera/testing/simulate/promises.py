@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from chimera.commands.inbox import FINAL
 from chimera.core.clock import Clock
@@ -11,16 +13,18 @@ from chimera.core.names import (
     CHECKPOINTS_TABLE,
     INBOX_TABLE,
     LEASES_TABLE,
+    PARKED_TABLE,
     PARTITION,
     RELAY,
     commands_topic,
     share_type,
     view_of,
 )
+from chimera.entities import Row, Table
 from chimera.journal.consumers import Consumer, document_consumers
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
-from chimera.share.changes import shared_key
+from chimera.share.changes import SharedChange
 from chimera.share.digests import digest_of
 from chimera.testing.memory import Changes
 from chimera.testing.simulate.fleet import Fleet
@@ -51,18 +55,29 @@ class BrokenPromise(NamedTuple):
         return f"{self.promise}: {self.text}"
 
 
+class SharedVersion(NamedTuple):
+    """A shared document as its owner committed it, with the event of this number; `document` is None for none."""
+
+    place: Place
+    number: int
+    digest: str
+    document: Any
+
+
 class Promises:
     """The promises of all services of a fleet. `broken` is empty as long as they are kept.
 
-    `notes`: what has happened, where somebody wants to tell it. `on_commit`: called after every commit.
-    `forgetful`: the services whose views were put back to an older moment, and for a while show less than before.
+    `notes`: what has happened, where somebody wants to tell it. `on_commit`: called after every commit. `last_error`:
+    what was last logged as one. `forgot_at`: when the views of a service were last put back to an older moment, so that
+    they show less than before for a while.
     """
 
     def __init__(self, fleet: Fleet, clock: Clock, loop: SimLoop) -> None:
         self.broken: list[BrokenPromise] = []
         self.notes: list[Note] | None = None
         self.on_commit: Callable[[], None] = lambda: None
-        self.forgetful: set[str] = set()
+        self.forgot_at: dict[str, float] = {}
+        self.last_error = ""
         self.events: dict[str, dict[int, list[Message]]] = {name: {} for name in fleet.services}
         self.ideals: dict[tuple[str, str], list[IdealView]] = {}
         self._clock = clock
@@ -70,7 +85,7 @@ class Promises:
         self._heads: dict[str, dict[int, int]] = {name: {} for name in fleet.services}
         self._inboxes = {name: Inbox() for name in fleet.services}
         self._copies: dict[tuple[str, str], Consumer] = {}
-        self._emitted: dict[tuple[str, str], dict[str, list[str]]] = {}
+        self._emitted: dict[tuple[str, str], dict[str, list[SharedVersion]]] = {}
         self._copied: dict[tuple[str, str, str], int] = {}
         self._checkpoints: dict[tuple[str, str], dict[Place, int]] = {}
         self._of_source: dict[str, list[IdealView]] = {}
@@ -92,6 +107,18 @@ class Promises:
         if self.notes is not None:
             self.notes.append(Note(self._loop.now, process or self._who(), text, keys))
 
+    def read(self, table: Table, asked: Sequence[Sequence[object]], rows: Sequence[Row]) -> None:
+        """A transaction reads rows of a table."""
+        if self.notes is not None and not table.name.startswith("chimera_"):
+            keys = [str(each) for values in asked for each in values]
+            found = "; ".join(str(row) for row in rows)[:300] or "nothing"
+            self.note(f"reads {table.name} of {', '.join(keys)}: {found}", keys)
+
+    def logs(self, text: str) -> None:
+        """An error is logged."""
+        self.last_error = text
+        self.note(f"logs: {text}", process=self._who())
+
     def breaks(self, promise: str, text: str, key: str = "") -> None:
         """A promise is not kept."""
         self.broken.append(BrokenPromise(self._loop.now, promise, f"{text} (by {self._who()})", key))
@@ -101,6 +128,8 @@ class Promises:
         """What a service's store tells of every commit."""
 
         def committed(changes: Changes) -> None:
+            if self.notes is not None:
+                self._tell_commit(changes)
             self._check_journal(service, changes)
             self._check_inbox(service, changes)
             self._check_checkpoints(service, changes)
@@ -108,9 +137,8 @@ class Promises:
             for events in changes.appended.values():
                 for event in events:
                     self._emit(service, event)
-            if self.notes is not None:
-                self._tell_commit(changes)
-            self.on_commit()
+            if changes.appended or not all(table.startswith("chimera_") for table in changes.rows):
+                self.on_commit()
 
         return committed
 
@@ -129,6 +157,8 @@ class Promises:
         """What a service's view store tells of every write."""
 
         def written(consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> None:
+            if self.notes is not None and documents:
+                self._tell_write(consumer, documents, moves)
             at = self._checkpoints.setdefault((service, consumer), {})
             for move in moves:
                 place = (move.source, move.partition)
@@ -143,8 +173,6 @@ class Promises:
                 self._check_view(service, consumer, ideals, documents, moves)
             elif copied := self._copies.get((service, consumer)):
                 self._check_copy(service, consumer, copied, documents)
-            if self.notes is not None and documents:
-                self._tell_write(consumer, documents, moves)
 
         return written
 
@@ -161,7 +189,7 @@ class Promises:
 
     def restored(self, service: str, checkpoints: Mapping[str, Mapping[Place, Checkpoint]]) -> None:
         """A service's views are as they were once, with these checkpoints by consumer."""
-        self.forgetful.add(service)
+        self.forgot_at[service] = self._loop.now
         for each in [each for each in self._checkpoints if each[0] == service]:
             del self._checkpoints[each]
         for consumer, at in checkpoints.items():
@@ -171,6 +199,10 @@ class Promises:
 
     def log_remade(self, service: str) -> None:
         """The log of a service's events was made anew."""
+
+    def shared(self, owner: str, share: str, key: str) -> Sequence[SharedVersion]:
+        """The versions of a shared document, in order, as its owner committed them."""
+        return self._emitted[owner, share].get(key, ())
 
     def states(self, service: str) -> Mapping[str, str]:
         """What became of a service's commands, by id, as far as it is final."""
@@ -224,9 +256,9 @@ class Promises:
             at[place] = number
 
     def _check_leases(self, service: str, changes: Changes) -> None:
-        held, now = changes.base.tables.get(LEASES_TABLE, {}), self._clock.time()
+        now = self._clock.time()
         for key, row in changes.rows.get(LEASES_TABLE, {}).items():
-            before = held.get(key)
+            before = changes.read.get((LEASES_TABLE, key))
             if row is None or before is None or not str(key[0]).startswith(PARTITION):
                 continue
             holder, owner, until = row[1], before[1], before[2]
@@ -237,8 +269,11 @@ class Promises:
         self.events[service].setdefault(event.partition, []).append(event)
         for share in [share for owner, share in self._emitted if owner == service]:
             if event.type == share_type(service, share):
-                change = shared_key(share, event)
-                self._emitted[service, share].setdefault(change.key, []).append(change.digest)
+                change = msgspec.json.decode(event.data, type=SharedChange)
+                version = SharedVersion(
+                    (service, event.partition), event.number, change.digest, msgspec.json.decode(change.document)
+                )
+                self._emitted[service, share].setdefault(change.key, []).append(version)
         for ideal in self._of_source.get(service, ()):
             ideal.fold(event)
 
@@ -288,7 +323,7 @@ class Promises:
             if document.view != consumer:
                 continue
             shown = _shown(copied, "" if document.data is None else digest_of(document.data))
-            versions = [_shown(copied, each) for each in emitted.get(document.key, ())]
+            versions = [_shown(copied, each.digest) for each in emitted.get(document.key, ())]
             newest = max((index for index, each in enumerate(versions, 1) if each == shown), default=0)
             before = self._copied.get((service, consumer, document.key), 0)
             if not newest and shown:
@@ -298,7 +333,7 @@ class Promises:
                     "never had",
                     document.key,
                 )
-            elif newest < before:
+            elif newest < before and service not in self.forgot_at:
                 self.breaks(
                     "a copy does not go back",
                     f"{service}'s {consumer} has version {newest} of {document.key!r} after version {before}",
@@ -316,11 +351,14 @@ class Promises:
 
     def _tell_commit(self, changes: Changes) -> None:
         for table, rows in changes.rows.items():
-            if table in (LEASES_TABLE, CHECKPOINTS_TABLE):
-                continue
             for key, row in rows.items():
-                text = "deleted" if row is None else ", ".join(map(repr, row))
-                self.note(f"commits {table} {key}: {text[:300]}", [str(each) for each in (*key, *(row or ()))])
+                if table == INBOX_TABLE and row is not None:
+                    self.note(f"settles the command {key[0]}: {row[1]} {row[2]}", [str(key[0])])
+                elif table == PARKED_TABLE and row is not None:
+                    self.note(f"parks {row[7]} {row[6]} of {key[1]!r}, {row[5]}: {row[11]}", [str(key[1])])
+                elif not table.startswith("chimera_"):
+                    text = "deletes the row" if row is None else f"commits the row {', '.join(map(repr, row))}"
+                    self.note(f"{text} of {table}", [str(each) for each in (*key, *(row or ()))])
         for events in changes.appended.values():
             for event in events:
                 self.note(

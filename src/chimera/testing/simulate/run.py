@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from chimera.core.names import INBOX_TABLE, PARKED_TABLE
@@ -23,7 +25,7 @@ from chimera.testing.simulate.world import World
 
 BOUND_S = 120.0
 """Once nothing is wrong any more, everything is done within so much virtual time."""
-LOOK_S = 1.0
+LOOK_S = 0.4
 MOST = 20
 """A run ends when so many promises were broken."""
 
@@ -78,20 +80,21 @@ def play(
     gc.disable()  # a collector runs the `finally` of what it collects, whenever it likes
     world: World | None = None
     try:
-        with _quiet(), fenced(loop):
+        with fenced(loop):
             world = World(fleet, plan, loop)
             prepare(world)
             if notes:
                 world.promises.notes = []
             ledger = Ledger()
             try:
-                loop.run(_Run(world, ledger, [*invariants], [*in_the_end]).play())
+                with _listening(world.promises.logs):
+                    loop.run(_Run(world, ledger, [*invariants], [*in_the_end]).play())
             except SimulationError as error:
                 world.promises.breaks("the run can go on", str(error))
             return Outcome(
                 plan,
                 [*world.promises.broken, *_failures(loop)],
-                f"{loop.digest:08x}",
+                f"{loop.digest:012x}",
                 loop.steps,
                 round(loop.now, 6),
                 dict(world.trouble.struck),
@@ -214,14 +217,31 @@ def _failures(loop: SimLoop) -> Iterator[BrokenPromise]:
         yield BrokenPromise(loop.now, "nothing fails unseen", each)
 
 
+class _Errors(logging.Handler):
+    """Notes what is logged as an error, with what was raised."""
+
+    def __init__(self, told: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._told = told
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        where = traceback.extract_tb(error.__traceback__)[-1:] if error else []
+        at = "".join(f" in {frame.name}, line {frame.lineno} of {Path(frame.filename).name}" for frame in where)
+        self._told(record.getMessage() + (f": {error!r}{at}" if error else ""))
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What a fleet under faults logs is of no use: thousands of lines, each expected."""
-    logger = logging.getLogger("chimera")
-    level, logger.level = logger.level, logging.CRITICAL + 1
-    disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
+def _listening(told: Callable[[str], None]) -> Iterator[None]:
+    """Errors are noted. All else that a fleet under faults logs is of no use: thousands of lines, each expected."""
+    logger, handler = logging.getLogger("chimera"), _Errors(told)
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.level = level
-        logging.root.manager.disable = disabled
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        logger.setLevel(level)

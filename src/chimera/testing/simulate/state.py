@@ -7,12 +7,14 @@ from typing import TypeVar
 
 import msgspec
 
+from chimera.core.names import GENERATIONS, generation_name
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import View
 from chimera.messages import Message
 from chimera.testing.memory import MemoryStore, MemoryViews
 from chimera.testing.simulate.fleet import Fleet
+from chimera.views.generations import Generations
 
 Row = TypeVar("Row", bound=Entity)
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -50,9 +52,17 @@ class State:
             if service.views.get(view.name) is view:
                 return {
                     document.key: msgspec.json.decode(document.data or b"null", type=view.document)
-                    for document in self._views[name].documents_of(view.name)
+                    for document in self._views[name].documents_of(self._serving(name, view.name))
                 }
         raise DeclarationError(f"no service of the fleet has the view {view.name}")
+
+    def _serving(self, service: str, view: str) -> str:
+        """The name of the generation that serves."""
+        for document in self._views[service].documents_of(GENERATIONS):
+            if document.key == view:
+                state = msgspec.json.decode(document.data or b"", type=Generations)
+                return generation_name(view, state.serving.number)
+        return view
 
     def events(self, service: str) -> list[Message]:
         """All events of a service that are still in its journal, partition by partition."""

@@ -25,7 +25,8 @@ from chimera.testing.simulate.story import story
 
 PLANS = Path("simulations")
 """The folder in which plans that broke something are kept, unless another one is given."""
-COLLECT = 8
+COLLECT = 40
+"""Garbage is collected after so many runs."""
 
 
 class SimulationFailed(AssertionError):  # noqa: N818 - what happened

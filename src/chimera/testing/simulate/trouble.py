@@ -49,7 +49,7 @@ class Trouble:
             return None
         now = self._loop.now
         self._active = [each for each in self._active if each[0] > now]
-        role = role_of(process)
+        role = process.role
         for _, fault in self._active:
             if (
                 fault.kind == kind
@@ -69,7 +69,7 @@ class Trouble:
 
     def killed_at(self, point: str, process: SimProcess, *, late: bool) -> bool:
         """Whether the process dies at this call, before or after its effect."""
-        role = role_of(process)
+        role = process.role
         for fault in self._armed:
             if fault.process == role and fault.point == point and fault.late == late:
                 self._armed.remove(fault)
@@ -118,8 +118,3 @@ class Way:
         if self.trouble.killed_at(point, process, late=late):
             process.kill()
             await asyncio.get_running_loop().create_future()
-
-
-def role_of(process: SimProcess) -> str:
-    """The role of a process, such as `tally/write/0`: its name without the count of its starts."""
-    return process.name.partition("#")[0]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from random import Random
+from typing import Any
 
 from chimera.adapters.http import HttpOwner
 from chimera.core.context import Context
@@ -30,7 +30,7 @@ from chimera.testing.simulate.trouble import Trouble, Way
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 
-SHARED = Features(durable=True, shared=True, poll_s=0.25)
+SHARED = Features(durable=True, shared=True, poll_s=0.4)
 START_S = 0.3
 """The pause of a process that found an engine away when it started."""
 
@@ -122,7 +122,7 @@ class World:
         context = context_of(
             service,
             TroubledLog(self.log, Way(self.trouble, "log")),
-            TroubledStore(self.stores[name], Way(self.trouble, f"store {name}")),
+            TroubledStore(self.stores[name], Way(self.trouble, f"store {name}"), self.promises.read),
             TroubledViews(self.views[name], Way(self.trouble, f"views {name}")),
             self._owner,
             clock=self.clock,
@@ -181,7 +181,7 @@ class World:
         if head is None:
             await WriteHead(context, process.name).run()
             return
-        listener = Listener(process, Site([head], requests=context.limits.requests))
+        listener = Listener(process, Site([head], requests=context.limits.requests), head)
         self.network.listen(name, listener)
         try:
             await asyncio.get_running_loop().create_future()
@@ -200,10 +200,13 @@ async def _cancelled(work: asyncio.Task[None]) -> None:
 class _NoMetrics(Metrics):
     """Counts nothing."""
 
+    def __init__(self) -> None: ...
+
+    def __getattribute__(self, name: str) -> Any:
+        return _nothing
+
+
+def _nothing(*_: object, **__: object) -> None: ...
+
 
 _NO_METRICS = _NoMetrics()
-
-
-def chance_of(plan: Plan, what: str) -> Random:
-    """The chance of a part of a run, apart from all others."""
-    return Random(f"{plan.seed}/{what}")
