@@ -12,7 +12,7 @@ from chimera.errors import SettingsError
 from chimera.run.engines import load_service
 from chimera.run.settings import Settings
 from chimera_compare.measuring import compare
-from chimera_compare.plan import DEADLINE_BUDGETS, Plan, declared_borrow, seconds_of
+from chimera_compare.plan import DEADLINE_BUDGETS, LoadPlan, declared_borrow, seconds_of
 from chimera_compare.report import check_drawing, tables, title_of, write_report
 
 OUT = Path("comparison")
@@ -54,14 +54,14 @@ def read_plan(
     owner_latency: str,
     deadline: str | None,
     **load: Any,
-) -> Plan:
+) -> LoadPlan:
     """The plan that the options ask for. Raises SettingsError."""
     settings.check_service(service)
     borrow = declared_borrow(load_service(settings.services[service].app), share)
     for each in known:
         if not 0 < each <= 1:
             raise SettingsError(f"--known {each:g}: the share of keys that have a document is above 0 and at most 1")
-    plan = Plan(
+    plan = LoadPlan(
         document=borrow.document,
         declared=settings.services[service].borrows.get(share, borrow.mode),
         budget=borrow.budget,

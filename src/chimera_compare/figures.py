@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from chimera_compare.ledger import WriteLedger
-from chimera_compare.plan import Plan, Way
+from chimera_compare.plan import LoadPlan, Way
 
 OK = 200
 
@@ -79,7 +79,7 @@ class Row(msgspec.Struct, kw_only=True):
 
 
 def row_of(
-    plan: Plan,
+    plan: LoadPlan,
     way: Way,
     known: float,
     answers: Sequence[Answer],
@@ -132,7 +132,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
 
 
-def _seen(plan: Plan, answer: Answer) -> SeenPage | None:
+def _seen(plan: LoadPlan, answer: Answer) -> SeenPage | None:
     """The answered page; None for one that was not answered in time."""
     if answer.status != OK or answer.done - answer.due > plan.deadline:
         return None

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from chimera.web.http import ASGIApp, Event, Scope
 from chimera_compare.figures import Answer
-from chimera_compare.plan import Plan
+from chimera_compare.plan import LoadPlan
 
 PATIENCE_S = 10.0
 
 
-async def load(site: ASGIApp, plan: Plan, start: float) -> list[Answer]:
+async def load(site: ASGIApp, plan: LoadPlan, start: float) -> list[Answer]:
     """Ask for `reads` pages a second from `start` on, each of a random key; returns all answers in the order asked."""
     rng = random.Random(f"{plan.seed} pages")  # noqa: S311 - a load
     keys = plan.page_keys()

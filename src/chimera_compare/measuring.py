@@ -32,7 +32,7 @@ from chimera_compare.ledger import WriteLedger
 from chimera_compare.load import ask, load
 from chimera_compare.made_up import made_up
 from chimera_compare.owner import HOST, LEDGER, Orders, RunClock, nobody
-from chimera_compare.plan import WAYS, Plan, Way
+from chimera_compare.plan import WAYS, LoadPlan, Way
 from chimera_compare.services import PAGE, SHARE, PageRow, Shown, monolith_service, page_service
 from chimera_compare.trouble import TroubledStore
 
@@ -42,7 +42,7 @@ SOON_S = 0.3
 LOOK_S = 0.02
 
 
-async def compare(plan: Plan, progress: Callable[[str], None] = lambda doing: None) -> list[Row]:
+async def compare(plan: LoadPlan, progress: Callable[[str], None] = lambda doing: None) -> list[Row]:
     """The figures of every way at every share of known keys, one run after the other, each from scratch.
 
     `progress` is told what is being run. Raises SettingsError when documents of the type can't be made up.
@@ -57,7 +57,7 @@ async def compare(plan: Plan, progress: Callable[[str], None] = lambda doing: No
     return rows
 
 
-async def measure(plan: Plan, way: Way, known: float, documents: Sequence[bytes]) -> Row:
+async def measure(plan: LoadPlan, way: Way, known: float, documents: Sequence[bytes]) -> Row:
     """One run, in a folder of its own that is deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="chimera-compare-") as name:
         folder = Path(name)
@@ -80,7 +80,7 @@ async def measure(plan: Plan, way: Way, known: float, documents: Sequence[bytes]
 
 @asynccontextmanager
 async def _owner(
-    plan: Plan, way: Way, known: float, documents: Sequence[bytes], folder: Path
+    plan: LoadPlan, way: Way, known: float, documents: Sequence[bytes], folder: Path
 ) -> AsyncIterator[tuple[int, asyncio.subprocess.Process]]:
     """The owner's process, serving; gives its port."""
     orders = Orders(
@@ -120,7 +120,7 @@ async def _owner(
 
 @asynccontextmanager
 async def _page(
-    plan: Plan, way: Way, folder: Path, port: int, counted: Counted, now: RunClock
+    plan: LoadPlan, way: Way, folder: Path, port: int, counted: Counted, now: RunClock
 ) -> AsyncIterator[tuple[Context, ASGIApp]]:
     """The page's service on embedded engines, read and write head at work; a monolith's is in the owner's database."""
     log, views = SQLiteLog(folder / "log"), SQLiteViews(folder / "page-views.db")
@@ -153,7 +153,7 @@ async def _write_pages(store: Store, keys: Sequence[str]) -> None:
         await session.save(table, [table.to_row(PageRow(key, f"The page of {key}")) for key in keys])
 
 
-async def _warm_up(plan: Plan, way: Way, known: float, context: Context, site: ASGIApp) -> None:
+async def _warm_up(plan: LoadPlan, way: Way, known: float, context: Context, site: ASGIApp) -> None:
     """Wait until a copy has everything and is known to have it, so that no page waits for what happens once."""
     if way == "sync" or way == "monolith":
         return

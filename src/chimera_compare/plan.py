@@ -20,7 +20,7 @@ DEADLINE_BUDGETS = 5
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)")
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One comparison. `reads` and `writes` are per second; `known` are shares of `keys`; the rest is in seconds.
 
     `document`, `declared` (its mode), `budget` and `max_age` are those of the declared borrow. `trouble_share` is the

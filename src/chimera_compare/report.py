@@ -13,7 +13,7 @@ from rich.table import Table
 
 from chimera.errors import SettingsError
 from chimera_compare.figures import Row
-from chimera_compare.plan import WAYS, Plan
+from chimera_compare.plan import WAYS, LoadPlan
 
 NONE = "-"
 DPI = 80
@@ -87,7 +87,7 @@ def _table(rows: Sequence[Row], known: float) -> Table:
     return table
 
 
-def title_of(plan: Plan) -> str:
+def title_of(plan: LoadPlan) -> str:
     """The load in a line."""
     trouble = "no trouble" if plan.trouble == "none" else f"owner {plan.trouble} for {plan.trouble_share:.0%} of it"
     return (
@@ -107,7 +107,7 @@ def check_drawing() -> None:
         ) from error
 
 
-def write_report(folder: Path, rows: Sequence[Row], plan: Plan) -> list[Path]:
+def write_report(folder: Path, rows: Sequence[Row], plan: LoadPlan) -> list[Path]:
     """Write the picture, a page that holds it and needs nothing beside it, and the tables as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     png = picture(rows, plan)
@@ -121,7 +121,7 @@ def write_report(folder: Path, rows: Sequence[Row], plan: Plan) -> list[Path]:
     return [folder / name for name in written]
 
 
-def picture(rows: Sequence[Row], plan: Plan) -> bytes:
+def picture(rows: Sequence[Row], plan: LoadPlan) -> bytes:
     """A chart for each figure, as PNG."""
     from matplotlib.figure import Figure as Canvas
 
@@ -150,7 +150,7 @@ def _draw(axes: Any, chart: Chart, rows: Sequence[Row], shares: Sequence[float])
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def markdown(rows: Sequence[Row], plan: Plan) -> str:
+def markdown(rows: Sequence[Row], plan: LoadPlan) -> str:
     """The terminal's tables, for a page of Markdown."""
     parts = [f"{title_of(plan)}\n"]
     for known in dict.fromkeys(row.known for row in rows):
@@ -161,7 +161,7 @@ def markdown(rows: Sequence[Row], plan: Plan) -> str:
     return "\n".join(parts)
 
 
-def html_page(rows: Sequence[Row], plan: Plan, png: bytes) -> str:
+def html_page(rows: Sequence[Row], plan: LoadPlan, png: bytes) -> str:
     """Table and picture on one page, without a link to anywhere."""
     heads = _cells("th", ["mode", "known", *(figure.head for figure in FIGURES)])
     cells = [[row.mode, f"{row.known:.0%}", *(figure.text(row) for figure in FIGURES)] for row in rows]

@@ -26,7 +26,7 @@ class NotReady(ChimeraError):  # noqa: N818 - what happened
     """The fleet has ended, or does not serve in time; the text is what it said last."""
 
 
-class Fleet:
+class RunningFleet:
     """`chimera up --processes` of one chimera.toml, with `workers` write heads for each service.
 
     What it prints is in `output`, a file. It has only those settings of CHIMERA_… that are given.

@@ -20,7 +20,7 @@ from chimera.run.settings import read_settings
 from chimera.testing.balance import pending
 from chimera_faults.checks import Found, check, labels_aside
 from chimera_faults.driver import Driver
-from chimera_faults.fleet import Fleet, send_signal, state_of
+from chimera_faults.fleet import RunningFleet, send_signal, state_of
 from chimera_faults.history import write_history
 from chimera_faults.ledger import Ledger
 from chimera_faults.mutants import Mutant
@@ -68,7 +68,7 @@ class Rig:
         environment = {FOLDER: str(self.folder.path), **stack.environment(faulty=True)}
         if mutant:
             environment |= mutant.environment()
-        self.fleet = Fleet(workload.config, path / "state", environment, workers=workers)
+        self.fleet = RunningFleet(workload.config, path / "state", environment, workers=workers)
         self.client = Proxy("127.0.0.1", self.fleet.port)
         self.database = _proxy_to(stack.urls["store"])
         self.bound_s = BOUND_S

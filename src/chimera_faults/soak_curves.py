@@ -20,7 +20,7 @@ from math import sqrt
 from statistics import median
 from typing import Literal, NamedTuple
 
-from chimera_faults.fleet import Fleet, command_of, descendants, held_bytes
+from chimera_faults.fleet import RunningFleet, command_of, descendants, held_bytes
 
 EVERY_S = 1.0
 STRETCHES = 30
@@ -82,7 +82,7 @@ class Curves:
         """Seconds since the sampling began."""
         return time.monotonic() - self._began
 
-    async def keep_sampling(self, fleet: Fleet) -> None:
+    async def keep_sampling(self, fleet: RunningFleet) -> None:
         """Look at every process now and then, until cancelled."""
         while True:
             self.sample({fleet.pid: GATEWAY, os.getpid(): RIG} | {pid: kind_of(pid) for pid in descendants(fleet.pid)})

@@ -21,13 +21,13 @@ from chimera_compare.ledger import WriteLedger
 from chimera_compare.load import ask
 from chimera_compare.made_up import made_up
 from chimera_compare.measuring import DOCUMENTS, measure
-from chimera_compare.plan import Plan, Trouble, Way, declared_borrow, seconds_of
+from chimera_compare.plan import LoadPlan, Trouble, Way, declared_borrow, seconds_of
 from chimera_compare.trouble import TroubledSite, TroubledStore
 from marketplace.top_clients.messages import TopClients
 from tests.support import Card, Shop
 
 FEW, MANY = 0.2, 0.6
-PLAN = Plan(
+PLAN = LoadPlan(
     document=Card,
     keys=60,
     reads=40,
@@ -146,7 +146,7 @@ def test_latency_is_of_answered_pages_and_staleness_of_those_with_a_document() -
 
 
 def test_the_known_keys_are_so_many_and_the_same_for_the_same_seed() -> None:
-    plan = Plan(document=Card, keys=1000)
+    plan = LoadPlan(document=Card, keys=1000)
     assert [len(plan.known_keys(known)) for known in (0.0001, 0.05, 1.0)] == [1, 50, 1000]
     assert plan.known_keys(0.05) == plan.known_keys(0.05)
     assert plan.known_keys(0.05) != msgspec.structs.replace(plan, seed=2).known_keys(0.05)
@@ -229,7 +229,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Row]:
     """Rows in place of a comparison, and a folder to work in."""
     rows = [msgspec.structs.replace(figures([page("k")]), mode=way) for way in ("sync", "async", "hybrid", "monolith")]
 
-    async def compare(plan: Plan, progress: Any) -> list[Row]:
+    async def compare(plan: LoadPlan, progress: Any) -> list[Row]:
         assert (plan.document, plan.declared, plan.budget, plan.deadline) == (TopClients, "async", 0.05, 0.25)
         return rows
 

@@ -12,8 +12,9 @@ from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
 from chimera.core.names import RELAY
 from chimera.core.tables import Progress
+from chimera.entities import table_of
 from chimera.errors import ChimeraError
-from chimera.journal.checkpoints import read_checkpoints
+from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.messages import Message
 from chimera.transaction import Unit
 
@@ -74,9 +75,17 @@ class Relay:
         self._context.metrics.relayed(self._context.service.name, len(events))
 
     async def _remember(self, at: dict[int, int], remembered: dict[int, int]) -> None:
+        """Write the checkpoints that have moved: never back, where another relay has come further meanwhile."""
+        moved = {partition: number for partition, number in at.items() if number != remembered.get(partition)}
+        await again_on_conflict(lambda: self._write(moved), self._clock)
+
+    async def _write(self, moved: Mapping[int, int]) -> None:
+        table, source = table_of(Progress), self._context.service.name
         async with self._store.transaction() as session:
+            rows = map(table.from_row, await session.load(table, [(RELAY, source, partition) for partition in moved]))
+            stored = {row.partition: row.number for row in rows}
             unit = Unit(self._context.service, session)
-            for partition, number in at.items():
-                if number != remembered.get(partition):
-                    unit.put(Progress(RELAY, self._context.service.name, partition, number, 0))
+            for partition, number in moved.items():
+                if number > stored.get(partition, 0):
+                    unit.put(Progress(RELAY, source, partition, number, 0))
             await unit.flush()

@@ -12,7 +12,7 @@ import click
 
 from chimera.testing.simulate import KINDS, Kind, SimulationFailed, simulate
 from chimera_faults.mistakes import MISTAKES
-from chimera_faults.simulated.campaign import Chunk, run_chunks, total
+from chimera_faults.simulated.campaign import Runs, run_all, total
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 from chimera_faults.simulated.mutants import Hunt, hunt
 from chimera_faults.simulated.report import hunts_page, page, summary
@@ -51,8 +51,8 @@ def main(
         sys.exit(_hunt(names or tuple(MISTAKES), out))
     if replay is not None:
         sys.exit(_tell([seed], replay))
-    began, chunks = time.monotonic(), list[Chunk]()
-    for chunk in run_chunks(range(seed, seed + seeds), kinds, workers=workers):
+    began, chunks = time.monotonic(), list[Runs]()
+    for chunk in run_all(range(seed, seed + seeds), kinds, workers=workers):
         chunks.append(chunk)
         for each, text in chunk.broken.items():
             click.echo(f"seed {each}: {text}", err=digests)

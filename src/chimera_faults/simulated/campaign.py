@@ -9,8 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from chimera.testing.simulate.draw import draw_plan
-from chimera.testing.simulate.plan import KINDS, Kind
+from chimera.testing.plans.draw import draw_plan
+from chimera.testing.plans.plan import KINDS, Kind
 from chimera.testing.simulate.run import play
 from chimera.testing.simulate.sweep import COLLECT, collecting
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
@@ -19,7 +19,7 @@ CHUNK = 25
 """The seeds that a process runs before it says what came of them."""
 
 
-class Chunk(NamedTuple):
+class Runs(NamedTuple):
     """What came of some seeds. `broken`: the seeds that broke a promise, each with the first one."""
 
     digests: dict[int, str]
@@ -32,7 +32,7 @@ class Chunk(NamedTuple):
     struck: Counter[Kind]
 
 
-def run_chunk(seeds: Sequence[int], kinds: Collection[Kind] = KINDS) -> Chunk:
+def run_some(seeds: Sequence[int], kinds: Collection[Kind] = KINDS) -> Runs:
     """Run seeds in this process."""
     digests: dict[int, str] = {}
     broken: dict[int, str] = {}
@@ -52,13 +52,13 @@ def run_chunk(seeds: Sequence[int], kinds: Collection[Kind] = KINDS) -> Chunk:
             struck.update(outcome.struck)
             if count % COLLECT == 0:
                 collect()
-    return Chunk(digests, broken, processes, virtual_s, steps, commands, reads, struck)
+    return Runs(digests, broken, processes, virtual_s, steps, commands, reads, struck)
 
 
-def run_chunks(seeds: Iterable[int], kinds: Collection[Kind] = KINDS, *, workers: int = 1) -> Iterator[Chunk]:
+def run_all(seeds: Iterable[int], kinds: Collection[Kind] = KINDS, *, workers: int = 1) -> Iterator[Runs]:
     """Run seeds in so many processes, a chunk after another; in this one alone where it is one."""
     chunks = list(_chunks(list(seeds)))
-    work = partial(run_chunk, kinds=kinds)
+    work = partial(run_some, kinds=kinds)
     if workers == 1:
         yield from map(work, chunks)
         return
@@ -66,9 +66,9 @@ def run_chunks(seeds: Iterable[int], kinds: Collection[Kind] = KINDS, *, workers
         yield from pool.map(work, chunks)
 
 
-def total(chunks: Sequence[Chunk]) -> Chunk:
+def total(chunks: Sequence[Runs]) -> Runs:
     """All of them in one."""
-    return Chunk(
+    return Runs(
         {seed: digest for chunk in chunks for seed, digest in chunk.digests.items()},
         {seed: text for chunk in chunks for seed, text in chunk.broken.items()},
         sum(chunk.processes for chunk in chunks),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.state import State
+from chimera.testing.fleets.state import State
+from chimera.testing.plans.fleet import Fleet
 from chimera_faults.simulated.echo import Heard, echo
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow

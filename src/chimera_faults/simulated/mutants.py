@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from chimera.core.context import Context
-from chimera.testing.simulate.draw import draw_plan
+from chimera.testing.fleets.world import World
+from chimera.testing.plans.draw import draw_plan
 from chimera.testing.simulate.run import play
-from chimera.testing.simulate.world import World
 from chimera_faults.mistakes import MISTAKES, Mistake, Patching
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 

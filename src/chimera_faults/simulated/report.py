@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chimera.testing.simulate import KINDS
 from chimera_faults.mistakes import MISTAKES
-from chimera_faults.simulated.campaign import Chunk
+from chimera_faults.simulated.campaign import Runs
 from chimera_faults.simulated.mutants import Hunt
 
 PAGE = """\
@@ -41,7 +41,7 @@ python -m chimera_faults.simulated --mutants
 """
 
 
-def summary(found: Chunk, seconds: float) -> str:
+def summary(found: Runs, seconds: float) -> str:
     """A campaign in a sentence."""
     runs = len(found.digests)
     return (
@@ -51,7 +51,7 @@ def summary(found: Chunk, seconds: float) -> str:
     )
 
 
-def page(found: Chunk, seconds: float, again: str) -> str:
+def page(found: Runs, seconds: float, again: str) -> str:
     """The page of a campaign; `again` is the command that repeats it."""
     struck = "\n".join(f"| {kind} | {found.struck[kind]} |" for kind in KINDS)
     broken = "".join(f"\n- seed {seed}: {text}" for seed, text in found.broken.items())

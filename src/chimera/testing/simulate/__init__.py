@@ -11,13 +11,13 @@ Real code runs: handlers, projections, reactions, borrows, both heads. Only what
 chance, engines, the network, and the processes, which are killed between any two awaits.
 """
 
-from chimera.testing.simulate.draw import draw_plan
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.loop import SimulationError
-from chimera.testing.simulate.plan import KINDS, Fault, Kind, Plan, Sending
-from chimera.testing.simulate.run import Invariant, Outcome, play
-from chimera.testing.simulate.state import State
+from chimera.testing.fleets.state import State
+from chimera.testing.plans.draw import draw_plan
+from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import KINDS, Fault, Kind, Plan, Sending
+from chimera.testing.simulate.run import Invariant, Played, play
 from chimera.testing.simulate.sweep import Report, SimulationFailed, simulate
+from chimera.testing.virtual.loop import SimulationError
 
 __all__ = [
     "KINDS",
@@ -25,8 +25,8 @@ __all__ = [
     "Fleet",
     "Invariant",
     "Kind",
-    "Outcome",
     "Plan",
+    "Played",
     "Report",
     "Sending",
     "SimulationError",

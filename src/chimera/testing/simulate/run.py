@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 from chimera.core.names import INBOX_TABLE, PARKED_TABLE
 from chimera.testing.balance import imbalances, pending
-from chimera.testing.simulate.clients import Client, Ledger
-from chimera.testing.simulate.fence import fenced
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.loop import SimLoop, SimulationError, Unraised, new_loop
-from chimera.testing.simulate.nemesis import Nemesis
-from chimera.testing.simulate.plan import Kind, Plan, Sending
-from chimera.testing.simulate.promises import BrokenPromise, Note
-from chimera.testing.simulate.state import State
-from chimera.testing.simulate.world import World
+from chimera.testing.fleets.clients import Client, SentCommands
+from chimera.testing.fleets.nemesis import Nemesis
+from chimera.testing.fleets.promises import BrokenPromise, Happening
+from chimera.testing.fleets.state import State
+from chimera.testing.fleets.world import World
+from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import Kind, Plan, Sending
+from chimera.testing.virtual.fence import fenced
+from chimera.testing.virtual.loop import SimLoop, SimulationError, Unraised, new_loop
 
 BOUND_S = 120.0
 """Once nothing is wrong any more, everything is done within so much virtual time."""
@@ -34,7 +34,7 @@ Invariant = Callable[[State], object]
 SETTLED = ("done", "rejected", "parked")
 
 
-class Outcome(NamedTuple):
+class Played(NamedTuple):
     """What came of a run. `digest`: of every step; equal for equal runs.
 
     `notes`: what happened, `trace`: a line for each step, where they were asked for.
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     struck: Mapping[Kind, int]
     commands: int
     reads: int
-    notes: Sequence[Note] = ()
+    notes: Sequence[Happening] = ()
     trace: Sequence[str] = ()
 
     @property
@@ -67,7 +67,7 @@ def play(
     trace: bool = False,
     collect: bool = True,
     prepare: Callable[[World], None] = lambda world: None,
-) -> Outcome:
+) -> Played:
     """Run a plan. The same plan gives the same outcome, whatever the machine does.
 
     `invariants` are looked at after every commit, `in_the_end` once nothing is under way. `prepare` may change the
@@ -85,13 +85,13 @@ def play(
             prepare(world)
             if notes:
                 world.promises.notes = []
-            ledger = Ledger()
+            ledger = SentCommands()
             try:
                 with _listening(world.promises.logs):
                     loop.run(_Run(world, ledger, [*invariants], [*in_the_end]).play())
             except SimulationError as error:
                 world.promises.breaks("the run can go on", str(error))
-            return Outcome(
+            return Played(
                 plan,
                 [*world.promises.broken, *_failures(loop)],
                 f"{loop.digest:012x}",
@@ -115,7 +115,7 @@ def play(
 
 class _Run:
     def __init__(
-        self, world: World, ledger: Ledger, invariants: Sequence[Invariant], in_the_end: Sequence[Invariant]
+        self, world: World, ledger: SentCommands, invariants: Sequence[Invariant], in_the_end: Sequence[Invariant]
     ) -> None:
         self._world = world
         self._ledger = ledger

@@ -12,30 +12,30 @@ from typing import TypeVar
 
 import msgspec
 
-from chimera.testing.simulate.plan import Fault, Plan, Sending
-from chimera.testing.simulate.run import Outcome
+from chimera.testing.plans.plan import Fault, Plan, Sending
+from chimera.testing.simulate.run import Played
 
 Item = TypeVar("Item")
-Play = Callable[[Plan], Outcome]
+Play = Callable[[Plan], Played]
 
 TRIES = 4
 """The seeds that each smaller plan is tried with."""
 MOST_RUNS = 600
 
 
-def shrink(found: Outcome, play: Play) -> Outcome:
+def shrink(found: Played, play: Play) -> Played:
     """A smaller plan's outcome that breaks the first promise that `found` breaks; else `found` itself."""
     return _Shrinking(found, play).run()
 
 
 class _Shrinking:
-    def __init__(self, found: Outcome, play: Play) -> None:
+    def __init__(self, found: Played, play: Play) -> None:
         self._promise = found.broken[0].promise
         self._play = play
         self._runs = 0
         self.best = found
 
-    def run(self) -> Outcome:
+    def run(self) -> Played:
         while True:
             before = self.best.plan
             self._drop("faults", self.best.plan.faults)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chimera.testing.simulate.promises import Note
-from chimera.testing.simulate.run import Outcome
-from chimera.testing.simulate.words import told
+from chimera.testing.fleets.promises import Happening
+from chimera.testing.plans.words import told
+from chimera.testing.simulate.run import Played
 
 MOST_LINES = 60
 
 
-def story(outcome: Outcome) -> str:
+def story(outcome: Played) -> str:
     """What happened in a run that was played with its notes, in lines. Times are virtual seconds."""
     broken = outcome.broken[0]
     plan = outcome.plan
@@ -27,7 +27,7 @@ def story(outcome: Outcome) -> str:
     return "\n".join([*lines, *_told(outcome.notes, broken.key)])
 
 
-def _told(notes: Sequence[Note], key: str) -> Iterator[str]:
+def _told(notes: Sequence[Happening], key: str) -> Iterator[str]:
     kept = [note for note in notes if not key or key in note.keys or not note.keys]
     until = next((index for index, note in enumerate(kept, 1) if note.text.startswith("BROKEN")), len(kept))
     kept = kept[:until]

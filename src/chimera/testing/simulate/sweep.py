@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from chimera.testing.simulate import plan as plans
-from chimera.testing.simulate.draw import draw_plan, possible_kinds
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.loop import Unraised
-from chimera.testing.simulate.plan import KINDS, Kind, Plan
-from chimera.testing.simulate.run import Invariant, Outcome, play
+from chimera.testing.plans import plan as plans
+from chimera.testing.plans.draw import draw_plan, possible_kinds
+from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import KINDS, Kind, Plan
+from chimera.testing.simulate.run import Invariant, Played, play
 from chimera.testing.simulate.shrink import shrink
 from chimera.testing.simulate.story import story
+from chimera.testing.virtual.loop import Unraised
 
 PLANS = Path("simulations")
 """The folder in which plans that broke something are kept, unless another one is given."""
@@ -67,7 +67,7 @@ def simulate(
     kinds: Collection[Kind] = KINDS,
     keep: Path | None = PLANS,
     replay: Path | None = None,
-    watch: Callable[[int, Outcome], None] = lambda number, outcome: None,
+    watch: Callable[[int, Played], None] = lambda number, outcome: None,
 ) -> Report:
     """Run a fleet under faults, once for each seed, and see that Chimera's promises and yours are kept.
 
@@ -127,7 +127,7 @@ def collecting() -> Iterator[Callable[[], object]]:
             gc.enable()
 
 
-def _failed(outcome: Outcome, playing: Callable[..., Outcome], keep: Path | None, *, shrinks: bool) -> SimulationFailed:
+def _failed(outcome: Played, playing: Callable[..., Played], keep: Path | None, *, shrinks: bool) -> SimulationFailed:
     first, second = playing(outcome.plan, trace=True), playing(outcome.plan, trace=True)
     if first.digest != second.digest:
         return SimulationFailed(

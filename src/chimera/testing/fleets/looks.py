@@ -10,9 +10,9 @@ import msgspec
 
 from chimera.borrowed import Borrowed
 from chimera.messages import Position
-from chimera.service import Borrow
-from chimera.testing.simulate.network import Broken, Listener
-from chimera.testing.simulate.world import World
+from chimera.service import Borrow, Mode
+from chimera.testing.fleets.network import Broken, Listener
+from chimera.testing.fleets.world import World
 
 BEHIND = "chimera-behind"
 
@@ -77,7 +77,7 @@ class Looks:
     async def _look_at_borrow(self, service: str, borrow: Borrow[Any], key: str, after: Sequence[Position]) -> bool:
         own = [each for each in after if each.source == borrow.owner]
         try:
-            found, missing = await self._world.network.within(
+            found, missing, mode = await self._world.network.within(
                 service, lambda listener: _borrowed(listener, borrow.name, key, own)
             )
         except Broken:
@@ -101,7 +101,8 @@ class Looks:
                 f"{what}: version {max(matching)}; she wrote version {floor} ({', '.join(map(str, own))})",
                 key,
             )
-        if not own:  # who brings a position back may be shown what the owner has, ahead of the copy
+        # Who brings a position back, or comes when the copy may be old, is shown what the owner has, ahead of the copy.
+        if not own and (mode == "sync" or found.age > 0.0):
             self._compare(service, borrow.name, key, min(matching), max(matching), what)
         return True
 
@@ -117,11 +118,12 @@ class Looks:
 
 async def _borrowed(
     listener: Listener, name: str, key: str, after: Sequence[Position]
-) -> tuple[Borrowed[Any], list[Position]]:
+) -> tuple[Borrowed[Any], list[Position], Mode]:
     """What a page would show, and what it would say that it has reached instead (see Reader.borrowed)."""
     missed: list[Position] = []
-    found = await listener.head.borrows[name].get(key, after, missed.extend)
-    return found, missed
+    reads = listener.head.borrows[name]
+    found = await reads.get(key, after, missed.extend)
+    return found, missed, reads.mode
 
 
 def _place(position: Position) -> tuple[str, int]:

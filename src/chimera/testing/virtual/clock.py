@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chimera.core.clock import Clock
-from chimera.testing.simulate.loop import PROCESS, SimLoop
+from chimera.testing.virtual.loop import PROCESS, SimLoop
 
 EPOCH_S = 1_767_225_600.0
 """The wall time at which every simulation begins: 2026-01-01T00:00:00Z."""

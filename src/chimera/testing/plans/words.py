@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chimera.testing.simulate.plan import Fault, Kind
+from chimera.testing.plans.plan import Fault, Kind
 
 _WORDS: dict[Kind, str] = {
     "killed": "{process} is killed",

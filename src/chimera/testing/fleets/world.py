@@ -18,15 +18,15 @@ from chimera.run.engines import context_of
 from chimera.run.write_head import WriteHead
 from chimera.service import Service
 from chimera.share.owner import OwnStore
+from chimera.testing.fleets.engines import ReachedLog, ReachedStore, ReachedViews
+from chimera.testing.fleets.network import Listener, Network, SimTransport
+from chimera.testing.fleets.promises import Promises
+from chimera.testing.fleets.trouble import Trouble, Way
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews, ViewsState
-from chimera.testing.simulate.clock import SimClock
-from chimera.testing.simulate.engines import TroubledLog, TroubledStore, TroubledViews
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.loop import SimLoop, SimProcess
-from chimera.testing.simulate.network import Listener, Network, SimTransport
-from chimera.testing.simulate.plan import Plan
-from chimera.testing.simulate.promises import Promises
-from chimera.testing.simulate.trouble import Trouble, Way
+from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import Plan
+from chimera.testing.virtual.clock import SimClock
+from chimera.testing.virtual.loop import SimLoop, SimProcess
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 
@@ -121,9 +121,9 @@ class World:
         name = service.name
         context = context_of(
             service,
-            TroubledLog(self.log, Way(self.trouble, "log")),
-            TroubledStore(self.stores[name], Way(self.trouble, f"store {name}"), self.promises.read),
-            TroubledViews(self.views[name], Way(self.trouble, f"views {name}")),
+            ReachedLog(self.log, Way(self.trouble, "log")),
+            ReachedStore(self.stores[name], Way(self.trouble, f"store {name}"), self.promises.read),
+            ReachedViews(self.views[name], Way(self.trouble, f"views {name}")),
             self._owner,
             clock=self.clock,
             timing=self.fleet.timing,

@@ -1,162 +1,28 @@
-"""In-memory twins of the ports: the same behaviour as a real engine, gone with the process."""
+"""Entities and journal in memory: transactions that truly meet."""
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Literal
 
 import msgspec
 
-from chimera.core.aio.signals import Signal
 from chimera.core.paging import within_page
 from chimera.entities import Key, Row, Table
-from chimera.errors import Conflict, SettingsError, Trimmed, Unavailable
+from chimera.errors import Conflict, SettingsError, Trimmed
 from chimera.messages import Message
 from chimera.ports import (
-    BucketDigest,
-    Checkpoint,
-    ConsumerAt,
-    Document,
-    Entry,
     Features,
-    Log,
-    Move,
-    Record,
     Session,
-    Store,
-    ViewStore,
     WriteSession,
 )
-from chimera.share.changes import shared_key
-from chimera.share.owner import bucket_digests
-
-_FEATURES = Features(durable=False, shared=False)
-_WAIT_S = 60.0
-
-
-def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store | ViewStore:
-    """A new engine for `memory://name`; the name is only for people. Raises SettingsError for another URL."""
-    if not url.startswith("memory://"):
-        raise SettingsError(f"{url!r} is not an address in memory; one looks like memory://{kind}")
-    match kind:
-        case "log":
-            return MemoryLog()
-        case "store":
-            return MemoryStore()
-        case "views":
-            return MemoryViews()
-
-
-class _Records(msgspec.Struct):
-    """A partition of a topic: its messages, the first of which has the offset `trimmed` + 1."""
-
-    messages: list[Message] = []
-    trimmed: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.trimmed + len(self.messages)
-
-    def between(self, after: int, through: int) -> list[Record]:
-        start = max(after, self.trimmed)
-        found = self.messages[start - self.trimmed : max(0, through - self.trimmed)]
-        return [Record(offset, message) for offset, message in enumerate(found, start + 1)]
-
-    def trim(self, through: int) -> None:
-        dropped = max(0, min(through, self.end) - self.trimmed)
-        del self.messages[:dropped]
-        self.trimmed += dropped
-
-
-class MemoryLog:
-    """Lists of messages by topic and partition. `on_append` is told of what was added to a topic."""
-
-    def __init__(
-        self,
-        *,
-        features: Features = _FEATURES,
-        on_append: Callable[[str, Sequence[Message]], None] = lambda topic, messages: None,
-    ) -> None:
-        self.features = features
-        self._on_append = on_append
-        self._topics: dict[str, list[_Records]] = {}
-        self._changed: dict[str, Signal] = {}
-        self._closed = False
-
-    async def create(self, topic: str, partitions: int) -> None:
-        """Raises SettingsError when the topic exists with another number of partitions."""
-        stored = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
-        self._changed.setdefault(topic, Signal())
-        if len(stored) != partitions:
-            raise SettingsError(f"the topic {topic} has {len(stored)} partitions, not {partitions}")
-
-    async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Raises ValueError, and adds nothing, when a message's partition is not one of the topic's."""
-        stored = self._topic(topic)
-        for message in messages:
-            if not 0 <= message.partition < len(stored):
-                raise ValueError(f"the topic {topic} has {len(stored)} partitions, no number {message.partition}")
-        for message in messages:
-            stored[message.partition].messages.append(message)
-        self._on_append(topic, messages)
-        self._changed[topic].notify()
-
-    async def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:
-        stored = self._topic(topic)
-        offsets, turns = dict(after), deque(after)
-        while not self._closed:
-            if batch := _next_batch(stored, offsets, turns, limit):
-                turns.rotate(-1)
-                yield batch
-                await asyncio.sleep(0)
-            else:
-                await self._changed[topic].wait(_WAIT_S)
-
-    async def ends(self, topic: str) -> Mapping[int, int]:
-        return {partition: records.end for partition, records in enumerate(self._topic(topic))}
-
-    async def trim(self, topic: str, through: Mapping[int, int]) -> None:
-        for partition, offset in through.items():
-            self._topic(topic)[partition].trim(offset)
-
-    async def close(self) -> None:
-        self._closed = True
-        for changed in self._changed.values():
-            changed.notify()
-
-    def remake(self, topic: str) -> None:
-        """Empty a topic, as when it was deleted and made anew: its offsets begin again."""
-        for records in self._topics[topic]:
-            records.messages, records.trimmed = [], 0
-        self._changed[topic].notify()
-
-    def _topic(self, topic: str) -> list[_Records]:
-        if topic not in self._topics:
-            raise Unavailable(f"there is no topic {topic} yet")
-        return self._topics[topic]
-
-
-def _next_batch(stored: Sequence[_Records], offsets: dict[int, int], turns: Sequence[int], limit: int) -> list[Record]:
-    """At most `limit` records: every partition gets its part of the batch before any gets more."""
-    batch: list[Record] = []
-    if all(partition >= len(stored) or stored[partition].end <= offsets[partition] for partition in turns):
-        return batch
-    for room in (limit // max(1, len(turns)) or 1, limit):
-        for partition in turns:
-            if partition < len(stored):
-                start = max(offsets[partition], stored[partition].trimmed)
-                wanted = stored[partition].between(start, start + min(room, limit - len(batch)))
-                found = list(within_page(wanted, attrgetter("message.data")))
-                batch += found
-                offsets[partition] = found[-1].offset if found else offsets[partition]
-    return batch
+from chimera.testing.memory.log import FEATURES
 
 
 class StoreState(msgspec.Struct, frozen=True):
@@ -189,7 +55,7 @@ class MemoryStore:
     """
 
     def __init__(
-        self, *, features: Features = _FEATURES, on_commit: Callable[[Changes], None] = lambda changes: None
+        self, *, features: Features = FEATURES, on_commit: Callable[[Changes], None] = lambda changes: None
     ) -> None:
         self.features = features
         self.state = StoreState()
@@ -456,139 +322,3 @@ def _check(table: Table, row: Row) -> None:
             value.encode()
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise OverflowError(f"{table.name}.{column.name}: {value} does not fit 64 bits")
-
-
-class ViewsState(msgspec.Struct, frozen=True):
-    """All that a view store has at a moment."""
-
-    documents: Mapping[str, Mapping[str, Document]] = {}
-    checkpoints: Mapping[str, Mapping[tuple[str, int], Checkpoint]] = {}
-    revision: int = 0
-
-
-class MemoryViews:
-    """Documents by view and key, and checkpoints by consumer. `on_write`, `on_drop` are told of what was done."""
-
-    def __init__(
-        self,
-        *,
-        features: Features = _FEATURES,
-        on_write: Callable[[str, Sequence[Document], Sequence[Move]], None] = lambda consumer, documents, moves: None,
-        on_drop: Callable[[str], None] = lambda consumer: None,
-    ) -> None:
-        self.features = features
-        self._on_write = on_write
-        self._on_drop = on_drop
-        self._documents: dict[str, dict[str, Document]] = {}
-        self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
-        self._revision = 0
-
-    async def create(self) -> None: ...
-
-    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
-        documents = self._documents.get(view, {})
-        return {key: documents[key] for key in keys if key in documents}
-
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        await asyncio.sleep(0)
-        checkpoints = self._checkpoints.setdefault(consumer, {})
-        if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
-            return 0
-        if any(self._revision_of(document) != document.revision for document in documents):
-            return 0
-        self._revision += 1
-        for document in documents:
-            self._put(document)
-        checkpoints.update({(move.source, move.partition): move.after for move in moves})
-        self._on_write(consumer, documents, moves)
-        return self._revision
-
-    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
-        return dict(self._checkpoints.get(consumer, {}))
-
-    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
-        # Python orders strings by code points, which is the order of their UTF-8 bytes.
-        documents = self._documents.get(view, {})
-        return [documents[key] for key in sorted(key for key in documents if key > after)[:limit]]
-
-    async def drop(self, consumer: str, views: Sequence[str]) -> None:
-        self._checkpoints.pop(consumer, None)
-        for view in views:
-            self._documents.pop(view, None)
-        self._on_drop(consumer)
-
-    def documents_of(self, view: str) -> list[Document]:
-        """All documents of a view, or of a generation of one, in the order of their keys."""
-        documents = self._documents.get(view, {})
-        return [documents[key] for key in sorted(documents)]
-
-    def moment(self) -> ViewsState:
-        """All that it has now, to be put back later."""
-        documents = {view: dict(kept) for view, kept in self._documents.items()}
-        checkpoints = {consumer: dict(kept) for consumer, kept in self._checkpoints.items()}
-        return ViewsState(documents, checkpoints, self._revision)
-
-    def restore(self, moment: ViewsState) -> None:
-        """Have again what it had at a moment, as from a backup."""
-        self._documents = {view: dict(kept) for view, kept in moment.documents.items()}
-        self._checkpoints = {consumer: dict(kept) for consumer, kept in moment.checkpoints.items()}
-        self._revision = moment.revision
-
-    async def close(self) -> None: ...
-
-    def _revision_of(self, document: Document) -> int:
-        found = self._documents.get(document.view, {}).get(document.key)
-        return found.revision if found else 0
-
-    def _put(self, document: Document) -> None:
-        documents = self._documents.setdefault(document.view, {})
-        if document.data is None:
-            documents.pop(document.key, None)
-        else:
-            documents[document.key] = document._replace(revision=self._revision)
-
-
-class MemoryOwner:
-    """An owner in this process: its journal is a store's, and what it shares is a dict that a test may change.
-
-    `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition.
-    """
-
-    def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]]) -> None:
-        self._store = store
-        self._shares = shares
-        self.reported: dict[tuple[str, int], ConsumerAt] = {}
-
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        """Raises Unavailable for a share that this owner does not have."""
-        self._check(share)
-        documents = self._shares[share]
-        return {key: documents[key] for key in keys if key in documents}
-
-    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
-        return await bucket_digests(self, share, partition)
-
-    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
-        """The last entry of each key, as the journal has it; raises as `fetch`."""
-        self._check(share)
-        heads = await self._store.heads()
-        if partition not in heads:
-            raise Unavailable(f"this owner has no partition {partition}")
-        events = await self._store.journal(partition, 0, heads[partition])
-        changes = [shared_key(share, event) for event in events if event.type.endswith(f".share.{share}")]
-        return {change.key: Entry(change.number, change.digest) for change in changes if change.bucket in buckets}
-
-    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        return await self._store.journal(partition, after, limit)
-
-    async def heads(self) -> Mapping[int, int]:
-        return await self._store.heads()
-
-    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
-        self.reported.update({(each.consumer, each.partition): each for each in consumers})
-
-    async def close(self) -> None: ...
-
-    def _check(self, share: str) -> None:
-        if share not in self._shares:
-            raise Unavailable(f"this owner does not share {share!r}; it shares: {', '.join(self._shares) or 'nothing'}")

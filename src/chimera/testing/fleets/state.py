@@ -13,7 +13,7 @@ from chimera.errors import DeclarationError
 from chimera.folds import View
 from chimera.messages import Message
 from chimera.testing.memory import MemoryStore, MemoryViews
-from chimera.testing.simulate.fleet import Fleet
+from chimera.testing.plans.fleet import Fleet
 from chimera.views.generations import Generations
 
 Row = TypeVar("Row", bound=Entity)

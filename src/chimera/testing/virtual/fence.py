@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from chimera.testing.simulate.clock import SimClock
-from chimera.testing.simulate.loop import PROCESS, SimLoop, SimulationError
+from chimera.testing.virtual.clock import SimClock
+from chimera.testing.virtual.loop import PROCESS, SimLoop, SimulationError
 
 _REACHING_OUT = {
     "socket.__new__": "opens a socket",

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from chimera.testing.simulate.fleet import Fleet
-from chimera.testing.simulate.plan import KINDS, Fault, Kind, Plan, Sending
-from chimera.testing.simulate.values import draw_body
+from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import KINDS, Fault, Kind, Plan, Sending
+from chimera.testing.plans.values import draw_body
 
 CLIENTS = 4
 COMMANDS = 7

@@ -7,8 +7,8 @@ from collections import Counter
 from random import Random
 
 from chimera.errors import Unavailable
-from chimera.testing.simulate.loop import PROCESS, SimLoop, SimProcess
-from chimera.testing.simulate.plan import Fault, Kind
+from chimera.testing.plans.plan import Fault, Kind
+from chimera.testing.virtual.loop import PROCESS, SimLoop, SimProcess
 
 CUT_S = 0.01
 """What it takes to find out that an engine can't be reached."""

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from chimera.errors import ChimeraError, Unavailable
-from chimera.testing.simulate.loop import PROCESS, SimLoop, SimProcess
-from chimera.testing.simulate.trouble import CUT_S, Trouble
+from chimera.testing.fleets.trouble import CUT_S, Trouble
+from chimera.testing.virtual.loop import PROCESS, SimLoop, SimProcess
 from chimera.web.http import ASGIApp, Event
 from chimera.web.read_head import ReadHead
 
@@ -22,7 +22,7 @@ class Broken(Exception):  # noqa: N818 - what happened
     """No answer came; the request may have been carried out."""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What was answered. Names of headers are in lower case."""
 
     status: int
@@ -62,7 +62,7 @@ class Network:
 
     async def ask(
         self, service: str, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] = {}
-    ) -> Answer:
+    ) -> HttpAnswer:
         """The answer of whichever process of a service is reached. Raises Broken when none comes."""
         return await self.within(service, lambda listener: _served(listener.app, method, path, body, headers))
 
@@ -137,7 +137,7 @@ class SimTransport:
     async def close(self) -> None: ...
 
 
-async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
     sent: list[Event] = []
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -162,7 +162,7 @@ async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Ma
     }
     await app(scope, receive, send)
     came = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-    return Answer(sent[0]["status"], came, b"".join(event.get("body", b"") for event in sent[1:]))
+    return HttpAnswer(sent[0]["status"], came, b"".join(event.get("body", b"") for event in sent[1:]))
 
 
 def _retrieve(future: asyncio.Future[Result]) -> None:

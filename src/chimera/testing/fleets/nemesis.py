@@ -9,9 +9,9 @@ from functools import partial
 
 from chimera.borrow.modes import want_mode
 from chimera.errors import ChimeraError
-from chimera.testing.simulate.plan import Fault, Kind
-from chimera.testing.simulate.words import told
-from chimera.testing.simulate.world import World
+from chimera.testing.fleets.world import World
+from chimera.testing.plans.plan import Fault, Kind
+from chimera.testing.plans.words import told
 from chimera.upkeep.parked import Wanted, parked_keys, retry_key
 from chimera.views.rebuild import ask_for
 

@@ -10,9 +10,9 @@ from chimera.errors import Conflict
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
+from chimera.testing.fleets.trouble import Way
 from chimera.testing.memory import MemoryWriteSession
-from chimera.testing.simulate.loop import PROCESS, SimProcess
-from chimera.testing.simulate.trouble import Way
+from chimera.testing.virtual.loop import PROCESS, SimProcess
 
 Told = Callable[[Table, Sequence[Sequence[object]], Sequence[Row]], None]
 """Hears of rows that were read: the table, what was asked for, what was found."""
@@ -21,7 +21,7 @@ LATE_S = 0.2
 """So much later an event comes that is late."""
 
 
-class TroubledLog(WrappedLog):
+class ReachedLog(WrappedLog):
     """The log. Events, which the journal has as well, may be lost in it, come twice, or once more after later ones."""
 
     def __init__(self, log: Log, way: Way) -> None:
@@ -64,7 +64,7 @@ class TroubledLog(WrappedLog):
         return [each for message in kept for each in [message] * (2 if trouble.hit("doubled", "log", process) else 1)]
 
 
-class _TroubledSession(WrappedSession):
+class _ReachedSession(WrappedSession):
     def __init__(self, session: WriteSession, way: Way, told: Told) -> None:
         super().__init__(session)
         self._way = way
@@ -106,7 +106,7 @@ class _Connection:
             self.session.end()
 
 
-class TroubledStore(WrappedStore):
+class ReachedStore(WrappedStore):
     """A store. A transaction may end in a conflict that nobody else is part of, as a deadlock's victim does.
 
     `told` hears what a transaction reads.
@@ -123,7 +123,7 @@ class TroubledStore(WrappedStore):
         with _Connection(PROCESS.get()) as connection:
             async with super().transaction() as session:
                 connection.session = session
-                yield _TroubledSession(session, self._way, self._told)
+                yield _ReachedSession(session, self._way, self._told)
                 await self._way.before("store.commit")
                 if self._way.trouble.hit("conflict", self._way.engine, PROCESS.get()):
                     raise Conflict(f"{self._way.engine} chose this transaction to end")
@@ -151,7 +151,7 @@ class TroubledStore(WrappedStore):
         """The store outlives this process."""
 
 
-class TroubledViews(WrappedViews):
+class ReachedViews(WrappedViews):
     """A view store."""
 
     def __init__(self, views: ViewStore, way: Way) -> None:

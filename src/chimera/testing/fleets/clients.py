@@ -11,10 +11,10 @@ import msgspec
 
 from chimera.messages import Position
 from chimera.service import Handler, path_parameters
-from chimera.testing.simulate.looks import Looks
-from chimera.testing.simulate.network import Answer, Broken
-from chimera.testing.simulate.plan import Sending
-from chimera.testing.simulate.world import World
+from chimera.testing.fleets.looks import Looks
+from chimera.testing.fleets.network import Broken, HttpAnswer
+from chimera.testing.fleets.world import World
+from chimera.testing.plans.plan import Sending
 
 AGAIN_S = 0.05
 NO_ANSWER = 0
@@ -24,7 +24,7 @@ AGAIN = (NO_ANSWER, 502, 503, 504)
 """After these a command is sent again."""
 
 
-class Ledger:
+class SentCommands:
     """What was sent and answered: the statuses of each command, in order, and its id; by label."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Ledger:
 class Client:
     """One after the other, it sends its commands, each until it has an answer, and looks for what it did."""
 
-    def __init__(self, world: World, ledger: Ledger, sendings: Sequence[Sending]) -> None:
+    def __init__(self, world: World, ledger: SentCommands, sendings: Sequence[Sending]) -> None:
         self._world = world
         self._ledger = ledger
         self._sendings = sendings
@@ -57,7 +57,7 @@ class Client:
                 self._ledger.reads += await self._looks.look(key, after) if after else 0
                 self._ledger.reads += await self._looks.look(key, [])
 
-    async def _send(self, sending: Sending) -> tuple[Answer, str]:
+    async def _send(self, sending: Sending) -> tuple[HttpAnswer, str]:
         service = self._world.fleet.services[sending.service]
         handler = service.handlers[sending.command]
         method, path, body = request_of(handler, sending.body)
@@ -70,7 +70,7 @@ class Client:
                     sending.service, method, path, body=body, headers={"idempotency-key": sending.label}
                 )
             except Broken as error:
-                answer = Answer(NO_ANSWER, {}, str(error).encode())
+                answer = HttpAnswer(NO_ANSWER, {}, str(error).encode())
             statuses.append(answer.status)
             self._world.promises.note(
                 f"{sending.label} is answered {answer.status} {answer.body.decode()[:200]}", [key]
@@ -95,7 +95,7 @@ def request_of(handler: Handler, body: Mapping[str, Any]) -> tuple[str, str, byt
     return method, path, msgspec.json.encode({name: value for name, value in body.items() if name not in fields})
 
 
-def _command_id(answer: Answer) -> str:
+def _command_id(answer: HttpAnswer) -> str:
     if "chimera-command" in answer.headers:
         return answer.headers["chimera-command"]
     if not 200 <= answer.status < 300:

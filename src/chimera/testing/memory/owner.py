@@ -1,0 +1,62 @@
+"""An owner in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from chimera.errors import Unavailable
+from chimera.messages import Message
+from chimera.ports import (
+    BucketDigest,
+    ConsumerAt,
+    Entry,
+    Store,
+)
+from chimera.share.changes import shared_key
+from chimera.share.owner import bucket_digests
+
+
+class MemoryOwner:
+    """An owner in this process: its journal is a store's, and what it shares is a dict that a test may change.
+
+    `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition.
+    """
+
+    def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]]) -> None:
+        self._store = store
+        self._shares = shares
+        self.reported: dict[tuple[str, int], ConsumerAt] = {}
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        """Raises Unavailable for a share that this owner does not have."""
+        self._check(share)
+        documents = self._shares[share]
+        return {key: documents[key] for key in keys if key in documents}
+
+    async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
+        return await bucket_digests(self, share, partition)
+
+    async def entries(self, share: str, partition: int, buckets: Collection[int]) -> Mapping[str, Entry]:
+        """The last entry of each key, as the journal has it; raises as `fetch`."""
+        self._check(share)
+        heads = await self._store.heads()
+        if partition not in heads:
+            raise Unavailable(f"this owner has no partition {partition}")
+        events = await self._store.journal(partition, 0, heads[partition])
+        changes = [shared_key(share, event) for event in events if event.type.endswith(f".share.{share}")]
+        return {change.key: Entry(change.number, change.digest) for change in changes if change.bucket in buckets}
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        return await self._store.journal(partition, after, limit)
+
+    async def heads(self) -> Mapping[int, int]:
+        return await self._store.heads()
+
+    async def report(self, consumers: Sequence[ConsumerAt]) -> None:
+        self.reported.update({(each.consumer, each.partition): each for each in consumers})
+
+    async def close(self) -> None: ...
+
+    def _check(self, share: str) -> None:
+        if share not in self._shares:
+            raise Unavailable(f"this owner does not share {share!r}; it shares: {', '.join(self._shares) or 'nothing'}")

@@ -1,0 +1,106 @@
+"""Documents and checkpoints in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from chimera.ports import (
+    Checkpoint,
+    Document,
+    Features,
+    Move,
+)
+from chimera.testing.memory.log import FEATURES
+
+
+class ViewsState(msgspec.Struct, frozen=True):
+    """All that a view store has at a moment."""
+
+    documents: Mapping[str, Mapping[str, Document]] = {}
+    checkpoints: Mapping[str, Mapping[tuple[str, int], Checkpoint]] = {}
+    revision: int = 0
+
+
+class MemoryViews:
+    """Documents by view and key, and checkpoints by consumer. `on_write`, `on_drop` are told of what was done."""
+
+    def __init__(
+        self,
+        *,
+        features: Features = FEATURES,
+        on_write: Callable[[str, Sequence[Document], Sequence[Move]], None] = lambda consumer, documents, moves: None,
+        on_drop: Callable[[str], None] = lambda consumer: None,
+    ) -> None:
+        self.features = features
+        self._on_write = on_write
+        self._on_drop = on_drop
+        self._documents: dict[str, dict[str, Document]] = {}
+        self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
+        self._revision = 0
+
+    async def create(self) -> None: ...
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        documents = self._documents.get(view, {})
+        return {key: documents[key] for key in keys if key in documents}
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        await asyncio.sleep(0)
+        checkpoints = self._checkpoints.setdefault(consumer, {})
+        if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
+            return 0
+        if any(self._revision_of(document) != document.revision for document in documents):
+            return 0
+        self._revision += 1
+        for document in documents:
+            self._put(document)
+        checkpoints.update({(move.source, move.partition): move.after for move in moves})
+        self._on_write(consumer, documents, moves)
+        return self._revision
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        return dict(self._checkpoints.get(consumer, {}))
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        # Python orders strings by code points, which is the order of their UTF-8 bytes.
+        documents = self._documents.get(view, {})
+        return [documents[key] for key in sorted(key for key in documents if key > after)[:limit]]
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        self._checkpoints.pop(consumer, None)
+        for view in views:
+            self._documents.pop(view, None)
+        self._on_drop(consumer)
+
+    def documents_of(self, view: str) -> list[Document]:
+        """All documents of a view, or of a generation of one, in the order of their keys."""
+        documents = self._documents.get(view, {})
+        return [documents[key] for key in sorted(documents)]
+
+    def moment(self) -> ViewsState:
+        """All that it has now, to be put back later."""
+        documents = {view: dict(kept) for view, kept in self._documents.items()}
+        checkpoints = {consumer: dict(kept) for consumer, kept in self._checkpoints.items()}
+        return ViewsState(documents, checkpoints, self._revision)
+
+    def restore(self, moment: ViewsState) -> None:
+        """Have again what it had at a moment, as from a backup."""
+        self._documents = {view: dict(kept) for view, kept in moment.documents.items()}
+        self._checkpoints = {consumer: dict(kept) for consumer, kept in moment.checkpoints.items()}
+        self._revision = moment.revision
+
+    async def close(self) -> None: ...
+
+    def _revision_of(self, document: Document) -> int:
+        found = self._documents.get(document.view, {}).get(document.key)
+        return found.revision if found else 0
+
+    def _put(self, document: Document) -> None:
+        documents = self._documents.setdefault(document.view, {})
+        if document.data is None:
+            documents.pop(document.key, None)
+        else:
+            documents[document.key] = document._replace(revision=self._revision)
