@@ -54,8 +54,9 @@ class Client:
             if sending.reads:
                 positions = answer.headers.get("chimera-position", "") if answer.status < 300 else ""
                 after = [Position.parse(each) for each in positions.split(",") if each]
-                self._ledger.reads += await self._looks.look(key, after) if after else 0
-                self._ledger.reads += await self._looks.look(key, [])
+                keys = dict.fromkeys([key, *(each for each in sending.body.values() if isinstance(each, str))])
+                self._ledger.reads += await self._looks.look(list(keys), after) if after else 0
+                self._ledger.reads += await self._looks.look(list(keys), [])
 
     async def _send(self, sending: Sending) -> tuple[HttpAnswer, str]:
         service = self._world.fleet.services[sending.service]

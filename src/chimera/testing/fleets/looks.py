@@ -29,16 +29,22 @@ class Looks:
         self._seen: dict[tuple[str, str, str], int] = {}
         """The version of each document that she has seen: by service, view or borrow, and key."""
 
-    async def look(self, key: str, after: Sequence[Position]) -> int:
-        """Look at a key; says how many answers came. `after` are the positions of what she has written."""
+    async def look(self, keys: Sequence[str], after: Sequence[Position]) -> int:
+        """Look at a command's key, and at other words of it that are keys; says how many answers came.
+
+        `after` are the positions of what she has written.
+        """
         came = 0
         for name, service in self._world.fleet.services.items():
             for view in service.views.values():
                 if view.path is not None and view.path.count("{") == 1 and "?" not in view.path:
-                    path = view.path.replace(f"{{{view.key}}}", quote(key))
-                    came += await self._look_at_view(name, view.name, path, key, after)
+                    for key in keys:
+                        path = view.path.replace(f"{{{view.key}}}", quote(key))
+                        came += await self._look_at_view(name, view.name, path, key, after)
             for borrow in service.borrows.values():
-                came += await self._look_at_borrow(name, borrow, key, after)
+                for key in keys:
+                    if key == keys[0] or self._promises.shared(borrow.owner, borrow.share, key):
+                        came += await self._look_at_borrow(name, borrow, key, after)
         return came
 
     async def _look_at_view(self, service: str, view: str, path: str, key: str, after: Sequence[Position]) -> bool:

@@ -128,6 +128,7 @@ class Promises:
         """What a service's store tells of every commit."""
 
         def committed(changes: Changes) -> None:
+            self._loop.witness(f"{service} commits {changes.rows} {changes.appended}")
             if self.notes is not None:
                 self._tell_commit(changes)
             self._check_journal(service, changes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def fenced(loop: SimLoop) -> Iterator[None]:
         (time, "perf_counter", clock.monotonic),
         (time, "perf_counter_ns", lambda: int(clock.monotonic() * 1e9)),
         (time, "sleep", _slept),
+        (threading.Thread, "start", _started),
         (os, "urandom", clock.random_bytes),
     ]
     kept = [(module, name, getattr(module, name)) for module, name, _ in replaced]
@@ -80,6 +82,10 @@ def _audit(event: str, _: tuple[object, ...]) -> None:
 
 def _slept(_: float) -> NoReturn:
     _refuse(_REACHING_OUT["time.sleep"])
+
+
+def _started(_: threading.Thread) -> NoReturn:
+    _refuse(_REACHING_OUT["_thread.start_new_thread"])
 
 
 def _refuse(what: str) -> NoReturn:

@@ -15,6 +15,7 @@ import asyncio
 import heapq
 import sys
 import warnings
+import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
@@ -175,6 +176,12 @@ class SimLoop(asyncio.AbstractEventLoop):
     def process(self, name: str) -> SimProcess:
         """A new process. Its name is of this run only once."""
         return SimProcess(self, name, Random(f"{self._seed}/chance/{name}"))
+
+    def witness(self, what: str) -> None:
+        """Something that a run did is part of its digest as well."""
+        self.digest = (self.digest * 31 + zlib.crc32(what.encode())) & 0xFFFFFFFFFFFF
+        if self.trace is not None:
+            self.trace.append(what)
 
     def enter(self, process: SimProcess) -> None:
         self._runnable.append(process)
