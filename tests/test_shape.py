@@ -97,7 +97,8 @@ def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     assert values["names in the root folder"] <= 24
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
-    assert values["longest import chain"] <= 17
+    assert values["longest import chain"] <= 20
+    assert len([name for name in figures["longest import chain"].items if room_of(name) != "chimera.testing"]) <= 17
     assert values["largest file, all of src"] <= 500
 
 
@@ -112,6 +113,33 @@ ADAPTERS = [module for name, module in LIBRARY.items() if room_of(name) == "chim
 def test_an_adapter_imports_only_ports_errors_messages_entities_and_what_adapters_share(module: Module) -> None:
     own = {each for each in own_imports(module) if not each.startswith(("chimera.adapters", "rabbitstream"))}
     assert own <= ALLOWED_TO_ADAPTERS
+
+
+OF_THE_SYSTEM = {
+    "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "sleep"},
+    "os": {"urandom"},
+    "uuid": {"uuid1", "uuid4"},
+    "datetime": {"now", "today", "utcnow"},
+    "random": {"random", "choice", "randint", "shuffle", "uniform"},
+    "secrets": {"token_hex", "token_bytes", "randbelow"},
+}
+"""What is asked for by `chimera.core.clock` alone, so that a simulation decides it."""
+OUTSIDE = ("chimera.adapters", "chimera.cli", "chimera.testing", "chimera.core.clock")
+"""Engines, the command line and tests, which no simulation runs; and the clock itself."""
+PROCESSES = {"chimera.run.serving", "chimera.run.supervisor", "chimera.run.gateway"}
+"""Processes of the operating system: signals, ports, children."""
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARY if not name.startswith(OUTSIDE) and name not in PROCESSES])
+def test_time_and_chance_come_from_the_clock_that_is_handed_in(name: str) -> None:
+    asked = [
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(LIBRARY[name].tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.attr in OF_THE_SYSTEM.get(node.value.id, ())
+    ]
+    assert asked == []
 
 
 DECLARING = {

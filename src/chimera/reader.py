@@ -11,7 +11,7 @@ from chimera.borrowed import Borrowed
 from chimera.folds import View
 from chimera.messages import Position
 from chimera.ports import Session
-from chimera.service import Borrow, Service
+from chimera.service import Borrow, Mode, Service
 from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -29,6 +29,10 @@ Missed = Callable[[Sequence[Position]], object]
 
 class BorrowReads(Protocol):
     """One borrow, as a request reads it: see `chimera.borrow.reads.BorrowedReads`."""
+
+    @property
+    def mode(self) -> Mode:
+        """The mode in force, as this process knows it."""
 
     async def get(self, key: str, after: Sequence[Position], missed: Missed) -> Borrowed[Any]:
         """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.

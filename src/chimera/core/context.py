@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,8 +27,8 @@ class Process:
     `suspected`: by consumer, source and partition, up to which number there are suspects, once there were any.
     """
 
-    def __init__(self) -> None:
-        self.name = uuid.uuid4().hex
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.name = (clock or Clock()).random_bytes(16).hex()
         self.alone = asyncio.Lock()
         self.suspected: dict[tuple[str, str, int], int] = {}
 

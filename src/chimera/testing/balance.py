@@ -26,7 +26,8 @@ from chimera.service import Borrow
 from chimera.share.changes import shared_documents
 from chimera.transaction import Reads
 from chimera.upkeep.status import service_status
-from chimera.views.generations import serving_name
+from chimera.views.fingerprints import fingerprint
+from chimera.views.generations import read_generations, serving_name
 from chimera.views.parked import all_parked
 
 UNSETTLED = ("retrying",)
@@ -46,6 +47,17 @@ async def pending(contexts: Mapping[str, Context]) -> list[str]:
         found += [f"{name}/{consumer} is {lag} behind" for consumer, lag in late.items()]
         retried = [row for row in await every_row(context, Parked) if row.state in UNSETTLED]
         found += [f"{name}/{row.consumer} tries {row.id} again" for row in retried]
+    return found
+
+
+async def rebuilding(contexts: Mapping[str, Context]) -> list[str]:
+    """The views that are being built anew, or are still to be, in words."""
+    found: list[str] = []
+    for name, context in contexts.items():
+        for view, state in (await read_generations(context.views, list(context.service.views))).items():
+            code = fingerprint(context.service.views[view])
+            if state.building or state.serving.code not in ("", code):
+                found.append(f"the view {view} of {name} is not built anew yet")
     return found
 
 

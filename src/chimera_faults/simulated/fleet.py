@@ -7,6 +7,7 @@ from random import Random
 
 from chimera.testing.fleets.state import State
 from chimera.testing.plans.fleet import Fleet
+from chimera_faults.simulated.board import next_board
 from chimera_faults.simulated.echo import Heard, echo
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow
@@ -17,7 +18,8 @@ KEYS = 4
 
 def fleet() -> Fleet:
     """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
-    return Fleet(tally, board, echo, commands={Add: _draw(Add), AddNow: _draw(AddNow)}, writers=3, readers=2)
+    commands = {Add: _draw(Add), AddNow: _draw(AddNow)}
+    return Fleet(tally, board, echo, builds={"board": [next_board]}, commands=commands, writers=3, readers=2)
 
 
 def _draw(command: type[Add] | type[AddNow]) -> Callable[[Random], Add | AddNow]:
@@ -51,13 +53,19 @@ def in_one_order(state: State) -> None:
             assert in_order, f"{row} has other labels than {account}"
 
 
-def totals_add_up(state: State) -> None:
-    """The one document of all accounts has the sum of them."""
-    accounts = state.rows(Account)
-    assert all(account.count == len(account.labels) for account in accounts)
+def as_the_model_says(state: State) -> None:
+    """A model of the whole: the accounts hold what was done of what was sent, once, and nothing else."""
+    sent = {settled.sending.body["label"]: settled.sending.body for settled in state.commands}
+    done = [settled.sending.body["label"] for settled in state.commands if settled.state == "done"]
+    shown = [label for account in state.rows(Account) for label in account.labels]
+    assert sorted(shown) == sorted(done), f"done or shown, and not both: {sorted({*shown} ^ {*done})}"
+    for account in state.rows(Account):
+        bodies = [sent[label] for label in account.labels]
+        assert {body["account_id"] for body in bodies} == {account.account_id}, account
+        assert (account.count, account.total) == (len(bodies), sum(body["amount"] for body in bodies)), account
     for document in state.documents(tally.views["sum"]).values():
-        assert document.total == sum(account.total for account in accounts), document  # type: ignore[attr-defined]
+        assert document.total == sum(sent[label]["amount"] for label in shown), document  # type: ignore[attr-defined]
 
 
 INVARIANTS = (every_effect_once, in_one_order)
-IN_THE_END = (totals_add_up,)
+IN_THE_END = (as_the_model_says,)

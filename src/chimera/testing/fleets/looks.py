@@ -127,7 +127,7 @@ async def _borrowed(
 ) -> tuple[Borrowed[Any], list[Position], Mode]:
     """What a page would show, and what it would say that it has reached instead (see Reader.borrowed)."""
     missed: list[Position] = []
-    reads = listener.head.borrows[name]
+    reads = listener.borrows[name]
     found = await reads.get(key, after, missed.extend)
     return found, missed, reads.mode
 

@@ -117,7 +117,7 @@ class Nemesis:
         if world.build[fault.process] == fault.build:
             return
         self._struck(fault)
-        world.build[fault.process] = fault.build
+        world.deploy(fault.process, fault.build)
         for role in world.roles:
             if role.startswith(f"{fault.process}/"):
                 await world.stop(role)

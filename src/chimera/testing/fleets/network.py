@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from chimera.errors import ChimeraError, Unavailable
+from chimera.reader import BorrowReads
 from chimera.testing.fleets.trouble import CUT_S, Trouble
 from chimera.testing.virtual.loop import PROCESS, SimLoop, SimProcess
 from chimera.web.http import ASGIApp, Event
-from chimera.web.read_head import ReadHead
 
 Result = TypeVar("Result")
 
@@ -31,11 +31,11 @@ class HttpAnswer(NamedTuple):
 
 
 class Listener(NamedTuple):
-    """A process that answers for a service, and the read head in it."""
+    """A process that answers for a service, and how its read head borrows."""
 
     process: SimProcess
     app: ASGIApp
-    head: ReadHead
+    borrows: Mapping[str, BorrowReads]
 
 
 Work = Callable[[Listener], Awaitable[Result]]

@@ -27,33 +27,13 @@ from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
 from chimera.share.changes import SharedChange
 from chimera.share.digests import digest_of
+from chimera.testing.fleets.happenings import BrokenPromise, Happening
 from chimera.testing.fleets.ideal import IdealView
 from chimera.testing.memory import Changes
 from chimera.testing.plans.fleet import Fleet
 from chimera.testing.virtual.loop import PROCESS, SimLoop
 
 Place = tuple[str, int]
-
-
-class Happening(NamedTuple):
-    """Something that happened: when (virtual seconds), in which process, and to which keys."""
-
-    at: float
-    process: str
-    text: str
-    keys: Collection[str] = ()
-
-
-class BrokenPromise(NamedTuple):
-    """A promise that was not kept: which one, how, and of which key where it is one's."""
-
-    at: float
-    promise: str
-    text: str
-    key: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.promise}: {self.text}"
 
 
 class SharedVersion(NamedTuple):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -14,19 +14,35 @@ from chimera.folds import View
 from chimera.messages import Message
 from chimera.testing.memory import MemoryStore, MemoryViews
 from chimera.testing.plans.fleet import Fleet
+from chimera.testing.plans.plan import Sending
 from chimera.views.generations import Generations
 
 Row = TypeVar("Row", bound=Entity)
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 
 
+class SettledCommand(NamedTuple):
+    """A command that was sent, how it was answered each time, and what became of it.
+
+    `state` is `done`, `rejected` or `parked`, or `unknown` where the service never heard of it.
+    """
+
+    sending: Sending
+    statuses: tuple[int, ...]
+    state: str
+
+
 class State:
-    """What is committed now: the entities, documents and events of every service."""
+    """What is committed now: the entities, documents and events of every service.
+
+    `commands`: in the end, all that were sent, in the order in which each client sent its own.
+    """
 
     def __init__(self, fleet: Fleet, stores: Mapping[str, MemoryStore], views: Mapping[str, MemoryViews]) -> None:
         self._fleet = fleet
         self._stores = stores
         self._views = views
+        self.commands: Sequence[SettledCommand] = ()
 
     def rows(self, entity: type[Row]) -> list[Row]:
         """All rows of an entity, in the order of their keys."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from chimera.adapters.http import HttpOwner
-from chimera.core.context import Context
+from chimera.core.context import Context, Process
 from chimera.core.metrics import Metrics
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError
@@ -67,6 +67,7 @@ class World:
         self._works: dict[str, asyncio.Task[None]] = {}
         self._starts: dict[str, int] = {}
         self._stopping: set[str] = set()
+        self._ran: dict[str, int] = {}
         self.plain = {name: self._plain(service) for name, service in fleet.services.items()}
 
     @property
@@ -85,6 +86,7 @@ class World:
         process = self.loop.process(f"{role}#{self._starts[role]}")
         self.live[role] = process
         self._stopping.discard(role)
+        self._ran[role] = self.build[role.partition("/")[0]]
         self.promises.note("starts", process=process.name)
         self._works[role] = process.spawn(self._live(role, process))
 
@@ -96,11 +98,11 @@ class World:
             process.kill()
 
     def revive(self, role: str) -> None:
-        """Have the role played from now on, by a new process unless one plays it that was not told to stop."""
+        """Have the role played from now on: by a new process unless one plays it, with the build that is to run."""
         process = self.live[role]
         process.resume()
         process.skew_s = 0.0
-        if role in self._stopping:
+        if role in self._stopping or self._ran[role] != self.build[role.partition("/")[0]]:
             process.kill()
         if not process.is_alive:
             self.start(role)
@@ -116,6 +118,11 @@ class World:
             await asyncio.wait([work], timeout=8.0)
             process.kill()
 
+    def deploy(self, service: str, build: int) -> None:
+        """Whoever starts from now on runs another build of a service."""
+        self.build[service] = build
+        self.plain[service] = self._plain(self.fleet.builds[service][build])
+
     def context(self, service: Service) -> Context:
         """A service with engines as a process has them."""
         name = service.name
@@ -130,7 +137,14 @@ class World:
         )
         fleet = self.fleet
         return self.wrapped(
-            replace(context, metrics=_NO_METRICS, limits=fleet.limits, retry=fleet.retry, retention=fleet.retention)
+            replace(
+                context,
+                metrics=_NO_METRICS,
+                limits=fleet.limits,
+                retry=fleet.retry,
+                retention=fleet.retention,
+                process=Process(self.clock),
+            )
         )
 
     def take_moment(self, engine: str) -> Callable[[], None]:
@@ -181,7 +195,7 @@ class World:
         if head is None:
             await WriteHead(context, process.name).run()
             return
-        listener = Listener(process, Site([head], requests=context.limits.requests), head)
+        listener = Listener(process, Site([head], requests=context.limits.requests), head.borrows)
         self.network.listen(name, listener)
         try:
             await asyncio.get_running_loop().create_future()

@@ -15,7 +15,8 @@ from chimera.testing.fleets.state import State
 from chimera.testing.plans.draw import draw_plan
 from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import KINDS, Fault, Kind, Plan, Sending
-from chimera.testing.simulate.run import Invariant, Played, play
+from chimera.testing.simulate.played import Played
+from chimera.testing.simulate.run import Invariant, play
 from chimera.testing.simulate.sweep import Report, SimulationFailed, simulate
 from chimera.testing.virtual.loop import SimulationError
 

@@ -6,20 +6,20 @@ import asyncio
 import gc
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from chimera.core.names import INBOX_TABLE, PARKED_TABLE
-from chimera.testing.balance import imbalances, pending
+from chimera.testing.balance import imbalances, pending, rebuilding
 from chimera.testing.fleets.clients import Client, SentCommands
+from chimera.testing.fleets.happenings import BrokenPromise
 from chimera.testing.fleets.nemesis import Nemesis
-from chimera.testing.fleets.promises import BrokenPromise, Happening
-from chimera.testing.fleets.state import State
+from chimera.testing.fleets.state import SettledCommand, State
 from chimera.testing.fleets.world import World
 from chimera.testing.plans.fleet import Fleet
-from chimera.testing.plans.plan import Kind, Plan, Sending
+from chimera.testing.plans.plan import Plan, Sending
+from chimera.testing.simulate.played import Played
 from chimera.testing.virtual.fence import fenced
 from chimera.testing.virtual.loop import SimLoop, SimulationError, Unraised, new_loop
 
@@ -32,29 +32,6 @@ MOST = 20
 Invariant = Callable[[State], object]
 """Says what must hold: raises AssertionError, or returns False, when it does not."""
 SETTLED = ("done", "rejected", "parked")
-
-
-class Played(NamedTuple):
-    """What came of a run. `digest`: of every step; equal for equal runs.
-
-    `notes`: what happened, `trace`: a line for each step, where they were asked for.
-    """
-
-    plan: Plan
-    broken: Sequence[BrokenPromise]
-    digest: str
-    steps: int
-    virtual_s: float
-    struck: Mapping[Kind, int]
-    commands: int
-    reads: int
-    notes: Sequence[Happening] = ()
-    trace: Sequence[str] = ()
-
-    @property
-    def promises(self) -> set[str]:
-        """The promises that were broken."""
-        return {each.promise for each in self.broken}
 
 
 def play(
@@ -155,6 +132,7 @@ class _Run:
             await asyncio.sleep(LOOK_S)
             heads = {name: dict(store.state.heads) for name, store in world.stores.items()}
             under_way = ["journals grow"] if heads != before else await pending(world.plain)
+            under_way = under_way or await rebuilding(world.plain)
             if not under_way:
                 return True
             before = heads
@@ -171,7 +149,14 @@ class _Run:
         for name in world.plain:
             for each in await imbalances(name, world.plain, sorted(keys)):
                 world.promises.breaks("all is in balance in the end", each)
+        self._state.commands = [self._settled(sending) for sending in world.plan.commands]
         self._see(self._in_the_end, "in the end")
+
+    def _settled(self, sending: Sending) -> SettledCommand:
+        statuses = self._ledger.statuses.get(sending.label, [])
+        rows = self._world.stores[sending.service].state.tables[INBOX_TABLE]
+        row = rows.get((self._ledger.ids.get(sending.label, ""),))
+        return SettledCommand(sending, tuple(statuses), str(row[1]) if row else "unknown")
 
     def _check_command(self, label: str) -> None:
         world = self._world

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from chimera.testing.plans.plan import Fault, Plan, Sending
-from chimera.testing.simulate.run import Played
+from chimera.testing.simulate.played import Played
 
 Item = TypeVar("Item")
 Play = Callable[[Plan], Played]

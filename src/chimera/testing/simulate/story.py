@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from chimera.testing.fleets.promises import Happening
+from chimera.testing.fleets.happenings import Happening
 from chimera.testing.plans.words import told
-from chimera.testing.simulate.run import Played
+from chimera.testing.simulate.played import Played
 
 MOST_LINES = 60
 

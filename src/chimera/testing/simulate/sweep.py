@@ -18,7 +18,8 @@ from chimera.testing.plans import plan as plans
 from chimera.testing.plans.draw import draw_plan, possible_kinds
 from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import KINDS, Kind, Plan
-from chimera.testing.simulate.run import Invariant, Played, play
+from chimera.testing.simulate.played import Played
+from chimera.testing.simulate.run import Invariant, play
 from chimera.testing.simulate.shrink import shrink
 from chimera.testing.simulate.story import story
 from chimera.testing.virtual.loop import Unraised
