@@ -144,7 +144,7 @@ def test_a_process_may_have_a_wrong_clock() -> None:
 
     async def work(loop: SimLoop) -> tuple[float, float]:
         process = loop.process("a/write/0#1")
-        process.skew_s = 12.5
+        process.skew(12.5)
         return await process.spawn(look()), await look()
 
     loop = new_loop(1)

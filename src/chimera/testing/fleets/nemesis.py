@@ -127,7 +127,7 @@ class Nemesis:
 
     async def _skew(self, fault: Fault) -> None:
         self._struck(fault)
-        self._world.live[fault.process].skew_s = fault.by_s
+        self._world.live[fault.process].skew(fault.by_s)
 
     async def _empty(self, fault: Fault) -> None:
         self._struck(fault)

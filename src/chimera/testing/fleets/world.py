@@ -101,7 +101,7 @@ class World:
         """Have the role played from now on: by a new process unless one plays it, with the build that is to run."""
         process = self.live[role]
         process.resume()
-        process.skew_s = 0.0
+        process.skew(0.0)
         if role in self._stopping or self._ran[role] != self.build[role.partition("/")[0]]:
             process.kill()
         if not process.is_alive:

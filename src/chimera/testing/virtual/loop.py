@@ -104,8 +104,9 @@ class SimProcess:
     """A process of an operating system: its callbacks run in their order, and none once it is dead.
 
     `role` is its name without the count of its starts, such as `tally/write/0` of `tally/write/0#2`.
-    `skew_s`: how much its wall clock is ahead. `chance`: its random numbers, of its own so that what another process
-    does never changes them. `ended`: called once when it is killed, for those who are connected to it.
+    `skew_s`: how much its wall clock is ahead, `most_skew_s` the most that it ever was. `chance`: its random numbers, of
+    its own so that what another process does never changes them. `ended`: called once when it is killed, for those who
+    are connected to it.
     """
 
     def __init__(self, loop: SimLoop, name: str, chance: Random) -> None:
@@ -114,6 +115,7 @@ class SimProcess:
         self.role = name.partition("#")[0]
         self.chance = chance
         self.skew_s = 0.0
+        self.most_skew_s = 0.0
         self.is_alive = True
         self.is_paused = False
         self.queue: deque[Handle] = deque()
@@ -133,6 +135,10 @@ class SimProcess:
             self.loop.leave(self)
             for each in self.ended:
                 each()
+
+    def skew(self, by_s: float) -> None:
+        """Set its wall clock, to so many seconds ahead."""
+        self.skew_s, self.most_skew_s = by_s, max(by_s, self.most_skew_s)
 
     def pause(self) -> None:
         """Let nothing of it run, as SIGSTOP does; time goes on."""
