@@ -479,6 +479,16 @@ async def test_a_copy_that_has_the_position_is_enough() -> None:
     assert missed == []
 
 
+async def test_who_brings_a_position_back_is_not_told_of_an_absence_from_before_it() -> None:
+    shop = await borrower("hybrid")
+    await shop.reads._age.watch("hybrid")
+    assert await shop.reads._fetches.get("a", time.monotonic() + 0.5, anew=True) is None  # remembered for a moment
+    shop.owner.put("a", 5)
+    await shop.keep("a", b"true")
+    after = [Position("accounts", 0, 1)]
+    assert await shop.reads.get("a", after) == Borrowed(Card("a", 5), "fresh", 0.0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_who_brings_a_position_back_waits_no_longer_than_the_budget_for_an_owner_that_hangs(mode: Mode) -> None:
     shop = await borrower(mode)

@@ -122,14 +122,14 @@ class BorrowedReads(Generic[Doc]):
             return await self._ask(
                 key, until, anew=True, otherwise=lambda: self._copied_after(key, after, missed, mode, until)
             )
-        return await self._kept(key, mode, until)
+        return await self._kept(key, mode, until, after=after)
 
-    async def _kept(self, key: str, mode: Mode, until: float) -> Borrowed[Doc]:
-        """The copy's value, or the owner's where the copy may be old."""
+    async def _kept(self, key: str, mode: Mode, until: float, *, after: Sequence[Position] = ()) -> Borrowed[Doc]:
+        """The copy's value, or the owner's where the copy may be old: as it is from now on, if that is to be `after`."""
         found = await self._copied(key, mode)
         may_be_dropped = not self._follower.looked_within(self._timing.switch_grace_s)
         if found.state == "stale" or (found.state == "absent" and may_be_dropped):
-            anew = may_be_dropped or self._follower.is_careful
+            anew = bool(after) or may_be_dropped or self._follower.is_careful
             return await self._ask(key, until, anew=anew, otherwise=lambda: _ready(found))
         return found
 

@@ -104,9 +104,9 @@ class SimProcess:
     """A process of an operating system: its callbacks run in their order, and none once it is dead.
 
     `role` is its name without the count of its starts, such as `tally/write/0` of `tally/write/0#2`.
-    `skew_s`: how much its wall clock is ahead, `most_skew_s` the most that it ever was. `chance`: its random numbers, of
-    its own so that what another process does never changes them. `ended`: called once when it is killed, for those who
-    are connected to it.
+    `skew_s`: how much its wall clock is ahead, `most_skew_s` the most that it ever was. `chance`: its random numbers,
+    of its own so that what another process does never changes them. `ended`: called once when it is killed, for those
+    who are connected to it.
     """
 
     def __init__(self, loop: SimLoop, name: str, chance: Random) -> None:
