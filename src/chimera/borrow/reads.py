@@ -125,7 +125,7 @@ class BorrowedReads(Generic[Doc]):
         return await self._kept(key, mode, until, after=after)
 
     async def _kept(self, key: str, mode: Mode, until: float, *, after: Sequence[Position] = ()) -> Borrowed[Doc]:
-        """The copy's value, or the owner's where the copy may be old: as it is from now on, if that is to be `after`."""
+        """The copy's value, or the owner's where the copy may be old: from now on, if it is to be `after` something."""
         found = await self._copied(key, mode)
         may_be_dropped = not self._follower.looked_within(self._timing.switch_grace_s)
         if found.state == "stale" or (found.state == "absent" and may_be_dropped):
