@@ -14,7 +14,7 @@ from chimera.testing.simulate import KINDS, Kind, SimulationFailed, simulate
 from chimera_faults.mistakes import MISTAKES
 from chimera_faults.simulated.campaign import Runs, run_all, total
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
-from chimera_faults.simulated.mutants import Hunt, hunt
+from chimera_faults.simulated.mutants import Hunt, hunt_all
 from chimera_faults.simulated.report import hunts_page, page, summary
 
 MUTANT_SEEDS = 200
@@ -48,7 +48,7 @@ def main(
         raise click.UsageError(f"there is no fault {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
     kinds: list[Kind] = [kind for kind in KINDS if not only or kind in only]
     if mutants or names:
-        sys.exit(_hunt(names or tuple(MISTAKES), out))
+        sys.exit(_hunt(names or tuple(MISTAKES), workers, out))
     if replay is not None:
         sys.exit(_tell([seed], replay))
     began, chunks = time.monotonic(), list[Runs]()
@@ -82,12 +82,11 @@ def _tell(seeds: list[int], replay: Path | None, kinds: list[Kind] | None = None
     return 0
 
 
-def _hunt(names: tuple[str, ...], out: Path | None) -> int:
+def _hunt(names: tuple[str, ...], workers: int, out: Path | None) -> int:
     hunts: list[Hunt] = []
-    for name in names:
-        for control in (False, True):
-            hunts.append(hunt(name, range(1, MUTANT_SEEDS + 1), control=control))
-            click.echo(str(hunts[-1]))
+    for found in hunt_all(names, range(1, MUTANT_SEEDS + 1), workers=workers):
+        hunts.append(found)
+        click.echo(str(found))
     if out is not None:
         out.write_text(hunts_page(hunts))
     return 0 if all(each.is_well for each in hunts) else 1

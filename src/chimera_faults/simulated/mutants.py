@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import multiprocessing
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -69,6 +71,13 @@ def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
     finally:
         patching.undo()
     return Hunt(name, control, tried, 0, "", runs_made, "")
+
+
+def hunt_all(names: Sequence[str], seeds: Sequence[int], *, workers: int) -> Iterator[Hunt]:
+    """Hunt for mistakes, and for each one's control, in so many processes."""
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        hunts = [pool.submit(hunt, name, seeds, control=control) for name in names for control in (False, True)]
+        yield from (each.result() for each in hunts)
 
 
 def _wrap(world: World, mistake: Mistake, patching: Patching) -> None:

@@ -144,7 +144,11 @@ def _failed(outcome: Played, playing: Callable[..., Played], keep: Path | None, 
         path = keep / f"{'-'.join(smallest.broken[0].promise.split())}-{outcome.plan.seed}.json"
         plans.save(plan, path)
     told = story(playing(plan, notes=True))
-    again = f"\n\nIt was shrunk from seed {outcome.plan.seed}. Again: chimera simulate --replay {path}" if path else ""
+    again = (
+        f"\n\nIt was shrunk from seed {outcome.plan.seed}. Again, with the same invariants: --replay {path}"
+        if path
+        else ""
+    )
     return SimulationFailed(told + again, plan, path)
 
 
