@@ -20,6 +20,7 @@ CONSTANTS = {
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
     "AUDITS": "chimera.audits",
+    "PARTITION": "partition/",
     "WORKER": "worker/",
 }
 MADE: list[tuple[str, tuple[str | int, ...], object]] = [

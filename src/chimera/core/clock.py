@@ -44,7 +44,7 @@ class Clock:
         second = int(moment)
         if self._second[0] != second:  # written once a second: a process stamps every command
             self._second = second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        return f"{self._second[1]}.{int((moment - second) * 1_000_000):06d}Z"
+        return f"{self._second[1]}.{min(999_999, round((moment - second) * 1_000_000)):06d}Z"
 
     def new_id(self) -> str:
         """A UUID of version 7 (RFC 9562): ordered by time, so that it is cheap to keep in an index."""

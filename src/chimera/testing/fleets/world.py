@@ -175,7 +175,7 @@ class World:
             clock=self.clock,
             timing=self.fleet.timing,
         )
-        return replace(context, metrics=_NO_METRICS, retention=self.fleet.retention)
+        return replace(context, metrics=_NO_METRICS, retention=self.fleet.retention, process=Process(self.clock))
 
     def _owner(self, name: str) -> Owner:
         return HttpOwner(name, f"http://{name}", transport=SimTransport(self.network, name))
