@@ -34,7 +34,8 @@ class SentCommands:
 
     def accepted(self, label: str) -> bool:
         """Answered with a 2xx: the system has promised something."""
-        return bool(self.statuses[label]) and 200 <= self.statuses[label][-1] < 300
+        statuses = self.statuses.get(label, [])
+        return bool(statuses) and 200 <= statuses[-1] < 300
 
 
 class Client:

@@ -174,16 +174,9 @@ class Promises:
         for consumer, at in checkpoints.items():
             self._checkpoints[service, consumer] = {place: checkpoint.number for place, checkpoint in at.items()}
 
-    def log_remade(self, service: str) -> None:
-        """The log of a service's events was made anew."""
-
     def shared(self, owner: str, share: str, key: str) -> Sequence[SharedVersion]:
         """The versions of a shared document, in order, as its owner committed them."""
         return self._emitted[owner, share].get(key, ())
-
-    def states(self, service: str) -> Mapping[str, str]:
-        """What became of a service's commands, by id, as far as it is final."""
-        return self._inboxes[service].settled
 
     # Of a store
 

@@ -27,7 +27,6 @@ class Trouble:
         self._chance = Random(f"{seed}/trouble")
         self._active: list[tuple[float, Fault]] = []
         self._armed: list[Fault] = []
-        self._is_over = False
 
     def begin(self, fault: Fault) -> None:
         """A fault is in force from now on, for as long as it says; one at a call, until then."""
@@ -38,7 +37,6 @@ class Trouble:
 
     def end(self) -> None:
         """Nothing is wrong any more, nor slow."""
-        self._is_over = True
         self._active.clear()
         self._armed.clear()
         self.delayed = 0.0

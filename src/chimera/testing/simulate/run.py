@@ -143,13 +143,13 @@ class _Run:
 
     async def _check(self) -> None:
         world = self._world
-        for label in self._ledger.statuses:
-            self._check_command(label)
+        self._state.commands = [self._settled(sending) for sending in world.plan.commands]
+        for settled in self._state.commands:
+            self._check_command(settled)
         keys = {key for name in world.fleet.services for key in _keys(world, name)}
         for name in world.plain:
             for each in await imbalances(name, world.plain, sorted(keys)):
                 world.promises.breaks("all is in balance in the end", each)
-        self._state.commands = [self._settled(sending) for sending in world.plan.commands]
         self._see(self._in_the_end, "in the end")
 
     def _settled(self, sending: Sending) -> SettledCommand:
@@ -158,26 +158,21 @@ class _Run:
         row = rows.get((self._ledger.ids.get(sending.label, ""),))
         return SettledCommand(sending, tuple(statuses), str(row[1]) if row else "unknown")
 
-    def _check_command(self, label: str) -> None:
-        world = self._world
-        sending = next(each for each in world.plan.commands if each.label == label)
-        if not self._ledger.accepted(label):
+    def _check_command(self, settled: SettledCommand) -> None:
+        sending, state = settled.sending, settled.state
+        if not self._ledger.accepted(sending.label):
             return
-        command_id = self._ledger.ids.get(label, "")
-        tables = world.stores[sending.service].state.tables
-        row = tables[INBOX_TABLE].get((command_id,))
-        parked = {each[6] for each in tables[PARKED_TABLE].values()}
-        if row is None or row[1] not in SETTLED or (row[1] == "parked" and command_id not in parked):
-            world.promises.breaks(
+        if state not in SETTLED or (state == "parked" and not self._is_parked(sending)):
+            command = self._world.fleet.services[sending.service].handlers[sending.command].command
+            self._world.promises.breaks(
                 "what was accepted is done",
-                f"{label} ({sending.command}) was answered {self._ledger.statuses[label][-1]}, and its state is "
-                f"{row[1] if row else 'unknown'}",
-                str(
-                    sending.body.get(
-                        world.fleet.services[sending.service].handlers[sending.command].command.__key_fields__[0]
-                    )
-                ),
+                f"{sending.label} ({sending.command}) was answered {settled.statuses[-1]}, and its state is {state}",
+                str(sending.body.get(command.__key_fields__[0])),
             )
+
+    def _is_parked(self, sending: Sending) -> bool:
+        rows = self._world.stores[sending.service].state.tables[PARKED_TABLE].values()
+        return self._ledger.ids[sending.label] in {row[6] for row in rows}
 
     def _see(self, invariants: Sequence[Invariant], when: str) -> None:
         for invariant in invariants:
