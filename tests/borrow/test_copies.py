@@ -17,7 +17,7 @@ from chimera.borrow.copies import CopyKeeper, caught_up, copy_projection
 from chimera.borrow.modes import ModeSetting, change_mode, flip, read_mode, want_mode
 from chimera.borrow.reads import BorrowedReads
 from chimera.core.context import Context
-from chimera.core.names import copy_name
+from chimera.core.names import all_of, copy_name, filling_view
 from chimera.core.timing import Timing
 from chimera.messages import Message
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Move
@@ -436,6 +436,25 @@ async def test_a_filling_that_is_cut_off_anywhere_is_made_good_by_the_next(engin
         if not fuse.blown.is_set():
             break
     assert at > 10
+
+
+async def test_a_copy_that_is_dropped_while_it_is_filled_is_not_complete_before_it_is_filled_again(engines: Engines) -> None:
+    town = await make_full_town("async", engines)
+    name, fetch = copy_name(town.borrow.name, "async"), town.owner.fetch
+    filling = filling_of(town.shop, town, "async")
+
+    async def dropped(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+        if await stored(town.shop.views, name):
+            town.owner.fetch = fetch  # type: ignore[method-assign]
+            await town.shop.views.drop(name, all_of(name))
+        return await fetch(share, keys)
+
+    town.owner.fetch = dropped  # type: ignore[method-assign]
+    await filling.fill(range(4))
+    assert len(await town.shop.views.checkpoints(name)) < 4
+    await filling.fill(range(4))
+    assert await town.is_complete("async")
+    assert await town.shop.views.scan(filling_view(name)) == []
 
 
 async def test_two_workers_that_fill_the_same_partitions_leave_what_one_would(engines: Engines) -> None:

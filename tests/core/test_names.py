@@ -44,8 +44,9 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("parked_view", ("sales",), "sales.parked"),
     ("waiting_view", ("sales",), "sales.waiting"),
     ("starts_view", ("sales",), "sales.starts"),
+    ("filling_view", ("sales",), "sales.filling"),
     ("start_key", ("orders", 3), "orders/3"),
-    ("all_of", ("sales",), ["sales", "sales.parked", "sales.waiting", "sales.starts"]),
+    ("all_of", ("sales",), ["sales", "sales.parked", "sales.waiting", "sales.starts", "sales.filling"]),
     ("parked_key", ("o1", 7), "f0cb5f5441e8e939448cf391a2daa37c/7"),
     ("kept_key", ("k" * 255,), "k" * 255),
     (

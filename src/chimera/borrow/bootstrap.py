@@ -4,6 +4,9 @@ Noted first are where the log ends and then the owner's head H of a partition; t
 the checkpoint moves from 0 to H. A document newer than H does no harm: its events come again and end at it. And no
 record at or before the noted end has a number above H. Every write minds that the checkpoint is still at 0, so that
 whoever comes second changes nothing; what a filling that was cut off left behind, the next one writes over.
+
+A document says that the partition is being filled. Every write puts it anew, at the revision of the one before, and
+the last one deletes it: so a copy that was dropped, or put back to an earlier moment, in between is begun again.
 A copy that is older than what its owner keeps is filled in the same way, from where it is instead of from 0.
 """
 
@@ -16,12 +19,12 @@ from collections.abc import Collection, Sequence
 from msgspec import Struct
 
 from chimera.core.context import Context
-from chimera.core.names import events_topic, share_type
+from chimera.core.names import events_topic, filling_view, share_type, start_key
 from chimera.core.paging import pages
 from chimera.errors import ChimeraError
 from chimera.journal.feed import Batch
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Entry, Move
+from chimera.ports import Checkpoint, Document, Entry, Move
 from chimera.service import Borrow
 from chimera.share.changes import change_data
 from chimera.share.digests import BUCKETS
@@ -29,6 +32,8 @@ from chimera.share.owner import LOOK
 from chimera.views.projector import Projector
 
 logger = logging.getLogger("chimera")
+
+FILLING = b"{}"
 
 
 class Bootstrap:
@@ -71,13 +76,18 @@ class Bootstrap:
     async def _fill_partition(self, partition: int, now: Checkpoint, full: Checkpoint) -> None:
         owner, share = self._borrow.owner, self._borrow.share
         still = Move(owner, partition, now.number, now)
+        view, key = filling_view(self._name), start_key(owner, partition)
+        before = await self._context.views.get(view, [key])
+        revision = before[key].revision if key in before else 0
         for first in range(0, BUCKETS, LOOK):
             entries = await self._owner.entries(share, partition, range(first, first + LOOK))
             for keys in pages(sorted(entries)):
                 messages = await self._changes(partition, {key: entries[key] for key in keys})
-                if not await self._projector.apply(Batch(messages, [still])):
+                filling = Document(view, key, FILLING, revision)
+                if not (revision := await self._projector.apply(Batch(messages, [still], [filling]))):
                     return
-        if await self._context.views.write(self._name, [], [Move(owner, partition, now.number, full)]):
+        done = [Document(view, key, None, revision)] if revision else []
+        if await self._context.views.write(self._name, done, [Move(owner, partition, now.number, full)]):
             self._context.moved.notify()
 
     async def _changes(self, partition: int, entries: dict[str, Entry]) -> Sequence[Message]:

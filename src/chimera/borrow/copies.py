@@ -19,7 +19,7 @@ from chimera.borrow.bootstrap import Bootstrap
 from chimera.borrow.modes import ModeSetting, flip, read_mode, settle_s
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
-from chimera.core.names import all_of, copy_name, share_type
+from chimera.core.names import all_of, copy_name, filling_view, share_type
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.checkpoints import reach, short_of
 from chimera.journal.consumers import COPYING
@@ -182,5 +182,5 @@ async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: froz
 
 async def _drop(context: Context, borrow: Borrow[Struct], mode: Mode) -> None:
     name = copy_name(borrow.name, mode)
-    if await context.views.checkpoints(name):
+    if await context.views.checkpoints(name) or await context.views.scan(filling_view(name), limit=1):
         await context.views.drop(name, all_of(name))

@@ -115,13 +115,18 @@ def starts_view(view: str) -> str:
 
 
 def start_key(source: str, partition: int) -> str:
-    """The key, in `starts_view`, of a start."""
+    """The key, in `starts_view` and `filling_view`, of a source's partition."""
     return f"{source}/{partition}"
+
+
+def filling_view(view: str) -> str:
+    """The name under which is stored which partitions of a copy are being filled (keys as `start_key`)."""
+    return f"{view}.filling"
 
 
 def all_of(view: str) -> list[str]:
     """The names of all that is stored of a view: its documents, and what is beside them."""
-    return [view, parked_view(view), waiting_view(view), starts_view(view)]
+    return [view, parked_view(view), waiting_view(view), starts_view(view), filling_view(view)]
 
 
 def parked_key(key: str, number: int) -> str:

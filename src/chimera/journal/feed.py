@@ -18,16 +18,20 @@ from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Move, Record
+from chimera.ports import Checkpoint, Document, Move, Record
 
 logger = logging.getLogger("chimera")
 
 
 class Batch(NamedTuple):
-    """Events that follow the checkpoints without a hole, and the checkpoints' moves over them."""
+    """Events that follow the checkpoints without a hole, and the checkpoints' moves over them.
+
+    `beside`: documents that are written with what they are folded into, or nothing is.
+    """
 
     messages: Sequence[Message]
     moves: Sequence[Move]
+    beside: Sequence[Document] = ()
 
 
 class Feed:

@@ -66,18 +66,20 @@ class Projector:
         stored = await self._views.checkpoints(self._projection.name)
         return {partition: stored.get((source, partition), Checkpoint()) for partition in partitions}
 
-    async def _apply_watched(self, batch: Batch, watch: Watch | None) -> bool:
+    async def _apply_watched(self, batch: Batch, watch: Watch | None) -> int:
         if watch is None or not watch.careful(batch.moves):
             return await self.apply(batch)
 
         async def work(part: Sequence[Message], moves: Sequence[Move], ended: ProcessEnded | None) -> bool:
-            return await self.apply(Batch(part, moves), ended)
+            return await self.apply(Batch(part, moves), ended) > 0
 
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         return await watch.run(wanted, batch.moves, _place_of, work)
 
-    async def apply(self, batch: Batch, ended: ProcessEnded | None = None) -> bool:
-        """Fold a batch and write it with its moves. False when the checkpoints are elsewhere: nothing was written.
+    async def apply(self, batch: Batch, ended: ProcessEnded | None = None) -> int:
+        """Fold a batch and write it with its moves; returns the revision of what was put.
+
+        0 when the checkpoints, or the documents beside it, are elsewhere: nothing was written.
 
         With `ended` its one message is parked instead. Raises Unavailable where too much is parked already.
         """
@@ -85,7 +87,7 @@ class Projector:
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
             documents, failed = await (self._park(wanted[0], ended) if ended else self._fold(wanted))
-            if revision := await self._views.write(self._projection.name, documents, batch.moves):
+            if revision := await self._views.write(self._projection.name, [*documents, *batch.beside], batch.moves):
                 self._wrote(documents, revision)
                 self._context.metrics.applied(
                     self._context.service.name, view_of(self._projection.name), source, len(wanted)
@@ -93,12 +95,12 @@ class Projector:
                 self._moved.notify()
                 for message in failed:
                     self._warn(message)
-                return True
+                return revision
             self._refused()
             at = await self.checkpoints(source, [move.partition for move in batch.moves])
             if any(at[move.partition].number != move.before for move in batch.moves):
-                return False
-        return False
+                return 0
+        return 0
 
     def _wrote(self, documents: Sequence[Document], revision: int) -> None:
         self._recent.wrote(documents, revision)
