@@ -438,7 +438,7 @@ async def test_a_filling_that_is_cut_off_anywhere_is_made_good_by_the_next(engin
     assert at > 10
 
 
-async def test_a_copy_that_is_dropped_while_it_is_filled_is_not_complete_before_it_is_filled_again(engines: Engines) -> None:
+async def test_a_copy_that_is_dropped_while_it_is_filled_is_filled_again(engines: Engines) -> None:
     town = await make_full_town("async", engines)
     name, fetch = copy_name(town.borrow.name, "async"), town.owner.fetch
     filling = filling_of(town.shop, town, "async")
