@@ -171,6 +171,24 @@ async def test_a_message_is_shown_as_it_came_whatever_brackets_it_holds(
         assert capsys.readouterr().out.count(text) >= 3
 
 
+async def test_what_is_parked_shows_where_it_failed_the_last_time(
+    context: Context, bank: Bank, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await set_aside(context, bank)
+    for consumer, line in (("commands", "in trouble"), ("balance", "in moved"), ("thank:accounts", "in thank")):
+        [first, *behind] = await printed(capsys, parked.show_parked(SETTINGS, Wanted(consumer=consumer), as_json=True))
+        assert line in first["traceback"]
+        assert "ValueError" in first["traceback"]
+        assert not any(each["traceback"] for each in behind)
+        await parked.show_parked(SETTINGS, Wanted(consumer=consumer))
+        assert line in capsys.readouterr().out
+    bank.failing["a"] = bank.failing_reactions["v"] = KeyError("another")
+    await parked.retry_parked(SETTINGS, Wanted())
+    for key in await parked_keys(context, Wanted()):
+        assert key.first.tries == 2
+        assert ("KeyError" in key.first.traceback) == (key.first.consumer != "balance")
+
+
 @pytest.mark.parametrize("data", [b'{"account_id": "a", "amount": 1}\n', b"\xff\x00\xfe", b""])
 @pytest.mark.parametrize("key", ["a", "k" * 300])
 async def test_a_parked_message_is_shown_and_tried_again_as_it_came(

@@ -73,7 +73,7 @@ async def list_parked(settings: Settings, wanted: Wanted, *, as_json: bool = Fal
         _print_json([{**_facts(key.first), "waiting": key.waiting} for key in found])
         return
     table = Table("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "cause")
-    for (service, consumer, message, cause, tries, first_at, last_at), waiting in found:
+    for (service, consumer, message, cause, tries, first_at, last_at, _), waiting in found:
         names = (service, consumer, escape(message.key), escape(message.type))
         table.add_row(*names, str(waiting), str(tries), _time(first_at), _time(last_at), escape(cause))
     Console().print(table if found else "nothing is parked")
@@ -161,7 +161,7 @@ def _facts(parked: ParkedMessage) -> Facts:
     """A message with all that is known of it, for programs; data that is no text is in base64."""
     message = parked.message
     came = {name: getattr(message, name) for name in ("id", "source", "type", "time", "partition", "number")}
-    tried = {"cause": parked.cause, "tries": parked.tries, "first_at": parked.first_at, "last_at": parked.last_at}
+    tried = {name: getattr(parked, name) for name in ("cause", "tries", "first_at", "last_at", "traceback")}
     return {**_whose(parked), **came, "traceparent": message.traceparent, **_data(message.data), **tried}
 
 
@@ -184,6 +184,7 @@ def _shown(parked: ParkedMessage) -> str:
         f"{f'traceparent {message.traceparent}  ' if message.traceparent else ''}"
         f"tries {parked.tries}  first {_time(parked.first_at)}  last {_time(parked.last_at)}\n"
         f"  {parked.service}/{parked.consumer}: {parked.cause}\n  {_text(message.data)}"
+        + "".join(f"\n  | {line}" for line in parked.traceback.rstrip().splitlines())
     )
 
 

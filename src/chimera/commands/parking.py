@@ -23,7 +23,7 @@ from chimera.core.timing import Retry
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, Conflict, Unavailable
 from chimera.journal.checkpoints import again_on_conflict
-from chimera.journal.failures import ProcessEnded, cause_of
+from chimera.journal.failures import ProcessEnded, cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message
 from chimera.ports import Session
 from chimera.transaction import Unit
@@ -56,7 +56,8 @@ class Parking:
         now = self._clock.now()
         tries, due = (error.times, None) if isinstance(error, ProcessEnded) else (1, self._retry.due(1, now))
         outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
-        unit.put(_parked(self.consumer, task, outcome.state, outcome.detail, tries, now, due))
+        parked = _parked(self.consumer, task, outcome.state, outcome.detail, tries, now, due)
+        unit.put(msgspec.structs.replace(parked, traceback=traceback_of(error)))
         logger.warning(
             "%s: %s %s of key %r failed and is parked (%s): %s",
             self.consumer,
@@ -204,7 +205,8 @@ class Parking:
                 now = self._clock.now()
                 due = self._retry.due(failed.tries + 1, now)
                 outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
-                unit.put(msgspec.structs.replace(_failed(failed, outcome, due, now), tries=failed.tries + 1))
+                again = _failed(failed, outcome, due, now)
+                unit.put(msgspec.structs.replace(again, tries=failed.tries + 1, traceback=traceback_of(error)))
             executor.remember(unit, message_of(failed), outcome)
             await unit.flush()
         return outcome

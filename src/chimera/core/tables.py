@@ -45,7 +45,7 @@ class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names
 
     `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn).
     `tried_by`: the process that tries it now, or ended meanwhile; `ends`: how many ended while they tried it.
-    `long_key`: the whole key where it is too long to be one here.
+    `long_key`: the whole key where it is too long to be one here. `traceback`: where the last try failed.
     """
 
     consumer: str
@@ -67,6 +67,7 @@ class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names
     tried_by: str | None = None
     ends: int | None = None
     long_key: str | None = None
+    traceback: str | None = None
 
 
 class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
+
+LONGEST_TRACEBACK = 8_000
+"""Characters that are kept of a traceback: its last ones, which tell what was raised and where."""
 
 
 class ProcessEnded(Exception):  # noqa: N818 - what happened
@@ -19,6 +23,17 @@ def cause_of(error: Exception) -> str:
     return str(error) if isinstance(error, ProcessEnded) else f"{type(error).__name__}: {text_of(error)}"
 
 
+def traceback_of(error: Exception) -> str:
+    """The traceback of an error and of what led to it, as every database takes it; empty for a process that ended."""
+    if isinstance(error, ProcessEnded):
+        return ""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - as for its text
+        text = "".join(traceback.format_tb(error.__traceback__))
+    return _without_what_is_refused(text[-LONGEST_TRACEBACK:])
+
+
 def text_of(error: Exception) -> str:
     """The text of an error, as every database takes it."""
     try:
@@ -29,7 +44,11 @@ def text_of(error: Exception) -> str:
 
 def storable(text: str) -> str:
     """Text without what some database refuses: lone surrogates, NUL, more than 2000 characters."""
-    return text[:2000].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    return _without_what_is_refused(text[:2000])
+
+
+def _without_what_is_refused(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 class Write(NamedTuple):

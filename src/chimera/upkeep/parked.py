@@ -42,7 +42,10 @@ class Wanted(NamedTuple):
 
 
 class ParkedMessage(NamedTuple):
-    """A message that is parked, in the store or in a view store. `tries` is 0 for one that waits behind another."""
+    """A message that is parked, in the store or in a view store. `tries` is 0 for one that waits behind another.
+
+    `traceback`: where the last try failed, as far as that is known.
+    """
 
     service: str
     consumer: str
@@ -51,6 +54,7 @@ class ParkedMessage(NamedTuple):
     tries: int
     first_at: datetime
     last_at: datetime
+    traceback: str = ""
 
 
 class ParkedKey(NamedTuple):
@@ -188,11 +192,10 @@ def _executor_of(context: Context, consumer: str) -> Executor:
 
 
 def _of_row(context: Context, row: Parked) -> ParkedMessage:
-    return ParkedMessage(
-        context.service.name, row.consumer, message_of(row), row.cause, row.tries, row.first_at, row.last_at
-    )
+    at, where = (row.first_at, row.last_at), row.traceback or ""
+    return ParkedMessage(context.service.name, row.consumer, message_of(row), row.cause, row.tries, *at, where)
 
 
 def _of_event(context: Context, consumer: str, event: ParkedEvent) -> ParkedMessage:
     at = event.first_at, event.last_at
-    return ParkedMessage(context.service.name, consumer, event.message, event.cause, event.tries, *at)
+    return ParkedMessage(context.service.name, consumer, event.message, event.cause, event.tries, *at, event.traceback)

@@ -10,7 +10,7 @@ from chimera.core.clock import Clock
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.core.timing import Limits
 from chimera.errors import Unavailable
-from chimera.journal.failures import cause_of
+from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import Message
 from chimera.ports import Document
 from chimera.views.parked import ParkedEvent, Span, span_of
@@ -58,20 +58,20 @@ class BatchFold:
         """Fold one event, or undo it and park it, behind those of its key. Raises Unavailable for one too many."""
         if self._spans.get(kept_key(message.key)):
             self._queue(message, BEHIND, 0)
-        elif cause := self._try(message):
-            self._queue(message, cause, 1)
+        elif error := self._try(message):
+            self.park(message, error, 1)
 
     def park(self, message: Message, error: Exception, tries: int) -> None:
         """Park one event without folding it. Raises Unavailable for one too many."""
-        self._queue(message, cause_of(error), tries)
+        self._queue(message, cause_of(error), tries, traceback_of(error))
 
     def redo(self, failure: ParkedEvent, *, drop: bool = False) -> str:
         """Fold the first parked event of its key, or drop it, and it is parked no more. Else it stays; returns why."""
         key = kept_key(failure.message.key)
         span = self._spans[key]
-        cause = "" if drop else self._try(failure.message)
-        now = self._clock.now()
-        again = msgspec.structs.replace(failure, cause=cause, tries=failure.tries + 1, last_at=now) if cause else None
+        error = None if drop else self._try(failure.message)
+        cause = "" if error is None else cause_of(error)
+        again = None if error is None else self._failed_again(failure, error)
         self._events[parked_key(key, span.first)] = again
         self._spans[key] = span if cause else Span(span.first + 1, span.end)
         self._moved[key] = None
@@ -94,8 +94,17 @@ class BatchFold:
             documents.append(Document(parked_view(name), key, data, _revision(self._stored_events, key)))
         return [document for document in documents if document.data is not None or document.revision]
 
-    def _try(self, message: Message) -> str:
-        """Fold one event, or undo it and say why."""
+    def _failed_again(self, failure: ParkedEvent, error: Exception) -> ParkedEvent:
+        return msgspec.structs.replace(
+            failure,
+            cause=cause_of(error),
+            tries=failure.tries + 1,
+            last_at=self._clock.now(),
+            traceback=traceback_of(error),
+        )
+
+    def _try(self, message: Message) -> Exception | None:
+        """Fold one event; or undo it, and return what it failed with."""
         before: dict[str, object | None] = {}
         try:
             keys, event = self._projection.prepare(message)
@@ -105,8 +114,8 @@ class BatchFold:
                 self._detached(key)
         except Exception as error:  # noqa: BLE001 - whatever the projection raises, the event is parked with its cause
             self._documents.update(before)
-            return cause_of(error)
-        return ""
+            return error
+        return None
 
     def _document(self, key: str) -> object | None:
         if key in self._documents:
@@ -119,7 +128,7 @@ class BatchFold:
         document = self._document(key)
         return None if document is None else self._projection.decode(self._projection.encode(document))
 
-    def _queue(self, message: Message, cause: str, tries: int) -> None:
+    def _queue(self, message: Message, cause: str, tries: int, traceback: str = "") -> None:
         """Park an event as the last of its key."""
         key, now = kept_key(message.key), self._clock.now()
         span = self._spans.get(key, Span())
@@ -128,7 +137,7 @@ class BatchFold:
                 f"{self._projection.name} has set aside {len(span)} events of key {message.key!r} and waits; see: "
                 "chimera parked list"
             )
-        self._events[parked_key(key, span.end)] = ParkedEvent(message, cause, tries, now, now)
+        self._events[parked_key(key, span.end)] = ParkedEvent(message, cause, tries, now, now, traceback)
         self._spans[key] = Span(span.first, span.end + 1)
         self._moved[key] = None
         if tries:

@@ -23,6 +23,7 @@ PAGE = 500
 class ParkedEvent(msgspec.Struct, frozen=True):
     """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
 
+    `traceback`: where the last try failed; empty where none is known.
     Its data is stored in base64: it may be anything, and may be here because it is not JSON.
     """
 
@@ -31,6 +32,7 @@ class ParkedEvent(msgspec.Struct, frozen=True):
     tries: int
     first_at: datetime
     last_at: datetime
+    traceback: str = ""
 
 
 class Span(msgspec.Struct, frozen=True):
