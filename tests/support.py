@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -29,9 +30,22 @@ from chimera.core.timing import Retry, Timing
 from chimera.entities import table_of
 from chimera.journal.feed import Batch
 from chimera.messages import Message, Position, partition_of
-from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Log, Move, Owner, Record, Store, ViewStore
+from chimera.ports import (
+    BucketDigest,
+    Checkpoint,
+    ConsumerAt,
+    Document,
+    Entry,
+    Log,
+    Move,
+    Owner,
+    Record,
+    Store,
+    ViewStore,
+)
 from chimera.run.engines import context_of
 from chimera.service import Mode
+from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import OpenEngines
 from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
@@ -509,3 +523,42 @@ def reaction_of(context: Context, name: str, source: str = "accounts") -> tuple[
     """What runs a reaction on one source's events, and what it has parked."""
     executor = reaction_executor(context, context.service.reactions[name], source)
     return executor, parking_of(context, executor.consumer)
+
+
+class TurnMeter(WrappedViews):
+    """A watchdog of the event loop that needs no clock: `most` documents were read of this view store in one turn."""
+
+    def __init__(self, views: ViewStore) -> None:
+        super().__init__(views)
+        self.most = self._now = 0
+
+    async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
+        found = await super().get(view, keys)
+        self._count(len(found))
+        return found
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        found = await super().scan(view, after, limit)
+        self._count(len(found))
+        return found
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Count, while the block runs, from turn to turn."""
+        self.most = self._now = 0
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+
+    def _count(self, documents: int) -> None:
+        self._now += documents
+        self.most = max(self.most, self._now)
+
+    async def _watch(self) -> None:
+        while True:
+            self._now = 0
+            await asyncio.sleep(0)

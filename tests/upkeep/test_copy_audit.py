@@ -28,7 +28,7 @@ from chimera.upkeep.audits import AuditReport
 from chimera.upkeep.copy_audit import audit_copy, keep_auditing, last_audit
 from chimera.upkeep.share_audit import complete
 from chimera.views.projector import Projector
-from tests.support import PARTITIONS, QUICK, Bank, Card, Close, Deposit, Engines, Shop, direct, opened
+from tests.support import PARTITIONS, QUICK, Bank, Card, Close, Deposit, Engines, Shop, TurnMeter, direct, opened
 
 MODES: tuple[Mode, ...] = ("async", "hybrid")
 
@@ -480,3 +480,20 @@ async def test_whatever_happens_the_copy_ends_equal_and_only_what_was_corrupted_
     assert reported <= corrupted
     assert await town.copy() == await town.truth()
     assert figures(await town.audit()) == (0, 0, 0, 0, 0)
+
+
+async def test_others_go_on_while_a_large_copy_is_audited() -> None:
+    views = TurnMeter(memory_engines().views)
+    shop = Shop(mode="async")
+    bank = await opened(Bank().service, memory_engines())
+    context = await opened(shop.service, memory_engines()._replace(views=views), owners={"accounts": Owner(bank)})
+    for partition in range(PARTITIONS):
+        await complete(bank, bank.service.shares["cards"], [partition])
+    name = copy_name("cards", "async")
+    strangers = [Document(name, f"k{n:05}", b"{}") for n in range(20_000)]
+    assert await views.write(name, strangers, [])
+    async with views.watching():
+        report = await audit_copy(context, shop.cards, repair=False)
+    assert report is not None
+    assert report.invented == 20_000
+    assert views.most <= 4_000

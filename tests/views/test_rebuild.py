@@ -57,6 +57,7 @@ from tests.support import (
     Deposited,
     Engines,
     Thanks,
+    TurnMeter,
     Withdraw,
     direct,
     journal_of,
@@ -789,6 +790,21 @@ async def test_a_row_that_waits_for_a_generation_that_is_late_is_in_flight(engin
 
     found = await compare(engines.views, "v", "v~2", Comparison(1, 2), meet)
     assert (found.equal, found.changed, found.in_flight) == (1, 0, 1)
+
+
+async def test_others_go_on_while_a_large_view_is_compared() -> None:
+    views = TurnMeter(memory_engines().views)
+    same = {f"k{n:05}": b'{"n":1}' for n in range(20_000)}
+    await put(views, "v", **same)
+    await put(views, "v~2", **{key: b'{"n":2}' if n % 2 else data for n, (key, data) in enumerate(same.items())})
+
+    async def meet() -> bool:
+        return True
+
+    async with views.watching():
+        found = await compare(views, "v", "v~2", Comparison(1, 2), meet)
+    assert (found.equal, found.changed) == (10_000, 10_000)
+    assert views.most <= 4_000
 
 
 # Code and its fingerprint

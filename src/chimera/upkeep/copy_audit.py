@@ -12,7 +12,6 @@ owner answers and that key's change is not in flight. `chimera audit` finds it a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import msgspec
 from chimera.borrow.modes import read_mode
 from chimera.core import names
 from chimera.core.aio.again import at_times
+from chimera.core.aio.turns import Turns
 from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.core.paging import pages
@@ -175,8 +175,9 @@ class Audit:
         }
         entries = await self._entries(places)
         await self._check_history(at)
-        suspects = []
+        suspects, turns = [], Turns()
         for key in dict.fromkeys((*copied, *entries)):
+            await turns.after()
             digest, entry = copied.get(key, CopiedKey()).digest, entries.get(key, NOTHING)
             if bool(digest) == bool(entry.digest) if self._keys_only else digest == entry.digest:
                 continue
@@ -277,13 +278,13 @@ class Audit:
 
     async def _scan(self) -> AsyncIterator[Document]:
         """The copy's documents of the partitions that are compared."""
-        after = ""
+        after, turns = "", Turns()
         while page := await self._context.views.scan(self._name, after):
             for document in page:
+                await turns.after(len(document.data or b""))
                 if self._partition(document.key) in self._partitions:
                     yield document
             after = page[-1].key
-            await asyncio.sleep(0)
 
     def _place(self, key: str) -> Slot:
         return self._partition(key), bucket_of(key)

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from chimera.core.aio.again import at_times
+from chimera.core.aio.turns import Turns
 from chimera.core.context import Context
 from chimera.core.names import announced, looked_through, share_type
 from chimera.core.paging import pages
@@ -73,6 +74,7 @@ async def audit_share(
     report = AuditReport(context.service.name, share.name, "owner")
     declared = await _declared_keys(context, share)
     found: dict[str, str] = {}
+    turns = Turns()
     for partition in partitions:
         for first in range(0, BUCKETS, LOOK):
             buckets = range(first, first + LOOK)
@@ -80,6 +82,7 @@ async def audit_share(
             keys |= {key for key in declared.get(partition, ()) if bucket_of(key) in buckets}
             report.checked += len(keys)
             for page in pages(sorted(keys)):
+                await turns.after(items=len(page))
                 differing = await _differing(context, share, page)
                 found |= differing
                 if repair and differing:
@@ -125,8 +128,9 @@ async def _last_changes(context: Context, share: Share, partition: int) -> dict[
     """The last change of each key, as the journal has it."""
     type_ = share_type(context.service.name, share.name)
     latest: dict[str, SharedKey] = {}
-    number = (await context.store.oldest())[partition] - 1
+    number, turns = (await context.store.oldest())[partition] - 1, Turns()
     while page := await context.store.journal(partition, number, JOURNAL_PAGE):
+        await turns.after(sum(len(event.data) for event in page), items=len(page))
         latest |= {row.key: row for row in (shared_key(share.name, event) for event in page if event.type == type_)}
         number = page[-1].number
     return latest
@@ -149,8 +153,10 @@ async def _declared_keys(context: Context, share: Share) -> dict[int, set[str]]:
     if share.keys is None:
         return {}
     by_partition: dict[int, set[str]] = {}
+    turns = Turns()
     async with context.store.snapshot() as session:
         for key in await share.keys(Reads(context.service, session)):
+            await turns.after()
             by_partition.setdefault(partition_of(key, context.service.partitions), set()).add(key)
     return by_partition
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from chimera.core.aio.turns import Turns
 from chimera.core.paging import pages
 from chimera.ports import Document, ViewStore
 from chimera.views.parked import events_of, parked_event_of, spans_of
@@ -72,8 +73,10 @@ async def compare(
     `meet` gives each the time to get to where the other is, and says whether it has got there.
     """
     doubtful: dict[str, tuple[int, int]] = {}
+    turns = Turns()
     async with aclosing(_pairs(views, old, new)) as pairs:
         async for key, before, after in pairs:
+            await turns.after(_size(before) + _size(after))
             if _same(before, after):
                 found.equal += 1
             elif len(doubtful) < DOUBTFUL:
@@ -95,10 +98,12 @@ async def _read_again(
 ) -> dict[str, tuple[int, int]]:
     """Settle what is equal now, and what has not changed though both `met`; returns the others, as they are now."""
     left: dict[str, tuple[int, int]] = {}
+    turns = Turns()
     for keys in pages(list(doubtful)):
         befores, afters = await views.get(old, keys), await views.get(new, keys)
         for key in keys:
             before, after = befores.get(key), afters.get(key)
+            await turns.after(_size(before) + _size(after))
             if _same(before, after):
                 found.equal += before is not None
             elif met and _revisions(before, after) == doubtful[key]:
@@ -137,6 +142,10 @@ def _same(before: Document | None, after: Document | None) -> bool:
     if before.data == after.data:
         return True
     return bool(msgspec.json.decode(before.data or b"null") == msgspec.json.decode(after.data or b"null"))
+
+
+def _size(document: Document | None) -> int:
+    return len(document.data or b"") if document else 0
 
 
 def _revisions(before: Document | None, after: Document | None) -> tuple[int, int]:

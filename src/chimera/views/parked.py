@@ -12,6 +12,7 @@ from datetime import datetime
 
 import msgspec
 
+from chimera.core.aio.turns import Turns
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.messages import Message
 from chimera.ports import Document, ViewStore
@@ -61,9 +62,10 @@ def parked_event_of(document: Document) -> ParkedEvent:
 
 async def spans_of(views: ViewStore, view: str) -> AsyncGenerator[tuple[str, Span], None]:
     """Every span that a view has, with its event key as it is stored."""
-    after = ""
+    after, turns = "", Turns()
     while page := await views.scan(waiting_view(view), after):
         for document in page:
+            await turns.after()
             yield document.key, span_of(document)
         after = page[-1].key
 
@@ -80,10 +82,11 @@ async def parked_events_of(
 ) -> AsyncGenerator[ParkedEvent, None]:
     """The parked events of a key, in order; `page` of them are read at once."""
     kept = kept_key(key)
-    span = span_of((await views.get(waiting_view(view), [kept])).get(kept))
+    span, turns = span_of((await views.get(waiting_view(view), [kept])).get(kept)), Turns()
     while span:
         part = span.head(page)
         for document in (await events_of(views, view, kept, part)).values():
+            await turns.after(len(document.data or b""))
             yield parked_event_of(document)
         span = Span(part.end, span.end)
 

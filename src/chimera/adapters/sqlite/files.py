@@ -153,7 +153,7 @@ class SQLiteFile:
             if self._is_closed:
                 raise Unavailable(f"{self.path} was closed")
             if self._writer is None:
-                self._writer = await self._in_thread(self._open_writer)
+                self._writer = await self.long(self._open_writer)
                 self._reader = self._open_reader()
 
     async def close(self) -> None:
@@ -165,7 +165,7 @@ class SQLiteFile:
                     reader.close()
             self._reader, self._is_closed = None, True
             if writer:
-                await self._in_thread(writer.close)
+                await self.long(writer.close)
             self._thread.shutdown(wait=False)
 
     def take_reader(self) -> SQLiteConnection:
@@ -190,7 +190,7 @@ class SQLiteFile:
             try:
                 yield writer
                 writer.check_transaction()
-                await self._in_thread(writer.run, "COMMIT")
+                await self.long(writer.run, "COMMIT")
             finally:
                 writer.leave()
 
@@ -206,8 +206,8 @@ class SQLiteFile:
                     raise
             await asyncio.sleep(_LOCK_POLL_S)
 
-    async def _in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """Run work in this file's thread. It is over when this returns or raises, even if the caller is cancelled."""
+    async def long(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """Run what takes long in this file's thread: it is over when this returns or raises, cancelled or not."""
         return await finished(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
 
     def _open_writer(self) -> SQLiteConnection:

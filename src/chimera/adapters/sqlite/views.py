@@ -75,7 +75,7 @@ class SQLiteViews:
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._file.writing() as connection:
             connection.run("DELETE FROM checkpoints WHERE consumer = ?", (consumer,))
-            connection.run_many("DELETE FROM documents WHERE view = ?", [(view,) for view in views])
+            await self._file.long(connection.run_many, "DELETE FROM documents WHERE view = ?", [(v,) for v in views])
 
     async def close(self) -> None:
         await self._file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -40,6 +41,8 @@ class MemoryViews:
         self._documents: dict[str, dict[str, Document]] = {}
         self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
         self._revision = 0
+        self._ordered: dict[str, list[str]] = {}
+        """The keys of each view in order; those of a view whose keys have changed are put in order when asked for."""
 
     async def create(self) -> None: ...
 
@@ -65,20 +68,21 @@ class MemoryViews:
         return dict(self._checkpoints.get(consumer, {}))
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
-        # Python orders strings by code points, which is the order of their UTF-8 bytes.
-        documents = self._documents.get(view, {})
-        return [documents[key] for key in sorted(key for key in documents if key > after)[:limit]]
+        documents, keys = self._documents.get(view, {}), self._keys(view)
+        first = bisect_right(keys, after)
+        return [documents[key] for key in keys[first : first + limit]]
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         self._checkpoints.pop(consumer, None)
         for view in views:
             self._documents.pop(view, None)
+            self._ordered.pop(view, None)
         self._on_drop(consumer)
 
     def documents_of(self, view: str) -> list[Document]:
         """All documents of a view, or of a generation of one, in the order of their keys."""
         documents = self._documents.get(view, {})
-        return [documents[key] for key in sorted(documents)]
+        return [documents[key] for key in self._keys(view)]
 
     def moment(self) -> ViewsState:
         """All that it has now, to be put back later."""
@@ -91,6 +95,7 @@ class MemoryViews:
         self._documents = {view: dict(kept) for view, kept in moment.documents.items()}
         self._checkpoints = {consumer: dict(kept) for consumer, kept in moment.checkpoints.items()}
         self._revision = moment.revision
+        self._ordered = {}
 
     async def close(self) -> None: ...
 
@@ -98,8 +103,16 @@ class MemoryViews:
         found = self._documents.get(document.view, {}).get(document.key)
         return found.revision if found else 0
 
+    def _keys(self, view: str) -> list[str]:
+        if view not in self._ordered:
+            # Python orders strings by code points, which is the order of their UTF-8 bytes.
+            self._ordered[view] = sorted(self._documents.get(view, {}))
+        return self._ordered[view]
+
     def _put(self, document: Document) -> None:
         documents = self._documents.setdefault(document.view, {})
+        if (document.data is None) == (document.key in documents):
+            self._ordered.pop(document.view, None)
         if document.data is None:
             documents.pop(document.key, None)
         else:
