@@ -1,7 +1,9 @@
 """Messages on the wire, and positions."""
 
 import json
+import math
 import zlib
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera import Command, DeclarationError, Event, Position
-from chimera.messages import CloudEvent, Message, partition_of, to_cloud_event
+from chimera.errors import Unfit
+from chimera.messages import CloudEvent, Message, form_of, json_of, partition_of, to_cloud_event
 from tests.support import TIME, Deposit, Deposited
 
 numbers = st.integers(0, 10**17)
@@ -112,3 +115,80 @@ def test_a_key_that_is_no_field_is_refused_with_the_fields_that_there_are() -> N
 
         class Empty(Event, source="orders", key="order_id"):
             pass
+
+
+class Rating(msgspec.Struct):
+    stars: int = 1
+    words: list[str] = []
+
+
+class Rated(Event, source="shop", key="item", rename="camel"):
+    item: str
+    average: float = 1.0
+    best_ever: float | None = None
+    count: int = 0
+    rating: Rating | None = None
+    about: Any = None
+    ratings: list[Rating] = []  # noqa: RUF012 - msgspec copies it
+
+
+NAN, INFINITE, DEEP = float("nan"), float("inf"), list[Any]()
+for _ in range(3000):
+    DEEP = [DEEP]
+WRONG: Any = "three"
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [
+        (Rated("a", NAN), "Rated.average is nan, a float that JSON can't hold"),
+        (Rated("a", best_ever=-INFINITE), "Rated.best_ever is -inf, a float that JSON can't hold"),
+        (Rated("a", about={"x": [1.0, NAN]}), "Rated.about['x'][1] is nan, a float that JSON can't hold"),
+        (Rated("a", count=WRONG), "Rated.count is of type str: Expected `int`, got `str`"),
+        (Rated("a", best_ever=WRONG), "Rated.bestEver is of type str: Expected `float | null`, got `str`"),
+        (Rated("a", rating=Rating(WRONG)), "Rated.rating.stars is of type str: Expected `int`, got `str`"),
+        (Rated("a", ratings=[Rating(), Rating(WRONG)]), "of type "),
+        (Rated(WRONG and 5), "Rated.item is of type int: Expected `str`, got `int`"),  # type: ignore[arg-type]
+        (Rated("a", about=object()), "Rated.about is of type object: Encoding objects of type object is unsupported"),
+        (Rated("\ud800"), "Rated.item is of type str: 'utf-8' codec can't encode"),
+        (Rated("a", about=DEEP), "Rated is nested too deeply"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused_with_its_field_and_type(event: Rated, said: str) -> None:
+    with pytest.raises(Unfit) as refused:
+        form_of(Rated).encode(event)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+loose_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.datetimes(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.builds(Rating, inner, inner),
+    max_leaves=6,
+)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.builds(Rated, loose_values, *[loose_values] * 6))
+def test_whatever_an_event_holds_it_is_written_so_that_it_reads_back_or_refused(event: Rated) -> None:
+    try:
+        data = form_of(Rated).encode(event)
+    except Unfit:
+        return
+    found = msgspec.json.decode(data, type=Rated)
+    assert msgspec.json.encode(found) == data
+    assert math.isfinite(found.average)
+    assert found.best_ever == event.best_ever
+    assert found.count == event.count
+
+
+@settings(derandomize=True, deadline=None)
+@given(loose_values)
+def test_any_answer_becomes_json_without_a_loss_or_is_refused(value: object) -> None:
+    try:
+        data = json_of(value, "the reply")
+    except Unfit as refused:
+        assert str(refused).startswith("the reply")  # noqa: PT017 - an answer may as well be fine
+        return
+    assert b"NaN" not in data
+    msgspec.json.decode(data)

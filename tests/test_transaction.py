@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import ChimeraError, Event, Reads, Rejected, Transaction
+from chimera import ChimeraError, Event, Reads, Rejected, Service, Transaction
 from chimera.commands.execute import Executor, Task
 from chimera.commands.handlers import commands_executor, parking_of
 from chimera.commands.inbox import Outcome
@@ -428,3 +428,61 @@ async def test_a_share_that_fails_fails_the_command_that_needs_it_and_no_other(b
     assert [outcome.state for outcome in outcomes] == ["done", "retrying", "done"]
     [parked] = await parked_of(context)
     assert "no card for that" in parked.cause
+
+
+NAN = float("nan")
+TEXT: Any = "much"
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        (lambda tx, key: tx.emit(Deposited(key, TEXT)), "Deposited.amount is of type str: Expected `int`, got `str`"),
+        (lambda tx, key: tx.emit(Deposited(key, NAN)), "Deposited.amount is nan, a float that JSON can't hold"),  # type: ignore[arg-type]
+        (lambda tx, key: tx.save(Account(key, TEXT)), "Account.balance is of type str: Expected `int`, got `str`"),
+        (lambda tx, key: tx.save(Account(key, tags=[TEXT, 3])), "Account.tags[1] is of type int"),  # type: ignore[list-item]
+        (lambda tx, key: {"share": [1.0, NAN]}, "the reply['share'][1] is nan, a float that JSON can't hold"),
+        (lambda tx, key: NAN, "the reply is nan, a float that JSON can't hold"),
+    ],
+)
+async def test_what_could_not_be_read_again_fails_its_command_and_no_other(
+    context: Context, work: Callable[[Transaction, str], Any], said: str
+) -> None:
+    async def handler(tx: Transaction, key: str) -> Any:
+        if key == "b":
+            tx.emit(Deposited(key, 1))
+            return None
+        return work(tx, key)
+
+    outcomes = await run(context, handler, "a", "b")
+    assert [outcome.state for outcome in outcomes] == ["retrying", "done"]
+    assert said in outcomes[0].detail
+    assert {event.key for event in await journal_of(context.store)} == {"b"}
+
+
+async def test_a_shared_document_that_could_not_be_read_again_fails_what_changed_it(engines: Engines) -> None:
+    shop = Service("shop", partitions=2)
+
+    @shop.entity
+    class Item(Entity, key="item"):
+        item: str
+        price: float | None = None
+
+    class Priced(Event, source="shop", key="item"):
+        item: str
+
+    class Tag(msgspec.Struct):
+        item: str
+        price: float
+
+    @shop.share("tags", key="item", changed_by=[Priced])
+    async def tags(items: list[str], tx: Reads) -> dict[str, Tag]:
+        return {each.item: Tag(each.item, each.price) for each in await tx.find(Item, item=items)}  # type: ignore[arg-type]
+
+    async def work(tx: Transaction, key: str) -> None:
+        tx.save(Item(key, 1.5 if key == "b" else None))
+        tx.emit(Priced(key))
+
+    outcomes = await run(await opened(shop, engines), work, "a", "b")
+    assert [outcome.state for outcome in outcomes] == ["retrying", "done"]
+    assert "Tag.price is of type NoneType: Expected `float`, got `null`" in outcomes[0].detail

@@ -6,6 +6,7 @@ ChimeraError
 ├── Rejected           a business refusal, raised by handlers and remembered with the command
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
+├── Unfit              what is to be written can't be kept as it is; trying again does not help
 ├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
 """
@@ -49,6 +50,13 @@ class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
 
 class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"
     """An engine or an owner can't be reached or can't confirm. Nothing was stored; try again."""
+
+
+class Unfit(ChimeraError):  # noqa: N818 - what something is
+    """It can't be kept as it is: read again it would be another, or nothing; or it is larger than an engine holds.
+
+    The text names the event, entity or document, the field, and the type of the value at fault.
+    """
 
 
 class Trimmed(ChimeraError):  # noqa: N818 - what happened to the events

@@ -6,12 +6,16 @@ its position, so that (source, id) is unique and a consumer can prove that it mi
 
 from __future__ import annotations
 
+import math
+import re
 import zlib
-from typing import Any, ClassVar, Self, dataclass_transform
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
 import msgspec
 
-from chimera.errors import DeclarationError
+from chimera.errors import DeclarationError, Unfit
 
 MAX_KEY = 255
 """Characters that a key may have: as many as every engine can index."""
@@ -189,3 +193,132 @@ class CloudEvent(msgspec.Struct):
             self.number,
             self.traceparent,
         )
+
+
+class Form:
+    """The JSON of a type of structs: only what can be read again, as the same, is written.
+
+    msgspec does not look at values when a struct is made, and writes a float that is no number as `null`.
+    `may_lose_numbers`: there are floats in it, or values of any type.
+    """
+
+    def __init__(self, type_: type[msgspec.Struct], order: Order = None) -> None:
+        self._name = type_.__name__
+        self._encode = msgspec.json.Encoder(order=order).encode
+        self._decode = msgspec.json.Decoder(type_).decode
+        types = list(_types_in(msgspec.inspect.type_info(type_), set()))
+        self._is_loose = any(map(_is_loose, types))
+        self.may_lose_numbers = any(
+            isinstance(each, msgspec.inspect.FloatType | msgspec.inspect.AnyType) for each in types
+        )
+
+    def encode(self, value: Any) -> bytes:
+        """The value as JSON. Raises Unfit, naming the field, where that is not what the type declares."""
+        try:
+            data = self._encode(value)
+            self._decode(data)
+        except _NO_JSON as error:
+            raise self._unfit(value, error) from error
+        if self._is_loose:
+            refuse_no_number(value, self._name)
+        return data
+
+    def _unfit(self, value: Any, error: Exception) -> Unfit:
+        try:
+            refuse_no_number(value, self._name)
+        except Unfit as unfit:
+            return unfit
+        text, _, path = str(error).partition(" - at `$")
+        field = path.rstrip("`") or next(self._fields_at_fault(value), "")
+        return Unfit(f"{self._name}{field} is of type {type(_value_at(value, field)).__name__}: {text}")
+
+    def _fields_at_fault(self, value: Any) -> Iterator[str]:
+        """The fields that no JSON can be made of."""
+        names = getattr(value, "__struct_fields__", ())
+        for field, name in zip(getattr(value, "__struct_encode_fields__", ()), names, strict=True):
+            try:
+                self._encode(getattr(value, name))
+            except _NO_JSON:
+                yield f".{field}"
+
+
+Order = Literal[None, "deterministic", "sorted"]
+_NO_JSON = (ValueError, TypeError, OverflowError, RecursionError)
+_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
+
+
+@cache
+def form_of(type_: type[msgspec.Struct], order: Order = None) -> Form:
+    """The form of a type, made once. `order`: as msgspec's, so that equal values are equal bytes."""
+    return Form(type_, order)
+
+
+def json_of(value: object, name: str) -> bytes:
+    """Any value as JSON. Raises Unfit, calling it `name`, where none can be made of it."""
+    refuse_no_number(value, name)
+    try:
+        return msgspec.json.encode(value)
+    except _NO_JSON as error:
+        raise Unfit(f"{name}, of type {type(value).__name__}, is no JSON: {error}") from error
+
+
+def refuse_no_number(value: object, name: str) -> None:
+    """Raises Unfit, with the path that begins with `name`, for a float that is infinite or no number at all."""
+    try:
+        found = _no_number(value, "")
+    except RecursionError as error:
+        raise Unfit(f"{name} is nested too deeply") from error
+    if found:
+        raise Unfit(f"{name}{found[0]} is {found[1]}, a float that JSON can't hold")
+
+
+def _no_number(value: object, path: str) -> tuple[str, float] | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (path, value)
+    for name, part in _parts_of(value):
+        if found := _no_number(part, path + name):
+            return found
+    return None
+
+
+def _parts_of(value: object) -> Iterable[tuple[str, object]]:
+    if isinstance(value, msgspec.Struct):
+        return ((f".{name}", getattr(value, name)) for name in value.__struct_fields__)
+    if isinstance(value, dict):
+        return ((f"[{key!r}]", part) for key, part in value.items())
+    if isinstance(value, list | tuple | set | frozenset):
+        return ((f"[{index}]", part) for index, part in enumerate(value))
+    return ()
+
+
+def _value_at(value: Any, path: str) -> object:
+    """The value at a path as msgspec writes them, as far as it can be followed."""
+    for field, index in _STEP.findall(path):
+        if field and isinstance(value, msgspec.Struct) and field in value.__struct_encode_fields__:
+            value = getattr(value, value.__struct_fields__[value.__struct_encode_fields__.index(field)])
+        elif index and isinstance(value, list | tuple):
+            value = value[int(index)]
+        else:
+            break
+    return value
+
+
+def _is_loose(info: object) -> bool:
+    """True for a type that reads `null` where a float that is no number was written."""
+    if isinstance(info, msgspec.inspect.UnionType) and info.includes_none:
+        return any(isinstance(each, msgspec.inspect.FloatType) for each in info.types)
+    return isinstance(info, msgspec.inspect.AnyType)
+
+
+def _types_in(info: object, seen: set[object]) -> Iterator[object]:
+    """A type as msgspec describes it, and all that are in it."""
+    yield info
+    if isinstance(info, msgspec.inspect.StructType):
+        if info.cls in seen:
+            return
+        seen.add(info.cls)
+    if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
+        info = tuple(getattr(info, name) for name in info.__struct_fields__)
+    if isinstance(info, tuple):
+        for part in info:
+            yield from _types_in(part, seen)

@@ -18,7 +18,7 @@ import msgspec
 from chimera.entities import Entity, Key, Row, Table, table_of
 from chimera.errors import ChimeraError, Conflict
 from chimera.folds import Folder
-from chimera.messages import MAX_KEY, Event, Message, partition_of
+from chimera.messages import MAX_KEY, Event, Message, form_of, partition_of
 from chimera.ports import Session, WriteSession
 from chimera.service import Service
 
@@ -240,8 +240,12 @@ class Transaction(Reads):
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.command_id}/{self._ids}"))
 
     def save(self, entity: Entity) -> None:
-        """Insert the entity or replace the one with its key; what it holds now is what is stored."""
+        """Insert the entity or replace the one with its key; what it holds now is what is stored.
+
+        Raises Unfit for one that does not hold what it declares.
+        """
         table = self._table(type(entity))
+        form_of(type(entity)).encode(entity)
         row = table.to_row(entity)
         self._changes[table, table.key_of(row)] = row
 
@@ -251,7 +255,7 @@ class Transaction(Reads):
         self._changes[table, table.key_of(table.to_row(entity))] = None
 
     def emit(self, event: Event) -> None:
-        """Append a fact to the journal, in this transaction."""
+        """Append a fact to the journal, in this transaction. Raises Unfit for one that could not be read again."""
         if event.__source__ != self._service.name:
             raise ChimeraError(
                 f"{type(event).__name__} is owned by {event.__source__!r}; {self._service.name!r} can't emit it"
@@ -264,7 +268,7 @@ class Transaction(Reads):
                 event.wire_type(),
                 key,
                 partition_of(key, self._service.partitions),
-                msgspec.json.encode(event),
+                form_of(type(event)).encode(event),
                 self._accepted,
                 self._traceparent,
                 event,

@@ -14,8 +14,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-import msgspec
-
 from chimera.commands.inbox import FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
 from chimera.core.context import Context
@@ -23,7 +21,7 @@ from chimera.errors import Conflict, Rejected, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, text_of
-from chimera.messages import Message, Position
+from chimera.messages import Message, Position, json_of
 from chimera.ports import Checkpoint, Move, Session
 from chimera.service import Reply
 from chimera.share.changes import emit_changed, record_changes
@@ -236,7 +234,7 @@ class Executor:
             self._prefetch.learn(unit, messages)
         events = tx.merge()
         status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
-        return Outcome("done", status=status, body=b"" if body is None else msgspec.json.encode(body)), events
+        return Outcome("done", status=status, body=b"" if body is None else json_of(body, "the reply")), events
 
     async def _conclude(
         self, unit: Unit, tasks: Sequence[Task], handled: Sequence[tuple[Outcome, list[Pending]]]

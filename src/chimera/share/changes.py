@@ -15,7 +15,7 @@ import msgspec
 from chimera.core.names import share_type
 from chimera.core.tables import SharedKey
 from chimera.entities import table_of
-from chimera.messages import Message, partition_of
+from chimera.messages import Message, form_of, partition_of
 from chimera.ports import Session
 from chimera.service import Service, Share
 from chimera.share.digests import bucket_of, digest_of
@@ -52,6 +52,13 @@ async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> d
     }
 
 
+async def _fitting(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
+    """As `shared_documents`, for the journal. Raises Unfit for one that could not be read again."""
+    documents = await share.function(list(keys), reads)
+    encode = form_of(share.document, "deterministic").encode
+    return {key: encode(documents[key]) for key in keys if documents.get(key) is not None}
+
+
 async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
     """Add the shares' changes to a unit; returns which partitions each list of events touches, with them.
 
@@ -65,7 +72,7 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         if not every:
             continue
         await emitted_rows(unit.session, share.name, unit.service.partitions, every)
-        documents = await shared_documents(share, UnitReads(unit), every)
+        documents = await _fitting(share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
             cause = latest[key]

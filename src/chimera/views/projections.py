@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from chimera.folds import Folder, View
-from chimera.messages import MAX_KEY, Event, Message
+from chimera.messages import MAX_KEY, Event, Message, form_of
 from chimera.share.changes import SharedChange
 
 
@@ -38,8 +38,8 @@ class Projection(Protocol):
     def apply(self, key: str, document: object | None, message: Message, event: object) -> object | None:
         """The document after the event, or None when there is none any more."""
 
-    def encode(self, document: object) -> bytes:
-        """A document as it is stored."""
+    def encode(self, document: Any, /) -> bytes:
+        """A document as it is stored. Raises Unfit for one with a float that JSON can't hold."""
 
     def decode(self, data: bytes) -> object:
         """A stored document, as an object of its own."""
@@ -53,7 +53,8 @@ class ViewProjection:
         self.sources: Collection[str] = view.sources
         self._folder = Folder(view)
         self._decoder = msgspec.json.Decoder(view.document)
-        self.encode = msgspec.json.Encoder().encode
+        form = form_of(view.document)
+        self.encode = form.encode if form.may_lose_numbers else msgspec.json.Encoder().encode
 
     def wanted(self, message: Message) -> bool:
         """True for an event that the view folds."""
