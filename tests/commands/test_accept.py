@@ -14,7 +14,7 @@ import pytest
 from chimera import Invalid, Unavailable
 from chimera.commands.accept import Intake
 from chimera.core.context import Context
-from chimera.core.timing import Limits
+from chimera.core.timing import Doors, Limits
 from chimera.messages import Message
 from chimera.ports import Log, Session, Store
 from chimera.run.serving import listening
@@ -139,21 +139,21 @@ async def test_more_requests_than_a_process_can_hold_are_refused_but_its_health_
     context: Context, held: HeldLog, head: ReadHead
 ) -> None:
     async with (
-        listening(Site([head], requests=3), "127.0.0.1", 0) as base,
+        listening(Site([head], doors=Doors(requests=10)), "127.0.0.1", 0) as base,
         aiohttp.ClientSession() as session,
     ):
         waiting = [asyncio.ensure_future(post(session, base, f"k{n}")) for n in range(10)]
-        await eventually(lambda: sum(each.done() for each in waiting) == 7)
+        await eventually(lambda: sum(each.done() for each in waiting) == 6)
         refused = [each.result() for each in waiting if each.done()]
         assert {(status, headers["Retry-After"]) for status, headers, _ in refused} == {(503, "1")}
         async with session.get(f"{base}/_chimera/accounts/health/live") as answer:
             assert answer.status == 200
         held.go_on.set()
         answered = await asyncio.gather(*(each for each in waiting if not each.done()))
-        assert [status for status, _, _ in answered] == [201] * 3
+        assert [status for status, _, _ in answered] == [201] * 4
         assert (await post(session, base, "later"))[0] == 201
     await consume(context)
-    assert len(await balances(context)) == 4
+    assert len(await balances(context)) == 5
 
 
 # The same Idempotency-Key with another payload

@@ -29,6 +29,6 @@ def test_pauses_double_up_to_the_longest_and_then_it_is_a_persons_turn(tries: in
 
 
 def test_what_is_handed_in_can_not_be_changed_behind_somebodys_back() -> None:
-    for settings, field in ((Timing(), "poll_s"), (Limits(), "requests"), (Retention(), "inbox_days")):
+    for settings, field in ((Timing(), "poll_s"), (Limits(), "flights"), (Retention(), "inbox_days")):
         with pytest.raises(AttributeError):
             setattr(settings, field, 1)

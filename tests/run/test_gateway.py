@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
+import msgspec
 import pytest
 from multidict import CIMultiDictProxy
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from chimera.core.metrics import Metrics, merge_expositions
+from chimera.core.timing import Doors
 from chimera.run.gateway import Gateway
 from chimera.run.serving import listening
 from chimera.run.settings import read_settings
@@ -73,7 +75,7 @@ class Client:
         method: str,
         path: str | URL,
         *,
-        data: bytes | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         redirected: bool = True,
     ) -> Answer:
@@ -84,10 +86,10 @@ class Client:
 
 
 @asynccontextmanager
-async def before(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Client]:
+async def before(upstream: Upstream, tmp_path: Path, doors: Doors = Doors()) -> AsyncIterator[Client]:
     server = await asyncio.start_server(upstream.connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    settings = read_settings(CONFIG, {}, {"state": str(tmp_path)})
+    settings = read_settings(CONFIG, {}, {"state": str(tmp_path), "doors": msgspec.to_builtins(doors)})
     for service in settings.services.values():
         service.url = f"http://127.0.0.1:{port}"
     gateway = Gateway(settings)
@@ -190,3 +192,61 @@ def test_metrics_of_several_processes_become_one_text_that_says_whose_each_is() 
         ("chimera_handled_total", "orders write"): 2.0,
     }
     assert merged.count(b"# TYPE chimera_handled_total counter") == 1
+
+
+async def test_headers_of_one_connection_are_not_passed_on(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nx-kept: 1\r\ncontent-length: 2\r\n\r\n{}"
+    upstream = Upstream(answer)
+    async with before(upstream, tmp_path) as client:
+        headers = {"Connection": "keep-alive, X-Hop", "X-Hop": "1", "X-Kept": "1"}
+        _, answered, _ = await client.ask("GET", "/orders/a", headers=headers)
+    [(_, sent, _)] = upstream.requests
+    assert "x-hop" not in sent
+    assert sent["x-kept"] == "1"
+    assert "x-hop" not in answered
+    assert answered["x-kept"] == "1"
+
+
+@pytest.mark.parametrize("size", [64 << 10, 3 << 20])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_answers_large_and_small_arrive_whole(tmp_path: Path, size: int, chunked: bool) -> None:
+    body = bytes(range(256)) * (size // 256)
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/x\r\nx-kept: a\r\n"
+    framed = b"content-length: %d\r\n\r\n%b" % (size, body)
+    if chunked:
+        framed = b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+    async with before(Upstream(head + framed, head + framed), tmp_path) as client:
+        for method in ("GET", "HEAD"):
+            status, headers, answered = await client.ask(method, "/orders/a")
+            assert (status, headers["content-type"], headers["x-kept"]) == (200, "text/x", "a")
+            assert answered == (body if method == "GET" else b"")
+
+
+async def test_a_large_answer_that_breaks_off_does_not_look_whole(tmp_path: Path) -> None:
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/x\r\ncontent-length: 3000000\r\n\r\n"
+    async with before(Upstream(head + bytes(1_000_000), None), tmp_path) as client:
+        asking = asyncio.ensure_future(client.ask("GET", "/orders/a"))
+        await asyncio.sleep(0.2)
+        for connection in [task for task in asyncio.all_tasks() if "connected" in repr(task)]:
+            connection.cancel()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+
+
+async def test_many_half_sent_bodies_are_not_held(tmp_path: Path) -> None:
+    async with before(Upstream(), tmp_path, Doors(body_bytes=3 << 20, body_s=5.0)) as client:
+
+        async def half() -> AsyncIterator[bytes]:
+            yield bytes(900_000)
+            await asyncio.sleep(2)
+            yield bytes(100_000)
+
+        async def send() -> int:
+            return (await client.ask("POST", "/orders", data=half(), headers={"Content-Length": "1000000"})).status
+
+        sending = [asyncio.ensure_future(send()) for _ in range(20)]
+        done, left = await asyncio.wait(sending, timeout=1.5)
+        assert {task.result() for task in done} == {503}
+        assert len(left) == 1
+        assert (await client.ask("POST", "/orders", data=b"{}")).status == 201
+        assert await left.pop() == 201

@@ -34,9 +34,9 @@ class Finder:
         self._router = Router([Route(method, path, Named(f"{method} {path}")) for method, path in routes])
 
     def find(self, method: str, raw_path: bytes, query: bytes) -> Found:
-        endpoint, parameters = self._router.find(method, raw_path, query)
-        assert isinstance(endpoint, Named)
-        return Found(endpoint.name, parameters)
+        route, parameters = self._router.find(method, raw_path, query)
+        assert isinstance(route.endpoint, Named)
+        return Found(route.endpoint.name, parameters)
 
 
 def test_names_belong_to_the_route_and_not_to_its_neighbour() -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 Days = Annotated[float, msgspec.Meta(ge=0, le=36_500)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +98,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     `commands_page`, `events_page`: records of a log in one batch. `journal_page`: events asked of a journal at once.
     `parked_page`: parked events read or folded again at once; `parked_line`: those of one key that a view parks.
     `waiting_commands`, `held_bytes`: commands taken in that are not answered yet, and their bodies. `reuse_keys`,
-    `reuse_looks`: Idempotency-Keys known without the inbox, and lookups in it under way. `requests`: requests under way
-    in a process. `flights`: keys that wait for an owner. `absent_keys`: keys believed to have no document. `keeps`:
-    answers that wait to be remembered as last known. `audit_keys`: keys of a copy held at once while it is compared.
-    `trim_page`: rows of a transaction that drops what is old.
+    `reuse_looks`: Idempotency-Keys known without the inbox, and lookups in it under way. `flights`: keys that wait for
+    an owner. `absent_keys`: keys believed to have no document. `keeps`: answers that wait to be remembered as last
+    known. `audit_keys`: keys of a copy held at once while it is compared. `trim_page`: rows of a transaction that drops
+    what is old.
     """
 
     commands_page: int = 500
@@ -111,12 +113,43 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     held_bytes: int = 64 << 20
     reuse_keys: int = 10_000
     reuse_looks: int = 2_000
-    requests: int = 10_000
     flights: int = 10_000
     absent_keys: int = 50_000
     keeps: int = 1_000
     audit_keys: int = 50_000
     trim_page: int = 500
+
+
+class Doors(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The limits of a process's HTTP side.
+
+    Times, in seconds; whoever takes longer is answered 408, or closed where nothing was asked. `idle_s`: a connection
+    without a request. `head_s`: from a request's first byte until its head is there. `body_s`: then until its body is.
+    `answer_s`: a client that takes no byte of its answer.
+
+    Numbers; whoever comes beyond them is answered 503 with Retry-After. `connections`: open ones; those without a
+    request are closed first. `requests`: requests under way. `body_bytes`: of all requests' bodies, what exceeds 16 KiB
+    of each. No service gets all of the last two, nor do its waiting reads, nor does a client (see `Shares`).
+    """
+
+    idle_s: Seconds = 30.0
+    head_s: Seconds = 10.0
+    body_s: Seconds = 30.0
+    answer_s: Seconds = 30.0
+    connections: Count = 8_192
+    requests: Count = 4_096
+    body_bytes: Count = 64 << 20
+
+    def within(self, descriptors: int) -> Doors:
+        """As a process keeps them that may have so many files and connections open: a gateway needs two a request."""
+        room = max(descriptors - SPARE_DESCRIPTORS, 3)
+        return msgspec.structs.replace(
+            self, connections=min(self.connections, room * 2 // 3), requests=min(self.requests, room // 3)
+        )
+
+
+SPARE_DESCRIPTORS = 256
+"""Files and connections that are left to the engines."""
 
 
 class Retry(NamedTuple):

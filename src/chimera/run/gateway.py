@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from http import HTTPStatus
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from yarl import URL
 
 from chimera.core.metrics import merge_expositions
 from chimera.run.engines import Engines, about
-from chimera.run.serving import answering, base_of, listen, stop_signal, until
+from chimera.run.serving import answering, base_of, descriptors, listen, stop_signal, until
 from chimera.run.settings import Settings
 from chimera.web.home import Home
 from chimera.web.http import Call, Header, answer_problem
@@ -44,13 +44,14 @@ NOT_PASSED_ON = frozenset(
     }
 )
 SAFE = "".join(map(chr, range(0x21, 0x7F)))
-TIMEOUT = aiohttp.ClientTimeout(total=60.0, connect=5.0)
+TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5.0, sock_read=60.0)
 METRICS_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-CONNECTIONS = 256
+WHOLE = 64 << 10
+"""Bytes of an answer that is read whole before any of it is passed on."""
 FAILED = (aiohttp.ClientError, TimeoutError, OSError)
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
-_Answered = tuple[int, bytes, list[Header], bytes]
+HOP = b"connection"
 
 
 class _Forwarded(NamedTuple):
@@ -66,7 +67,7 @@ async def serve_gateway(settings: Settings, ready: Callable[[str], None]) -> Non
     gateway = Gateway(settings)
     try:
         with closing(await listen(settings.host, settings.port)) as listener:
-            async with answering(gateway.site(), listener) as serving:
+            async with answering(gateway.site(), listener, gateway.doors) as serving:
                 ready(base_of(settings.host, listener))
                 await until(stop, {"the gateway": serving})
     finally:
@@ -77,7 +78,8 @@ class Gateway:
     """Forwards each route to the process of its service.
 
     A request whose connection breaks is sent once more. That is safe for a command too, for the gateway
-    gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer.
+    gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer. Large answers are
+    passed on as they come. What is under way is bounded by `doors`, nothing beside it.
     `processes`: name to base URL of the processes whose metrics are its own too; without it, the read heads.
     """
 
@@ -87,12 +89,13 @@ class Gateway:
         self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
         self._processes = processes or (lambda: {f"{name} read": base for name, base in self._bases.items()})
         self._title = settings.title
+        self.doors = settings.doors.within(descriptors())
         self._about = {name: about(service.app) for name, service in settings.services.items()}
         self._session: aiohttp.ClientSession | None = None
 
     def site(self) -> Site:
         """The application that serves the routes of all services."""
-        return Site([self, Home(self._title, self._heads, self._about)])
+        return Site([self, Home(self._title, self._heads, self._about)], doors=self.doors)
 
     def routes(self) -> Sequence[Route]:
         """The routes of all services, each forwarded to its service's process, and `/metrics` of them all."""
@@ -122,38 +125,34 @@ class Gateway:
             target = quote_from_bytes(path + (b"?" + query if query else b""), safe=SAFE)
             method = "GET" if call.scope["method"] == "HEAD" else call.scope["method"]
             headers = CIMultiDict(
-                (name.decode("latin-1"), value.decode("latin-1"))
-                for name, value in call.scope["headers"]
-                if name not in NOT_PASSED_ON
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in _passed_on(call.scope["headers"])
             )
             if method != "GET":
                 headers.setdefault("Idempotency-Key", self._engines.clock.new_id())
             request = _Forwarded(method, URL(base + target, encoded=True), headers, await call.body() or None)
             try:
-                status, content_type, answered, body = await self._send(request)
+                await self._send(call, request)
             except FAILED as error:
                 await _answer_failed(call, request, error)
-            else:
-                await call.answer(body, status, content_type, answered)
 
         return forward
 
-    async def _send(self, request: _Forwarded) -> _Answered:
+    async def _send(self, call: Call, request: _Forwarded) -> None:
         try:
-            return await self._send_once(request)
+            await self._send_once(call, request)
         except aiohttp.ClientConnectorError:
             raise
         except BROKEN:
-            return await self._send_once(request)
+            await self._send_once(call, request)
 
-    async def _send_once(self, request: _Forwarded) -> _Answered:
+    async def _send_once(self, call: Call, request: _Forwarded) -> None:
+        """Send it and answer. Raises what is in FAILED, and only before any of the answer was passed on."""
         async with self._open().request(
             request.method, request.url, data=request.body, headers=request.headers, allow_redirects=False
         ) as response:
-            body = await response.read()
-        headers = [(name.lower(), value) for name, value in response.raw_headers if name.lower() not in NOT_PASSED_ON]
-        content_type = next((value for name, value in headers if name == b"content-type"), b"application/octet-stream")
-        return response.status, content_type, [pair for pair in headers if pair[0] != b"content-type"], body
+            is_whole = response.content_length is not None and response.content_length <= WHOLE
+            first = await (response.read() if is_whole else response.content.readany())
+            await _pass_on(call, response, first)
 
     async def _exposition(self, base: str) -> str:
         try:
@@ -165,13 +164,42 @@ class Gateway:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS),
+                connector=aiohttp.TCPConnector(limit=0),
                 timeout=TIMEOUT,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
             )
         return self._session
+
+
+def _passed_on(headers: Iterable[Header]) -> list[Header]:
+    """The headers, by lower-case names, that are not of one connection only."""
+    headers = [(name.lower(), value) for name, value in headers]
+    own = {part.strip().lower() for name, value in headers if name == HOP for part in value.split(b",")}
+    return [(name, value) for name, value in headers if name not in NOT_PASSED_ON and name not in own]
+
+
+async def _pass_on(call: Call, response: aiohttp.ClientResponse, first: bytes) -> None:
+    """Answer as the service does, the first bytes of its body being at hand, the others as they come."""
+    headers = [pair for pair in _passed_on(response.raw_headers) if pair[0] != b"content-type"]
+    content_type = response.headers.get("content-type", "application/octet-stream").encode("latin-1")
+    if response.content.at_eof():
+        await call.answer(first, response.status, content_type, headers)
+        return
+    headers.append((b"content-type", content_type))
+    if response.content_length is not None:
+        headers.append((b"content-length", b"%d" % response.content_length))
+    await call.send({"type": "http.response.start", "status": response.status, "headers": headers})
+    part = first
+    try:
+        while part:
+            await call.send({"type": "http.response.body", "body": part, "more_body": True})
+            part = await response.content.readany()
+    except FAILED as error:
+        logger.warning("%s %s: its answer broke off: %r", response.method, response.url, error)
+        return  # an answer without an end: uvicorn cuts the connection
+    await call.send({"type": "http.response.body", "body": b""})
 
 
 async def _answer_failed(call: Call, request: _Forwarded, error: Exception) -> None:

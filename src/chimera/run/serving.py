@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import signal
 import socket
 import uuid
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from chimera.core.context import Context
+from chimera.core.timing import Doors
 from chimera.errors import SettingsError
 from chimera.run.engines import about, opened
 from chimera.run.settings import Settings
@@ -31,6 +33,7 @@ from chimera.web.site import Site
 logger = logging.getLogger("chimera")
 
 STOP_S = 5
+DESCRIPTORS = 65_536
 
 
 class Died(Exception):  # noqa: N818 - what happened
@@ -73,8 +76,9 @@ async def serve(
             await head.start()
             stack.push_async_callback(head.stop)
             works |= head.works
-        site = Site([*heads, _home(settings, heads)] if read else [Lone(contexts)])
-        works["the HTTP server"] = await stack.enter_async_context(answering(site, listener))
+        doors = settings.doors.within(descriptors())
+        site = Site([*heads, _home(settings, heads)] if read else [Lone(contexts)], doors=doors)
+        works["the HTTP server"] = await stack.enter_async_context(answering(site, listener, doors))
         for head in heads:
             stack.callback(head.leave)
         ready(base_of(settings.host, listener))
@@ -107,10 +111,10 @@ def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:
 
 
 @asynccontextmanager
-async def listening(app: ASGIApp, host: str, port: int) -> AsyncIterator[str]:
+async def listening(app: ASGIApp, host: str, port: int, doors: Doors = Doors()) -> AsyncIterator[str]:
     """Serve an application on a port (0: any free one); gives the base URL. Raises SettingsError when it is taken."""
     with closing(await listen(host, port)) as listener:
-        async with answering(app, listener):
+        async with answering(app, listener, doors):
             yield base_of(host, listener)
 
 
@@ -131,12 +135,12 @@ async def listen(host: str, port: int, patience: float = 0.0) -> socket.socket:
 
 
 @asynccontextmanager
-async def answering(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyncio.Task[None]]:
+async def answering(app: ASGIApp, listener: socket.socket, doors: Doors = Doors()) -> AsyncIterator[asyncio.Task[None]]:
     """Serve an application on a listening socket; gives the server's task, which ends only if it fails.
 
     At the end it takes no more connections and finishes what it was asked.
     """
-    server = Server(app, stop_s=STOP_S)
+    server = Server(app, stop_s=STOP_S, doors=doors)
     serving = await serve_until_told(server, [listener])
     try:
         yield serving
@@ -144,6 +148,17 @@ async def answering(app: ASGIApp, listener: socket.socket) -> AsyncIterator[asyn
         server.should_exit = True
         with suppress(Exception):  # it was raised where the task is waited for
             await serving
+
+
+def descriptors() -> int:
+    """The most files and connections that this process may have open, once that is as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
+    return most if soft == resource.RLIM_INFINITY else soft
 
 
 def base_of(host: str, listener: socket.socket) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from chimera.core.timing import Retention
+from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
 from chimera.service import Mode
 
@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     last_known: str = ""
     audit_s: Annotated[float, msgspec.Meta(ge=0, le=2_592_000)] = 600.0
     retention: Retention = Retention()
+    doors: Doors = Doors()
     process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
 
     def engine_url(self, kind: str, service: str) -> str:

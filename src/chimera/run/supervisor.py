@@ -123,7 +123,7 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
         stack.push_async_callback(gateway.close)
         works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
         stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
-        works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener))
+        works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener, gateway.doors))
         works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener), ready))
         stack.callback(works["the announcer"].cancel)
         await until(stop, works)

@@ -6,20 +6,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from chimera.core.json import invalid
-from chimera.errors import Invalid
+from chimera.core.shares import Lane, Shares
+from chimera.errors import Invalid, Unavailable
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
 PROBLEM = b"application/problem+json"
 BODY_LIMIT = 1 << 20
+BODY_FREE = 16 << 10
+"""Bytes of each body that take nothing of what bodies share, so that small ones always find room."""
+LARGE_ANSWER = 64 << 10
 DISCARD_LIMIT = 16 << 20
 DISCARD_S = 5.0
+SILENT_S = 0.5
 
 Declared = TypeVar("Declared", bound=msgspec.Struct)
 
@@ -41,6 +46,15 @@ class Call(msgspec.Struct):
     receive: Receive
     send: Send
     path: Mapping[str, str]
+    bodies: Shares | None = None
+    """What the bodies of all requests share, in bytes; None for no limit."""
+    service: str = ""
+    client: str = ""
+    held: int = 0
+    lane: Lane | None = None
+    """The bytes of the body that were taken of `bodies`, for the service and the client's address, and where."""
+    is_unread: bool = False
+    """True when the body was given up before its end: nothing more can be asked on its connection."""
     firsts: dict[bytes, bytes] | None = None
     """The first value of each header, once one was asked for."""
 
@@ -74,42 +88,59 @@ class Call(msgspec.Struct):
                 parameters[name] = value
         return parameters
 
-    def size(self, limit: int = BODY_LIMIT) -> int:
-        """The most bytes that the body may have: as the client says, or the limit."""
-        length = self.header(b"content-length")
-        return min(int(length), limit) if length is not None and length.isdigit() else limit
-
     async def body(self, limit: int = BODY_LIMIT) -> bytes:
-        """The whole body. Raises Invalid (413) for one over the limit, once the client is ready to hear it."""
+        """The whole body. Raises Invalid (413) for one over the limit, Unavailable where no room is left for it.
+
+        Both once the client is ready to hear it.
+        """
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
-            await self._discard(limit)
-        chunks: list[bytes] = []
-        size = 0
+            await self._discard()
+            raise _too_large(limit)
+        data = bytearray()
         while True:
             event = await self.receive()
             if event["type"] == "http.disconnect":
                 raise Invalid("the client went away before the body was complete", status=400)
-            chunk = event.get("body", b"")
-            size += len(chunk)
-            if size > limit:
-                await self._discard(limit)
-            chunks.append(chunk)
+            data += event.get("body", b"")
+            is_too_large = len(data) > limit
+            if is_too_large or not self._hold(len(data) - BODY_FREE):
+                del event, data
+                self.let_go()
+                await self._discard()
+                raise _too_large(limit) if is_too_large else Unavailable("too many bytes of bodies are under way")
             if not event.get("more_body"):
-                return b"".join(chunks)
+                return bytes(data)
 
-    async def _discard(self, limit: int) -> NoReturn:
+    def _hold(self, size: int) -> bool:
+        """Take so many bytes in all, as far as they are not held yet; False where they are too many."""
+        more = size - self.held
+        if more <= 0 or self.bodies is None:
+            return True
+        if (lane := self.bodies.take(self.service, self.client, more)) is None:
+            return False
+        self.held, self.lane = size, lane
+        return True
+
+    def let_go(self) -> None:
+        """Give back what the body has taken."""
+        if self.bodies is not None and self.lane is not None:
+            self.bodies.give_back(self.lane, self.client, self.held)
+            self.held, self.lane = 0, None
+
+    async def _discard(self) -> None:
         """Read on for a moment before refusing: a client that is still sending might miss the answer."""
-        left = DISCARD_LIMIT
-        if self.header(b"expect") is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(DISCARD_S):
-                    more = True
-                    while more and left > 0:
+        self.is_unread = True
+        if self.header(b"expect") is not None:
+            return
+        left, more = DISCARD_LIMIT, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while more and left > 0:
+                    async with asyncio.timeout(SILENT_S):
                         event = await self.receive()
-                        left -= len(event.get("body", b""))
-                        more = event["type"] == "http.request" and event.get("more_body", False)
-        raise Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
+                    left -= len(event.get("body", b""))
+                    more = event["type"] == "http.request" and event.get("more_body", False)
 
     async def answer(
         self, body: bytes, status: int = 200, content_type: bytes = JSON, headers: Iterable[Header] = ()
@@ -122,11 +153,18 @@ class Call(msgspec.Struct):
                 "headers": [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers],
             }
         )
+        if len(body) > LARGE_ANSWER:  # it is answered once the client has taken most of it
+            await self.send({"type": "http.response.body", "body": body, "more_body": True})
+            body = b""
         await self.send({"type": "http.response.body", "body": body})
 
     async def answer_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
         """Send the whole answer: a value that msgspec can encode, as JSON."""
         await self.answer(msgspec.json.encode(value), status, JSON, headers)
+
+
+def _too_large(limit: int) -> Invalid:
+    return Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
 
 
 class Problem(msgspec.Struct, omit_defaults=True):

@@ -91,7 +91,8 @@ class ReadHead:
         routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
-        return [*routes, *self._admin.routes(), *self.probes.routes()]
+        every = [*routes, *self._admin.routes(), *self.probes.routes()]
+        return [route._replace(service=service.name) for route in every]
 
     def _command_route(self, handler: Handler) -> Route:
         method, _, template = (handler.route or "").partition(" ")
@@ -100,9 +101,9 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
-            self._intake.hold(size := call.size())
+            body, idempotency_key = await call.body(), _idempotency_key(call)
+            self._intake.hold(size := len(body))
             try:
-                body, idempotency_key = await call.body(), _idempotency_key(call)
                 accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
                 await answer(call, handler, method, accepted)
             finally:

@@ -16,13 +16,15 @@ Endpoint = Callable[[Call], Awaitable[None]]
 class Route(NamedTuple):
     """A method and a path template such as `/orders/{order_id}`; `?by=day` at its end matches just that query.
 
-    `describe` makes its description for OpenAPI, when somebody asks for it; None leaves it out.
+    `describe` makes its description for OpenAPI, when somebody asks for it; None leaves it out. `service` is the one
+    that answers, empty for the site itself.
     """
 
     method: str
     template: str
     endpoint: Endpoint
     describe: Callable[[], dict[str, Any]] | None = None
+    service: str = ""
 
 
 class NoRoute(Exception):  # noqa: N818 - an answer
@@ -35,7 +37,7 @@ class NoRoute(Exception):  # noqa: N818 - an answer
 
 
 class _Target(NamedTuple):
-    endpoint: Endpoint
+    route: Route
     names: tuple[tuple[int, str], ...]
 
 
@@ -51,11 +53,11 @@ class _Pattern(NamedTuple):
 
 
 class Router:
-    """Finds the endpoint of a request. Fixed segments win over parameters, then routes declared first."""
+    """Finds the route of a request. Fixed segments win over parameters, then routes declared first."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._patterns: dict[tuple[int, str], list[_Pattern]] = {}
-        self._fixed: dict[tuple[str, bytes], Endpoint] = {}
+        self._fixed: dict[tuple[str, bytes], Route] = {}
         for route in routes:
             self._add(route)
         for patterns in self._patterns.values():
@@ -71,14 +73,14 @@ class Router:
         if pattern is None:
             patterns.append(pattern := _Pattern(fixed, {}))
         targets = pattern.targets.setdefault(route.method, {})
-        targets.setdefault(query.encode(), _Target(route.endpoint, names))
+        targets.setdefault(query.encode(), _Target(route, names))
         if not names and targets.keys() == {b""}:
-            self._fixed[route.method, path.encode()] = targets[b""].endpoint
+            self._fixed[route.method, path.encode()] = targets[b""].route
         else:
             self._fixed.pop((route.method, path.encode()), None)
 
-    def find(self, method: str, raw_path: bytes, query: bytes) -> tuple[Endpoint, dict[str, str]]:
-        """The endpoint and the path's parameters. Raises NoRoute, or Invalid for a path that is no text."""
+    def find(self, method: str, raw_path: bytes, query: bytes) -> tuple[Route, dict[str, str]]:
+        """The route and the path's parameters. Raises NoRoute, or Invalid for a path that is no text."""
         if fixed := self._fixed.get((method, raw_path)):
             return fixed, {}
         segments = _segments(raw_path)
@@ -90,7 +92,7 @@ class Router:
                     continue
                 if targets := pattern.targets.get(wanted):
                     target = targets.get(query) or _variant(targets, query)
-                    return target.endpoint, {name: segments[index] for index, name in target.names}
+                    return target.route, {name: segments[index] for index, name in target.names}
                 allowed |= pattern.targets.keys()
         if allowed:
             allowed |= {"HEAD"} if "GET" in allowed else set()

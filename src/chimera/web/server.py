@@ -1,33 +1,47 @@
-"""uvicorn as it is used here: what is no HTTP, or too long, is answered with a problem document too."""
+"""uvicorn as it is used here: with bounds and time limits, and problem documents for what is no HTTP or too long."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
+from typing import Any, cast
 
+import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from chimera.core.timing import Doors
 from chimera.web.http import ASGIApp, Problem
 
 ADDRESS_LIMIT = 65_000
 HEADERS_LIMIT = 64 << 10
 LINGER_S = 1.0
-KEEP_ALIVE_S = 30
+LOOKS = 32
+"""Connections that are looked at for one that can be closed in place of a new one."""
+_HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
+_DETAILS = {
+    HTTPStatus.REQUEST_URI_TOO_LONG: f"the address is longer than {ADDRESS_LIMIT} bytes",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the headers are longer than {HEADERS_LIMIT} bytes",
+    HTTPStatus.REQUEST_TIMEOUT: "the request did not come in time",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many connections are open; try again",
+}
 
 
 class Server(uvicorn.Server):
     """uvicorn, leaving the signals to us: the write heads stop after the last request was answered."""
 
-    def __init__(self, app: ASGIApp, *, stop_s: int) -> None:
+    def __init__(self, app: ASGIApp, *, stop_s: int, doors: Doors = Doors()) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=cast("Any", partial(_Protocol, doors=doors, others=deque())),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -36,7 +50,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=stop_s,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_keep_alive=cast("int", doors.idle_s),
             )
         )
 
@@ -47,15 +61,65 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounds: an address of 64 KiB (414), headers of 64 KiB (431).
+    """HTTP/1.1 with the limits of `doors`, an address of 64 KiB at most (414), headers of 64 KiB (431).
 
+    A request that others might take for two, or for another one, is refused: without just one Host, with any
+    Transfer-Encoding but chunked. `others`: the server's connections, the oldest first.
     Headers have at least `_least` bytes so far and at most `_most`: where in what came last they began is not known.
     """
 
-    _refused = False
-    _in_headers = False
+    _refused = _in_headers = _in_message = False
     _last = _least = _most = 0
+    _good_host = b""
     _status = HTTPStatus.BAD_REQUEST
+    _detail = ""
+    _running: RequestResponseCycle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _timer_of = ""
+    _closing: asyncio.TimerHandle | None = None
+    _unsent = 0
+
+    def __init__(self, *arguments: Any, doors: Doors, others: deque[_Protocol], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._doors = doors
+        self._others = others
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self.timeout_keep_alive_task = self.loop.call_later(self._doors.idle_s, self.timeout_keep_alive_handler)
+        if len(self.connections) > self._doors.connections and not self._close_another():
+            self._refused = True
+            self._write_problem(HTTPStatus.SERVICE_UNAVAILABLE, "")
+            self.transport.close()
+            return
+        self._others.append(self)
+
+    def _close_another(self) -> bool:
+        """Close one of the oldest connections on which nothing whole was asked; false where there is none."""
+        for _ in range(min(LOOKS, len(self._others))):
+            other = self._others.popleft()
+            if other.transport.is_closing():
+                continue
+            if not other.is_asked:
+                other.transport.close()
+                other.close_at_last()
+                return True
+            self._others.append(other)
+        return False
+
+    @property
+    def is_asked(self) -> bool:
+        return self._running is not None and not self._running.response_complete
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._closing, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        if len(self._others) > 2 * len(self.connections) + LOOKS:
+            kept = [other for other in self._others if not other.transport.is_closing() and other is not self]
+            self._others.clear()
+            self._others.extend(kept)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -63,21 +127,83 @@ class _Protocol(HttpToolsProtocol):
         self._last = len(data)
         self._least += self._last
         self._most += self._last
-        super().data_received(data)
-        if self._in_headers and self._least > ADDRESS_LIMIT + 2 * HEADERS_LIMIT and not self._refused:
-            self._status = self._too_long() or HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self.send_400_response("")
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(self._status, self._detail)
+            return
+        if self._in_message or self._timer is not None:
+            self._watch()
+        if self._in_headers and self._least > ADDRESS_LIMIT + 2 * HEADERS_LIMIT:
+            self._refuse(self._too_long() or HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def _go_on(self, rest: bytes) -> None:
+        """Parse a request for another protocol as if it had not asked for it: the parser ends where its head does."""
+        line = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([line, *headers, b"", rest]))
+
+    def _watch(self) -> None:
+        """See to it that what has begun to come comes in time; behind a request without an answer yet it may wait."""
+        waits_for = "" if not self._in_message or self.pipeline else "head" if self._in_headers else "body"
+        if waits_for == self._timer_of:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_of = waits_for
+        if waits_for:
+            limit = self._doors.head_s if waits_for == "head" else self._doors.body_s
+            self._timer = self.loop.call_later(limit, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
 
     def on_message_begin(self) -> None:
-        self._in_headers, self._least, self._most = True, 0, self._last
-        super().on_message_begin()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._timer_of = None, ""
+        self._in_headers = self._in_message = True
+        self._least, self._most = 0, self._last
+        HttpToolsProtocol.on_message_begin(self)
 
     def on_headers_complete(self) -> None:
-        self._in_headers = False
         if self._most > min(ADDRESS_LIMIT, HEADERS_LIMIT) and (status := self._too_long()):
             self._status = status
             raise ValueError(status.phrase)
-        super().on_headers_complete()
+        if why := self._why_not():
+            self._detail = why
+            raise ValueError(why)
+        if self.parser.should_upgrade():
+            return
+        HttpToolsProtocol.on_headers_complete(self)
+        if not self.pipeline:
+            self._running = self.cycle
+        self._in_headers = False
+        self.headers = []  # for what comes behind a body in chunks: it must not add to the head
+
+    def _why_not(self) -> str:
+        """The reason for which others might understand the request differently; empty where it is plain."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            return f"HTTP/{version} is not spoken here"
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            return "a request of HTTP/1.1 has exactly one Host"
+        if hosts and (host := self.headers[names.index(b"host")][1]) != self._good_host:
+            if not _HOST.fullmatch(host):
+                return "the Host is no host"
+            self._good_host = host
+        if b"transfer-encoding" in names:
+            encodings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if encodings != [b"chunked"] or version == "1.0":
+                return "the only Transfer-Encoding is chunked, once, in HTTP/1.1"
+        if not self.url.startswith(b"/"):
+            self.url = _path_of(self.url)
+        return "" if self.url else "the address is none of HTTP"
 
     def _too_long(self) -> HTTPStatus | None:
         if len(self.url) > ADDRESS_LIMIT:
@@ -85,23 +211,97 @@ class _Protocol(HttpToolsProtocol):
         size = sum(len(name) + len(value) for name, value in self.headers)
         return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if size > HEADERS_LIMIT else None
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse, and listen on for a moment: a client that is still sending might miss the answer."""
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_message = False
+        HttpToolsProtocol.on_message_complete(self)
+
+    def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
+        HttpToolsProtocol.on_response_complete(self)
+        if self.transport.is_closing():
+            self.close_at_last()
+        elif self._in_message:
+            self._unset_keepalive_if_required()
+            self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.close_at_last()
+
+    def close_at_last(self) -> None:
+        """Close even if the client never takes what was answered."""
+        if self._closing is None and self in self.connections:
+            self._closing = self.loop.call_later(self._doors.answer_s, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unsent = self.transport.get_write_buffer_size()
+        self._closing = self._closing or self.loop.call_later(self._doors.answer_s, self._see_it_taken)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._closing is not None and not self.transport.is_closing():
+            self._closing.cancel()
+            self._closing = None
+
+    def _see_it_taken(self) -> None:
+        """End the connection of a client that has taken nothing of its answer since the last look."""
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unsent:
+            self.transport.abort()
+            return
+        self._unsent = left
+        self._closing = self.loop.call_later(self._doors.answer_s, self._see_it_taken)
+
+    def _refuse(self, status: HTTPStatus, detail: str = "") -> None:
+        """Answer what can't be read, after what was asked before it, and hear nothing more.
+
+        It listens on for a moment: a client that is still sending might miss the answer.
+        """
         self._refused = True
-        details = {
-            HTTPStatus.REQUEST_URI_TOO_LONG: f"the address is longer than {ADDRESS_LIMIT} bytes",
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"the headers are longer than {HEADERS_LIMIT} bytes",
-        }
-        detail = details.get(self._status, "this is not a request of HTTP/1.1")
-        body = msgspec.json.encode(Problem(self._status.phrase, self._status, detail))
+        broken = self.cycle if self._in_message and not self._in_headers else None
+        if broken is not None and self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+        elif broken is not None and broken is self._running:
+            if not broken.response_started:
+                self._write_problem(status, detail)
+            broken.disconnected = True
+            broken.message_event.set()
+            self._running = None
+        last = self.pipeline[0][0] if self.pipeline else self._running
+        if last is not None and not last.response_complete:
+            last.keep_alive = False
+            return
+        if broken is None:
+            self._write_problem(status, detail)
+        self.loop.call_later(LINGER_S, self.transport.close)
+        self.close_at_last()
+
+    def _write_problem(self, status: HTTPStatus, detail: str) -> None:
+        detail = detail or _DETAILS.get(status, "this is not a request of HTTP/1.1")
+        body = msgspec.json.encode(Problem(status.phrase, status, detail))
         lines = [
-            f"HTTP/1.1 {self._status} {self._status.phrase}",
+            f"HTTP/1.1 {status} {status.phrase}",
             "content-type: application/problem+json",
             f"content-length: {len(body)}",
+            *(["retry-after: 1"] if status == HTTPStatus.SERVICE_UNAVAILABLE else []),
             "connection: close",
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
-        self.loop.call_later(LINGER_S, self.transport.close)
+
+
+def _path_of(url: bytes) -> bytes:
+    """The path and query of an address in whole (`http://host/path?query`), as proxies are asked; empty for none."""
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserInvalidURLError:
+        return b""
+    if parsed.schema not in (b"http", b"https") or not parsed.host:
+        return b""
+    return (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
 
 
 async def serve_until_told(server: Server, sockets: list[socket.socket]) -> asyncio.Task[None]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
+from ipaddress import ip_network
 from typing import Protocol
 
-from chimera.core.timing import Limits
+from chimera.core.shares import Shares
+from chimera.core.timing import Doors
 from chimera.errors import Invalid, Rejected, Unavailable
-from chimera.web.http import Call, Receive, Scope, Send, answer_problem
+from chimera.web.http import Call, Header, Receive, Scope, Send, answer_problem
 from chimera.web.routing import NoRoute, Route, Router
 
 logger = logging.getLogger("chimera")
@@ -26,13 +29,15 @@ class SitePart(Protocol):
 class Site:
     """Answers for all its parts. Whatever goes wrong becomes a problem document.
 
-    `requests`: the most that may be under way; whoever comes beyond them is to come again.
+    `doors` say how many requests, and bytes of bodies, may be under way. Each service has its share of them, reads that
+    wait (`Chimera-After`, `wait=`) one of their own, and in both each client by its address: whoever comes beyond it is
+    to come again. Health is answered always.
     """
 
-    def __init__(self, parts: Sequence[SitePart], *, requests: int = Limits().requests) -> None:
+    def __init__(self, parts: Sequence[SitePart], *, doors: Doors = Doors()) -> None:
         self._router = Router([route for part in parts for route in part.routes()])
-        self._requests = requests
-        self._under_way = 0
+        self._requests = Shares(doors.requests)
+        self._bodies = Shares(doors.body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -40,22 +45,44 @@ class Site:
             return
         if scope["type"] != "http":
             raise ValueError(f"chimera answers HTTP, not {scope['type']}")
-        path: Mapping[str, str] = {}
-        self._under_way += 1
+        call = Call(scope, receive, send, {}, self._bodies)
         try:
-            if self._under_way > self._requests and "/health/" not in scope["path"]:
-                raise Unavailable(f"{self._requests} requests are under way")
             raw_path = scope.get("raw_path") or scope["path"].encode()
             if root := scope.get("root_path"):
                 raw_path = raw_path.removeprefix(root.encode())
-            endpoint, path = self._router.find(scope["method"], raw_path, scope["query_string"])
-            await endpoint(Call(scope, receive, send, path))
+            route, call.path = self._router.find(scope["method"], raw_path, scope["query_string"])
+            call.service, call.client = route.service, client_of(scope)
+            waits = call.header(b"chimera-after") is not None or b"wait=" in scope["query_string"]
+            lane = self._requests.take((route.service, waits), call.client)
+            if lane is None and "/health/" not in route.template:
+                raise Unavailable(f"{self._requests.taken} requests are under way")
+            try:
+                await route.endpoint(call)
+            finally:
+                if lane is not None:
+                    self._requests.give_back(lane, call.client)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is answered, none is hidden
-            await _answer_error(Call(scope, receive, send, path), error)
+            await _answer_error(call, error)
         finally:
-            self._under_way -= 1
+            if call.held:
+                call.let_go()
+
+
+def client_of(scope: Scope) -> str:
+    """The address of who asks; of IPv6, its network: whoever has one address there has them all."""
+    client = scope.get("client")
+    address: str = client[0] if client else ""
+    return _network_of(address) if ":" in address else address
+
+
+@lru_cache(4096)
+def _network_of(address: str) -> str:
+    try:
+        return str(ip_network((address.partition("%")[0], 64), strict=False))
+    except ValueError:
+        return address
 
 
 async def _answer_error(call: Call, error: Exception) -> None:
@@ -68,8 +95,7 @@ async def _answer_error(call: Call, error: Exception) -> None:
         )
         await answer_problem(call, error.status, detail, headers=allow)
     elif isinstance(error, Invalid):
-        close = [(b"connection", b"close")] if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else []
-        await answer_problem(call, error.status, error.detail, field=error.field, headers=close)
+        await answer_problem(call, error.status, error.detail, field=error.field, headers=_close(call))
     elif isinstance(error, Rejected):
         await answer_problem(call, error.status, error.detail or error.reason, reason=error.reason)
     elif isinstance(error, Unavailable):
@@ -78,11 +104,15 @@ async def _answer_error(call: Call, error: Exception) -> None:
             call,
             HTTPStatus.SERVICE_UNAVAILABLE,
             "it can't be done now, and nothing was kept; try again",
-            headers=[(b"retry-after", b"1")],
+            headers=[(b"retry-after", b"1"), *_close(call)],
         )
     else:
         logger.error("%s %s failed", call.scope["method"], call.scope["path"], exc_info=error)
         await answer_problem(call, HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong here; it is in the log")
+
+
+def _close(call: Call) -> list[Header]:
+    return [(b"connection", b"close")] if call.is_unread else []
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

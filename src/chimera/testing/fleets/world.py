@@ -195,7 +195,7 @@ class World:
         if head is None:
             await WriteHead(context, process.name).run()
             return
-        listener = Listener(process, Site([head], requests=context.limits.requests), head.borrows)
+        listener = Listener(process, Site([head]), head.borrows)
         self.network.listen(name, listener)
         try:
             await asyncio.get_running_loop().create_future()
