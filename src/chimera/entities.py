@@ -45,7 +45,8 @@ class Entity(Keyed):
     Plain field types (str, int, float, bool, bytes, datetime, date, Decimal, enums and their
     optionals) become columns of their own; anything else is stored as JSON text in its column.
     Integers must fit 64 bits; times are stored in UTC. A key of several fields is a tuple:
-    `key=("seller_id", "client_id")`. Without `table`, the table has the class's name in lower case.
+    `key=("seller_id", "client_id")`. Without `table`, the table has the class's name in lower case;
+    `renamed_from="orders"` is the table that its rows are in, whatever it is called now, and they stay there.
     Each of its `__indexes__`, names of fields, gets an index of its own.
     """
 
@@ -89,7 +90,7 @@ def table_of(entity: type[Entity]) -> Table:
     encoders = [(index, _encoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
     decoders = [(index, _decoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
     return Table(
-        name=entity.__table__ or entity.__name__.lower(),
+        name=table_name(entity),
         columns=columns,
         key=entity.__key_fields__,
         to_row=_row_maker([(i, f) for i, f in encoders if f]),
@@ -97,6 +98,12 @@ def table_of(entity: type[Entity]) -> Table:
         key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
         indexes=entity.__indexes__,
     )
+
+
+def table_name(entity: type[Entity]) -> str:
+    """The name of an entity class's table."""
+    named = entity.__names__[0]
+    return named if named != entity.__name__ else entity.__table__ or named.lower()
 
 
 def to_utc(moment: datetime) -> datetime:

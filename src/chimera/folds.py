@@ -60,8 +60,9 @@ class Fold(Generic[Doc_co]):
         key_of = key_of_event(event, key if key is not None else self.key)
 
         def declare(step: Callable[[Doc_co, Ev], After]) -> Callable[[Doc_co, Ev], After]:
-            if event in self.steps:
-                raise DeclarationError(f"{self.document.__name__} already folds {event.__name__}")
+            read = {type_ for each in self.steps for type_ in each.wire_types()}
+            if not read.isdisjoint(event.wire_types()):
+                raise DeclarationError(f"{self.document.__name__} already folds {event.__name__} ({event.wire_type()})")
             self.steps[event] = (key_of, step)
             return step
 
@@ -78,7 +79,10 @@ class Fold(Generic[Doc_co]):
 
 
 class View(Fold[Doc_co]):
-    """Documents by key, folded from events, read in O(1)."""
+    """Documents by key, folded from events, read in O(1).
+
+    `name` is the one under which it is stored, `also` are its others. `declared_at`: file and line.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,8 @@ class View(Fold[Doc_co]):
         absent: Absent,
         page: Page | None,
         version: str | int = "",
+        also: tuple[str, ...] = (),
+        declared_at: str = "",
     ) -> None:
         super().__init__(document, key)
         self.name = name
@@ -96,6 +102,8 @@ class View(Fold[Doc_co]):
         self.absent = absent
         self.page = page
         self.version = version
+        self.also = also
+        self.declared_at = declared_at
 
 
 class Step(NamedTuple):
@@ -112,8 +120,9 @@ class Folder(Generic[Doc]):
     def __init__(self, fold: Fold[Doc]) -> None:
         self._fold = fold
         self.steps = {
-            event.wire_type(): Step(msgspec.json.Decoder(event), key_of, function)
+            type_: Step(msgspec.json.Decoder(event), key_of, function)
             for event, (key_of, function) in fold.steps.items()
+            for type_ in event.wire_types()
         }
 
     def keys(self, step: Step, event: Event) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -19,32 +19,60 @@ from chimera.errors import DeclarationError, Unfit
 
 MAX_KEY = 255
 """Characters that a key may have: as many as every engine can index."""
+MAX_NAME = 100
+"""Characters that a declared name may have."""
+
+
+RenamedFrom = str | Sequence[str]
+"""The name under which something is stored and sent, and stays so; of several, the first one."""
+
+_UNFIT = re.compile(r"[\s~:/@\"'`]|^share\.|^$")
+
+
+def names_of(default: str, name: str | None, renamed_from: RenamedFrom) -> tuple[str, ...]:
+    """The names of what is declared: the first one is stored and sent, what bears any of them is read as it.
+
+    So a rename moves nothing, and processes with the code before it may run beside those with the code after it, or
+    come back. Raises DeclarationError for a name that can't be stored.
+    """
+    older = (renamed_from,) if isinstance(renamed_from, str) else tuple(renamed_from)
+    for each in (*older, *([] if name is None else [name])):
+        if _UNFIT.search(each) or len(each) > MAX_NAME:
+            raise DeclarationError(
+                f"{each!r} can't be the stored name of {default}: it has 1 to {MAX_NAME} characters, no space, and none "
+                "of ~ : / @ and quotes"
+            )
+    return tuple(dict.fromkeys((*older, name or default)))
 
 
 @dataclass_transform(field_specifiers=(msgspec.field,))
 class KeyedMeta(msgspec.StructMeta):
-    """Lets a struct be declared with `key="field"` (and `source=`, `table=`) beside its name.
+    """Lets a struct be declared with `key="field"` (and `source=`, `table=`, `name=`, `renamed_from=`) beside its name.
 
     msgspec fixes the class keywords of a struct, so this is the only way to that spelling.
     """
 
     def __new__(
         mcs,
-        name: str,
+        class_name: str,
         bases: tuple[type, ...],
         namespace: dict[str, object],
+        /,
         *,
         key: str | tuple[str, ...] | None = None,
         source: str | None = None,
         table: str | None = None,
+        name: str | None = None,
+        renamed_from: RenamedFrom = (),
         **config: Any,
     ) -> KeyedMeta:
         declared = {"__key_fields__": key, "__source__": source, "__table__": table}
+        namespace["__names__"] = names_of(class_name, name or table, renamed_from)
         for attribute, value in declared.items():
             if value is not None:
                 fields = (value,) if attribute == "__key_fields__" and isinstance(value, str) else value
                 namespace[attribute] = fields
-        struct = super().__new__(mcs, name, bases, namespace, **config)
+        struct = super().__new__(mcs, class_name, bases, namespace, **config)
         _check_key_fields(struct, key)
         return struct
 
@@ -61,6 +89,7 @@ def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None) -> N
 class Keyed(msgspec.Struct, metaclass=KeyedMeta):
     """A struct that names the fields of its key: the base of commands, events and entities."""
 
+    __names__: ClassVar[tuple[str, ...]] = ()
     __key_fields__: ClassVar[tuple[str, ...]] = ()
     __source__: ClassVar[str] = ""
     __table__: ClassVar[str] = ""
@@ -69,7 +98,8 @@ class Keyed(msgspec.Struct, metaclass=KeyedMeta):
 class Command(Keyed, forbid_unknown_fields=True):
     """A request to change something: `class PlaceOrder(Command, key="order_id")`.
 
-    Commands of one key are handled in the order in which they were accepted.
+    Commands of one key are handled in the order in which they were accepted. Its name in the log is that of its class,
+    or `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
     """
 
     @property
@@ -82,7 +112,9 @@ class Event(Keyed):
     """A fact, past tense: `class OrderPlaced(Event, source="orders", key="order_id")`.
 
     `source` is the service that owns the event. Events of one key keep their order everywhere.
-    Unknown fields are ignored when an event is read, so that an owner may add some.
+    Unknown fields are ignored when an event is read, so that an owner may add some. Its name in the journal is that of
+    its class, or `name=`. Once it was emitted, another class is the same event with `renamed_from="OrderPlaced"`: it is
+    read under either name, and sent under the old one.
     """
 
     @property
@@ -93,7 +125,12 @@ class Event(Keyed):
     @classmethod
     def wire_type(cls) -> str:
         """The CloudEvents type, such as `orders.OrderPlaced`."""
-        return f"{cls.__source__}.{cls.__name__}"
+        return f"{cls.__source__}.{cls.__names__[0]}"
+
+    @classmethod
+    def wire_types(cls) -> list[str]:
+        """The CloudEvents types that are read as this event, the one that is sent first."""
+        return [f"{cls.__source__}.{name}" for name in cls.__names__]
 
 
 class Position(msgspec.Struct, frozen=True, order=True):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
@@ -13,7 +15,7 @@ import msgspec
 from chimera.entities import Entity
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Doc_co, Fold, KeyOf, Page, View, key_of_event
-from chimera.messages import Command, Event
+from chimera.messages import Command, Event, RenamedFrom, names_of
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Result = TypeVar("Result")
@@ -22,6 +24,8 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 Mode = Literal["sync", "async", "hybrid"]
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
+Start = Literal["now", "beginning"]
+STARTS: tuple[Start, ...] = ("now", "beginning")
 AllKeys = Callable[..., Awaitable[Iterable[str]]]
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -61,7 +65,7 @@ class Query(typing.NamedTuple):
 class Share(typing.NamedTuple):
     """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
 
-    `keys` tells every key that has a document, for those whose documents were never emitted.
+    `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other names.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Share(typing.NamedTuple):
     function: Callable[..., Awaitable[Mapping[str, object]]]
     changed_by: Mapping[type[Event], KeyOf]
     keys: AllKeys | None = None
+    also: tuple[str, ...] = ()
 
 
 class Borrow(Generic[Doc_co]):
@@ -95,12 +100,17 @@ class Borrow(Generic[Doc_co]):
 
 
 class Reaction(typing.NamedTuple):
-    """Work done on events inside a transaction of the service's own store, together with its checkpoint."""
+    """Work done on events inside a transaction of the service's own store, together with its checkpoint.
+
+    `name` is that of its checkpoints, `also` are its other names. `start`: where it begins in a source that has a past.
+    """
 
     name: str
     events: tuple[type[Event], ...]
     function: Callable[..., Awaitable[None]]
     batch: bool
+    start: Start | None = None
+    also: tuple[str, ...] = ()
 
     @property
     def sources(self) -> list[str]:
@@ -112,7 +122,8 @@ class Service:
     """A bounded context: its commands, entities, events, views, what it shares and what it borrows.
 
     `name` is lower case letters, digits and dashes; it names the service on the wire and in addresses.
-    `partitions` is the number of partitions of its journal and its command log; it can't change later.
+    `partitions` is the number of partitions of its journal and its command log; it can't change later. `forgot`: the names
+    that were given up, by what they named (events, commands, views, reactions, tables, shares).
     """
 
     def __init__(self, name: str, *, partitions: int = 8) -> None:
@@ -122,6 +133,8 @@ class Service:
             raise DeclarationError(f"service {name}: partitions is from 1 to 256, not {partitions}")
         self.name = name
         self.partitions = partitions
+        self.declared_at = _declared_at()
+        self.forgot: dict[str, frozenset[str]] = {}
         self.entities: dict[type[Entity], None] = {}
         self.folds: dict[type[msgspec.Struct], Fold[msgspec.Struct]] = {}
         self.handlers: dict[str, Handler] = {}
@@ -142,6 +155,33 @@ class Service:
         fold = Fold(document, key)
         self.folds[document] = fold
         return fold
+
+    def forgotten(
+        self,
+        *,
+        events: Sequence[str] = (),
+        commands: Sequence[str] = (),
+        views: Sequence[str] = (),
+        reactions: Sequence[str] = (),
+        tables: Sequence[str] = (),
+        shares: Sequence[str] = (),
+    ) -> None:
+        """Give up names under which something is stored, so that the start does not miss them; what is stored stays.
+
+        Events of such a type are passed over by whoever reads the journal. Without this, the start refuses when an
+        event in the journal has a type that no class is read from, or when something else has appeared beside what is gone,
+        because that looks like a rename: `renamed_from=` says that it is one.
+        """
+        given = {
+            "events": events,
+            "commands": commands,
+            "views": views,
+            "reactions": reactions,
+            "tables": tables,
+            "shares": shares,
+        }
+        for what, gone in given.items():
+            self.forgot[what] = self.forgot.get(what, frozenset()) | ({gone} if isinstance(gone, str) else {*gone})
 
     def schema(self, statements: Mapping[str, Sequence[str]]) -> None:
         """SQL of the service's own, by dialect, run when the store is opened; it must be idempotent."""
@@ -167,9 +207,16 @@ class Service:
             if not command.__key_fields__:
                 raise DeclarationError(f'{command.__name__} needs a key: class {command.__name__}(Command, key="…")')
             self._check_route(route, command.__struct_fields__)
+            for other in self.handlers.values():
+                if other.command is not command and not set(command.__names__).isdisjoint(other.command.__names__):
+                    raise DeclarationError(
+                        f"{located(function)}: service {self.name} handles a command of the same name at "
+                        f"{located(other.function)}: give {command.__name__} another, as in: class "
+                        f'{command.__name__}(Command, key="…", name="{command.__name__}2")'
+                    )
             self._add(
                 self.handlers,
-                command.__name__,
+                command.__names__[0],
                 Handler(command, function, route, direct, location, hints.get("return")),
                 "command",
             )
@@ -198,6 +245,7 @@ class Service:
         key: str,
         path: str | None = None,
         name: str | None = None,
+        renamed_from: RenamedFrom = (),
         absent: Absent = "404",
         page: Page | None = None,
         version: str | int = "",
@@ -207,19 +255,28 @@ class Service:
         `absent` says what is served for a key without a document: a 404, or the document as it is
         before its first event.
 
+        `name` (that of the document unless given) is the one under which its documents are stored. Once it is, the same
+        view of another name is declared with `renamed_from="sales"`, and stays stored as it is. A view begins at the
+        beginning of its events.
+
         When the document or one of its functions changes, the view is built anew beside the old one. `version` is for
         what can't be seen of a change, such as one in a helper: another version is another view to build.
         """
-        view = View(name or _snake(document.__name__), document, key, path, absent, page, version)
-        if "~" in view.name:
-            raise DeclarationError(f"view {view.name}: its name must not hold ~, which numbers its generations")
+        stored, *also = names_of(_snake(document.__name__), name, renamed_from)
+        view = View(stored, document, key, path, absent, page, version, tuple(also), _declared_at())
         if path and _PARAMETER.findall(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")
         self._add(self.views, view.name, view, "view")
         return view
 
     def share(
-        self, name: str, *, key: str, changed_by: Sequence[type[Event]], keys: AllKeys | None = None
+        self,
+        name: str,
+        *,
+        key: str,
+        changed_by: Sequence[type[Event]],
+        keys: AllKeys | None = None,
+        renamed_from: RenamedFrom = (),
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Export what the decorated function returns: a document for each key asked for that has one.
 
@@ -229,7 +286,10 @@ class Service:
 
         A share that is added to a service with data says with `keys` which keys there are:
         `async def every_key(read: Reads) -> list[str]`. Their documents are then put into the journal once.
+
+        A share that is called otherwise now is declared with `renamed_from=`; who borrows it goes on by the old name.
         """
+        stored, *also = names_of(name, None, renamed_from)
 
         def declare(function: AnyFunction) -> AnyFunction:
             arguments = typing.get_args(_hints(function).get("return"))
@@ -241,7 +301,7 @@ class Service:
                     raise DeclarationError(
                         f"share {name}: {event.__name__} is owned by {event.__source__!r}, not {self.name!r}"
                     )
-            self._add(self.shares, name, Share(name, arguments[1], function, events, keys), "share")
+            self._add(self.shares, stored, Share(stored, arguments[1], function, events, keys, tuple(also)), "share")
             return function
 
         return declare
@@ -255,38 +315,65 @@ class Service:
         budget: float = 0.05,
         max_age: float = 5.0,
         owner: str | None = None,
+        renamed_from: str | None = None,
     ) -> Borrow[Doc]:
         """Use what `owner` (the service of the share's name unless given) shares, as `document`.
 
         `budget` is the seconds that a read may wait for the owner. A copy whose owner has not been
-        heard of for `max_age` seconds is marked stale.
+        heard of for `max_age` seconds is marked stale. `renamed_from`: the name by which the owner still knows the share.
         """
         if mode not in MODES:
             raise DeclarationError(f"borrow {share}: mode is one of {', '.join(MODES)}, not {mode!r}")
-        borrow = Borrow(owner or share, share, document, mode, budget, max_age)
-        self._add(self.borrows, share, borrow, "borrow")
+        known = renamed_from or share
+        borrow = Borrow(owner or share, known, document, mode, budget, max_age)
+        self._add(self.borrows, known, borrow, "borrow")
         return borrow
 
-    def on(self, event: type[Event]) -> Callable[[AnyFunction], AnyFunction]:
-        """Do work for each such event: `async def function(event, tx)`, once, in order by key, parked if it fails."""
+    def on(
+        self,
+        event: type[Event],
+        *,
+        name: str | None = None,
+        renamed_from: RenamedFrom = (),
+        start: Start | None = None,
+    ) -> Callable[[AnyFunction], AnyFunction]:
+        """Do work for each such event: `async def function(event, tx)`, once, in order by key, parked if it fails.
 
+        `name` (that of the function unless given) is the one of its checkpoints. Once there are some, the same work in
+        a function of another name is declared with `renamed_from="send_mail"`, and goes on where it is. `start` says
+        where new work begins when there are events already: with those from `"now"` on, or at the `"beginning"`; it
+        means nothing later.
+        """
+        return self._react((event,), name, renamed_from, start, batch=False)
+
+    def project(
+        self,
+        *events: type[Event],
+        name: str | None = None,
+        renamed_from: RenamedFrom = (),
+        start: Start | None = None,
+    ) -> Callable[[AnyFunction], AnyFunction]:
+        """Do work for batches of such events: `async def function(events, tx)`, in the checkpoint's transaction.
+
+        `name`, `renamed_from` and `start` as in `on`.
+        """
+        return self._react(events, name, renamed_from, start, batch=True)
+
+    def _react(
+        self,
+        events: tuple[type[Event], ...],
+        name: str | None,
+        renamed_from: RenamedFrom,
+        start: Start | None,
+        *,
+        batch: bool,
+    ) -> Callable[[AnyFunction], AnyFunction]:
         def declare(function: AnyFunction) -> AnyFunction:
+            if start is not None and start not in STARTS:
+                raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
+            stored, *also = names_of(function.__name__, name, renamed_from)
             self._add(
-                self.reactions,
-                function.__name__,
-                Reaction(function.__name__, (event,), function, batch=False),
-                "reaction",
-            )
-            return function
-
-        return declare
-
-    def project(self, *events: type[Event]) -> Callable[[AnyFunction], AnyFunction]:
-        """Do work for batches of such events: `async def function(events, tx)`, in the checkpoint's transaction."""
-
-        def declare(function: AnyFunction) -> AnyFunction:
-            self._add(
-                self.reactions, function.__name__, Reaction(function.__name__, events, function, batch=True), "reaction"
+                self.reactions, stored, Reaction(stored, events, function, batch, start, tuple(also)), "reaction"
             )
             return function
 
@@ -308,6 +395,29 @@ class Service:
                 raise DeclarationError(
                     f"{route}: nothing takes its parameter {parameter!r}; there are: {', '.join(names)}"
                 )
+
+
+def located(function: Callable[..., object]) -> str:
+    """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
+
+
+def at_line(path: str, line: int) -> str:
+    """A place in a file, as it is told to people."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive
+        near = path
+    return f"{path if near.startswith('..') else near}:{line}"
+
+
+def _declared_at() -> str:
+    """The place outside this module that is declaring something now."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 
 def path_parameters(path: str) -> list[str]:

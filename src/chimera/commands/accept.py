@@ -46,7 +46,7 @@ class CommandDecoder:
     def __init__(self, context: Context, handler: Handler, path_fields: Sequence[str]) -> None:
         self._service = context.service
         self._clock = context.clock
-        self._type = command_type(context.service.name, handler.command.__name__)
+        self._type = command_type(context.service.name, handler.command.__names__[0])
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
         self._decoder = msgspec.json.Decoder(handler.command)

@@ -56,7 +56,8 @@ def executors_of(context: Context) -> dict[str, Executor]:
 def _handle_commands(service: Service) -> Invoke:
     handlers = {
         names.command_type(service.name, name): (msgspec.json.Decoder(handler.command), handler.function)
-        for name, handler in service.handlers.items()
+        for handler in service.handlers.values()
+        for name in handler.command.__names__
     }
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> object:
@@ -71,7 +72,7 @@ def _handle_commands(service: Service) -> Invoke:
 
 def _handle_events(reaction: Reaction) -> Invoke:
     decoders: dict[str, msgspec.json.Decoder[Event]] = {
-        event.wire_type(): msgspec.json.Decoder(event) for event in reaction.events
+        type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
     }
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:

@@ -30,7 +30,7 @@ async def keep_reacting(context: Context, reaction: Reaction, source: str, held:
 
 
 async def _react(context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int]) -> None:
-    wanted = {event.wire_type() for event in reaction.events}
+    wanted = {type_ for event in reaction.events for type_ in event.wire_types()}
     at = await executor.checkpoints(source, partitions)
     feed = Feed(context, source, at)
     heads = partial(context.owners.known_heads, source)

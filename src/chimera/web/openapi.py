@@ -59,7 +59,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     required = [name for name in in_body if fields[name].required and name != key]
     operation = _operation(
         service.name,
-        f"{service.name}.{handler.command.__name__}",
+        f"{service.name}.{handler.command.__names__[0]}",
         _text(handler.function, handler.command),
         _words(handler.command.__name__),
         [_parameter(name, "path", fields[name].type) for name in in_path] + [_IDEMPOTENCY],
