@@ -39,7 +39,7 @@ def names_of(default: str, name: str | None, renamed_from: RenamedFrom) -> tuple
     for each in (*older, *([] if name is None else [name])):
         if _UNFIT.search(each) or len(each) > MAX_NAME:
             raise DeclarationError(
-                f"{each!r} can't be the stored name of {default}: it has 1 to {MAX_NAME} characters, no space, and none "
+                f"{each!r} can't be the stored name of {default}: 1 to {MAX_NAME} characters, no space and none "
                 "of ~ : / @ and quotes"
             )
     return tuple(dict.fromkeys((*older, name or default)))

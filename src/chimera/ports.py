@@ -171,6 +171,9 @@ class Store(Protocol):
     async def oldest(self) -> Mapping[int, int]:
         """The oldest number still there of each partition; that of the next event where there is none."""
 
+    async def types(self) -> Mapping[str, int]:
+        """The types of the events that are still there, and how many there are of each. It may read all of them."""
+
     async def close(self) -> None:
         """Close its connections. Doing it twice changes nothing."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import sys
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
@@ -65,7 +64,8 @@ class Query(typing.NamedTuple):
 class Share(typing.NamedTuple):
     """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
 
-    `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other names.
+    `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other
+    names.
     """
 
     name: str
@@ -122,8 +122,8 @@ class Service:
     """A bounded context: its commands, entities, events, views, what it shares and what it borrows.
 
     `name` is lower case letters, digits and dashes; it names the service on the wire and in addresses.
-    `partitions` is the number of partitions of its journal and its command log; it can't change later. `forgot`: the names
-    that were given up, by what they named (events, commands, views, reactions, tables, shares).
+    `partitions` is the number of partitions of its journal and its command log; it can't change later. `forgot`: the
+    names that were given up, by what they named (events, commands, views, reactions, tables, shares).
     """
 
     def __init__(self, name: str, *, partitions: int = 8) -> None:
@@ -169,8 +169,8 @@ class Service:
         """Give up names under which something is stored, so that the start does not miss them; what is stored stays.
 
         Events of such a type are passed over by whoever reads the journal. Without this, the start refuses when an
-        event in the journal has a type that no class is read from, or when something else has appeared beside what is gone,
-        because that looks like a rename: `renamed_from=` says that it is one.
+        event in the journal has a type that no class is read from, or when something else has appeared beside what is
+        gone, because that looks like a rename: `renamed_from=` says that it is one.
         """
         given = {
             "events": events,
@@ -320,7 +320,8 @@ class Service:
         """Use what `owner` (the service of the share's name unless given) shares, as `document`.
 
         `budget` is the seconds that a read may wait for the owner. A copy whose owner has not been
-        heard of for `max_age` seconds is marked stale. `renamed_from`: the name by which the owner still knows the share.
+        heard of for `max_age` seconds is marked stale. `renamed_from`: the name by which the owner still knows the
+        share.
         """
         if mode not in MODES:
             raise DeclarationError(f"borrow {share}: mode is one of {', '.join(MODES)}, not {mode!r}")
@@ -372,9 +373,7 @@ class Service:
             if start is not None and start not in STARTS:
                 raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
             stored, *also = names_of(function.__name__, name, renamed_from)
-            self._add(
-                self.reactions, stored, Reaction(stored, events, function, batch, start, tuple(also)), "reaction"
-            )
+            self._add(self.reactions, stored, Reaction(stored, events, function, batch, start, tuple(also)), "reaction")
             return function
 
         return declare
@@ -414,9 +413,10 @@ def at_line(path: str, line: int) -> str:
 
 def _declared_at() -> str:
     """The place outside this module that is declaring something now."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
+    assert frame is not None
     return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 

@@ -17,6 +17,7 @@ CONSTANTS = {
     "LEASES_TABLE": "chimera_leases",
     "SHARED_TABLE": "chimera_shared",
     "CONSUMERS_TABLE": "chimera_consumers",
+    "NAMES_TABLE": "chimera_names",
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
     "AUDITS": "chimera.audits",
@@ -92,4 +93,5 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_leases": "name holder until",
         "chimera_shared": "share partition bucket key number digest",
         "chimera_consumers": "consumer partition number offset seen",
+        "chimera_names": "kind name detail gone",
     }

@@ -83,6 +83,10 @@ def given(where: Where) -> list[object]:
     return [value for values in where.values() for value in values if value is not None]
 
 
+COUNT_TYPES = "SELECT type, count(*) FROM journal GROUP BY type"
+"""The query for `Store.types`, in every dialect."""
+
+
 def index_name(table: Table, column: str) -> str:
     """The name of the index on a column."""
     return f"{table.name}_by_{column}"

@@ -22,6 +22,7 @@ STARTS_TABLE = "chimera_starts"
 LEASES_TABLE = "chimera_leases"
 SHARED_TABLE = "chimera_shared"
 CONSUMERS_TABLE = "chimera_consumers"
+NAMES_TABLE = "chimera_names"
 
 # Documents of Chimera's own in a view store.
 BORROWS = "chimera.borrows"

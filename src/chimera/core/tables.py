@@ -132,6 +132,22 @@ class ReportedConsumer(Entity, key=("consumer", "partition"), table=names.CONSUM
     seen: datetime
 
 
+class StoredName(Entity, key=("kind", "name"), table=names.NAMES_TABLE):
+    """A name that this service has declared: of an event, a command, a view, a reaction, a table, a share.
+
+    `gone`: it was not declared any more, and that was all right. `detail`: of a command, its route. Of the kind `build`
+    are the digests of all names that were declared together.
+    """
+
+    kind: str
+    name: str
+    detail: str = ""
+    gone: bool = False
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
-    return [table_of(entity) for entity in (Handled, Progress, Parked, Start, Lease, SharedKey, ReportedConsumer)]
+    return [
+        table_of(entity)
+        for entity in (Handled, Progress, Parked, Start, Lease, SharedKey, ReportedConsumer, StoredName)
+    ]

@@ -8,7 +8,7 @@ import msgspec
 
 from chimera.core import names
 from chimera.folds import View
-from chimera.service import Borrow, Mode, Reaction, Service
+from chimera.service import Borrow, Mode, Reaction, Service, located
 
 Kind = Literal["commands", "relay", "view", "reaction", "copy"]
 
@@ -67,6 +67,13 @@ def consumers_of(service: Service) -> list[Consumer]:
             for mode in COPYING
         ),
     ]
+
+
+def declared_at(service: Service, consumer: Consumer) -> str:
+    """The file and line of what was declared of a consumer; of a borrow, those of its service."""
+    if isinstance(consumer.declared, View):
+        return consumer.declared.declared_at
+    return located(consumer.declared.function) if isinstance(consumer.declared, Reaction) else service.declared_at
 
 
 def other_sources(service: Service) -> list[str]:

@@ -18,10 +18,12 @@ from chimera.core.context import Context, Owners, Process
 from chimera.core.metrics import Metrics
 from chimera.core.timing import Retry, Timing
 from chimera.errors import DeclarationError, SettingsError
+from chimera.journal.consumers import consumers_of, declared_at
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.run.settings import Settings
 from chimera.service import Mode, Service
 from chimera.share.owner import OwnStore
+from chimera.upkeep.naming import admit
 
 logger = logging.getLogger("chimera")
 
@@ -166,6 +168,25 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = Fals
                 await context.owners.close()
     finally:
         await engines.close()
+
+
+def check_owners(settings: Settings, service: Service) -> None:
+    """Raises SettingsError where a service uses what no service in the settings owns."""
+    for consumer in consumers_of(service):
+        if consumer.kind in ("commands", "relay") or consumer.source in settings.services:
+            continue
+        raise SettingsError(
+            f"{declared_at(service, consumer)}: {service.name} uses what {consumer.source!r} has, and no service is "
+            f"called so; there are: {', '.join(settings.services)}; name one of them (source=, owner=), or add "
+            f"[services.{consumer.source}] with its app and url"
+        )
+
+
+async def admit_all(settings: Settings, contexts: Sequence[Context]) -> None:
+    """Let services start. Raises SettingsError or DeclarationError where names don't fit what is stored or owned."""
+    for context in contexts:
+        check_owners(settings, context.service)
+        await admit(context)
 
 
 ENTRY_POINTS = "chimera.engines"

@@ -19,7 +19,7 @@ import msgspec
 from chimera.core.context import Context
 from chimera.core.timing import Doors
 from chimera.errors import SettingsError
-from chimera.run.engines import about, opened
+from chimera.run.engines import about, admit_all, opened
 from chimera.run.settings import Settings
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home
@@ -68,6 +68,7 @@ async def serve(
         if not fleet:
             settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
         contexts = await stack.enter_async_context(opened(settings, names, fleet=fleet))
+        await admit_all(settings, contexts)
         if write:
             works |= _write_heads(contexts)
             stack.push_async_callback(stop_all, list(works.values()))

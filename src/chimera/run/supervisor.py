@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, closing, suppress
 
 from chimera.core.timing import pause_s
 from chimera.errors import SettingsError
-from chimera.run.engines import opened
+from chimera.run.engines import admit_all, opened
 from chimera.run.gateway import Gateway
 from chimera.run.serving import answering, base_of, listen, stop_all, stop_signal, until
 from chimera.run.settings import Settings
@@ -114,8 +114,8 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
     if settings.port == 0:
         raise SettingsError("port 0 is for a single process; with --processes name a port, as in: --port 8000")
     stop = stop_signal()
-    async with opened(settings, list(settings.services), fleet=True):
-        pass  # what is wrong with the engines is said once, not by every process
+    async with opened(settings, list(settings.services), fleet=True) as contexts:
+        await admit_all(settings, contexts)  # what is wrong is said once, not by every process
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(closing(await listen(settings.host, settings.port)))
         heads = _heads(settings, config, workers)

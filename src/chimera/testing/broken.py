@@ -167,6 +167,9 @@ class WrappedStore:
     async def oldest(self) -> Mapping[int, int]:
         return await self._store.oldest()
 
+    async def types(self) -> Mapping[str, int]:
+        return await self._store.types()
+
     async def close(self) -> None:
         await self._store.close()
 

@@ -19,7 +19,16 @@ import msgspec
 
 from chimera.adapters.relational.pool import WAIT_S, Pool, finished
 from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
-from chimera.adapters.rows import Where, check_columns, events_of, index_name, journal_rows, other_partitions, unbroken
+from chimera.adapters.rows import (
+    COUNT_TYPES,
+    Where,
+    check_columns,
+    events_of,
+    index_name,
+    journal_rows,
+    other_partitions,
+    unbroken,
+)
 from chimera.entities import Key, Row, Table
 from chimera.errors import ChimeraError, Conflict, Unavailable
 from chimera.messages import Message
@@ -441,6 +450,9 @@ class RelationalStore:
 
     async def oldest(self) -> Mapping[int, int]:
         return dict(await self._database.read(self._database.spelling.oldest))
+
+    async def types(self) -> Mapping[str, int]:
+        return dict(await self._database.read(COUNT_TYPES))
 
     async def close(self) -> None:
         await self._database.pool.close()

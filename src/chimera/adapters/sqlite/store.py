@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from chimera.adapters.rows import (
+    COUNT_TYPES,
     Where,
     check_columns,
     distinct,
@@ -114,6 +115,9 @@ class SQLiteStore:
 
     async def oldest(self) -> Mapping[int, int]:
         return dict(self._file.reader.run(_OLDEST))
+
+    async def types(self) -> Mapping[str, int]:
+        return dict(self._file.reader.run(COUNT_TYPES))
 
     async def close(self) -> None:
         await self._file.close()

@@ -144,6 +144,17 @@ class JournalGuarantees(EngineSuite):
             found = [message.number for message in await engine.journal(partition, after, 1000)]
             assert found == list(range(after + 1, heads[partition] + 1))
 
+    async def test_the_types_of_the_events_that_are_there_are_counted(self, engine: Store) -> None:
+        """Those that were trimmed are not."""
+        await engine.create(TABLES, PARTITIONS)
+        assert dict(await engine.types()) == {}
+        await emitted(engine, 1, "a", "b", "a")
+        await emitted(engine, 2, "a")
+        counted = dict(await engine.types())
+        assert list(counted.values()) == [4]
+        await trimmed(engine, 1, 2)
+        assert dict(await engine.types()) == dict.fromkeys(counted, 2)
+
     async def test_history_is_the_events_of_one_key_in_order(self, engine: Store) -> None:
         """Of one partition, from the beginning or after a number."""
         await engine.create(TABLES, PARTITIONS)

@@ -147,6 +147,10 @@ class ReachedStore(WrappedStore):
         await self._way.before("store.oldest")
         return await super().oldest()
 
+    async def types(self) -> Mapping[str, int]:
+        await self._way.before("store.types")
+        return await super().types()
+
     async def close(self) -> None:
         """The store outlives this process."""
 

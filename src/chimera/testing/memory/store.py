@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -104,6 +104,9 @@ class MemoryStore:
 
     async def oldest(self) -> Mapping[int, int]:
         return {partition: _oldest(self.state, partition) for partition in self.state.heads}
+
+    async def types(self) -> Mapping[str, int]:
+        return Counter(event.type for events in self.state.events.values() for event in events)
 
     async def close(self) -> None: ...
 

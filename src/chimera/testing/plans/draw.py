@@ -87,7 +87,9 @@ def _commands(fleet: Fleet, chance: Random, span_s: float) -> list[Sending]:
                 msgspec.to_builtins(draw(chance)) if draw is not None else draw_body(handler.command, chance)
             )
             label = f"c{client}-{number}"
-            sendings.append(Sending(round(at, 3), f"c{client}", service.name, handler.command.__names__[0], body, label))
+            sendings.append(
+                Sending(round(at, 3), f"c{client}", service.name, handler.command.__names__[0], body, label)
+            )
     return sorted(sendings, key=lambda sending: sending.at)
 
 

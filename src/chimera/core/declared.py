@@ -1,0 +1,162 @@
+"""The names that a service declares: those under which something of it is stored or sent, and where each stands."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+from chimera.core.names import share_type
+from chimera.entities import Entity, table_name
+from chimera.errors import DeclarationError
+from chimera.messages import Event
+from chimera.service import Service, at_line, located
+
+Kind = Literal["events", "commands", "views", "reactions", "tables", "shares"]
+KINDS: tuple[Kind, ...] = ("events", "commands", "views", "reactions", "tables", "shares")
+
+
+class DeclaredName(NamedTuple):
+    """A name and where it is declared. `also`: what else is read as it; `detail`: of a command, its route.
+
+    `python`: what it is called in the code.
+    """
+
+    kind: Kind
+    name: str
+    python: str
+    where: str
+    also: tuple[str, ...] = ()
+    detail: str = ""
+
+
+def declared_names(service: Service) -> list[DeclaredName]:
+    """Every name that a service declares. Raises DeclarationError where two classes have one name."""
+    return [
+        *(_of_class("events", event, event.__names__) for event in own_events(service)),
+        *(
+            DeclaredName(
+                "commands",
+                name,
+                handler.command.__name__,
+                located(handler.function),
+                handler.command.__names__[1:],
+                handler.route or "",
+            )
+            for name, handler in service.handlers.items()
+        ),
+        *(
+            DeclaredName("views", view.name, view.document.__name__, view.declared_at, view.also)
+            for view in service.views.values()
+        ),
+        *(
+            DeclaredName("reactions", each.name, each.function.__name__, located(each.function), each.also)
+            for each in service.reactions.values()
+        ),
+        *_tables(service),
+        *(
+            DeclaredName("shares", share.name, share.name, located(share.function), share.also)
+            for share in service.shares.values()
+        ),
+    ]
+
+
+def own_events(service: Service) -> list[type[Event]]:
+    """The classes of a service's own events: those that it names, and all others of its source in this process.
+
+    A class in a module of another service, which may have a class of its own for what it consumes, is none of them.
+    Raises DeclarationError where two that the service itself names are read from one type.
+    """
+    named = [*_named_events(service)]
+    _check_apart(service, named)
+    others = [event for event in _every_event(Event) if event not in named and not _is_of_another(service, event)]
+    return [*named, *(event for event in others if event.__source__ == service.name)]
+
+
+def known_types(service: Service) -> set[str]:
+    """The types in a service's journal that somebody may read, and those that were given up."""
+    forgotten = {f"{service.name}.{name}" for name in service.forgot.get("events", ())}
+    return {type_ for event in own_events(service) for type_ in event.wire_types()} | forgotten
+
+
+def is_of_a_share(service: Service, type_: str) -> bool:
+    """True for the type of a share's changes."""
+    return type_.startswith(share_type(service.name, ""))
+
+
+def digest_of_names(declared: Iterable[DeclaredName]) -> str:
+    """The digest of all names that are declared together: 16 hexadecimal digits."""
+    lines = sorted({f"{each.kind} {' '.join((each.name, *sorted(each.also)))}" for each in declared})
+    return sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def class_at(class_: type) -> str:
+    """The file and line of a class; its module and name where there is no source."""
+    try:
+        return at_line(inspect.getsourcefile(class_) or "", inspect.getsourcelines(class_)[1])
+    except (OSError, TypeError):
+        return f"{class_.__module__}.{class_.__qualname__}"
+
+
+def _of_class(kind: Kind, class_: type, names: Sequence[str]) -> DeclaredName:
+    return DeclaredName(kind, names[0], class_.__name__, class_at(class_), tuple(names[1:]))
+
+
+def _tables(service: Service) -> list[DeclaredName]:
+    classes: dict[str, type[Entity]] = {}
+    for entity in service.entities:
+        name = table_name(entity)
+        if (other := classes.setdefault(name, entity)) is not entity:
+            raise DeclarationError(
+                f"{class_at(entity)}: {entity.__name__} has {other.__name__}'s table {name!r} ({class_at(other)}); "
+                f'give it its own: class {entity.__name__}(Entity, key="…", table="…")'
+            )
+    return [_of_class("tables", entity, (name, *entity.__names__[1:])) for name, entity in classes.items()]
+
+
+def _every_event(of: type[Event]) -> Iterator[type[Event]]:
+    for event in of.__subclasses__():
+        yield event
+        yield from _every_event(event)
+
+
+def _named_events(service: Service) -> Iterator[type[Event]]:
+    """Those that are folded, reacted to, or change a share, and those that the modules of its functions name."""
+    used = [event for fold in (*service.folds.values(), *service.views.values()) for event in fold.steps]
+    used += [event for reaction in service.reactions.values() for event in reaction.events]
+    used += [event for share in service.shares.values() for event in share.changed_by]
+    for module in _modules(service):
+        for value in (*vars(module).values(),):
+            inner = vars(value).values() if isinstance(value, ModuleType) else (value,)
+            used += [each for each in inner if isinstance(each, type) and issubclass(each, Event)]
+    yield from dict.fromkeys(event for event in used if event.__source__ == service.name)
+
+
+def _modules(service: Service) -> list[ModuleType]:
+    functions: list[object] = [handler.function for handler in service.handlers.values()]
+    functions += [reaction.function for reaction in service.reactions.values()]
+    functions += [share.function for share in service.shares.values()]
+    functions += [query.function for query in service.queries.values()]
+    names = dict.fromkeys(getattr(function, "__module__", "") for function in functions)
+    return [sys.modules[name] for name in names if name in sys.modules]
+
+
+def _check_apart(service: Service, events: Sequence[type[Event]]) -> None:
+    classes: dict[str, type[Event]] = {}
+    for event in events:
+        for type_ in event.wire_types():
+            if (other := classes.setdefault(type_, event)) is not event:
+                raise DeclarationError(
+                    f"{class_at(event)}: {event.__name__} is read from {type_}, as {other.__name__} is "
+                    f"({class_at(other)}); give it a name of its own: class {event.__name__}(Event, "
+                    f'source="{service.name}", key="…", name="{event.__name__}2")'
+                )
+
+
+def _is_of_another(service: Service, event: type[Event]) -> bool:
+    module = sys.modules.get(event.__module__)
+    services = {each.name for each in vars(module).values() if isinstance(each, Service)} if module else set()
+    return bool(services) and service.name not in services

@@ -1,0 +1,386 @@
+"""Names against what is stored: a service does not start where something that is stored would be missed or done again.
+
+What a store was declared to hold is written into it, so a service needs nothing beside it. A build whose names were
+admitted before is always admitted again: an old one may start in the middle of a rolling deploy, or come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any, NamedTuple
+
+from chimera.core.context import Context
+from chimera.core.declared import (
+    KINDS,
+    DeclaredName,
+    Kind,
+    declared_names,
+    digest_of_names,
+    is_of_a_share,
+    known_types,
+)
+from chimera.core.names import GENERATIONS, RELAY, events_topic, reaction_consumer
+from chimera.core.tables import Progress, StoredName
+from chimera.entities import Entity, table_of
+from chimera.errors import ChimeraError, SettingsError, Unavailable
+from chimera.journal.checkpoints import again_on_conflict
+from chimera.ports import Checkpoint
+from chimera.service import Reaction, Service
+from chimera.transaction import Unit
+
+logger = logging.getLogger("chimera")
+
+BUILD = "build"
+SHOWN = 3
+
+
+class Stored(NamedTuple):
+    """What a store knows of names: by kind, those that something is stored under, each with its detail.
+
+    `builds`: the digests of those that were declared together. `consumers`: the checkpoints there are, by consumer.
+    `types`: how many events of each type the journal has, where that had to be counted.
+    """
+
+    names: Mapping[Kind, Mapping[str, str]]
+    builds: Collection[str]
+    consumers: Mapping[str, Sequence[Progress]]
+    types: Mapping[str, int]
+
+    @property
+    def is_new(self) -> bool:
+        """True for a store that no build with names has used yet."""
+        return not self.builds
+
+
+class Beginning(NamedTuple):
+    """Where a new consumer begins: its checkpoints, by partition of its source."""
+
+    consumer: str
+    source: str
+    at: Mapping[int, Checkpoint]
+
+
+async def admit(context: Context) -> None:
+    """Let a service start: write down its names, and where new reactions begin. Doing it twice changes nothing.
+
+    Raises SettingsError, in one line, where names don't fit what is stored, DeclarationError where they don't fit
+    each other. Nothing is changed then.
+    """
+    declared = declared_names(context.service)
+    digest = digest_of_names(declared)
+    stored = await _stored(context, digest)
+    if digest not in stored.builds and (found := await _misfits(context, declared, stored)):
+        more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
+        raise SettingsError(found[0] + more)
+    if stranger := _stranger(context.service, stored):
+        raise SettingsError(stranger)
+    beginnings = await _beginnings(context, stored)
+    if not beginnings and digest in stored.builds and not _news(declared, stored):
+        return
+    rows = [StoredName(each.kind, each.name, each.detail) for each in declared]
+    rows += [
+        StoredName("events", type_.partition(".")[2])
+        for type_ in stored.types
+        if type_.startswith(f"{context.service.name}.") and not is_of_a_share(context.service, type_)
+    ]
+    gone = [] if digest in stored.builds else _gone(context.service, declared, stored)
+    await again_on_conflict(
+        lambda: _write(context, [*rows, *gone, StoredName(BUILD, digest)], beginnings), context.clock
+    )
+
+
+async def misfits(context: Context) -> list[str]:
+    """What is wrong with a service's names, a line each; nothing is written. Raises DeclarationError as `admit`."""
+    declared = declared_names(context.service)
+    stored = await _stored(context, digest_of_names(declared))
+    stranger = _stranger(context.service, stored)
+    if digest_of_names(declared) in stored.builds:
+        return [stranger] if stranger else []
+    return [*([stranger] if stranger else []), *await _misfits(context, declared, stored)]
+
+
+async def _stored(context: Context, digest: str) -> Stored:
+    table, progress = table_of(StoredName), table_of(Progress)
+    async with context.store.snapshot() as session:
+        rows: list[StoredName] = list(map(table.from_row, await session.find(table, {})))
+        checkpoints: list[Progress] = list(map(progress.from_row, await session.find(progress, {})))
+    names: dict[Kind, dict[str, str]] = {
+        kind: {row.name: row.detail for row in rows if row.kind == kind and not row.gone} for kind in KINDS
+    }
+    consumers: dict[str, list[Progress]] = {}
+    for each in checkpoints:
+        consumers.setdefault(each.consumer, []).append(each)
+    gone = {row.name for row in rows if row.gone and row.kind == "reactions"}
+    names["reactions"] |= {
+        name: ""
+        for consumer in consumers
+        if (name := consumer.rpartition(":")[0]) and name not in gone  # kept by a build without names
+    }
+    builds = {row.name for row in rows if row.kind == BUILD}
+    types: Mapping[str, int] = {}
+    if not builds:
+        names["views"] |= dict.fromkeys(await _stored_views(context), "")
+        types = await _types(context)
+    elif digest not in builds and {f"{context.service.name}.{name}" for name in names["events"]} - known_types(
+        context.service
+    ):
+        types = await _types(context)
+    return Stored(names, builds, consumers, types)
+
+
+async def _stored_views(context: Context) -> list[str]:
+    """The views that the view store has, and of those that are declared the ones that it had before generations."""
+    found, after = [], ""
+    while page := await context.views.scan(GENERATIONS, after):
+        found += [document.key for document in page if "~" not in document.key]
+        after = page[-1].key
+    found += [view for view in context.service.views if view not in found and await context.views.checkpoints(view)]
+    return found
+
+
+async def _types(context: Context) -> Mapping[str, int]:
+    """The types in the journal; none where they can't be counted, for a journal may be too large to be read through."""
+    if not any((await context.store.heads()).values()):
+        return {}
+    try:
+        return await context.store.types()
+    except ChimeraError as error:
+        logger.warning("%s: its journal's types can't be counted, and are not checked: %s", context.service.name, error)
+        return {}
+
+
+async def _misfits(context: Context, declared: Sequence[DeclaredName], stored: Stored) -> list[str]:
+    service = context.service
+    found = _unknown_types(service, declared, stored)
+    for kind in KINDS:
+        if kind in ("events", "reactions"):
+            continue
+        for new, old in _renames(service, kind, declared, stored):
+            if await _has_rows(context, kind, old):
+                found.append(_like_a_rename(service, new, old))
+    found += [
+        _without_start(context.service, reaction, source, _missing(service, "reactions", declared, stored), count)
+        for reaction, source in _new_reactions(service, stored)
+        if reaction.start is None and (count := await _past(context, source))
+    ]
+    return found
+
+
+def _stranger(service: Service, stored: Stored) -> str:
+    """What to say where the store is that of another service."""
+    sent = {each.source for each in stored.consumers.get(RELAY, ())}
+    if not sent or service.name in sent:
+        return ""
+    owner = min(sent)
+    return (
+        f'{service.declared_at}: Service("{service.name}") has the store of {owner!r}, whose events stand in its '
+        f'journal; call it Service("{owner}") again, and [services.{owner}] (the variable may be called otherwise), '
+        f"or give [services.{service.name}] a store of its own"
+    )
+
+
+def _unknown_types(service: Service, declared: Sequence[DeclaredName], stored: Stored) -> list[str]:
+    known = known_types(service)
+    unknown = [
+        type_
+        for type_ in stored.types
+        if type_ not in known and type_.startswith(f"{service.name}.") and not is_of_a_share(service, type_)
+    ]
+    new = [each for each in declared if each.kind == "events" and each.name not in stored.names["events"]]
+    new = [each for each in new if f"{service.name}.{each.name}" not in stored.types]
+    return [_unknown_type(service, type_, stored.types[type_], new) for type_ in sorted(unknown)]
+
+
+def _unknown_type(service: Service, type_: str, count: int, new: Sequence[DeclaredName]) -> str:
+    old = type_.partition(".")[2]
+    if new:
+        classes = " or ".join(f"{each.python} ({each.where})" for each in new[:SHOWN])
+        now = f'if {classes} is what it is called now, type: class {new[0].python}(Event, …, renamed_from="{old}")'
+    else:
+        now = f'declare it again: class {old}(Event, source="{service.name}", key="…")'
+    return (
+        f"{service.declared_at}: the journal of {service.name} has {count} events of type {type_}, which no class is "
+        f'read from; {now}; if they are given up, type: {variable(service)}.forgotten(events=["{old}"])'
+    )
+
+
+def _renames(
+    service: Service, kind: Kind, declared: Sequence[DeclaredName], stored: Stored
+) -> list[tuple[DeclaredName, str]]:
+    """What is new of a kind, each with what is gone and may have been it: of commands, one at the same route."""
+    missing = _missing(service, kind, declared, stored)
+    known = stored.names[kind]
+    found = []
+    for each in declared:
+        if each.kind == kind and each.name not in known:
+            like = [old for old in missing if kind != "commands" or (known[old] and known[old] == each.detail)]
+            if like:
+                found.append((each, like[0]))
+    return found
+
+
+def _missing(service: Service, kind: Kind, declared: Sequence[DeclaredName], stored: Stored) -> list[str]:
+    """The names of a kind that something is stored under, and that are neither declared nor given up."""
+    here = {name for each in declared if each.kind == kind for name in (each.name, *each.also)}
+    return sorted(set(stored.names[kind]) - here - service.forgot.get(kind, frozenset()))
+
+
+def _like_a_rename(service: Service, new: DeclaredName, old: str) -> str:
+    word = new.kind.removesuffix("s")
+    typed = {
+        "views": f'{variable(service)}.view({new.python}, …, renamed_from="{old}")',
+        "commands": f'class {new.python}(Command, …, renamed_from="{old}")',
+        "tables": f'class {new.python}(Entity, …, renamed_from="{old}")',
+        "shares": f'{variable(service)}.share("{new.name}", …, renamed_from="{old}")',
+    }[new.kind]
+    return (
+        f"{new.where}: the {word} {new.name!r} of {service.name} is new, and {old!r} is gone: if that is its name "
+        f'until now, type: {typed}; if it is given up, type: {variable(service)}.forgotten({new.kind}=["{old}"])'
+    )
+
+
+async def _has_rows(context: Context, kind: Kind, old: str) -> bool:
+    """False where nothing can be missed: no event for a view, an empty table."""
+    if kind == "views":
+        return any([await _past(context, source) for view in context.service.views.values() for source in view.sources])
+    if kind != "tables":
+        return True
+    try:
+        async with context.store.snapshot() as session:
+            if not session.dialect:
+                return True
+            mark = "`" if session.dialect == "mysql" else '"'
+            return bool(await session.execute(f"SELECT 1 FROM {mark}{old}{mark} LIMIT 1"))  # noqa: S608 - declared once
+    except Unavailable:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the driver raises for a table that is not there
+        return False
+
+
+def _new_reactions(service: Service, stored: Stored) -> list[tuple[Reaction, str]]:
+    """The reactions that have no checkpoint in a source."""
+    return [
+        (reaction, source)
+        for reaction in service.reactions.values()
+        for source in reaction.sources
+        if reaction_consumer(reaction.name, source) not in stored.consumers
+    ]
+
+
+def _without_start(service: Service, reaction: Reaction, source: str, missing: Sequence[str], count: int) -> str:
+    declared = next(each for each in declared_names(service) if (each.kind, each.name) == ("reactions", reaction.name))
+    events = ", ".join(event.__name__ for event in reaction.events)
+    call = f"@{variable(service)}.{'project' if reaction.batch else 'on'}({events}, "
+    renamed = (
+        f'; and {missing[0]!r} is gone: if that is its name until now, type: {call}renamed_from="{missing[0]}")'
+        if missing
+        else ""
+    )
+    return (
+        f"{declared.where}: the reaction {reaction.name!r} of {service.name} is new, and {source} has {count} events "
+        f'already{renamed}; else say where it begins, type: {call}start="now") or start="beginning"'
+    )
+
+
+async def _past(context: Context, source: str) -> int:
+    """The number of events that a source has had; 0 where none is known of."""
+    if source == context.service.name:
+        return sum((await context.store.heads()).values())
+    known = 0
+    with suppress(Unavailable):  # its topic is not there yet
+        known = sum((await context.log.ends(events_topic(source))).values())
+    return known or sum((await context.owners.known_heads(source)).values())
+
+
+async def _beginnings(context: Context, stored: Stored) -> list[Beginning]:
+    """Where those reactions begin that have no checkpoint yet; a mark at 0 says that one is known."""
+    found = []
+    for reaction, source in _new_reactions(context.service, stored):
+        at: Mapping[int, Checkpoint] = {}
+        if reaction.start == "now":
+            at = await _now(context, source)
+        found.append(Beginning(reaction_consumer(reaction.name, source), source, at or {0: Checkpoint()}))
+    return found
+
+
+async def _now(context: Context, source: str) -> dict[int, Checkpoint]:
+    """Where a source stands: its journal's heads, or what its log has last where the owner can't be asked."""
+    ends: Mapping[int, int] = {}
+    with suppress(Unavailable):
+        ends = await context.log.ends(events_topic(source))
+    if source == context.service.name:
+        heads = await context.store.heads()
+        return {partition: Checkpoint(number, ends.get(partition, 0)) for partition, number in heads.items()}
+    try:
+        async with asyncio.timeout(context.timing.ask_s):
+            at = await _last_of(context, source, ends)
+    except TimeoutError as error:
+        raise Unavailable(
+            f"the last events of {source} can't be read from its log in {context.timing.ask_s:g} s"
+        ) from error
+    for partition, number in (await context.owners.known_heads(source)).items():
+        if number > at.get(partition, Checkpoint()).number:
+            at[partition] = Checkpoint(number, ends.get(partition, 0))
+    return at
+
+
+async def _last_of(context: Context, source: str, ends: Mapping[int, int]) -> dict[int, Checkpoint]:
+    """The last records of a log's partitions, as checkpoints."""
+    left = {partition: end for partition, end in ends.items() if end}
+    at = {partition: Checkpoint() for partition in ends}
+    if not left:
+        return at
+    reading: Any = context.log.read(events_topic(source), {partition: end - 1 for partition, end in left.items()})
+    async with aclosing(reading) as batches:
+        async for batch in batches:
+            for offset, message in batch:
+                if message.number > at[message.partition].number:
+                    at[message.partition] = Checkpoint(message.number, offset)
+                if offset >= left.get(message.partition, offset):
+                    left.pop(message.partition, None)
+            if not left:
+                break
+    return at
+
+
+def _news(declared: Iterable[DeclaredName], stored: Stored) -> bool:
+    return any(each.name not in stored.names[each.kind] for each in declared)
+
+
+def _gone(service: Service, declared: Sequence[DeclaredName], stored: Stored) -> list[StoredName]:
+    """What is not declared any more; of events, what the journal has none of."""
+    here = {(each.kind, name) for each in declared for name in (each.name, *each.also)}
+    return [
+        StoredName(kind, name, detail, gone=True)
+        for kind in KINDS
+        for name, detail in stored.names[kind].items()
+        if (kind, name) not in here and (kind != "events" or f"{service.name}.{name}" not in stored.types)
+    ]
+
+
+async def _write(context: Context, rows: Sequence[StoredName], beginnings: Sequence[Beginning]) -> None:
+    """Put the rows, and the checkpoints of those that have none; a checkpoint that is there stays."""
+    table, progress = table_of(StoredName), table_of(Progress)
+    async with context.store.transaction() as session:
+        unit = Unit(context.service, session)
+        keys = [(row.kind, row.name) for row in rows]
+        known: dict[tuple[str, str], Entity] = {
+            (row.kind, row.name): row for row in map(table.from_row, await session.load(table, keys))
+        }
+        for row in rows:
+            if known.get((row.kind, row.name)) != row:
+                unit.put(row)
+        for consumer, source, at in beginnings:
+            if await session.load(progress, [(consumer, source, partition) for partition in at]):
+                continue
+            for partition, checkpoint in at.items():
+                unit.put(Progress(consumer, source, partition, *checkpoint))
+        await unit.flush()
+
+
+def variable(service: Service) -> str:
+    """A service as it is probably called in its code."""
+    return service.name.replace("-", "_")
