@@ -21,7 +21,7 @@ from chimera.core.declared import declared_names, own_events
 from chimera.core.names import CHECKPOINTS_TABLE, NAMES_TABLE
 from chimera.core.tables import Progress, StoredName, framework_tables
 from chimera.entities import table_name, table_of
-from chimera.messages import Message, partition_of
+from chimera.messages import Message, form_of, partition_of
 from chimera.run.engines import check_owners
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
@@ -84,6 +84,7 @@ def forget(name: str) -> None:
     """A build's code is gone, as when its process has ended."""
     LOADED.remove(name)
     sys.modules.pop(name).__dict__.clear()
+    form_of.cache_clear()
     gc.collect()
 
 
