@@ -6,6 +6,7 @@ ChimeraError
 ├── Rejected           a business refusal, raised by handlers and remembered with the command
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
+│   └── CutShort       … in the middle of a work, which may itself be the cause
 ├── Unfit              what is to be written can't be kept as it is; trying again does not help
 ├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
@@ -50,6 +51,13 @@ class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
 
 class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"
     """An engine or an owner can't be reached or can't confirm. Nothing was stored; try again."""
+
+
+class CutShort(Unavailable):
+    """An engine ended a statement, or the connection, in the middle of a work. Nothing was stored.
+
+    The engine may be away; or this work is the cause, whenever it is tried: too long, too large. To try it alone tells.
+    """
 
 
 class Unfit(ChimeraError):  # noqa: N818 - what something is

@@ -22,13 +22,15 @@ class Features(msgspec.Struct, frozen=True):
 
     `durable`: what was confirmed outlives the process. `shared`: several processes may use it at once.
     `poll_s`: how often, in seconds, it may be asked cheaply whether something is new. `trims`: a log drops what it is
-    told to; one that can't only has its own retention.
+    told to; one that can't only has its own retention. `largest`: bytes of a document, or
+    of a message's data, that fit.
     """
 
     durable: bool = True
     shared: bool = True
     poll_s: float = 0.01
     trims: bool = True
+    largest: int = 512 << 20
 
 
 PAGE_BYTES = 8 << 20

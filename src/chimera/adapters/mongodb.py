@@ -41,7 +41,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import CutShort, SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
 
 Stored = dict[str, Any]
@@ -52,6 +52,8 @@ Checkpoints = Mapping[tuple[str, int], Checkpoint]
 _TIMEOUT_S = 30.0
 _DEFAULTS = {"serverSelectionTimeoutMS": 3_000, "connectTimeoutMS": 3_000, "maxPoolSize": 16, "appname": "chimera"}
 CHUNK_BYTES = 8 * 1024 * 1024
+_LARGEST = (16 << 20) - (64 << 10)
+"""MongoDB takes 16 MiB with the names, ids and revisions beside a document's data."""
 _DUPLICATE = 11000
 _REFUSED = frozenset({13, 18, 8000})
 _TRIES = 200
@@ -92,7 +94,7 @@ class MongoViews:
     `chunk_bytes`: the most that a document with a part of a batch holds.
     """
 
-    features = Features(durable=True, shared=True, poll_s=0.02)
+    features = Features(durable=True, shared=True, poll_s=0.02, largest=_LARGEST)
 
     def __init__(self, url: str, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.name = _public(url)
@@ -129,7 +131,7 @@ class MongoViews:
 
     async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
         async with self._locks[consumer]:
-            with _telling(self.name), pymongo.timeout(_TIMEOUT_S):
+            with _telling(self.name, cut_short=True), pymongo.timeout(_TIMEOUT_S):
                 for attempt in range(_TRIES):
                     state = self._left.pop(consumer, None)
                     if state is None or not _is_at(state, moves):  # it may be out of date
@@ -442,8 +444,8 @@ def _public(url: str) -> str:
 
 
 @contextmanager
-def _telling(name: str) -> Iterator[None]:
-    """Raises what the driver says about reach and rights in our words."""
+def _telling(name: str, *, cut_short: bool = False) -> Iterator[None]:
+    """Raises what the driver says about reach and rights in our words. `cut_short`: what is done may be the cause."""
     try:
         yield
     except errors.PyMongoError as error:
@@ -453,5 +455,6 @@ def _telling(name: str) -> Iterator[None]:
         if isinstance(error, errors.ConfigurationError):
             raise SettingsError(f"{name}: {text}") from error
         if isinstance(error, errors.InvalidOperation | errors.ConnectionFailure | errors.OperationFailure):
-            raise Unavailable(f"{name}: {text}") from error
+            is_away = isinstance(error, errors.InvalidOperation | errors.ServerSelectionTimeoutError)
+            raise (CutShort if cut_short and not is_away else Unavailable)(f"{name}: {text}") from error
         raise

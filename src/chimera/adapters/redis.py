@@ -27,7 +27,7 @@ import redis.exceptions as failures
 from redis.asyncio.connection import Connection, parse_url
 
 from chimera.adapters.last_known import TTL_S, WAIT_S, Patience, known_at, with_time
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import CutShort, SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Features, LastKnown, LastKnownStore, Move, ViewStore
 
 Word = str | bytes | int
@@ -289,7 +289,7 @@ class _Server:
                     replies = await _ask(connection, commands)
             except BaseException as error:
                 await self._give_back(connection, error)
-                self._tell(error)
+                self._tell(error, CutShort if once else Unavailable)
                 raise
             await self._give_back(connection)
             return replies
@@ -319,15 +319,17 @@ class _Server:
     def _new_connection(self) -> Connection:
         return self._connection_class(**self._options)
 
-    def _tell(self, error: BaseException) -> None:
-        """Raise the error in our words, if it is one of reach or of settings."""
+    def _tell(self, error: BaseException, kind: type[Unavailable]) -> None:
+        """Raise the error in our words, if it is one of reach or of settings. A write may be the cause of its end."""
         text = " ".join(str(error).split())
         if isinstance(error, _REFUSED) or text == "Invalid Database":
             raise SettingsError(f"{self.name}: {text}") from error
         if isinstance(error, TimeoutError):
-            raise Unavailable(f"{self.name} did not answer within {self._timeout:g} s") from error
-        if isinstance(error, _OUT_OF_REACH) or (isinstance(error, failures.ResponseError) and _BUSY.match(text)):
+            raise kind(f"{self.name} did not answer within {self._timeout:g} s") from error
+        if isinstance(error, failures.ResponseError) and _BUSY.match(text):
             raise Unavailable(f"{self.name}: {text}") from error
+        if isinstance(error, _OUT_OF_REACH):
+            raise kind(f"{self.name}: {text}") from error
 
 
 async def _ask(connection: Connection, commands: Sequence[Command]) -> list[Any]:

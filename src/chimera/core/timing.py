@@ -155,13 +155,15 @@ SPARE_DESCRIPTORS = 256
 class Retry(NamedTuple):
     """The tries of a failed message: how many, and the pauses in between, in seconds, doubling.
 
-    `ends`: how many processes may end, one after another, while they handle a message.
+    `ends`: how many processes may end, one after another, while they handle a message. `cuts`: the tries of one that an
+    engine cuts short each time, though it answers others.
     """
 
     tries: int = 5
     first_s: float = 0.1
     longest_s: float = 30.0
     ends: int = 5
+    cuts: int = 5
 
     def due(self, tries: int, now: datetime) -> datetime | None:
         """When to try again after so many tries; None when it is a person's turn."""

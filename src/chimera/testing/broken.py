@@ -12,6 +12,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from chimera.entities import Key, Row, Table
+from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
 
@@ -292,6 +293,31 @@ class WrappedViews:
 
     async def close(self) -> None:
         await self._views.close()
+
+
+class NarrowViews(WrappedViews):
+    """Breaks "whatever fits `features.largest` is kept": what holds this text, or more bytes than `most`, it refuses.
+
+    It says so by `error`. `away`: it says that it can't be reached, whatever is written.
+    """
+
+    def __init__(
+        self, views: ViewStore, error: Callable[[], Exception], *, text: bytes = b"\0", most: int = 1 << 30
+    ) -> None:
+        super().__init__(views)
+        self.away = False
+        self.refused = 0
+        self._error = error
+        self._text = text
+        self._most = most
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        if self.away:
+            raise Unavailable("nobody answers")
+        if any(each.data and (self._text in each.data or len(each.data) > self._most) for each in documents):
+            self.refused += 1
+            raise self._error()
+        return await self._views.write(consumer, documents, moves)
 
 
 class ForgetfulViews(WrappedViews):

@@ -9,7 +9,7 @@ import msgspec
 from chimera.core.clock import Clock
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.core.timing import Limits
-from chimera.errors import Unavailable
+from chimera.errors import Unavailable, Unfit
 from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import Message
 from chimera.ports import Document
@@ -24,7 +24,7 @@ class BatchFold:
 
     `stored` holds the documents by key as far as they exist; `spans` those of the events' keys that have parked events;
     `events` those events of them that are to be folded again. `failed` are the events that were parked because they
-    failed, not those behind them.
+    failed, not those behind them. `largest`: the bytes of a document that its store takes.
     """
 
     def __init__(
@@ -36,11 +36,13 @@ class BatchFold:
         *,
         clock: Clock,
         limits: Limits,
+        largest: int,
     ) -> None:
-        self.failed: list[Message] = []
+        self.failed: list[ParkedEvent] = []
         self._projection = projection
         self._clock = clock
         self._longest = limits.parked_line
+        self._largest = largest
         self._stored = stored
         self._stored_spans = spans
         self._stored_events = events
@@ -61,15 +63,24 @@ class BatchFold:
         elif error := self._try(message):
             self.park(message, error, 1)
 
-    def park(self, message: Message, error: Exception, tries: int) -> None:
-        """Park one event without folding it. Raises Unavailable for one too many."""
-        self._queue(message, cause_of(error), tries, traceback_of(error))
+    def park(self, message: Message, error: Exception, tries: int, *, left: bool = False) -> None:
+        """Park one event without folding it, or behind those of its key. Raises Unavailable for one too many.
 
-    def redo(self, failure: ParkedEvent, *, drop: bool = False) -> str:
-        """Fold the first parked event of its key, or drop it, and it is parked no more. Else it stays; returns why."""
+        `left`: its data stay in the journal.
+        """
+        if self._spans.get(kept_key(message.key)):
+            self._queue(message, BEHIND, 0, left=left)
+        else:
+            self._queue(message, cause_of(error), tries, traceback_of(error), left=left)
+
+    def redo(self, failure: ParkedEvent, error: Exception | None = None, *, drop: bool = False) -> str:
+        """Fold the first parked event of its key, or drop it, and it is parked no more. Else it stays; returns why.
+
+        With an `error` it stays because of that.
+        """
         key = kept_key(failure.message.key)
         span = self._spans[key]
-        error = None if drop else self._try(failure.message)
+        error = error or (None if drop else self._try(failure.message))
         cause = "" if error is None else cause_of(error)
         again = None if error is None else self._failed_again(failure, error)
         self._events[parked_key(key, span.first)] = again
@@ -80,7 +91,7 @@ class BatchFold:
     def encoded(self, key: str) -> bytes | None:
         """A document as it is now; None for none."""
         document = self._document(key)
-        return None if document is None else self._projection.encode(document)
+        return None if document is None else self._encoded(key, document)
 
     def writes(self) -> list[Document]:
         """The documents to write: those touched, and what is parked, or no more."""
@@ -90,7 +101,7 @@ class BatchFold:
             span = msgspec.json.encode(self._spans[key]) if self._spans[key] else None
             documents.append(Document(waiting_view(name), key, span, _revision(self._stored_spans, key)))
         for key, failure in self._events.items():
-            data = None if failure is None else msgspec.json.encode(failure)
+            data = None if failure is None else self._kept(failure)
             documents.append(Document(parked_view(name), key, data, _revision(self._stored_events, key)))
         return [document for document in documents if document.data is not None or document.revision]
 
@@ -126,9 +137,25 @@ class BatchFold:
     def _detached(self, key: str) -> object | None:
         """The document, as an object of its own. Raises what makes it one that can't be stored."""
         document = self._document(key)
-        return None if document is None else self._projection.decode(self._projection.encode(document))
+        return None if document is None else self._projection.decode(self._encoded(key, document))
 
-    def _queue(self, message: Message, cause: str, tries: int, traceback: str = "") -> None:
+    def _encoded(self, key: str, document: object) -> bytes:
+        """A document as it is stored. Raises Unfit for one that can't be."""
+        data = self._projection.encode(document)
+        if len(data) > self._largest:
+            raise Unfit(
+                f"the document of key {key!r} in {self._projection.name} would have {len(data):,} bytes; "
+                f"{self._largest:,} fit"
+            )
+        return data
+
+    def _kept(self, failure: ParkedEvent) -> bytes:
+        data = msgspec.json.encode(failure)
+        if failure.left or len(data) > self._largest:
+            return msgspec.json.encode(failure.without_data())
+        return data
+
+    def _queue(self, message: Message, cause: str, tries: int, traceback: str = "", *, left: bool = False) -> None:
         """Park an event as the last of its key."""
         key, now = kept_key(message.key), self._clock.now()
         span = self._spans.get(key, Span())
@@ -137,11 +164,12 @@ class BatchFold:
                 f"{self._projection.name} has set aside {len(span)} events of key {message.key!r} and waits; see: "
                 "chimera parked list"
             )
-        self._events[parked_key(key, span.end)] = ParkedEvent(message, cause, tries, now, now, traceback)
+        parked = ParkedEvent(message, cause, tries, now, now, traceback)
+        self._events[parked_key(key, span.end)] = parked.without_data() if left else parked
         self._spans[key] = Span(span.first, span.end + 1)
         self._moved[key] = None
         if tries:
-            self.failed.append(message)
+            self.failed.append(parked)
 
 
 def _revision(documents: Mapping[str, Document], key: str) -> int:

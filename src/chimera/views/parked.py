@@ -13,7 +13,9 @@ from datetime import datetime
 import msgspec
 
 from chimera.core.aio.turns import Turns
+from chimera.core.context import Owners
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
+from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Document, ViewStore
 
@@ -24,7 +26,8 @@ PAGE = 500
 class ParkedEvent(msgspec.Struct, frozen=True):
     """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
 
-    `traceback`: where the last try failed; empty where none is known.
+    `traceback`: where the last try failed; empty where none is known. `left`: its data were too large to be kept here,
+    and are in its source's journal only.
     Its data is stored in base64: it may be anything, and may be here because it is not JSON.
     """
 
@@ -34,6 +37,22 @@ class ParkedEvent(msgspec.Struct, frozen=True):
     first_at: datetime
     last_at: datetime
     traceback: str = ""
+    left: bool = False
+
+    def without_data(self) -> ParkedEvent:
+        """The same, with its data left in the journal."""
+        message = msgspec.structs.replace(self.message, data=b"")
+        return msgspec.structs.replace(self, message=message, left=True)
+
+
+async def whole(owners: Owners, event: ParkedEvent) -> ParkedEvent:
+    """The event with its data. Raises Unavailable, or Trimmed, where the journal that has them can't give them."""
+    if not event.left:
+        return event
+    at = event.message.position
+    for found in await owners[at.source].journal(at.partition, at.number - 1, 1):
+        return msgspec.structs.replace(event, message=msgspec.structs.replace(event.message, data=found.data))
+    raise Unavailable(f"the journal of {at.source} does not give {at} now")
 
 
 class Span(msgspec.Struct, frozen=True):

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
 from chimera.core.names import kept_key, view_of, waiting_view
+from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, Rehearsed, Write
 from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
 from chimera.views.batch import BEHIND, BatchFold
-from chimera.views.parked import ParkedEvent, events_of, parked_event_of, parked_events_of, span_of
+from chimera.views.parked import ParkedEvent, events_of, parked_event_of, parked_events_of, span_of, whole
 from chimera.views.projections import Projection
 from chimera.views.recent import Recent
 
@@ -28,7 +29,44 @@ class Folded(NamedTuple):
     """The documents to write of a batch, and the events that failed in it."""
 
     writes: Sequence[Document]
-    failed: Sequence[Message] = ()
+    failed: Sequence[ParkedEvent] = ()
+
+
+class Blame(NamedTuple):
+    """The reason why an event is parked without being folded. `left`: its data stay in the journal."""
+
+    error: Exception
+    tries: int
+    left: bool = False
+
+
+class Pieces:
+    """A batch that is written in pieces, one after another. `hints`: where the log was read on from, by partition."""
+
+    def __init__(self, batch: Batch, hints: Mapping[int, int]) -> None:
+        self.revision = 0
+        self._hints = hints
+        self._moves = {move.partition: move for move in batch.moves}
+        self._beside = batch.beside
+
+    def of(self, messages: Sequence[Message]) -> Batch:
+        """The next piece: the next messages of the batch, with the moves up to them."""
+        last = {message.partition: message.number for message in messages}
+        return Batch(messages, [self._up_to(self._moves[each], number) for each, number in last.items()], self._beside)
+
+    def written(self, messages: Sequence[Message], revision: int) -> bool:
+        """The next piece was written at a revision, or (0) was not."""
+        self.revision = revision
+        for move in self.of(messages).moves:
+            self._moves[move.partition] = self._moves[move.partition]._replace(before=move.after.number)
+        self._beside = [each._replace(revision=revision) for each in self._beside]
+        return revision > 0
+
+    def _up_to(self, move: Move, number: int) -> Move:
+        """The part of a move up to a number. One that leads nowhere, as while a copy is filled, is whole."""
+        if move.before >= move.after.number or number >= move.after.number:
+            return move
+        return move._replace(after=Checkpoint(number, self._hints[move.partition]))
 
 
 class Projector:
@@ -79,22 +117,60 @@ class Projector:
     async def apply(self, batch: Batch, ended: ProcessEnded | None = None) -> int:
         """Fold a batch and write it with its moves; returns the revision of what was put.
 
-        0 when the checkpoints, or the documents beside it, are elsewhere: nothing was written.
+        0 when the checkpoints, or the documents beside it, are elsewhere: then nothing more was written.
 
-        With `ended` its one message is parked instead. Raises Unavailable where too much is parked already.
+        With `ended` its one message is parked instead. What can't be written because of one event is written without
+        it, and that is parked. Raises Unavailable where too much is parked already.
         """
+        if ended is not None:
+            return await self._write(batch, Blame(ended, ended.times))
+        try:
+            return await self._write(batch)
+        except Exception as error:
+            if not may_be_its_own(error) or not batch.messages:
+                raise
+            return await self._write_apart(batch, error)
+
+    async def _write_apart(self, batch: Batch, error: Exception) -> int:
+        stored = await self.checkpoints(batch.moves[0].source, [move.partition for move in batch.moves])
+        pieces = Pieces(batch, {partition: checkpoint.offset for partition, checkpoint in stored.items()})
+
+        async def write(messages: Sequence[Message]) -> bool:
+            return pieces.written(messages, await self._write(pieces.of(messages)))
+
+        async def set_aside(message: Message, error: Exception, tries: int) -> bool:
+            if not self._projection.wanted(message):
+                raise error
+            piece, blame = pieces.of([message]), Blame(error, tries)
+            try:
+                revision = await self._write(piece, blame)
+            except Exception as again:
+                if not may_be_its_own(again):
+                    raise
+                revision = await self._write(piece, blame._replace(left=True))
+            return pieces.written([message], revision)
+
+        apart = Apart(self._context, write, set_aside, self._answers)
+        return pieces.revision if await apart.run(batch.messages, error) else 0
+
+    async def _answers(self) -> None:
+        """Have the view store write nothing, which shows that it is there."""
+        await self._views.write(self._projection.name, [], [])
+
+    async def _write(self, batch: Batch, blame: Blame | None = None) -> int:
+        """As `apply`, all of it at once or nothing; with a blame its one message is parked."""
         source = batch.moves[0].source
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
-            documents, failed = await (self._park(wanted[0], ended) if ended else self._fold(wanted))
+            documents, failed = await (self._park(wanted[0], blame) if blame else self._fold(wanted))
             if revision := await self._views.write(self._projection.name, [*documents, *batch.beside], batch.moves):
                 self._wrote(documents, revision)
                 self._context.metrics.applied(
                     self._context.service.name, view_of(self._projection.name), source, len(wanted)
                 )
                 self._moved.notify()
-                for message in failed:
-                    self._warn(message)
+                for parked in failed:
+                    self._warn(parked)
                 return revision
             self._refused()
             at = await self.checkpoints(source, [move.partition for move in batch.moves])
@@ -111,9 +187,9 @@ class Projector:
         self._recent.refused()
         self._none_waits = False
 
-    async def _park(self, message: Message, ended: ProcessEnded) -> Folded:
+    async def _park(self, message: Message, blame: Blame) -> Folded:
         fold = self._batch_fold({}, await self._spans([message]))
-        fold.park(message, ended, ended.times)
+        fold.park(message, blame.error, blame.tries, left=blame.left)
         return Folded(fold.writes(), fold.failed)
 
     async def _fold(self, messages: Sequence[Message]) -> Folded:
@@ -124,7 +200,7 @@ class Projector:
         projection = self._projection
         try:
             prepared = [(message, *projection.prepare(message)) for message in messages]
-        except Exception:  # noqa: BLE001 - the careful way finds the event at fault and parks it with its cause
+        except Exception:  # noqa: BLE001 - the careful way finds the event at blame and parks it with its cause
             return await self._fold_carefully(messages, spans)
         fold = self._batch_fold(await self._current({key for _, keys, _ in prepared for key in keys}), spans)
         try:
@@ -138,22 +214,30 @@ class Projector:
         fold = self._batch_fold(await self._stored(messages), spans)
         for message in messages:
             fold.fold_carefully(message)
+            await self._context.clock.sleep(0)  # a large document takes long, and others shall not wait
         return Folded(fold.writes(), fold.failed)
 
     def _batch_fold(
         self, stored: Mapping[str, Document], spans: Mapping[str, Document], events: Mapping[str, Document] = {}
     ) -> BatchFold:
         return BatchFold(
-            self._projection, stored, spans, events, clock=self._context.clock, limits=self._context.limits
+            self._projection,
+            stored,
+            spans,
+            events,
+            clock=self._context.clock,
+            limits=self._context.limits,
+            largest=self._views.features.largest,
         )
 
-    def _warn(self, message: Message) -> None:
+    def _warn(self, parked: ParkedEvent) -> None:
         logger.warning(
-            "%s: view %s set aside %s of key %r, and what follows of that key; see: chimera parked list",
+            "%s: view %s set aside %s of key %r, and what follows of that key: %s; see: chimera parked list",
             self._context.service.name,
             self._projection.name,
-            message.id,
-            message.key,
+            parked.message.id,
+            parked.message.key,
+            parked.cause,
         )
 
     async def _spans(self, messages: Iterable[Message]) -> Mapping[str, Document]:
@@ -195,21 +279,35 @@ class Projector:
         event that was tried or dropped, and whether it is settled.
         """
         done: list[tuple[ParkedEvent, bool]] = []
-        while page := await self._redrive_page(key, drop[len(done) :]):
+        while page := await self._redrive_next(key, drop[len(done) :]):
             done += page
             if not page[-1][1]:
                 break
         return done
 
-    async def _redrive_page(self, key: str, drop: Sequence[str]) -> list[tuple[ParkedEvent, bool]]:
+    async def _redrive_next(self, key: str, drop: Sequence[str]) -> list[tuple[ParkedEvent, bool]]:
+        """A page of them; or one, where the page can't be written; which stays, where that can't be written either."""
+        error = None
+        for page in (self._page, 1, 1):
+            try:
+                return await self._redrive_page(key, drop[:page], page, error)
+            except Exception as failed:
+                if not may_be_its_own(failed) or error is not None:
+                    raise
+                error = failed if page == 1 else None
+        return []
+
+    async def _redrive_page(
+        self, key: str, drop: Sequence[str], page: int, error: Exception | None
+    ) -> list[tuple[ParkedEvent, bool]]:
         for _ in range(TRIES):
-            fold, failures = await self._first(key)
+            fold, failures = await self._first(key, len(drop), page)
             first = [failure.message.id for failure in failures[: len(drop)]]
             if not failures or first != list(drop[: len(failures)]):
                 return []
             done: list[tuple[ParkedEvent, bool]] = []
             for index, failure in enumerate(failures):
-                done.append((failure, not fold.redo(failure, drop=index < len(drop))))
+                done.append((failure, not fold.redo(failure, error, drop=index < len(drop))))
                 if not done[-1][1]:
                     break
             if await self._views.write(self._projection.name, fold.writes(), []):
@@ -221,7 +319,8 @@ class Projector:
         """The ends that `redrive` would come to with the events of a key, in order; nothing is written."""
         name, found, stored = self._projection.name, list[Rehearsed](), dict[str, Document]()
         fold = self._batch_fold(stored, await self._views.get(waiting_view(name), [kept_key(key)]))
-        async for failure in parked_events_of(self._views, name, key, self._page):
+        async for kept in parked_events_of(self._views, name, key, self._page):
+            failure = await whole(self._context.owners, kept)
             message, keys = failure.message, self._keys(failure.message)
             if found and found[-1].result in ("failed", "waits"):
                 found.append(Rehearsed(message.id, "waits", BEHIND))
@@ -234,12 +333,13 @@ class Projector:
                 found.append(Rehearsed(message.id, "applied", writes=writes))
         return found
 
-    async def _first(self, key: str) -> tuple[BatchFold, list[ParkedEvent]]:
-        """The first parked events of an event key, and a fold to fold them again in."""
+    async def _first(self, key: str, dropped: int, page: int) -> tuple[BatchFold, list[ParkedEvent]]:
+        """The first parked events of an event key, and a fold to fold them again in, but for those to be dropped."""
         kept, name = kept_key(key), self._projection.name
         spans = await self._views.get(waiting_view(name), [kept])
-        events = await events_of(self._views, name, kept, span_of(spans.get(kept)).head(self._page))
+        events = await events_of(self._views, name, kept, span_of(spans.get(kept)).head(page))
         failures = [parked_event_of(document) for document in events.values()]
+        failures[dropped:] = [await whole(self._context.owners, each) for each in failures[dropped:]]
         stored = await self._stored(failure.message for failure in failures)
         return self._batch_fold(stored, spans, events), failures
 

@@ -30,7 +30,7 @@ from chimera.adapters.rows import (
     unbroken,
 )
 from chimera.entities import Key, Row, Table
-from chimera.errors import ChimeraError, Conflict, Unavailable
+from chimera.errors import ChimeraError, Conflict, CutShort, Unavailable
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
 
@@ -396,6 +396,17 @@ class RelationalSession(ABC):
                 raise
             self._failure = Unavailable(f"{self._database}: the connection was lost: {error!r}")
             raise self._failure from error
+
+
+@contextmanager
+def cut_short() -> Iterator[None]:
+    """Raises CutShort, not Unavailable: what is done in here may itself be the cause."""
+    try:
+        yield
+    except CutShort:
+        raise
+    except Unavailable as error:
+        raise CutShort(str(error)) from error
 
 
 def _latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:

@@ -14,6 +14,8 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, Literal
 
+import msgspec
+
 from chimera.adapters.relational.engine import LOCK_S, RelationalSession, RelationalStore, RelationalViews, Spelling
 from chimera.adapters.relational.mysql_rows import (
     MAX_KEYS,
@@ -35,6 +37,8 @@ from chimera.errors import Conflict, SettingsError
 from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
 
 REVISIONS = 1_000_000
+_BESIDE_DATA = 64 << 10
+"""Bytes of a statement beside a document's data, at most."""
 
 _COLUMNS = """
     SELECT table_name, column_name, data_type, is_nullable = 'YES',
@@ -134,6 +138,12 @@ class MySQLViews(RelationalViews):
         super().__init__(_MySQL(url))
         self._revisions_taken = revisions
         self._revisions = iter(range(0))
+
+    async def create(self) -> None:
+        """As `ViewStore.create`. Asks how large a statement the server takes."""
+        await super().create()
+        [(most,)] = await self._database.read("SELECT @@max_allowed_packet")
+        self.features = msgspec.structs.replace(self.features, largest=int(most) - _BESIDE_DATA)
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         found: dict[str, Document] = {}

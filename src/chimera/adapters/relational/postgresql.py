@@ -28,6 +28,7 @@ from chimera.adapters.relational.engine import (
     RelationalStore,
     RelationalViews,
     Spelling,
+    cut_short,
 )
 from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_address, take_number
 from chimera.adapters.relational.schema import Dialect
@@ -215,9 +216,9 @@ class PostgreSQLViews(RelationalViews):
         latest = {(document.view, document.key): document for document in documents}.values()
         try:
             async with self._database.pool.connection() as connection:
-                [(revision,)] = await self._database.fetch(
-                    connection, _WRITE, _write_parameters(consumer, latest, moves)
-                )
+                parameters = _write_parameters(consumer, latest, moves)
+                with cut_short():
+                    [(revision,)] = await self._database.fetch(connection, _WRITE, parameters)
         except (asyncpg.UniqueViolationError, Conflict):
             return 0
         return int(revision)

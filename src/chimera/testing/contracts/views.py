@@ -10,6 +10,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from chimera.messages import MAX_KEY
 from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, quick
 
@@ -58,6 +59,18 @@ class ViewStoreContract(EngineSuite):
         await engine.create()
         await put(engine, "a", MEBIBYTE)
         assert await data(engine, "a") == MEBIBYTE
+
+    async def test_a_document_as_large_as_the_engine_says_is_kept(self, engine: ViewStore) -> None:
+        """New, and changed; beside others, with the longest key. Of engines that take more, as large as 24 MiB."""
+        await engine.create()
+        size, key = min(engine.features.largest, 24 << 20), "🦁" * MAX_KEY
+        for letter in (b"a", b"b"):
+            found = await engine.get(VIEW, [key])
+            revision = found[key].revision if key in found else 0
+            large, small = Document(VIEW, key, letter * size, revision), Document(VIEW, letter.decode(), b"1")
+            assert await engine.write(CONSUMER, [large, small], [])
+            assert await data(engine, key) == large.data
+            assert await data(engine, letter.decode()) == b"1"
 
     async def test_documents_and_checkpoints_move_together(self, engine: ViewStore) -> None:
         """In one write; a checkpoint may also move alone, and is one consumer's only."""
