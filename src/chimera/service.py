@@ -262,7 +262,9 @@ class Service:
         When the document or one of its functions changes, the view is built anew beside the old one. `version` is for
         what can't be seen of a change, such as one in a helper: another version is another view to build.
         """
-        stored, *also = names_of(_snake(document.__name__), name, renamed_from)
+        stored, *also = names_of(name or _snake(document.__name__), None, renamed_from)
+        if "~" in stored:
+            raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")
         view = View(stored, document, key, path, absent, page, version, tuple(also), _declared_at())
         if path and _PARAMETER.findall(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")

@@ -28,7 +28,9 @@ from chimera.run.write_head import WriteHead
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.naming import admit, misfits
-from chimera.views.generations import read_generations
+from chimera.upkeep.status import rebuilds
+from chimera.views.comparison import Comparison
+from chimera.views.generations import change, read_generations
 from chimera.views.rebuild import ask_for
 from tests.support import TIME, Engines, NoOwner, opened
 from tests.views.test_rebuild import TIMING
@@ -471,6 +473,88 @@ async def test_two_processes_that_start_at_once_begin_once(engines: Engines) -> 
     await asyncio.gather(*map(admit, contexts))
     await order(contexts[0], "c")
     await mailed(contexts[0], "a", "b", "c")
+
+
+# Rebuilds
+
+
+async def held(context: Context) -> str:
+    """Run a write head until the view is held; says why, as the status does."""
+
+    async def is_held() -> bool:
+        return [each["phase"] for each in await rebuilds(context)] == ["held"]
+
+    async with running(WriteHead(context, f"w{next(_ids)}").run()):
+        await eventually(is_held)
+    [shown] = await rebuilds(context)
+    assert (shown["view"], shown["serving"], shown["building"]) == ("sale", 1, 2)
+    assert "chimera rebuild shop sale --force" in shown["why"]
+    assert sorted(await context.views.get("sale", ["a", "b"])) == ["a", "b"]
+    return str(shown["why"])
+
+
+async def test_a_rebuild_that_would_lose_every_row_waits_for_a_person(engines: Engines) -> None:
+    await with_a_past(engines)
+    nobody = (
+        ("    sale.count += 1", "    return DELETED"),
+        ("event: Placed) -> None:\n    return", "event: Placed):\n    return"),
+    )
+    context = await started(build(("import Command", "import DELETED, Command"), *nobody), engines)
+    assert "all 2 rows of generation 1 are missing in it;" in await held(context)
+    await ask_for(context, "sale", force=True)
+
+    async def serves() -> bool:
+        return (await read_generations(context.views, ["sale"]))["sale"].serving.number == 2
+
+    async with running(WriteHead(context, "w").run()):
+        await eventually(serves)
+    assert await rebuilds(context) == []
+
+
+async def test_a_rebuild_that_passes_over_what_was_folded_waits_for_a_person(engines: Engines) -> None:
+    """As where another service's event is called otherwise by mistake: here nobody asks whether names fit."""
+    await with_a_past(engines)
+    both = SHOP.replace(
+        "class Sale(", 'class Paid(Event, source="shop", key="order_id"):\n    order_id: str\n\nclass Sale('
+    )
+    both += "\n@sales.on(Paid)\ndef paid(sale: Sale, event: Paid) -> None:\n    sale.count += 10\n"
+    both = both.replace(
+        "    tx.emit(Placed(command.order_id))",
+        "    tx.emit(Placed(command.order_id)); tx.emit(Paid(command.order_id))",
+    )
+    context = await opened(build(text=both), engines, timing=TIMING)
+    await order(context, "c")
+
+    async def is_built() -> bool:
+        return (await read_generations(context.views, ["sale"]))["sale"].serving.number == 2
+
+    async with running(WriteHead(context, "w").run()):
+        await eventually(is_built)
+    context = await opened(build(("Paid", "OrderPaid"), text=both), engines, timing=TIMING)
+
+    async def is_held() -> bool:
+        return [each["phase"] for each in await rebuilds(context)] == ["held"]
+
+    async with running(WriteHead(context, "w").run()):
+        await eventually(is_held)
+    [shown] = await rebuilds(context)
+    assert "it passes over events of type shop.Paid, and 0 rows of generation 2 are missing in it, 1" in shown["why"]
+
+
+async def test_a_rebuild_of_a_store_without_types_says_what_it_passes_over(engines: Engines) -> None:
+    await with_a_past(engines)
+    state = (await read_generations(engines.views, ["sale"]))["sale"]
+    untold = msgspec.structs.replace(state.serving, types=())
+    await change(engines.views, "sale", lambda now: msgspec.structs.replace(now, serving=untold))
+    context = await opened(build(("Placed", "OrderPlaced")), engines, timing=TIMING)
+    assert "all 2 rows of generation 1 are missing in it; it passes over events of type shop.Placed" in await held(
+        context
+    )
+
+
+def test_a_report_of_the_build_before_reads_as_one() -> None:
+    report = msgspec.json.decode(b'{"old_generation":1,"new_generation":2,"missing":3,"equal":1}', type=Comparison)
+    assert report.lacks == ""
 
 
 # Whose it is

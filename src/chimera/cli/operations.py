@@ -26,15 +26,19 @@ async def show_status(settings: Settings) -> None:
     """Print every consumer's checkpoint, head and lag, one row per consumer and source."""
     table = Table("service", "consumer", "source", "applied", "head", "lag", "parked")
     journals = Table("service", "events kept", "oldest", "since", "kept for", "held back by")
+    held: list[str] = []
     async with opened(settings, list(settings.services)) as contexts:
         for context in contexts:
             status = await service_status(context)
             for row in _summed(status["consumers"]):
                 table.add_row(context.service.name, *row, str(status["parked"].get(row[0], 0)))
             journals.add_row(context.service.name, *_kept(status["retention"]))
+            held += [each["why"] for each in status["rebuilds"] if each["why"]]
     console = Console()
     console.print(table)
     console.print(journals)
+    for why in held:
+        console.print(why, markup=False, highlight=False, soft_wrap=True)
 
 
 async def audit(

@@ -20,7 +20,7 @@ from chimera.run.settings import Settings
 from chimera.views.comparison import Comparison
 from chimera.views.fingerprints import fingerprint, fingerprint_of_all
 from chimera.views.generations import Generations, change, read_generations
-from chimera.views.rebuild import ask_for, last_report
+from chimera.views.rebuild import ask_for, last_report, why_held
 
 Way = Literal["start", "cancel", "back", "drop-old"]
 
@@ -130,13 +130,7 @@ async def _progress(context: Context, view: str, number: int) -> tuple[int, int]
 
 
 async def _why_held(context: Context, view: str) -> str:
-    found = await last_report(context, view)
-    causes = "; ".join(found.causes) if found else ""
-    return (
-        f"view {view} is built anew, but has set aside events of {found.aside if found else '?'} keys "
-        f"({found.aside_before if found else '?'} before), and does not flip: {causes}. Mend its code, or: "
-        f"chimera rebuild {context.service.name} {view} --cancel, or --force"
-    )
+    return why_held(context.service.name, view, await last_report(context, view))
 
 
 def _print(context: Context, view: str, found: Comparison) -> None:

@@ -18,8 +18,9 @@ from chimera.ports import Checkpoint
 from chimera.service import Borrow, Mode
 from chimera.upkeep.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
-from chimera.views.generations import serving_name
+from chimera.views.generations import read_generations, serving_name
 from chimera.views.parked import waiting_count
+from chimera.views.rebuild import last_report, why_held
 
 
 async def service_status(context: Context) -> dict[str, Any]:
@@ -40,8 +41,30 @@ async def service_status(context: Context) -> dict[str, Any]:
         "consumers": rows,
         "parked": await parked_counts(context),
         "borrows": borrows,
+        "rebuilds": await rebuilds(context),
         "retention": await retention_status(context),
     }
+
+
+async def rebuilds(context: Context) -> list[dict[str, Any]]:
+    """The views that are being built anew, and why one does not take over, as `chimera.web.answers.RebuildShown`."""
+    shown = []
+    for view, state in (await read_generations(context.views, list(context.service.views))).items():
+        if (building := state.building) is None:
+            continue
+        why = ""
+        if building.phase == "held":
+            why = why_held(context.service.name, view, await last_report(context, view))
+        shown.append(
+            {
+                "view": view,
+                "serving": state.serving.number,
+                "building": building.generation.number,
+                "phase": building.phase,
+                "why": why,
+            }
+        )
+    return shown
 
 
 async def retention_status(context: Context) -> dict[str, Any]:

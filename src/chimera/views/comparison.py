@@ -43,6 +43,8 @@ class Comparison(msgspec.Struct):
 
     `missing`: only the old one has them; `new`: only the new one; `in_flight`: they changed all the time. `aside` and
     `aside_before`: the event keys with parked events in the new and in the old one; `causes`: of some in the new one.
+    `unread`: the types of events that the old one has folded, or that nobody knows, and that the new one passes over;
+    `renamed`: it folds others of the same source instead.
     """
 
     old_generation: int
@@ -56,6 +58,24 @@ class Comparison(msgspec.Struct):
     aside_before: int = 0
     samples: list[Sample] = []
     causes: list[str] = []
+    unread: list[str] = []
+    renamed: bool = False
+
+    @property
+    def lacks(self) -> str:
+        """What of the old generation the new one lacks, so that it must not take over by itself; empty for nothing."""
+        if self.aside > self.aside_before:
+            keys = f"it has set aside events of {self.aside} keys ({self.aside_before} before)"
+            return ": ".join([keys, *(["; ".join(self.causes)] if self.causes else [])])
+        if self.missing and not self.equal + self.changed + self.in_flight:
+            passed = f"; it passes over events of type {', '.join(self.unread)}" if self.unread else ""
+            return f"all {self.missing} rows of generation {self.old_generation} are missing in it{passed}"
+        if self.unread and (self.missing or (self.renamed and self.changed)):
+            return (
+                f"it passes over events of type {', '.join(self.unread)}, and {self.missing} rows of generation "
+                f"{self.old_generation} are missing in it, {self.changed} changed"
+            )
+        return ""
 
     def count(self, key: str, old: Document | None, new: Document | None) -> None:
         """Note a row that differs."""

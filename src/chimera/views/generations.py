@@ -30,18 +30,22 @@ logger = logging.getLogger("chimera")
 Found = TypeVar("Found")
 
 Phase = Literal["building", "held", "ready"]
-"""`held`: it has parked what the serving generation has not, and waits for a person; `ready`: it may flip."""
+"""`held`: it lacks what the serving generation has, and waits for a person; `ready`: it may flip."""
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """A generation and the fingerprint of the code that folds it, empty where that is not known yet."""
+    """A generation and the fingerprint of the code that folds it, empty where that is not known yet.
+
+    `types`: the types of events that it folds, where that is known.
+    """
 
     number: int = 1
     code: str = ""
+    types: tuple[str, ...] = ()
 
 
 class Building(msgspec.Struct, frozen=True):
-    """A generation that is being built. `force`: it may flip whatever it has parked."""
+    """A generation that is being built. `force`: it may flip whatever it lacks."""
 
     generation: Generation
     phase: Phase = "building"
@@ -79,6 +83,14 @@ class Generations(msgspec.Struct, frozen=True):
         """The generation that serves counts as made by this code."""
         return msgspec.structs.replace(self, serving=Generation(self.serving.number, code), known=self._knowing(code))
 
+    def folding(self, code: str, types: tuple[str, ...]) -> Generations:
+        """The generations of this code say which types of events they fold."""
+        building = self.building
+        if building is not None:
+            building = msgspec.structs.replace(building, generation=_folding(building.generation, code, types))
+        kept = None if self.kept is None else _folding(self.kept, code, types)
+        return msgspec.structs.replace(self, serving=_folding(self.serving, code, types), building=building, kept=kept)
+
     def started(self, code: str, *, keep_old: bool = False, force: bool = False) -> Generations:
         """A new generation is built, instead of one that was being built."""
         building = Building(Generation(self.last + 1, code), keep_old=keep_old, force=force)
@@ -94,7 +106,7 @@ class Generations(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(left, building=Building(self.kept), kept=None, known=known, declined="")
 
     def wished(self, *, keep_old: bool, force: bool) -> Generations:
-        """The one being built is to keep the old one beside it, or to flip whatever it has parked."""
+        """The one being built is to keep the old one beside it, or to flip whatever it lacks."""
         if (building := self.building) is None:
             return self
         phase = "building" if force and building.phase == "held" else building.phase
@@ -166,6 +178,10 @@ class Generations(msgspec.Struct, frozen=True):
             return self
         retired = (*self.retired, self.building.generation.number)
         return msgspec.structs.replace(self, building=None, retired=retired)
+
+
+def _folding(generation: Generation, code: str, types: tuple[str, ...]) -> Generation:
+    return msgspec.structs.replace(generation, types=types) if generation.code == code else generation
 
 
 def _register(views: ViewStore) -> Register[Generations]:

@@ -18,6 +18,7 @@ from functools import partial
 import msgspec
 
 from chimera.core.context import Context
+from chimera.core.declared import is_of_a_share, known_types
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
 from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.folds import View
@@ -51,6 +52,7 @@ class ViewKeeper:
         self._timing = context.timing
         self._clock = context.clock
         self._code = fingerprint(view)
+        self._types = tuple(sorted(event.wire_type() for event in view.steps))
 
     async def run(self, held: frozenset[int]) -> None:
         """Keep the view until cancelled. Raises Unavailable when the views can't be reached.
@@ -72,7 +74,8 @@ class ViewKeeper:
         if not state.serving.code:
             return await self._change(lambda now: now if now.serving.code else now.adopted(self._code))
         if self._code in state.known:
-            return state
+            told = state.folding(self._code, self._types)
+            return state if told == state else await self._change(lambda now: now)
         return await self._start(lambda now: now if self._code in now.known else now.resumed(self._code))
 
     async def _start(self, step: Callable[[Generations], Generations]) -> Generations:
@@ -146,20 +149,28 @@ class ViewKeeper:
             found = Comparison(state.serving.number, number)
             meet = partial(self._meet, state.serving, building.generation)
             await compare(self._context.views, old, new, found, meet)
-            held = found.aside > found.aside_before and not building.force
+            await self._note_unread(state.serving, found)
+            held = bool(found.lacks) and not building.force
             if held:
-                logger.error(
-                    "view %s is built anew but has parked events that it had folded before; it does not flip: see "
-                    "chimera rebuild %s %s",
-                    self._view.name,
-                    self._context.service.name,
-                    self._view.name,
-                )
+                logger.error("%s", why_held(self._context.service.name, self._view.name, found))
             await self._change(
                 lambda now: now.proved(number, "held" if held else "ready"), report=msgspec.json.encode(found)
             )
 
         return work
+
+    async def _note_unread(self, old: Generation, found: Comparison) -> None:
+        """Note which types of events the old generation has folded and this code does not know."""
+        service, read = self._context.service, {type_ for event in self._view.steps for type_ in event.wire_types()}
+        given_up = {f"{service.name}.{name}" for name in service.forgot.get("events", ())}
+        if old.types:
+            found.unread = sorted({*old.types} - read - given_up)
+            sources = {type_.partition(".")[0] for type_ in found.unread}
+            found.renamed = any(type_.partition(".")[0] in sources for type_ in {*self._types} - {*old.types})
+        elif service.name in self._view.sources and found.missing:  # an earlier release did not write them down
+            known = known_types(service)
+            types = await self._context.store.types()
+            found.unread = sorted(each for each in types if each not in known and not is_of_a_share(service, each))
 
     async def _flip(self, state: Generations) -> None:
         """Let a generation of this code that is ready serve, once it has what the one that serves has."""
@@ -214,7 +225,21 @@ class ViewKeeper:
         return (await read_generations(self._context.views, [self._view.name]))[self._view.name]
 
     async def _change(self, step: Callable[[Generations], Generations], *, report: bytes | None = None) -> Generations:
-        return await change(self._context.views, self._view.name, step, report=report)
+        return await change(
+            self._context.views,
+            self._view.name,
+            lambda now: step(now).folding(self._code, self._types),
+            report=report,
+        )
+
+
+def why_held(service: str, view: str, found: Comparison | None) -> str:
+    """The line that says why a view that was built anew does not serve, and what to type."""
+    return (
+        f"view {view} of {service} is built anew and does not flip: {found.lacks if found else 'it lacks something'}; "
+        f"mend its code, or let it serve as it is: chimera rebuild {service} {view} --force, or drop it: "
+        f"chimera rebuild {service} {view} --cancel"
+    )
 
 
 def _settled(state: Generations, code: str) -> Generations:

@@ -189,14 +189,28 @@ class RetentionShown(msgspec.Struct):
     consumers: list[KnownConsumer]
 
 
+class RebuildShown(msgspec.Struct):
+    """A view that is built anew: the generation that serves, the one that is being built, and how far that is.
+
+    `held`: it lacks what the serving one has and waits for a person, `why` says what; `ready`: it takes over now.
+    """
+
+    view: str
+    serving: int
+    building: int
+    phase: Literal["building", "held", "ready"]
+    why: str
+
+
 class Status(msgspec.Struct):
-    """A service's consumers with their checkpoints, its parked messages counted by consumer, borrows, retention."""
+    """A service's consumers with their checkpoints, its parked messages by consumer, borrows, rebuilds, retention."""
 
     service: str
     partitions: Annotated[int, Meta(ge=1, le=256)]
     consumers: list[ConsumerShown]
     parked: dict[str, Count]
     borrows: list[BorrowStatus]
+    rebuilds: list[RebuildShown]
     retention: RetentionShown
 
 
