@@ -6,7 +6,7 @@ from chimera.errors import ChimeraError, Conflict, DeclarationError, Invalid, Re
 from chimera.folds import DELETED, View
 from chimera.messages import Command, Event, Message, Position
 from chimera.reader import Reader
-from chimera.service import Borrow, Reply, Service
+from chimera.service import Borrow, Handling, Reply, Service
 from chimera.transaction import Reads, Transaction
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "DeclarationError",
     "Entity",
     "Event",
+    "Handling",
     "Invalid",
     "Message",
     "Position",

@@ -7,7 +7,7 @@ import os
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -38,6 +38,32 @@ class Reply(typing.NamedTuple, Generic[Result]):
     status: int = 200
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
+
+
+class Handling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a handler runs, declared or set; what is None is as it is set elsewhere.
+
+    `limit_s`: after so many seconds, those of its SQL included, it is stopped and counts as failed (10 unless it is
+    set). What failed is tried again, `tries` times in all (30), after pauses of `first_s` seconds (0.2) that double, up
+    to `longest_s` (60); later messages of its key wait. Then it is parked.
+    """
+
+    limit_s: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
+    tries: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    first_s: Seconds | None = None
+    longest_s: Seconds | None = None
+
+    def over(self, other: Handling) -> Handling:
+        """This, and what the other says where this says nothing."""
+        own = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return msgspec.structs.replace(other, **own)
+
+
+AS_SET = Handling()
+"""As it is set, or as ever."""
+
+
 class Handler(typing.NamedTuple):
     """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
 
@@ -51,6 +77,7 @@ class Handler(typing.NamedTuple):
     direct: bool
     location: str | None
     result: object
+    handling: Handling = AS_SET
 
 
 class Query(typing.NamedTuple):
@@ -111,6 +138,7 @@ class Reaction(typing.NamedTuple):
     batch: bool
     start: Start | None = None
     also: tuple[str, ...] = ()
+    handling: Handling = AS_SET
 
     @property
     def sources(self) -> list[str]:
@@ -189,14 +217,20 @@ class Service:
             self.statements[dialect] = (*self.statements.get(dialect, ()), *lines)
 
     def handle(
-        self, route: str | None = None, *, direct: bool = False, location: str | None = None
+        self,
+        route: str | None = None,
+        *,
+        direct: bool = False,
+        location: str | None = None,
+        handling: Handling = AS_SET,
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Handle the command that the decorated function's first parameter names; its second is the Transaction.
 
         `route`, such as `POST /orders/{order_id}/stage`, is where the read head accepts it; parameters of
         the path are fields of the command. `direct` runs the handler inside the request, in a transaction
         on the source of truth, and answers with what the handler returns. `location`, such as
-        `/orders/{order_id}`, is the Location header of a 201.
+        `/orders/{order_id}`, is the Location header of a 201. `handling` says how long it may take and how often it is
+        tried; settings have the last word.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
@@ -217,7 +251,7 @@ class Service:
             self._add(
                 self.handlers,
                 command.__names__[0],
-                Handler(command, function, route, direct, location, hints.get("return")),
+                Handler(command, function, route, direct, location, hints.get("return"), handling),
                 "command",
             )
             return function
@@ -339,15 +373,16 @@ class Service:
         name: str | None = None,
         renamed_from: RenamedFrom = (),
         start: Start | None = None,
+        handling: Handling = AS_SET,
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Do work for each such event: `async def function(event, tx)`, once, in order by key, parked if it fails.
 
         `name` (that of the function unless given) is the one of its checkpoints. Once there are some, the same work in
         a function of another name is declared with `renamed_from="send_mail"`, and goes on where it is. `start` says
         where new work begins when there are events already: with those from `"now"` on, or at the `"beginning"`; it
-        means nothing later.
+        means nothing later. `handling` as for `handle`.
         """
-        return self._react((event,), name, renamed_from, start, batch=False)
+        return self._react((event,), name, renamed_from, start, handling, batch=False)
 
     def project(
         self,
@@ -355,12 +390,13 @@ class Service:
         name: str | None = None,
         renamed_from: RenamedFrom = (),
         start: Start | None = None,
+        handling: Handling = AS_SET,
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Do work for batches of such events: `async def function(events, tx)`, in the checkpoint's transaction.
 
-        `name`, `renamed_from` and `start` as in `on`.
+        `name`, `renamed_from` and `start` as in `on`; `handling` as for `handle`, its limit is that of a batch.
         """
-        return self._react(events, name, renamed_from, start, batch=True)
+        return self._react(events, name, renamed_from, start, handling, batch=True)
 
     def _react(
         self,
@@ -368,6 +404,7 @@ class Service:
         name: str | None,
         renamed_from: RenamedFrom,
         start: Start | None,
+        handling: Handling,
         *,
         batch: bool,
     ) -> Callable[[AnyFunction], AnyFunction]:
@@ -375,7 +412,8 @@ class Service:
             if start is not None and start not in STARTS:
                 raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
             stored, *also = names_of(function.__name__, name, renamed_from)
-            self._add(self.reactions, stored, Reaction(stored, events, function, batch, start, tuple(also)), "reaction")
+            reaction = Reaction(stored, events, function, batch, start, tuple(also), handling)
+            self._add(self.reactions, stored, reaction, "reaction")
             return function
 
         return declare

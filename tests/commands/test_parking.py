@@ -70,7 +70,7 @@ async def test_a_failing_command_is_retried_with_backoff_and_then_parked_with_it
     [row] = await parked_of(context)
     assert (row.state, row.tries) == ("retrying", 2)
     assert row.due is not None
-    assert row.due > now + timedelta(seconds=100)
+    assert row.due > now + timedelta(seconds=85)
     await redrive(context, "a")
     [row] = await parked_of(context)
     assert (row.state, row.tries, row.due) == ("parked", 3, None)

@@ -72,10 +72,11 @@ async def list_parked(settings: Settings, wanted: Wanted, *, as_json: bool = Fal
     if as_json:
         _print_json([{**_facts(key.first), "waiting": key.waiting} for key in found])
         return
-    table = Table("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "cause")
-    for (service, consumer, message, cause, tries, first_at, last_at, _), waiting in found:
-        names = (service, consumer, escape(message.key), escape(message.type))
-        table.add_row(*names, str(waiting), str(tries), _time(first_at), _time(last_at), escape(cause))
+    table = Table("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "next try", "cause")
+    for first, waiting in found:
+        names = (first.service, first.consumer, escape(first.message.key), escape(first.message.type))
+        at = (_time(first.first_at), _time(first.last_at), _next(first))
+        table.add_row(*names, str(waiting), str(first.tries), *at, escape(first.cause))
     Console().print(table if found else "nothing is parked")
 
 
@@ -161,7 +162,8 @@ def _facts(parked: ParkedMessage) -> Facts:
     """A message with all that is known of it, for programs; data that is no text is in base64."""
     message = parked.message
     came = {name: getattr(message, name) for name in ("id", "source", "type", "time", "partition", "number")}
-    tried = {name: getattr(parked, name) for name in ("cause", "tries", "first_at", "last_at", "traceback")}
+    names = ("cause", "tries", "first_at", "last_at", "next_at", "traceback")
+    tried = {name: getattr(parked, name) for name in names}
     return {**_whose(parked), **came, "traceparent": message.traceparent, **_data(message.data), **tried}
 
 
@@ -182,10 +184,15 @@ def _shown(parked: ParkedMessage) -> str:
     return (
         f"{message.type} {message.id}  key {message.key}  of {message.source}  {message.time}  "
         f"{f'traceparent {message.traceparent}  ' if message.traceparent else ''}"
-        f"tries {parked.tries}  first {_time(parked.first_at)}  last {_time(parked.last_at)}\n"
+        f"tries {parked.tries}  first {_time(parked.first_at)}  last {_time(parked.last_at)}  next {_next(parked)}\n"
         f"  {parked.service}/{parked.consumer}: {parked.cause}\n  {_text(message.data)}"
         + "".join(f"\n  | {line}" for line in parked.traceback.rstrip().splitlines())
     )
+
+
+def _next(parked: ParkedMessage) -> str:
+    """When it is tried again by itself."""
+    return "by hand" if parked.next_at is None else _time(parked.next_at)
 
 
 def _say(text: str) -> None:

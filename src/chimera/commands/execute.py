@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from chimera.commands.inbox import FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
 from chimera.core.context import Context
-from chimera.errors import Conflict, Rejected, Unavailable
+from chimera.errors import Conflict, CutShort, Rejected, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, text_of
@@ -74,6 +74,7 @@ class ToldToCaller:
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         if isinstance(error, Conflict):
             raise Unavailable(f"others were in the way again and again: {error}") from error
+        status = 503 if isinstance(error, CutShort) else 500
         logger.error(
             "%s failed on %s of key %r; nothing of it was kept",
             task.message.type,
@@ -81,7 +82,7 @@ class ToldToCaller:
             task.message.key,
             exc_info=error,
         )
-        return Outcome("failed", type(error).__name__, text_of(error), status=500)
+        return Outcome("failed", type(error).__name__, text_of(error), status=status)
 
 
 class Executor:
@@ -114,19 +115,24 @@ class Executor:
 
         Raises Unavailable, or Moved when a checkpoint is elsewhere: the checkpoints say what was done by then.
         Of tasks without a checkpoint, those that the store was not there for have Unavailable as their outcome.
+        Where the store cut the work short, each task is tried alone: one that it cuts short again has failed, if it
+        can be put down that it has; else the store is away.
         """
         if not (tasks or moves):
             return []
         try:
             return await self._together(tasks, moves)
-        except (Unavailable, Moved):
-            raise
+        except (Unavailable, Moved) as error:
+            if not isinstance(error, CutShort) or not tasks:
+                raise
+            cause: Exception = error
         except Exception as error:
-            if len(tasks) > 1:
-                return await self._one_by_one(tasks, moves)
             if not tasks:
                 raise
-            return [await self._settle_failure(tasks[0], moves, error)]
+            cause = error
+        if len(tasks) > 1:
+            return await self._one_by_one(tasks, moves)
+        return [await self._settle_failure(tasks[0], moves, cause)]
 
     async def run_watched(self, tasks: Sequence[Task], moves: Sequence[Move], watch: Watch) -> None:
         """As `run`, but messages that may have ended a process are handled apart, or parked for having done so."""
@@ -230,6 +236,10 @@ class Executor:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             raise RuntimeError("the handler was cancelled from within") from error
+        except CutShort:
+            raise
+        except Unavailable as error:  # whatever it is that can't be reached, others may not need it
+            raise CutShort(str(error)) from error
         finally:
             self._prefetch.learn(unit, messages)
         events = tx.merge()

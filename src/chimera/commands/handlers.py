@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
+from chimera.commands.apart.rules import rules_of
 from chimera.commands.execute import Executor, Invoke, ToldToCaller
 from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.context import Context
-from chimera.errors import DeclarationError
 from chimera.journal.consumers import Consumer, consumers_of
+from chimera.journal.failures import Unreadable
 from chimera.messages import Event, Message
 from chimera.service import Reaction, Service
 from chimera.transaction import Transaction
 
 
+Read = TypeVar("Read")
+
+
 def parking_of(context: Context, consumer: str) -> Parking:
     """The messages that a consumer has parked."""
-    return Parking(consumer, context.retry, context.clock)
+    return Parking(consumer, rules_of(context, consumer), context)
 
 
 def commands_executor(context: Context) -> Executor:
@@ -63,11 +68,18 @@ def _handle_commands(service: Service) -> Invoke:
     async def invoke(messages: Sequence[Message], tx: Transaction) -> object:
         message = messages[0]
         if message.type not in handlers:
-            raise DeclarationError(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
+            raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
         decoder, function = handlers[message.type]
-        return await function(decoder.decode(message.data), tx)
+        return await function(_read(decoder, message), tx)
 
     return invoke
+
+
+def _read(decoder: msgspec.json.Decoder[Read], message: Message) -> Read:
+    try:
+        return decoder.decode(message.data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Unreadable(f"{message.type}: {error}") from error
 
 
 def _handle_events(reaction: Reaction) -> Invoke:
@@ -76,7 +88,7 @@ def _handle_events(reaction: Reaction) -> Invoke:
     }
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
-        events = [decoders[message.type].decode(message.data) for message in messages]
+        events = [_read(decoders[message.type], message) for message in messages]
         await reaction.function(events if reaction.batch else events[0], tx)
 
     return invoke

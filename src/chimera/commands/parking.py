@@ -1,8 +1,9 @@
 """Parking: a message that fails is stored with its cause, and behind it every later one of its key.
 
-A failed message is first tried again by itself, with growing pauses (`retrying`); when its tries are
-used up it waits for a person (`parked`), and so does one at which the process ended again and again. Either way
-the checkpoint moves on and other keys go ahead.
+A failed message is first tried again by itself, with growing pauses (`retrying`); when its tries are used up it waits
+for a person (`parked`), and so does one at which the process ended again and again, or that a reaction refuses. One
+that the code can't read waits for other code, or for a person (`unread`). Either way the checkpoint moves on and other
+keys go ahead.
 """
 
 from __future__ import annotations
@@ -14,30 +15,36 @@ from datetime import datetime
 
 import msgspec
 
+from chimera.commands.apart.contracts import code_of
+from chimera.commands.apart.rules import Rules
 from chimera.commands.execute import Executor, RefusedLate, Task
-from chimera.commands.inbox import Outcome, refused
-from chimera.core.clock import Clock
+from chimera.commands.inbox import Outcome, State, refused
+from chimera.core.context import Context
 from chimera.core.names import kept_key
 from chimera.core.tables import Parked, ParkedPlace
-from chimera.core.timing import Retry
 from chimera.entities import table_of
-from chimera.errors import ChimeraError, Conflict, Unavailable
+from chimera.errors import ChimeraError, Conflict, CutShort, Rejected, Unavailable, Unfit
 from chimera.journal.checkpoints import again_on_conflict
-from chimera.journal.failures import ProcessEnded, cause_of, traceback_of
+from chimera.journal.failures import ProcessEnded, Unreadable, cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message
 from chimera.ports import Session
 from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
 
+CODES = 1_000
+"""Characters of the digests that are remembered of code that could not read a message."""
+
 
 class Parking:
     """The messages that one consumer has parked, in the service's own store."""
 
-    def __init__(self, consumer: str, retry: Retry, clock: Clock) -> None:
+    def __init__(self, consumer: str, rules: Rules, context: Context) -> None:
         self.consumer = consumer
-        self._retry = retry
-        self._clock = clock
+        self._rules = rules
+        self._ends = context.retry.ends
+        self._service = context.service
+        self._clock = context.clock
 
     async def blocked(self, unit: Unit, keys: Sequence[str]) -> dict[str, int]:
         kept = {kept_key(key): key for key in keys}
@@ -54,26 +61,22 @@ class Parking:
 
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         now = self._clock.now()
-        tries, due = (error.times, None) if isinstance(error, ProcessEnded) else (1, self._retry.due(1, now))
-        outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
-        parked = _parked(self.consumer, task, outcome.state, outcome.detail, tries, now, due)
-        unit.put(msgspec.structs.replace(parked, traceback=traceback_of(error)))
-        logger.warning(
-            "%s: %s %s of key %r failed and is parked (%s): %s",
-            self.consumer,
-            task.message.type,
-            task.message.id,
-            task.message.key,
-            outcome.state,
-            outcome.detail,
-        )
+        tries = error.times if isinstance(error, ProcessEnded) else 0
+        row = _parked(self.consumer, task, "behind", "", tries, now, None)
+        failed, outcome = self._failed(row, error)
+        unit.put(failed)
         return outcome
 
     async def due(self, executor: Executor, now: datetime) -> list[str]:
         """The keys whose first message is to be tried again by now."""
         async with executor.context.store.snapshot() as session:
-            rows = await self._rows(session, {"state": ["retrying"]})
-        return list({row.key: None for row in rows if row.due is None or row.due <= now})
+            rows = await self._rows(session, {"state": ["retrying", "unread"]})
+        return list({row.key: None for row in rows if self._is_due(row, now)})
+
+    def _is_due(self, row: ParkedPlace, now: datetime) -> bool:
+        if row.state == "unread":
+            return code_of(self._service) not in (row.unread_by or "").split()
+        return row.due is None or row.due <= now
 
     async def redrive(self, executor: Executor, key: str, *, by_hand: bool = False) -> list[Outcome]:
         """Try the parked messages of a key, in order, until one fails again; returns the outcome of each.
@@ -144,9 +147,8 @@ class Parking:
             if first is None:
                 return None
             ends = (first.ends or 0) + (first.tried_by not in (None, executor.context.process.name))
-            if ends >= self._retry.ends and not by_hand:
-                outcome = Outcome("parked", "failed", cause_of(ProcessEnded(ends)))
-                first = _failed(first, outcome, None, self._clock.now())
+            if ends >= self._ends and not by_hand:
+                first, outcome = self._failed(first, ProcessEnded(ends))
                 executor.remember(unit, message_of(first), outcome)
             else:
                 outcome = None
@@ -180,8 +182,11 @@ class Parking:
                     outcome = await executor.attempt(unit, Task(message_of(first)))
                 self._close(executor, unit, first, behind, outcome)
                 await unit.flush()
-        except (Unavailable, Conflict):
-            raise
+        except (Unavailable, Conflict) as error:
+            if first is None or not isinstance(error, CutShort):
+                raise
+            cause: Exception = error
+            outcome = await again_on_conflict(lambda: self._fail_again(executor, row, following, cause), self._clock)
         except Exception as error:
             if first is None:
                 raise
@@ -202,14 +207,53 @@ class Parking:
                 outcome = refused(error.refusal)
                 self._close(executor, unit, failed, behind, outcome)
             else:
-                now = self._clock.now()
-                due = self._retry.due(failed.tries + 1, now)
-                outcome = Outcome("retrying" if due else "parked", "failed", cause_of(error))
-                again = _failed(failed, outcome, due, now)
-                unit.put(msgspec.structs.replace(again, tries=failed.tries + 1, traceback=traceback_of(error)))
+                failed, outcome = self._failed(failed, error)
+                unit.put(failed)
             executor.remember(unit, message_of(failed), outcome)
             await unit.flush()
         return outcome
+
+    def _failed(self, row: Parked, error: Exception) -> tuple[Parked, Outcome]:
+        """The message once it has failed, and what becomes of it now."""
+        now, cause = self._clock.now(), cause_of(error)
+        tries, due, unread_by = row.tries + 1, None, None
+        state: State = "parked"
+        if isinstance(error, ProcessEnded):
+            tries = row.tries
+        elif isinstance(error, Unreadable):
+            unread_by = f"{row.unread_by or ''} {code_of(self._service)}"[-CODES:].strip()
+        elif not isinstance(error, Rejected | Unfit):
+            retry = self._rules(row.type).retry
+            if isinstance(error, CutShort) and row.cause.startswith(CutShort.__name__):
+                retry = retry._replace(tries=min(retry.tries, retry.cuts))
+            due = retry.due(tries, now, self._clock.random())
+            state = "retrying" if due else "parked"
+        logger.warning(
+            "%s: %s %s of key %r failed (try %d) and is %s: %s",
+            self.consumer,
+            row.type,
+            row.id,
+            row.key,
+            tries,
+            f"tried again in {(due - now).total_seconds():.1f} s"
+            if due
+            else "parked until it can be read"
+            if unread_by
+            else "parked",
+            cause,
+        )
+        return msgspec.structs.replace(
+            row,
+            state="unread" if unread_by else state,
+            cause=cause,
+            traceback=traceback_of(error),
+            unread_by=unread_by,
+            tries=tries,
+            last_at=now,
+            due=due,
+            tried_by=None,
+            ends=None,
+        ), Outcome(state, "failed", cause)
 
     async def _waiting(self, executor: Executor, key: str) -> list[ParkedPlace]:
         async with executor.context.store.snapshot() as session:
@@ -255,18 +299,6 @@ async def keep_redriving(parking: Parking, executor: Executor) -> None:
 
 def _order(row: ParkedPlace | Parked) -> tuple[int, int]:
     return row.number, row.partition
-
-
-def _failed(row: Parked, outcome: Outcome, due: datetime | None, now: datetime) -> Parked:
-    return msgspec.structs.replace(
-        row,
-        state=outcome.state,
-        cause=outcome.detail,
-        last_at=now,
-        due=due,
-        tried_by=None,
-        ends=None,
-    )
 
 
 def message_of(row: Parked) -> Message:

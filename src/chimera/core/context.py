@@ -18,7 +18,7 @@ from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
-from chimera.service import Mode, Service
+from chimera.service import Handling, Mode, Service
 
 
 class Process:
@@ -106,7 +106,8 @@ class Owners:
 class Context:
     """A service with its engines. There is one in each process; a read head and a write head may share it.
 
-    `modes` sets how shares are borrowed, over what is declared. `committed` wakes when a transaction of this process
+    `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command or
+    a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved.
     """
 
@@ -122,6 +123,7 @@ class Context:
     timing: Timing = Timing()
     limits: Limits = Limits()
     retry: Retry = Retry()
+    handling: Mapping[str, Handling] = field(default_factory=dict)
     retention: Retention = Retention()
     process: Process = field(default_factory=Process)
     committed: HandOver = field(default_factory=HandOver)

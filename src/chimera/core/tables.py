@@ -43,7 +43,8 @@ class Progress(Entity, key=("consumer", "source", "partition"), table=names.CHEC
 class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
     """A parked message with its cause, or one that waits behind such a message of the same key.
 
-    `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn).
+    `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn), unread (waits
+    for code that can read it, or for a person). `unread_by`: the kinds of code that could not, separated by spaces.
     `tried_by`: the process that tries it now, or ended meanwhile; `ends`: how many ended while they tried it.
     `long_key`: the whole key where it is too long to be one here. `traceback`: where the last try failed.
     """
@@ -68,6 +69,7 @@ class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names
     ends: int | None = None
     long_key: str | None = None
     traceback: str | None = None
+    unread_by: str | None = None
 
 
 class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
@@ -79,6 +81,7 @@ class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=
     number: int
     state: str
     due: datetime | None = None
+    unread_by: str | None = None
 
 
 class Start(Entity, key=("consumer", "source", "partition"), table=names.STARTS_TABLE):

@@ -18,7 +18,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     The write head. `collect_s`: what a small batch of commands waits for more. `redrive_s`: between two looks for
     parked messages that are due. `restart_first_s`, `restart_longest_s`: the pause before a work that failed is done
     again. `lease_s`: how long a dead worker's partitions lie idle. `audit_s`: between two audits of a share or a copy,
-    0 for none. `finish_s`: what may still be finished once it is to stop.
+    0 for none. `finish_s`: what may still be finished once it is to stop. `handler_s`: a handler's limit where no other
+    is set.
 
     The journal. `heads_s`: between two comparisons of a feed with its owner's heads. `heads_kept_s`: how long heads are
     shared within a process. `refetch_s`: the pause before missing events are asked for again.
@@ -56,6 +57,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 3.0
     audit_s: float = 600.0
     finish_s: float = 3.0
+    handler_s: float = 10.0
 
     heads_s: float = 1.0
     heads_kept_s: float = 0.5
@@ -155,21 +157,24 @@ SPARE_DESCRIPTORS = 256
 class Retry(NamedTuple):
     """The tries of a failed message: how many, and the pauses in between, in seconds, doubling.
 
-    `ends`: how many processes may end, one after another, while they handle a message. `cuts`: the tries of one that an
-    engine cuts short each time, though it answers others.
+    As it stands here that is about 20 minutes. `ends`: how many processes may end, one after another, while they handle
+    a message. `cuts`: the tries of one that an engine cuts short each time, though it answers others.
     """
 
-    tries: int = 5
-    first_s: float = 0.1
-    longest_s: float = 30.0
+    tries: int = 30
+    first_s: float = 0.2
+    longest_s: float = 60.0
     ends: int = 5
     cuts: int = 5
 
-    def due(self, tries: int, now: datetime) -> datetime | None:
-        """When to try again after so many tries; None when it is a person's turn."""
+    def due(self, tries: int, now: datetime, chance: float = 0.0) -> datetime | None:
+        """When to try again after so many tries; None when it is a person's turn.
+
+        `chance`, below 1, shortens the pause by up to a quarter: what failed together is not tried together again.
+        """
         if tries >= self.tries:
             return None
-        return now + timedelta(seconds=pause_s(tries, self.first_s, self.longest_s))
+        return now + timedelta(seconds=pause_s(tries, self.first_s, self.longest_s) * (1 - chance / 4))
 
 
 class Retention(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

@@ -18,9 +18,24 @@ class ProcessEnded(Exception):  # noqa: N818 - what happened
         self.times = times
 
 
+class Unreadable(Exception):  # noqa: N818 - what a message is
+    """This code can't read a message: it knows no such type, or the data break what the type declares."""
+
+
+class TookTooLong(Exception):  # noqa: N818 - what happened
+    """A handler was not done within its limit, and was stopped."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(f"its handler was not done within {limit_s:g} s, and was stopped")
+
+
 def cause_of(error: Exception) -> str:
     """An error as people read it in a list of parked work."""
-    return str(error) if isinstance(error, ProcessEnded) else f"{type(error).__name__}: {text_of(error)}"
+    if isinstance(error, ProcessEnded | TookTooLong):
+        return str(error)
+    if isinstance(error, Unreadable) and isinstance(error.__cause__, Exception):
+        return cause_of(error.__cause__)
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def traceback_of(error: Exception) -> str:

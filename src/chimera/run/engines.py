@@ -21,7 +21,7 @@ from chimera.errors import DeclarationError, SettingsError
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.run.settings import Settings
-from chimera.service import Mode, Service
+from chimera.service import Handling, Mode, Service
 from chimera.share.owner import OwnStore
 from chimera.upkeep.naming import admit
 
@@ -83,6 +83,7 @@ class Engines:
             metrics=self.metrics,
             retry=Retry(ends=settings.process_ends),
             retention=settings.retention_of(name),
+            handling=self._handling(service),
             process=self._process,
         )
 
@@ -102,6 +103,16 @@ class Engines:
                     f"it borrows: {', '.join(service.borrows) or 'nothing'}"
                 )
         return modes
+
+    def _handling(self, service: Service) -> dict[str, Handling]:
+        handlers = [*service.handlers, *service.reactions]
+        for name in self._settings.services[service.name].handlers:
+            if name not in handlers:
+                raise SettingsError(
+                    f"[services.{service.name}.handlers]: there is no command or reaction {name!r}; "
+                    f"there are: {', '.join(handlers) or 'none'}"
+                )
+        return self._settings.handling_of(service.name)
 
     def _last_known(self, service: str) -> LastKnownStore | None:
         if not self._settings.engine_url("last_known", service):

@@ -15,7 +15,7 @@ import msgspec
 
 from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
-from chimera.service import Mode
+from chimera.service import Handling, Mode
 
 PREFIX = "CHIMERA_"
 CONFIG = "CHIMERA_CONFIG"
@@ -25,7 +25,8 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One service: its declaration (`app = "module:attribute"`), and what differs from the defaults.
 
-    `port` is its own port when it runs by itself; `url` is the base URL by which others reach it.
+    `port` is its own port when it runs by itself; `url` is the base URL by which others reach it. `handling`: how its
+    handlers run; `handlers`: how single ones do, by the name of a command or a reaction.
     """
 
     app: str
@@ -37,6 +38,8 @@ class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     last_known: str | None = None
     borrows: dict[str, Mode] = {}
     retention: Retention | None = None
+    handling: Handling = Handling()
+    handlers: dict[str, Handling] = {}
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -45,6 +48,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `last_known` stores what owners last answered, for the time when they don't: in the process where it is not set.
     `audit_s`: shares and their copies are compared with what they should be every so many seconds; 0 is never.
     `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
+    `handling`: how handlers run, for all services that don't say otherwise.
     """
 
     services: dict[str, ServiceSettings]
@@ -60,6 +64,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     retention: Retention = Retention()
     doors: Doors = Doors()
     process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    handling: Handling = Handling()
 
     def engine_url(self, kind: str, service: str) -> str:
         """The URL of a service's log, store, views or last known values; empty for those in the process."""
@@ -69,6 +74,11 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def retention_of(self, service: str) -> Retention:
         """The retention of a service: its own table in whole, else the one for all."""
         return self.services[service].retention or self.retention
+
+    def handling_of(self, service: str) -> dict[str, Handling]:
+        """How the handlers of a service run, by name; under the empty name, all that are not named."""
+        own = self.services[service]
+        return {**own.handlers, "": own.handling.over(self.handling)}
 
     def check_service(self, name: str) -> None:
         """Raises SettingsError for a service that is not listed."""

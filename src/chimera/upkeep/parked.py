@@ -13,7 +13,7 @@ from chimera.commands.execute import Executor
 from chimera.commands.handlers import executors_of, parking_of
 from chimera.commands.inbox import Outcome
 from chimera.commands.parking import message_of
-from chimera.commands.rehearse import rehearse
+from chimera.commands.apart.rehearse import rehearse
 from chimera.core.context import Context
 from chimera.core.tables import Parked, ParkedPlace
 from chimera.entities import table_of
@@ -44,7 +44,7 @@ class Wanted(NamedTuple):
 class ParkedMessage(NamedTuple):
     """A message that is parked, in the store or in a view store. `tries` is 0 for one that waits behind another.
 
-    `traceback`: where the last try failed, as far as that is known.
+    `next_at`: when it is tried again by itself, None for never. `traceback`: where it failed last, as far as is known.
     """
 
     service: str
@@ -55,6 +55,7 @@ class ParkedMessage(NamedTuple):
     first_at: datetime
     last_at: datetime
     traceback: str = ""
+    next_at: datetime | None = None
 
 
 class ParkedKey(NamedTuple):
@@ -193,7 +194,8 @@ def _executor_of(context: Context, consumer: str) -> Executor:
 
 def _of_row(context: Context, row: Parked) -> ParkedMessage:
     at, where = (row.first_at, row.last_at), row.traceback or ""
-    return ParkedMessage(context.service.name, row.consumer, message_of(row), row.cause, row.tries, *at, where)
+    next_at = row.due if row.state == "retrying" else None
+    return ParkedMessage(context.service.name, row.consumer, message_of(row), row.cause, row.tries, *at, where, next_at)
 
 
 def _of_event(context: Context, consumer: str, event: ParkedEvent) -> ParkedMessage:

@@ -255,7 +255,9 @@ async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header
             call, outcome.status, outcome.detail or outcome.reason, reason=outcome.reason, headers=headers
         )
     else:
-        await answer_problem(call, 500, "it failed, and nothing of it was kept; it is in the log", headers=headers)
+        again = [(b"retry-after", b"1")] if outcome.status == 503 else []
+        told = "it failed, and nothing of it was kept; it is in the log"
+        await answer_problem(call, outcome.status, told, headers=[*headers, *again])
 
 
 def _expect_no_query(call: Call, literals: Sequence[str] = ()) -> None:

@@ -380,6 +380,7 @@ class RelationalSession(ABC):
     async def work(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Do something on the connection; after a failure, the transaction can only be rolled back.
 
+        What makes a statement fail as unavailable may be the statement: too long, too large, the end of its server.
         Drivers raise all sorts of things when a connection ends under them: that is never the work's fault.
         """
         connection = self._connection
@@ -387,6 +388,10 @@ class RelationalSession(ABC):
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
         try:
             return await work(connection)
+        except Unavailable as error:
+            cut = CutShort(str(error))
+            self._failure = self._failure or cut
+            raise cut from error
         except ChimeraError as error:
             self._failure = self._failure or error
             raise
@@ -394,7 +399,7 @@ class RelationalSession(ABC):
             self._failure = self._failure or error
             if self._database.is_open(connection):
                 raise
-            self._failure = Unavailable(f"{self._database}: the connection was lost: {error!r}")
+            self._failure = CutShort(f"{self._database}: the connection was lost: {error!r}")
             raise self._failure from error
 
 
