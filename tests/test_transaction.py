@@ -455,7 +455,7 @@ async def test_what_could_not_be_read_again_fails_its_command_and_no_other(
         return work(tx, key)
 
     outcomes = await run(context, handler, "a", "b")
-    assert [outcome.state for outcome in outcomes] == ["retrying", "done"]
+    assert [outcome.state for outcome in outcomes] == ["parked", "done"]
     assert said in outcomes[0].detail
     assert {event.key for event in await journal_of(context.store)} == {"b"}
 
@@ -484,5 +484,5 @@ async def test_a_shared_document_that_could_not_be_read_again_fails_what_changed
         tx.emit(Priced(key))
 
     outcomes = await run(await opened(shop, engines), work, "a", "b")
-    assert [outcome.state for outcome in outcomes] == ["retrying", "done"]
+    assert [outcome.state for outcome in outcomes] == ["parked", "done"]
     assert "Tag.price is of type NoneType: Expected `float`, got `null`" in outcomes[0].detail

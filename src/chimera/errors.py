@@ -67,13 +67,6 @@ class Unfit(ChimeraError):  # noqa: N818 - what something is
     """
 
 
-class CutShort(Unavailable):
-    """An engine ended a statement, or the connection, in the middle of a work. Nothing was stored.
-
-    The engine may be away; or this work is the cause, whenever it is tried: too long, too large. To try it alone tells.
-    """
-
-
 class Trimmed(ChimeraError):  # noqa: N818 - what happened to the events
     """Events that were asked for are gone. Whoever needs them starts anew, from the current documents."""
 

@@ -460,7 +460,7 @@ async def test_an_answer_that_is_not_json_is_a_failure_of_its_command_only(conte
 
     executor = Executor(context, "answers", invoke, parking_of(context, COMMANDS), inbox=True)
     outcomes = handled(await executor.run([Task(message_of(Deposit(key, 1)), n) for n, key in enumerate("ab", 1)]))
-    assert [outcome.state for outcome in outcomes] == ["retrying", "done"]
+    assert [outcome.state for outcome in outcomes] == ["parked", "done"]
     assert await balances(context) == {"b": 1}
 
 

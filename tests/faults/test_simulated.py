@@ -44,7 +44,12 @@ def test_nothing_is_broken_and_every_seed_repeats_in_another_process(first: int)
     assert runs.commands > 10 * BLOCK
     assert runs.reads > runs.commands
     rare = {"upgraded"}  # the fleet has one build
-    assert {kind for kind in KINDS if not runs.struck[kind]} <= rare | {"retried", "killed at a call", "restored", "unanswered"}
+    assert {kind for kind in KINDS if not runs.struck[kind]} <= rare | {
+        "retried",
+        "killed at a call",
+        "restored",
+        "unanswered",
+    }
     assert digests_of(seeds, "4242") == runs.digests
 
 

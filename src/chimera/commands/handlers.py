@@ -18,7 +18,6 @@ from chimera.messages import Event, Message
 from chimera.service import Reaction, Service
 from chimera.transaction import Transaction
 
-
 Read = TypeVar("Read")
 
 

@@ -106,8 +106,8 @@ class Owners:
 class Context:
     """A service with its engines. There is one in each process; a read head and a write head may share it.
 
-    `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command or
-    a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
+    `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
+    or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved.
     """
 

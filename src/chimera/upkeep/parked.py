@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+from chimera.commands.apart.rehearse import rehearse
 from chimera.commands.execute import Executor
 from chimera.commands.handlers import executors_of, parking_of
 from chimera.commands.inbox import Outcome
 from chimera.commands.parking import message_of
-from chimera.commands.apart.rehearse import rehearse
 from chimera.core.context import Context
 from chimera.core.tables import Parked, ParkedPlace
 from chimera.entities import table_of

@@ -27,7 +27,7 @@ def commands_read(service: Service) -> Mapping[str, Schema]:
 
 @cache
 def code_of(service: Service) -> str:
-    """The digest of all that the service's handlers and reactions can read: another one may read what this could not."""
+    """The digest of all that the service's code can read; another one may read what this could not."""
     events = {
         f"{reaction.name}/{event.wire_type()}": schema_of(event)
         for reaction in service.reactions.values()
