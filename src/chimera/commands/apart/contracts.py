@@ -21,7 +21,9 @@ Schema = Mapping[str, Any]
 def commands_read(service: Service) -> Mapping[str, Schema]:
     """The schema of each command that the service's code handles, by its type on the wire."""
     return {
-        names.command_type(service.name, name): schema_of(handler.command) for name, handler in service.handlers.items()
+        names.command_type(service.name, name): schema_of(handler.command)
+        for handler in service.handlers.values()
+        for name in handler.command.__names__
     }
 
 
@@ -29,9 +31,10 @@ def commands_read(service: Service) -> Mapping[str, Schema]:
 def code_of(service: Service) -> str:
     """The digest of all that the service's code can read; another one may read what this could not."""
     events = {
-        f"{reaction.name}/{event.wire_type()}": schema_of(event)
+        f"{reaction.name}/{type_}": schema_of(event)
         for reaction in service.reactions.values()
         for event in reaction.events
+        for type_ in event.wire_types()
     }
     return digest_of(msgspec.json.encode([commands_read(service), events], order="sorted"))
 
