@@ -387,11 +387,8 @@ class RelationalSession(ABC):
         if connection is None:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
         try:
-            return await work(connection)
-        except Unavailable as error:
-            cut = CutShort(str(error))
-            self._failure = self._failure or cut
-            raise cut from error
+            with cut_short():
+                return await work(connection)
         except ChimeraError as error:
             self._failure = self._failure or error
             raise
