@@ -57,7 +57,8 @@ class Log(Protocol):
         """Add messages, each to its own `partition`; returns once all are confirmed as durable as the engine promises.
 
         Messages of one partition keep their order, within a call and across calls that follow one another.
-        When it raises, none, some or all of them may be in the log: delivery is at least once.
+        When it raises, none, some or all of them may be in the log: delivery is at least once. Unfit where a message is
+        larger than the log takes; CutShort where the connection ends in the middle, which one of them may have caused.
         """
 
     def read(self, topic: str, after: Mapping[int, int], limit: int = 500) -> AsyncIterator[Sequence[Record]]:

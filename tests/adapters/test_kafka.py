@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from chimera.adapters.kafka import KafkaLog, open_engine
 from chimera.adapters.kafka.log import QUEUED_BYTES
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import SettingsError, Unavailable, Unfit
 from chimera.messages import Message
 from chimera.ports import Record
 from chimera.testing.contracts import LogContract
@@ -171,11 +171,11 @@ async def test_concurrent_creators_agree(reopen: Callable[[], KafkaLog]) -> None
         await log.close()
 
 
-async def test_what_can_never_be_appended_is_a_value_error(log: KafkaLog) -> None:
+async def test_what_can_never_be_appended_is_told(log: KafkaLog) -> None:
     with pytest.raises(ValueError, match="has 2 partitions, no number 2"):
         await log.append("events", [event(0, 1), event(2, 1)])
     assert await log.ends("events") == {0: 0, 1: 0}
-    with pytest.raises(ValueError, match=r"larger than max\.message\.bytes"):
+    with pytest.raises(Unfit, match=r"larger than max\.message\.bytes"):
         await log.append("events", [event(0, 1, data=b'"' + b"x" * 9_000_000 + b'"')])
     await log.append("events", [event(0, 1)])
 

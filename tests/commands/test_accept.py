@@ -15,14 +15,15 @@ from chimera import Invalid, Unavailable
 from chimera.commands.accept import Intake
 from chimera.core.context import Context
 from chimera.core.timing import Doors, Limits
+from chimera.errors import Unfit
 from chimera.messages import Message
 from chimera.ports import Log, Session, Store
 from chimera.run.serving import listening
-from chimera.testing.broken import WrappedLog, WrappedStore
+from chimera.testing.broken import NarrowLog, WrappedLog, WrappedStore
 from chimera.testing.waiting import eventually
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
-from tests.support import QUICK, Ahead, Open, Withdraw, balances, consume, message_of
+from tests.support import PARTITIONS, QUICK, Advise, Ahead, Open, Withdraw, balances, consume, message_of, read_all
 
 
 class HeldLog(WrappedLog):
@@ -265,3 +266,14 @@ async def test_the_keys_that_a_process_knows_by_itself_are_bounded(context: Cont
     clock.ahead_s = context.timing.reuse_s
     await taken.append(keyed("a", "last"))
     assert len(taken._reuse._lately) == 1
+
+
+async def test_a_command_larger_than_the_log_takes_is_refused_and_those_beside_it_are_kept(context: Context) -> None:
+    narrow = replace(context, log=NarrowLog(context.log, lambda: Unfit("it takes 2,000 bytes"), 2000))
+    intake = Intake(narrow)
+    commands = [message_of(Advise("a", "x" * size)) for size in (10, 3000, 20)]
+    found = await asyncio.gather(*map(intake.append, commands), return_exceptions=True)
+    assert [type(each) for each in found] == [type(None), Invalid, type(None)]
+    assert (found[1].status, found[1].detail) == (413, "a command of 3,028 bytes: it takes 2,000 bytes")  # type: ignore[union-attr]
+    in_log = await read_all(context.log, context.commands_topic, dict.fromkeys(range(PARTITIONS), 0))
+    assert {record.message.id for record in in_log} == {commands[0].id, commands[2].id}

@@ -1,7 +1,7 @@
 """The journal gets into the log, in order, at least once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -12,13 +12,29 @@ from chimera import Unavailable
 from chimera.core.context import Context
 from chimera.core.names import RELAY
 from chimera.core.timing import Timing
+from chimera.errors import CutShort, Unfit
 from chimera.journal.checkpoints import read_checkpoints
+from chimera.journal.feed import Feed
 from chimera.journal.relay import Relay
 from chimera.messages import Message
-from chimera.ports import Log, Record, Store, WriteSession
-from chimera.testing.broken import WrappedLog, WrappedStore
+from chimera.ports import Checkpoint, Log, Record, Store, WriteSession
+from chimera.testing.broken import NarrowLog, WrappedLog, WrappedStore
 from chimera.testing.waiting import eventually, running
-from tests.support import PARTITIONS, QUICK, Bank, Deposit, Engines, direct, journal_of, make_context, read_all
+from chimera.upkeep.parked import Wanted, drop_key, parked_keys, parked_messages, retry_key
+from chimera.upkeep.status import parked_counts
+from tests.support import (
+    PARTITIONS,
+    QUICK,
+    Advise,
+    Bank,
+    Deposit,
+    Engines,
+    direct,
+    journal_of,
+    make_context,
+    parked_of,
+    read_all,
+)
 
 TOPIC = "accounts.events"
 REMEMBERING = msgspec.structs.replace(QUICK, relayed_s=0.0)
@@ -149,3 +165,74 @@ async def test_cancelling_it_ends_it_even_when_it_can_not_remember_where_it_is(c
     with suppress(Unavailable):
         await asyncio.wait([relaying])
     assert relaying.cancelled()
+
+
+LARGE = "x" * 3000
+
+
+@pytest.mark.parametrize("error", [lambda: Unfit("too large"), lambda: CutShort("it ended"), lambda: KeyError("odd")])
+async def test_what_the_log_can_not_carry_stays_in_the_journal_and_is_told(
+    context: Context, error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing else is held up, nor is it sent again for ever; consumers get it from the journal, at the tail too."""
+    log = NarrowLog(context.log, error, 2000)
+    await direct(context, *(Deposit(f"k{n}", 1) for n in range(10)), Advise("k3", LARGE), Deposit("k3", 1))
+    await direct(context, Advise("k4", LARGE))
+    events = await journal_of(context.store)
+    large = {event.id for event in events if len(event.data) > 2000}
+    assert len(large) == 4, "two advices, and the cards that they change"
+    async with running(relay_of(context, log=log).run(range(PARTITIONS))):
+        await eventually(lambda: relayed_all_but(context, large))
+        await eventually(lambda: is_left(context, large))
+    refused = log.refused
+    async with running(relay_of(context, log=log).run(range(PARTITIONS))):
+        await direct(context, Deposit("k9", 1))
+        await eventually(lambda: relayed_all_but(context, large))
+    assert log.refused == refused, "it was sent again"
+    assert {row.id for row in await parked_of(context)} == large
+    assert all(type(error()).__name__ in row.cause for row in await parked_of(context))
+    assert "the log can't carry" in caplog.text
+    assert b'chimera_left_in_journal_total{service="accounts"} 4.0' in context.metrics.exposition()
+    feed = Feed(context, "accounts", dict.fromkeys(range(PARTITIONS), Checkpoint()))
+    taken = list[str]()
+    async with asyncio.timeout(10):
+        while len(taken) < len(await journal_of(context.store)):
+            taken += [message.id for message in (await feed.next()).messages]
+    await feed.close()
+    assert sorted(taken) == sorted(event.id for event in await journal_of(context.store))
+
+
+async def relayed_all_but(context: Context, left: set[str]) -> bool:
+    return set(await relayed(context)) == {event.id for event in await journal_of(context.store)} - left
+
+
+async def is_left(context: Context, ids: set[str]) -> bool:
+    return {row.id for row in await parked_of(context)} == ids
+
+
+async def test_a_log_that_is_away_is_not_blamed_on_an_event(context: Context) -> None:
+    log = NarrowLog(context.log, lambda: CutShort("it ended"), -1)
+    await direct(context, Deposit("a", 1))
+    work = asyncio.ensure_future(relay_of(context, log=log).run(range(PARTITIONS)))
+    await eventually(lambda: log.refused >= 2)
+    log.away = True
+    with pytest.raises(Unavailable, match="nobody answers"):
+        await work
+    assert await parked_of(context) == []
+
+
+async def test_what_was_left_in_the_journal_is_shown_sent_once_more_and_forgotten(context: Context) -> None:
+    await direct(context, Advise("a", LARGE), Advise("b", LARGE))
+    narrow = replace(context, log=NarrowLog(context.log, lambda: Unfit("too large"), 2000))
+    async with running(relay_of(narrow).run(range(PARTITIONS))):
+        await eventually(lambda: parked_counts(context))
+    [first, second] = await parked_keys(context, Wanted(consumer=RELAY))
+    assert [each.message.data[:30] != b"" for each in await parked_messages(context, first)] == [True]
+    assert [done.state for done in await retry_key(narrow, first)] == ["Unfit: too large"]
+    assert [done.state for done in await retry_key(context, first)] == ["settled"]
+    assert [done.state for done in await drop_key(context, second, [second.first.message.id])] == [
+        "forgotten; it stays in the journal"
+    ]
+    assert await parked_counts(context) == {}
+    assert first.first.message.id in await relayed(context)
+    assert second.first.message.id not in await relayed(context)

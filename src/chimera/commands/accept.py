@@ -20,7 +20,7 @@ from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
-from chimera.errors import Invalid, Unavailable
+from chimera.errors import ChimeraError, Invalid, Unavailable, Unfit
 from chimera.messages import MAX_KEY, Command, Message, partition_of
 from chimera.service import Handler
 
@@ -156,11 +156,23 @@ class Intake:
         self._check_room(len(self._appends))
         return self._appends.submit(message)
 
-    async def _append(self, messages: list[Message]) -> Sequence[None]:
-        await self._context.log.append(self._context.commands_topic, messages)
+    async def _append(self, messages: list[Message]) -> Sequence[BaseException | None]:
+        """Append messages together; one by one where one is more than the log takes, which is told to whoever sent it."""
+        try:
+            await self._context.log.append(self._context.commands_topic, messages)
+        except Unfit as error:
+            if len(messages) > 1:
+                return [await self._appended_alone(message) for message in messages]
+            raise Invalid(f"a command of {len(messages[0].data):,} bytes: {error}", status=413) from error
         for message in messages:
             self._context.metrics.accepted(self._context.service.name, message.type)
         return [None] * len(messages)
+
+    async def _appended_alone(self, message: Message) -> BaseException | None:
+        try:
+            return (await self._append([message]))[0]
+        except ChimeraError as error:
+            return error
 
     def _check_room(self, waiting: int) -> None:
         if waiting >= self._context.limits.waiting_commands:

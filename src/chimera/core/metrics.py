@@ -73,6 +73,12 @@ class Metrics:
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
+        self._left = Counter(
+            "chimera_left_in_journal",
+            "Events that the log can't carry: consumers fetch them from the journal.",
+            ["service"],
+            registry=self._registry,
+        )
         self._trimmed = Counter(
             "chimera_trimmed",
             "What was dropped because it was old: rows of the journal, the inbox, the log, the consumers, or parked.",
@@ -126,6 +132,10 @@ class Metrics:
     def relayed(self, service: str, count: int) -> None:
         """Events moved from the journal to the log."""
         self._relayed.labels(service).inc(count)
+
+    def left(self, service: str) -> None:
+        """An event that the log can't carry."""
+        self._left.labels(service).inc()
 
     def trimmed(self, service: str, what: str, count: int) -> None:
         """Rows or records dropped because they were old."""

@@ -1,22 +1,31 @@
 """The relay: the journal's events to the log, in order. What it sends twice after a crash, consumers drop.
 
 What its own process commits is handed over to it; the rest it reads from the journal, and so all after a failure.
+What the log can't carry stays in the journal: consumers see the hole, and fetch it from there. It is written down among
+the parked messages, as the relay's, without its data.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+import msgspec
+
 from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
-from chimera.core.names import RELAY
-from chimera.core.tables import Progress
+from chimera.core.names import RELAY, kept_key
+from chimera.core.tables import Parked, Progress
 from chimera.entities import table_of
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, Trimmed
+from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
-from chimera.messages import Message
+from chimera.journal.failures import cause_of, traceback_of
+from chimera.messages import MAX_KEY, Message
 from chimera.transaction import Unit
+
+logger = logging.getLogger("chimera")
 
 
 class Relay:
@@ -68,11 +77,51 @@ class Relay:
         return events
 
     async def _relay(self, events: Sequence[Message], at: dict[int, int]) -> None:
-        """Append events of any partitions in one call."""
+        """Append events of any partitions in one call; where that fails, apart, without those that can't be carried."""
+        try:
+            await self._send(events, at)
+            return
+        except Exception as error:
+            if not may_be_its_own(error):
+                raise
+            failed = error
+
+        async def send(part: Sequence[Message]) -> bool:
+            await self._send(part, at)
+            return True
+
+        async def leave_it(event: Message, why: Exception, tries: int) -> bool:
+            await self._leave(event, why, tries)
+            at[event.partition] = event.number
+            return True
+
+        await Apart(self._context, send, leave_it, self._answers).run(events, failed)
+
+    async def _send(self, events: Sequence[Message], at: dict[int, int]) -> None:
         await self._context.log.append(self._context.events_topic, events)
         for event in events:
             at[event.partition] = event.number
         self._context.metrics.relayed(self._context.service.name, len(events))
+
+    async def _leave(self, event: Message, error: Exception, tries: int) -> None:
+        name = self._context.service.name
+        await leave(self._context, event, error, tries)
+        self._context.metrics.left(name)
+        logger.error(
+            "%s: the log can't carry %s (%s of key %r, %d bytes): %s; it stays in the journal, where consumers fetch "
+            "it; see: chimera parked list %s --consumer relay",
+            name,
+            event.id,
+            event.type,
+            event.key,
+            len(event.data),
+            cause_of(error),
+            name,
+        )
+
+    async def _answers(self) -> None:
+        """Ask the log for its ends, which shows that it is there."""
+        await self._context.log.ends(self._context.events_topic)
 
     async def _remember(self, at: dict[int, int], remembered: dict[int, int]) -> None:
         """Write the checkpoints that have moved: never back, where another relay has come further meanwhile."""
@@ -89,3 +138,66 @@ class Relay:
                 if number > stored.get(partition, 0):
                     unit.put(Progress(RELAY, source, partition, number, 0))
             await unit.flush()
+
+
+async def leave(context: Context, event: Message, error: Exception, tries: int) -> None:
+    """Write down that the log can't carry an event, and why. Raises Unavailable."""
+    now, table = context.clock.now(), table_of(Parked)
+    row = Parked(
+        RELAY,
+        kept_key(event.key),
+        event.partition,
+        event.number,
+        event.source,
+        "parked",
+        event.id,
+        event.type,
+        event.time,
+        b"",
+        event.traceparent,
+        cause_of(error),
+        tries,
+        now,
+        now,
+        long_key=event.key if len(event.key) > MAX_KEY else None,
+        traceback=traceback_of(error),
+    )
+    async with context.store.transaction() as session:
+        await session.save(table, [table.to_row(row)])
+
+
+async def left_data(context: Context, row: Parked) -> bytes:
+    """The data of an event that was left in the journal; empty where it was trimmed meanwhile."""
+    try:
+        found = await context.store.journal(row.partition, row.number - 1, 1)
+    except Trimmed:
+        return b""
+    return found[0].data if found else b""
+
+
+async def send_again(context: Context, row: Parked) -> str:
+    """Send an event to the log once more, and forget that it was left; why not, where the log refuses it again.
+
+    Consumers that have it drop it. Raises Unavailable.
+    """
+    try:
+        events = await context.store.journal(row.partition, row.number - 1, 1)
+        await context.log.append(context.events_topic, events)
+    except Trimmed:
+        pass  # every known consumer has it
+    except Exception as error:
+        if not may_be_its_own(error):
+            raise
+        again = msgspec.structs.replace(row, cause=cause_of(error), tries=row.tries + 1, last_at=context.clock.now())
+        async with context.store.transaction() as session:
+            await session.save(table_of(Parked), [table_of(Parked).to_row(again)])
+        return cause_of(error)
+    await forget(context, row)
+    return ""
+
+
+async def forget(context: Context, row: Parked) -> None:
+    """Forget that an event was left; it stays in the journal. Raises Unavailable."""
+    table = table_of(Parked)
+    async with context.store.transaction() as session:
+        await session.delete(table, [table.key_of(table.to_row(row))])

@@ -91,6 +91,35 @@ class DelayingLog(WrappedLog):
         await super().close()
 
 
+class NarrowLog(WrappedLog):
+    """Breaks "whatever fits is kept": a message with more data than `most` fails its whole call, by `error`.
+
+    `away`: it says that it can't be reached.
+    """
+
+    def __init__(self, log: Log, error: Callable[[], Exception], most: int) -> None:
+        super().__init__(log)
+        self.away = False
+        self.refused = 0
+        self._error = error
+        self._most = most
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        self._check()
+        if any(len(message.data) > self._most for message in messages):
+            self.refused += 1
+            raise self._error()
+        await self._log.append(topic, messages)
+
+    async def ends(self, topic: str) -> Mapping[int, int]:
+        self._check()
+        return await self._log.ends(topic)
+
+    def _check(self) -> None:
+        if self.away:
+            raise Unavailable("nobody answers")
+
+
 class HastyLog(WrappedLog):
     """Breaks "returns once durable": confirms before it keeps; the last call's messages are lost when it closes."""
 

@@ -9,17 +9,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
+import msgspec
+
 from chimera.commands.apart.rehearse import rehearse
 from chimera.commands.execute import Executor
 from chimera.commands.handlers import executors_of, parking_of
 from chimera.commands.inbox import Outcome
 from chimera.commands.parking import message_of
 from chimera.core.context import Context
+from chimera.core.names import RELAY
 from chimera.core.tables import Parked, ParkedPlace
 from chimera.entities import table_of
 from chimera.errors import SettingsError
 from chimera.journal.consumers import document_consumers
 from chimera.journal.failures import Rehearsed
+from chimera.journal.relay import forget, left_data, send_again
 from chimera.messages import Message
 from chimera.upkeep.projections import projection_of
 from chimera.views.generations import serving_name
@@ -83,7 +87,7 @@ async def parked_keys(context: Context, wanted: Wanted) -> list[ParkedKey]:
     Raises SettingsError for a consumer that the service does not have.
     """
     documents = document_consumers(context.service)
-    known = [*executors_of(context), *documents]
+    known = [*executors_of(context), RELAY, *documents]
     if wanted.consumer not in (None, *known):
         raise SettingsError(
             f"{context.service.name} has no consumer {wanted.consumer!r}; there are: {', '.join(known)}"
@@ -104,6 +108,8 @@ async def parked_messages(context: Context, key: ParkedKey) -> list[ParkedMessag
         return [_of_event(context, consumer, event) async for event in events]
     async with context.store.snapshot() as session:
         rows = await parking_of(context, consumer).messages(session, event_key)
+    if consumer == RELAY:
+        rows = [msgspec.structs.replace(row, data=await left_data(context, row)) for row in rows]
     return [_of_row(context, row) for row in rows]
 
 
@@ -112,6 +118,8 @@ async def rehearse_key(context: Context, key: ParkedKey) -> list[Rehearsed]:
     consumer, event_key = key.first.consumer, key.first.message.key
     if consumer in document_consumers(context.service):
         return await (await _projector_of(context, consumer)).rehearse(event_key)
+    if consumer == RELAY:
+        return [Rehearsed(row.id, "applied", "it would be sent to the log") for row in await _left(context, event_key)]
     return await rehearse(_executor_of(context, consumer), parking_of(context, consumer), event_key)
 
 
@@ -120,6 +128,9 @@ async def retry_key(context: Context, key: ParkedKey) -> list[Settled]:
     consumer, event_key = key.first.consumer, key.first.message.key
     if consumer in document_consumers(context.service):
         return _settled(await (await _projector_of(context, consumer)).redrive(event_key))
+    if consumer == RELAY:
+        rows = await _left(context, event_key)
+        return [Settled(row.id, await send_again(context, row) or "settled") for row in rows]
     executor = _executor_of(context, consumer)
     return _ended(await parking_of(context, consumer).redrive(executor, event_key, by_hand=True))
 
@@ -132,6 +143,11 @@ async def drop_key(context: Context, key: ParkedKey, ids: Sequence[str]) -> list
         return (
             _settled(settled, ids) if settled else [Settled(ids[0], "is not the first any more; nothing was dropped")]
         )
+    if consumer == RELAY:
+        rows = [row for row in await _left(context, event_key) if row.id in ids]
+        for row in rows:
+            await forget(context, row)
+        return [Settled(row.id, "forgotten; it stays in the journal") for row in rows]
     executor, parking = _executor_of(context, consumer), parking_of(context, consumer)
     dropped: list[Settled] = []
     for message_id in ids:
@@ -139,6 +155,12 @@ async def drop_key(context: Context, key: ParkedKey, ids: Sequence[str]) -> list
             return [*dropped, Settled(message_id, "is not the first any more; it was not dropped")]
         dropped.append(Settled(message_id, "dropped"))
     return dropped + _ended(await parking.redrive(executor, event_key))
+
+
+async def _left(context: Context, key: str) -> list[Parked]:
+    """The events of a key that the log can't carry."""
+    async with context.store.snapshot() as session:
+        return await parking_of(context, RELAY).messages(session, key)
 
 
 async def _stored_keys(context: Context, wanted: Wanted) -> list[ParkedKey]:

@@ -129,7 +129,8 @@ class Projector:
         except Exception as error:
             if not may_be_its_own(error) or not batch.messages:
                 raise
-            return await self._write_apart(batch, error)
+            failed = error
+        return await self._write_apart(batch, failed)
 
     async def _write_apart(self, batch: Batch, error: Exception) -> int:
         stored = await self.checkpoints(batch.moves[0].source, [move.partition for move in batch.moves])

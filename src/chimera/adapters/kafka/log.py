@@ -32,13 +32,14 @@ from chimera.adapters.kafka.cluster import (
 )
 from chimera.adapters.kafka.messages import to_headers, to_record
 from chimera.core.aio.signals import Signal
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import CutShort, SettingsError, Unavailable, Unfit
 from chimera.messages import Message
 from chimera.ports import Features, Record
 
 AHEAD = 2
 QUEUED_BYTES = 64 * 1024 * 1024
 RECORD_BYTES = 512
+_OF_A_MESSAGE = frozenset({KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD})
 
 
 class KafkaLog:
@@ -84,9 +85,9 @@ class KafkaLog:
         self._counts[topic] = found
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Raises ValueError for a message larger than the topic's `max.message.bytes`.
+        """Raises Unfit for a message larger than the topic's `max.message.bytes`.
 
-        Raises it too, and adds nothing, when a message's partition is not one of the topic's.
+        Raises ValueError, and adds nothing, when a message's partition is not one of the topic's.
         """
         topic = self._cluster.prefix + topic
         with self._doubting(topic):
@@ -194,7 +195,7 @@ class KafkaAppender:
         return self._watch.is_fatal
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Returns once all are confirmed. Raises ValueError for one that is too large, else Unavailable."""
+        """Returns once all are confirmed. Raises Unfit for one that is too large, else Unavailable."""
         size = sum(len(message.data) + RECORD_BYTES for message in messages)
         await self._admit(size)
         call = PendingCall(self._finished, len(messages), size)
@@ -204,7 +205,9 @@ class KafkaAppender:
         if call.error is None:
             self._watch.last = None
         elif call.error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            raise ValueError(f"a message is larger than max.message.bytes of the topic {topic}")
+            raise Unfit(f"a message is larger than max.message.bytes of the topic {topic}")
+        elif call.error.code() in _OF_A_MESSAGE:
+            raise CutShort(str(self._watch.explain(call.error)))
         else:
             raise self._watch.explain(call.error)
 

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chimera.adapters.rabbitmq.exchange import Exchange
 from chimera.adapters.rabbitmq.messages import decode, encode
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import CutShort, SettingsError, Unavailable
 from chimera.messages import Message
 from chimera.ports import Features, Log, Record, Store, ViewStore
 from rabbitstream.errors import LoginRefused, StreamUnavailable
@@ -197,11 +197,15 @@ class _Topic:
         return link
 
     async def append(self, messages: Sequence[Message]) -> None:
+        """Raises CutShort where the connection ends: that may be because of a message, as one that is too large."""
         link = await self.checked(messages)
         entries: dict[int, list[bytes]] = {}
         for message in messages:
             entries.setdefault(message.partition, []).append(encode(message))
-        await link.publish(entries)
+        try:
+            await link.publish(entries)
+        except StreamUnavailable as error:
+            raise CutShort(str(error)) from error
 
     async def ends(self) -> Mapping[int, int]:
         """All who ask while the broker is being asked share the next answer."""
