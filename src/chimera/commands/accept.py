@@ -157,7 +157,7 @@ class Intake:
         return self._appends.submit(message)
 
     async def _append(self, messages: list[Message]) -> Sequence[BaseException | None]:
-        """Append messages together; one by one where one is more than the log takes, which is told to whoever sent it."""
+        """Append messages together; one by one where one is more than the log takes, which is told to its sender."""
         try:
             await self._context.log.append(self._context.commands_topic, messages)
         except Unfit as error:
