@@ -220,7 +220,7 @@ def _answered_before_confirmed(at: Patching) -> None:
 def _failed_append_confirmed(at: Patching) -> None:
     append = accept.Intake._append  # noqa: SLF001
 
-    async def hopeful(self: Any, messages: Any) -> Sequence[None]:
+    async def hopeful(self: Any, messages: Any) -> Sequence[BaseException | None]:
         try:
             return await append(self, messages)
         except Unavailable:
