@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -341,7 +341,7 @@ async def test_a_conflict_on_an_event_sourced_entity_is_run_again_on_what_is_the
     assert [event.type for event in await journal_of(engines.store)].count("accounts.Advised") == 1
 
 
-async def test_who_only_reads_an_event_sourced_entity_does_not_conflict(bank: Bank, engines: Engines) -> None:
+async def test_an_event_sourced_entity_that_is_only_read_holds_until_the_commit(bank: Bank, engines: Engines) -> None:
     await opened(bank.service, engines)
     racy = RacyStore(engines.store, message_of(Open("a")))
     context = await opened(bank.service, engines._replace(store=racy))
@@ -353,7 +353,22 @@ async def test_who_only_reads_an_event_sourced_entity_does_not_conflict(bank: Ba
         tx.emit(Deposited(key, 1))
 
     await run(context, work)
-    assert tried == ["a"]
+    assert tried == ["a", "a"]
+
+
+async def test_two_that_each_advise_unless_the_other_is_advised_do_not_both_advise(context: Context) -> None:
+    both = asyncio.Barrier(2)
+
+    async def work(tx: Transaction, key: str) -> None:
+        other = await tx.load(Advice, "b" if key == "a" else "a")
+        with suppress(TimeoutError, asyncio.BrokenBarrierError):
+            async with asyncio.timeout(0.2):
+                await both.wait()
+        if other is None:
+            tx.emit(Advised(key, "save"))
+
+    await asyncio.gather(run(context, work, "a"), run(context, work, "b"))
+    assert [event.type for event in await journal_of(context.store)].count("accounts.Advised") == 1
 
 
 async def test_concurrent_commands_on_one_event_sourced_entity_lose_nothing(context: Context) -> None:

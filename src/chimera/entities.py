@@ -51,6 +51,7 @@ class Entity(Keyed):
     """
 
     __indexes__: ClassVar[tuple[str, ...]] = ()
+    __guarded__: ClassVar[bool] = True
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -65,7 +66,8 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     """The table of an entity class. Its rows are tuples of str, int, float, bool, bytes, UTC datetime or None.
 
     `key` and `indexes` name columns. `to_row` makes a row of an entity, `from_row` an entity of a row, `key_of` tells
-    a row's key.
+    a row's key. `guarded`: what a transaction did not find there holds until it commits; rows of Chimera's own are kept
+    apart by leases and checkpoints instead.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     from_row: Callable[[Row], Any]
     key_of: Callable[[Row], Key]
     indexes: tuple[str, ...] = ()
+    guarded: bool = True
 
 
 @cache
@@ -97,6 +100,7 @@ def table_of(entity: type[Entity]) -> Table:
         from_row=_entity_maker(entity, [column.name for column in columns], [(i, f) for i, f in decoders if f]),
         key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
         indexes=entity.__indexes__,
+        guarded=entity.__guarded__,
     )
 
 

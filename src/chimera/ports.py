@@ -91,14 +91,13 @@ class Session(Protocol):
         """The rows with these keys, in any order; unknown keys are left out."""
 
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
-        """The rows whose columns each hold one of the values given for it, ordered by key.
-
-        A transaction holds the rows that it found, but only SQLite keeps others from adding one that would match: where
-        that must not happen between `find` and `save`, load one row in both transactions (a parent), which locks it.
-        """
+        """The rows whose columns each hold one of the values given for it, ordered by key."""
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
-        """Run SQL of the engine's own dialect on this session's connection and return its rows."""
+        """Run SQL of the engine's own dialect on this session's connection and return its rows.
+
+        What it reads does not hold by itself, unless it locks it (`SELECT … FOR UPDATE`); on SQLite it does.
+        """
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         """The journal's events of one key, in order."""
@@ -114,7 +113,7 @@ class WriteSession(Session, Protocol):
         """Delete the rows with these keys; unknown keys are no error."""
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        """Take so many numbers in each of these partitions (partition to count); returns the first taken of each.
+        """Take so many numbers, 0 for none, in each of these partitions; returns the first taken, or next, of each.
 
         Holds each partition's head until the transaction ends, so that numbers become visible in their
         order, and a rolled-back transaction leaves no hole.
@@ -149,8 +148,10 @@ class Store(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[WriteSession]:
         """One transaction: leaving the block commits durably, an exception rolls back.
 
-        Loaded rows can't be changed by somebody else before the transaction ends; where an engine
-        can't promise that, leaving raises `Conflict` and nothing is stored.
+        What was loaded or found, and what was looked for and was not there, can't be changed by somebody else before
+        the transaction ends, so that committed transactions are as if they had run one after the other. Where an engine
+        can't keep others from that, reading or leaving raises `Conflict` and nothing is stored. Of tables that are not
+        `guarded`, only rows that were there hold.
         """
 
     def snapshot(self, *, once: bool = False) -> AbstractAsyncContextManager[Session]:

@@ -164,14 +164,19 @@ class Unit:
             await self.session.save(table, rows)
 
     async def number(self) -> Sequence[Message]:
-        """Give every pending event its number and add it to the journal; the last thing a unit does."""
-        counts: dict[int, int] = {}
+        """Give every pending event its number and add it to the journal; the last thing a unit does.
+
+        The heads of all partitions that were read are held from here on, those without a new event too.
+        """
+        counts = {partition: 0 for partition, _ in self.read_at}
         for pending in self.events:
             counts[pending.partition] = counts.get(pending.partition, 0) + 1
         if not counts:
             return []
         following = dict(await self.session.reserve(counts))
         await self._check_versions()
+        if not self.events:
+            return []
         self.appended = [self._numbered(pending, following) for pending in self.events]
         await self.session.append(self.appended)
         return self.appended
@@ -194,9 +199,8 @@ class Unit:
 
     async def _check_versions(self) -> None:
         """An event-sourced entity must not have changed since it was folded; its partition's head is held now."""
-        emitted = {(pending.partition, pending.key) for pending in self.events}
         for (partition, key), number in self.read_at.items():
-            if (partition, key) in emitted and await self.session.history(partition, key, number):
+            if await self.session.history(partition, key, number):
                 raise Conflict(f"{key!r} has new events since it was read")
 
 
@@ -299,7 +303,9 @@ class Transaction(Reads):
     async def _history(self, key: str) -> list[Message]:
         stored = await super()._history(key)
         partition = partition_of(key, self._service.partitions)
-        self._unit.read_at[partition, key] = stored[-1].number if stored else 0
+        at = stored[-1].number if stored else 0
+        if self._unit.read_at.setdefault((partition, key), at) != at:
+            raise Conflict(f"{key!r} has new events since it was read")
         return stored + self._unit.unnumbered(key, self._emitted)
 
     async def _flush(self) -> None:

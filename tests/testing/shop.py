@@ -1,4 +1,4 @@
-"""A box office with a planted mistake: it counts the tickets, waits for the payment, and sells one more."""
+"""A box office with a planted mistake: it counts what it sold a moment after it did, and sells one more."""
 
 from __future__ import annotations
 
@@ -43,25 +43,31 @@ async def pay() -> None:
 
 
 def box_office(*, right: bool) -> Service:
-    """The service; the right one counts in a row that it loads, so that two who buy at once meet there."""
+    """The service; the right one looks for the tickets themselves, in the transaction that adds one."""
     service = Service("box-office", partitions=2)
     service.entity(Ticket)
     service.entity(Show)
 
     @service.handle("POST /tickets", direct=True)
     async def buy(command: Buy, tx: Transaction) -> None:
-        show = await tx.load(Show, command.show_id) or Show(command.show_id) if right else None
-        sold = show.sold if show else len(await tx.find(Ticket, show_id=[command.show_id]))
+        if right:
+            sold = len(await tx.find(Ticket, show_id=command.show_id))
+        else:
+            show = await tx.load(Show, command.show_id)
+            sold = show.sold if show else 0
         if await tx.load(Ticket, command.show_id, command.buyer_id):
             raise Rejected("has_one")
         if sold >= SEATS:
             raise Rejected("sold_out")
         await pay()
-        if show:
-            show.sold += 1
-            tx.save(show)
         tx.save(Ticket(command.show_id, command.buyer_id))
         tx.emit(Sold(command.show_id, command.buyer_id))
+
+    @service.on(Sold)
+    async def count(event: Sold, tx: Transaction) -> None:
+        show = await tx.load(Show, event.show_id) or Show(event.show_id)
+        show.sold += 1
+        tx.save(show)
 
     sales = service.view(Sales, key="show_id", path="/shows/{show_id}/sales", name="sales")
 

@@ -38,7 +38,7 @@ def test_a_planted_mistake_is_found_shrunk_to_a_few_steps_told_in_words_and_kept
     assert failed.plan.steps <= 10
     text = str(failed)
     assert "Broken: nobody stands: after a commit: 2 seats, and sold: " in text
-    assert "reads tickets of show-" in text
+    assert "reads shows of show-" in text
     assert "--replay" in text
     assert failed.path is not None
     assert load(failed.path) == failed.plan

@@ -251,7 +251,7 @@ class Executor:
     ) -> list[Outcome]:
         """Number the events, tell each command its positions, and remember in the inbox how it ended."""
         outcomes = [outcome for outcome, _ in handled]
-        if unit.events:
+        if unit.events or unit.read_at:
             await unit.flush()
             touched = await emit_changed(unit, [events for _, events in handled])
             messages = await unit.number()

@@ -9,7 +9,13 @@ from chimera.core import names
 from chimera.entities import Entity, Table, table_of
 
 
-class Handled(Entity, key="command_id", table=names.INBOX_TABLE):
+class _Own(Entity):
+    """A row of Chimera's own: what is not there is nobody's, for a lease and a checkpoint say whose it is."""
+
+    __guarded__: ClassVar[bool] = False
+
+
+class Handled(_Own, key="command_id", table=names.INBOX_TABLE):
     """The inbox: a command that was handled, and how it ended.
 
     `positions` are comma-separated; `body` is a direct command's answer. `at`: when it ended; none as long as it is
@@ -30,7 +36,7 @@ class Handled(Entity, key="command_id", table=names.INBOX_TABLE):
     fingerprint: str | None = None
 
 
-class Progress(Entity, key=("consumer", "source", "partition"), table=names.CHECKPOINTS_TABLE):
+class Progress(_Own, key=("consumer", "source", "partition"), table=names.CHECKPOINTS_TABLE):
     """A checkpoint that moves with effects in this store. Of a log of commands, the number is an offset."""
 
     consumer: str
@@ -40,7 +46,7 @@ class Progress(Entity, key=("consumer", "source", "partition"), table=names.CHEC
     offset: int
 
 
-class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
+class Parked(_Own, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
     """A parked message with its cause, or one that waits behind such a message of the same key.
 
     `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn), unread (waits
@@ -72,7 +78,7 @@ class Parked(Entity, key=("consumer", "key", "partition", "number"), table=names
     unread_by: str | None = None
 
 
-class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
+class ParkedPlace(_Own, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):
     """A `Parked` without what it holds: enough to count, and to see what stands before what."""
 
     consumer: str
@@ -84,7 +90,7 @@ class ParkedPlace(Entity, key=("consumer", "key", "partition", "number"), table=
     unread_by: str | None = None
 
 
-class Start(Entity, key=("consumer", "source", "partition"), table=names.STARTS_TABLE):
+class Start(_Own, key=("consumer", "source", "partition"), table=names.STARTS_TABLE):
     """The start of a consumer: after which `number`, and `by` which process (empty once that ended in order).
 
     `killed`: how many processes in a row started there and did not end in order. `trying`: the number of the message
@@ -101,7 +107,7 @@ class Start(Entity, key=("consumer", "source", "partition"), table=names.STARTS_
     killed: int = 0
 
 
-class Lease(Entity, key="name", table=names.LEASES_TABLE):
+class Lease(_Own, key="name", table=names.LEASES_TABLE):
     """Who does some work until when. `until` is in seconds since the epoch."""
 
     name: str
@@ -109,7 +115,7 @@ class Lease(Entity, key="name", table=names.LEASES_TABLE):
     until: float
 
 
-class SharedKey(Entity, key=("share", "partition", "bucket", "key"), table=names.SHARED_TABLE):
+class SharedKey(_Own, key=("share", "partition", "bucket", "key"), table=names.SHARED_TABLE):
     """The last change that this service emitted of a key that it shares: its number, and the document's digest.
 
     `digest` is empty for a key that has no document any more; such a row stays.
@@ -123,7 +129,7 @@ class SharedKey(Entity, key=("share", "partition", "bucket", "key"), table=names
     digest: str
 
 
-class ReportedConsumer(Entity, key=("consumer", "partition"), table=names.CONSUMERS_TABLE):
+class ReportedConsumer(_Own, key=("consumer", "partition"), table=names.CONSUMERS_TABLE):
     """A consumer of this journal in another service: how far it was when it was last heard of, at `seen`."""
 
     __indexes__: ClassVar[tuple[str, ...]] = ("seen",)

@@ -1,4 +1,4 @@
-"""The common part of the relational servers: a database, its sessions, and the engines on it.
+"""The common part of the relational servers: a database and its sessions; `stores` has the engines on it.
 
 An adapter says how its server spells SQL (`Spelling`), how it is reached (`Database`), and how rows travel
 (`RelationalSession`). Sessions, journal and checkpoints are here, once.
@@ -9,37 +9,33 @@ An adapter says how its server spells SQL (`Spelling`), how it is reached (`Data
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from chimera.adapters.relational.pool import WAIT_S, Pool, finished
+from chimera.adapters.relational.read_set import GUARDS, Contention, ReadSet, TableReads, came_since, together
 from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
 from chimera.adapters.rows import (
-    COUNT_TYPES,
     Where,
     check_columns,
     events_of,
     index_name,
     journal_rows,
     other_partitions,
-    unbroken,
 )
 from chimera.entities import Key, Row, Table
 from chimera.errors import ChimeraError, Conflict, CutShort, Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
 
 Result = TypeVar("Result")
 Connection = Any  # asyncpg's and asyncmy's own are compiled classes without types
 
 LOCK_S = 10.0
 """Seconds that a row which somebody else has locked is waited for."""
-_FEATURES = Features(durable=True, shared=True, poll_s=0.02)
 _IS_TABLE = "SELECT count(*) FROM information_schema.tables WHERE table_schema = {} AND table_name = '{}'"
 
 
@@ -83,6 +79,7 @@ class Database(ABC):
         self._name = name
         self._lock_s = lock_s
         self.partitions = 0
+        self.contention = Contention()
         self.pool: Pool[Connection] = Pool(name, pool_size, self.connect, self.disconnect, self.is_fit, wait_s=wait_s)
 
     def __str__(self) -> str:
@@ -205,48 +202,6 @@ class Database(ABC):
         self.partitions = partitions
 
 
-class SeenAt:
-    """The keys that a transaction knows: free, or taken by a row that it has locked.
-
-    Nobody can lock a row that is not there. So a free key is inserted, never put over a row that came since:
-    of two transactions that both found it free, the second fails.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[str, set[Key]] = {}
-        self._taken: dict[str, set[Key]] = {}
-        self._whole: set[str] = set()
-
-    def loaded(self, table: Table, keys: Iterable[Key], rows: Iterable[Row]) -> None:
-        """Of the keys asked for, those of these rows are taken, the others free."""
-        self._free.setdefault(table.name, set()).update(keys)
-        self._take(table, set(map(table.key_of, rows)))
-
-    def read_whole(self, table: Table, rows: Iterable[Row]) -> None:
-        """The table has these rows: every other key is free."""
-        self._whole.add(table.name)
-        self.loaded(table, (), rows)
-
-    def unknown(self, table: Table, keys: Iterable[Key]) -> list[Key]:
-        """The keys among these that were neither found free nor taken."""
-        if table.name in self._whole:
-            return []
-        known = self._free.get(table.name, set()) | self._taken.get(table.name, set())
-        return [key for key in keys if key not in known]
-
-    def to_insert(self, table: Table, keys: Collection[Key]) -> set[Key]:
-        """The keys among these that are free; they count as taken from now on."""
-        free = self._free.get(table.name, set()).intersection(keys)
-        if table.name in self._whole:
-            free |= set(keys) - self._taken.get(table.name, set())
-        self._take(table, free)
-        return free
-
-    def _take(self, table: Table, keys: set[Key]) -> None:
-        self._taken.setdefault(table.name, set()).update(keys)
-        self._free.get(table.name, set()).difference_update(keys)
-
-
 class RelationalSession(ABC):
     """Statements on a connection, until the session ends. With `locks`, it locks what it loads.
 
@@ -259,7 +214,7 @@ class RelationalSession(ABC):
         self._connection: Connection | None = connection
         self._failure: Exception | None = None
         self._ran_sql = False
-        self._seen = SeenAt()
+        self._seen = ReadSet()
         self._locks = locks
         self._lock = " FOR UPDATE" if locks else ""
 
@@ -280,7 +235,7 @@ class RelationalSession(ABC):
         """Put rows, at least one, over those with their keys, or insert them if the engine upserts by key."""
 
     @abstractmethod
-    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+    async def remove(self, table: Table, keys: Sequence[Key]) -> None:
         """As `WriteSession.delete`."""
 
     @abstractmethod
@@ -308,6 +263,7 @@ class RelationalSession(ABC):
             yield
             if self._failure is not None:
                 raise self._failure
+            await self._look_again()
             self._connection = None
             if begin:
                 await finished(self._database.execute(connection, "COMMIT"))
@@ -316,31 +272,83 @@ class RelationalSession(ABC):
             if self._ran_sql or not self._database.is_fit(connection):
                 await finished(self._database.restore(connection, ran_sql=self._ran_sql))
 
+    async def _look_again(self) -> None:
+        """Raises Conflict where a row has come since it was looked for.
+
+        Of those who looked, and touch one table in common, each does this and commits before the next: they wait here,
+        holding all they need, so that none waits for another in a circle. Who comes later sees what came before; and
+        who looked for nothing was either seen here, or holds no row that this transaction needed.
+        """
+        looked_in = self._seen.looked_in()
+        if not looked_in:
+            return
+        if self._ran_sql:
+            await self.select_where(GUARDS, {})
+        else:
+            await self.select(GUARDS, self._seen.guards())
+        self._lock = ""
+        for seen in looked_in:
+            rows = await self._relied_on(seen)
+            came = seen.has_come_beside_sql(seen.table, rows) if self._ran_sql else seen.has_come(seen.table, rows)
+            if came is not None:
+                self._database.contention.note(seen.table.name)
+                raise came_since(seen.table, came)
+
+    async def _relied_on(self, seen: TableReads) -> Sequence[Row]:
+        """All rows that were looked for, as they are now. Of SQL's own, those that others can see as well."""
+        rows = await self.all_wanted(seen)
+        if rows and self._ran_sql:
+            async with self._database.unhurried() as connection:
+                committed = type(self)(self._database, connection, locks=False)
+                theirs = set(map(seen.table.key_of, await committed.all_wanted(seen)))
+            rows = [row for row in rows if seen.table.key_of(row) in theirs]
+        return rows
+
+    async def all_wanted(self, seen: TableReads) -> Sequence[Row]:
+        """The rows that are there of all that was looked for in a table."""
+        rows = list(await self.select(seen.table, sorted(seen.missed))) if seen.missed else []
+        for where in together(seen.looks.values()):
+            rows += await self.select_where(seen.table, where)
+        return rows
+
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
         rows = await self.select(table, keys)
         if self._locks:
-            self._seen.loaded(table, keys, rows)
+            self._seen.loaded(table, keys, rows, sql=self._ran_sql)
         return rows
 
     async def find(self, table: Table, where: Where) -> Sequence[Row]:
         check_columns(table, where)
         rows = await self.select_where(table, where)
-        if self._locks and where:
-            self._seen.loaded(table, (), rows)
-        elif self._locks:
-            self._seen.read_whole(table, rows)
+        if self._locks:
+            if table.guarded and self._database.contention.is_likely(table.name):
+                rows = await self._settled(table, where, rows)
+            self._seen.found(table, where, rows, sql=self._ran_sql)
         return rows
+
+    async def _settled(self, table: Table, where: Where, rows: Sequence[Row]) -> Sequence[Row]:
+        """These rows, and those that came while they were waited for; whoever wants them waits from now on."""
+        while True:
+            found = await self.select_where(table, where)
+            if len(found) == len(rows):
+                return found
+            rows = found
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         latest = _latest_by_key(table, rows)
-        if not self._database.spelling.upserts_by_key:
-            await self.load(table, self._seen.unknown(table, latest))
+        unknown = self._seen.unknown(table, latest, wanted=not self._database.spelling.upserts_by_key)
+        if unknown:
+            await self.load(table, unknown)
         new = self._seen.to_insert(table, latest)
         if inserted := [row for key, row in latest.items() if key in new]:
             with self.inserting(table.name):
                 await self.insert(table, inserted)
         if replaced := [row for key, row in latest.items() if key not in new]:
             await self.replace(table, replaced)
+
+    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        self._seen.written(table)
+        await self.remove(table, keys)
 
     @contextmanager
     def inserting(self, table: str) -> Iterator[None]:
@@ -415,85 +423,3 @@ def _latest_by_key(table: Table, rows: Sequence[Row]) -> dict[Key, Row]:
     """The rows by key, the last of each, in the order of the keys: locks are taken in one order by everybody."""
     latest = {table.key_of(row): row for row in rows}
     return {key: latest[key] for key in sorted(latest)}
-
-
-class RelationalStore:
-    """Entities and journal in one database, or in one schema of it."""
-
-    features = _FEATURES
-
-    def __init__(self, database: Database, session: type[RelationalSession]) -> None:
-        self._database = database
-        self._session = session
-
-    async def create(
-        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
-    ) -> None:
-        """Adds optional columns that a table lacks; what would lose or misread data is refused."""
-        async with self._database.creating("store") as connection:
-            await self._database.fit_tables(connection, tables)
-            await self._database.number_partitions(connection, partitions)
-            for statement in statements.get(self._database.spelling.dialect, ()):
-                await self._database.execute_slowly(connection, statement)
-        self._database.pool.open()
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[WriteSession]:
-        async with self._database.pool.connection() as connection:
-            session = self._session(self._database, connection, locks=True)
-            async with session.between(self._database.spelling.begin):
-                yield session
-
-    @asynccontextmanager
-    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
-        async with self._database.pool.connection() as connection:
-            session = self._session(self._database, connection, locks=False)
-            async with session.between(() if once else self._database.spelling.begin_snapshot):
-                yield session
-
-    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
-        async def read() -> list[Message]:
-            rows = await self._database.read(self._database.spelling.journal, (partition, after, limit))
-            return events_of(partition, rows)
-
-        return await unbroken(read, self.heads, partition, after)
-
-    async def heads(self) -> Mapping[int, int]:
-        return dict(await self._database.read(self._database.spelling.heads))
-
-    async def oldest(self) -> Mapping[int, int]:
-        return dict(await self._database.read(self._database.spelling.oldest))
-
-    async def types(self) -> Mapping[str, int]:
-        return dict(await self._database.read(COUNT_TYPES))
-
-    async def close(self) -> None:
-        await self._database.pool.close()
-
-
-class RelationalViews:
-    """Documents and checkpoints in one database, or in one schema of it: the part that writes no documents."""
-
-    features = _FEATURES
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def create(self) -> None:
-        """As `ViewStore.create`."""
-        async with self._database.creating("views"):
-            self._database.pool.open()
-
-    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
-        """As `ViewStore.checkpoints`."""
-        rows = await self._database.read(self._database.spelling.checkpoints, (consumer,))
-        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
-
-    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
-        """As `ViewStore.scan`."""
-        rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
-        return [Document(*row) for row in rows]
-
-    async def close(self) -> None:
-        """As `ViewStore.close`."""
-        await self._database.pool.close()

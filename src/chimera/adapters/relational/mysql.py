@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from chimera.adapters.relational.engine import LOCK_S, RelationalSession, RelationalStore, RelationalViews, Spelling
+from chimera.adapters.relational.engine import LOCK_S, RelationalSession, Spelling
 from chimera.adapters.relational.mysql_rows import (
     MAX_KEYS,
     adding,
@@ -30,6 +30,7 @@ from chimera.adapters.relational.mysql_rows import (
 )
 from chimera.adapters.relational.mysql_server import MySQLDatabase
 from chimera.adapters.relational.pool import WAIT_S
+from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import distinct, in_parts
 from chimera.core.paging import pages
 from chimera.entities import Key, Row, Table
@@ -292,7 +293,7 @@ class _MySQLSession(RelationalSession):
         sql = statements_of(table)
         await self.replace_columns(sql.insert, sql.changes, sql.to_rows(rows))
 
-    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+    async def remove(self, table: Table, keys: Sequence[Key]) -> None:
         sql = statements_of(table)
         for chunk in pages(sorted(distinct(keys)), MAX_KEYS // len(table.key)):
             condition, values = sql.has_key(chunk)

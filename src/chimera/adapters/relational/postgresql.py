@@ -25,13 +25,12 @@ from chimera.adapters.relational.engine import (
     Connection,
     Database,
     RelationalSession,
-    RelationalStore,
-    RelationalViews,
     Spelling,
     cut_short,
 )
 from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_address, take_number
 from chimera.adapters.relational.schema import Dialect
+from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import Where, converter, distinct, quoted
 from chimera.entities import ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError, Unavailable
@@ -268,7 +267,7 @@ class _PostgreSQLSession(RelationalSession):
     async def replace(self, table: Table, rows: Sequence[Row]) -> None:
         await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
 
-    async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+    async def remove(self, table: Table, keys: Sequence[Key]) -> None:
         await self.run(_statements_of(table).delete, _columns(distinct(keys), len(table.key)))
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:

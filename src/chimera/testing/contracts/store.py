@@ -1,4 +1,4 @@
-"""The contract of the port `Store`: transactions and snapshots; rows and the journal have files of their own."""
+"""The contract of the port `Store`: transactions and snapshots; rows, isolation, the journal have their own files."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from chimera.testing.contracts.bank import (
     numbers,
     put,
 )
+from chimera.testing.contracts.isolation import IsolationGuarantees
 from chimera.testing.contracts.journal import JournalGuarantees
 from chimera.testing.contracts.rows import RowGuarantees
 from chimera.testing.contracts.suite import MEBIBYTE, event
 
 
-class StoreContract(RowGuarantees, JournalGuarantees):
+class StoreContract(RowGuarantees, IsolationGuarantees, JournalGuarantees):
     """Every guarantee of `Store`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: Store) -> None:

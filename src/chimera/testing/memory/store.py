@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,13 +34,23 @@ class StoreState(msgspec.Struct, frozen=True):
     heads: Mapping[int, int] = {}
 
 
+class Lookup(NamedTuple):
+    """The keys of the rows of a table that had these values, by the number of a column, when they were looked for."""
+
+    table: str
+    where: Sequence[tuple[int, frozenset[object]]]
+    keys: Sequence[Key]
+
+
 class Changes(msgspec.Struct):
     """What a transaction has read and changed. A row that is None is deleted; `reserved`: the heads as it left them.
 
-    `read` holds the rows as it has seen them, by table and key, None for one that was missing.
+    `read` holds the rows as it has seen them, by table and key, None for one that was missing. `looks` are its looks
+    for rows by their values, its own changes apart.
     """
 
     read: dict[tuple[str, Key], Row | None] = {}
+    looks: list[Lookup] = []
     rows: dict[str, dict[Key, Row | None]] = {}
     appended: dict[int, list[Message]] = {}
     trimmed: dict[int, int] = {}
@@ -49,8 +60,8 @@ class Changes(msgspec.Struct):
 class MemoryStore:
     """Entities and journal. Transactions run side by side; each reads what is committed when it reads.
 
-    The first to commit wins: a later one that has read a row which was changed meanwhile gets a Conflict. Heads are
-    held, as by a lock, from when numbers are reserved. What others add to what was found is not noticed. So it promises
+    The first to commit wins: a later one that has read a row which was changed meanwhile, or has looked for rows and
+    would find others now, gets a Conflict. Heads are held, as by a lock, from when numbers are reserved. So it promises
     the least that the port allows. `on_commit` is told of every commit, once it is done.
     """
 
@@ -133,8 +144,9 @@ class _MemorySession:
         columns = self._columns[table.name]
         wanted = [(columns.index(name), frozenset(values)) for name, values in where.items()]
         rows = self._rows(table)
-        found = [key for key in sorted(rows) if all(rows[key][index] in values for index, values in wanted)]
+        found = _matching(rows, wanted)
         self._note(table, found)
+        self._note_look(table, wanted)
         return self._of(table, [rows[key] for key in found])
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
@@ -154,6 +166,9 @@ class _MemorySession:
 
     def _note(self, table: Table, keys: Sequence[Key]) -> None:
         """These rows were read."""
+
+    def _note_look(self, table: Table, wanted: Sequence[tuple[int, frozenset[object]]]) -> None:
+        """Rows with these values were looked for."""
 
     def _rows(self, table: Table) -> Mapping[Key, Row]:
         return self._state.tables[table.name]
@@ -233,6 +248,11 @@ class MemoryWriteSession(_MemorySession):
         for key in keys:
             self.changes.read.setdefault((table.name, key), rows.get(key))
 
+    def _note_look(self, table: Table, wanted: Sequence[tuple[int, frozenset[object]]]) -> None:
+        if table.guarded:
+            keys = _matching(self._state.tables[table.name], wanted)
+            self.changes.looks.append(Lookup(table.name, wanted, keys))
+
     def _change(self, table: Table, rows: Mapping[Key, Row | None]) -> None:
         self.changes.rows.setdefault(table.name, {}).update(rows)
 
@@ -280,6 +300,13 @@ def _check_unchanged(changes: Changes, now: StoreState) -> None:
     for (name, key), row in changes.read.items():
         if now.tables[name].get(key) != row:
             raise Conflict(f"{name} {key} was changed by another transaction")
+    for look in changes.looks:
+        if _matching(now.tables[look.table], look.where) != look.keys:
+            raise Conflict(f"others than were found in {look.table} are there now")
+
+
+def _matching(rows: Mapping[Key, Row], where: Sequence[tuple[int, frozenset[object]]]) -> list[Key]:
+    return [key for key in sorted(rows) if all(rows[key][index] in values for index, values in where)]
 
 
 def _changed_by(changes: Changes, state: StoreState) -> StoreState:

@@ -1,0 +1,105 @@
+"""The engines on a relational database, but for what each server does its own way: stores, and views."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+
+from chimera.adapters.relational.engine import Connection, Database, RelationalSession
+from chimera.adapters.relational.read_set import GUARDS
+from chimera.adapters.rows import COUNT_TYPES, events_of, unbroken
+from chimera.entities import Table
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
+
+_FEATURES = Features(durable=True, shared=True, poll_s=0.02)
+
+
+class RelationalStore:
+    """Entities and journal in one database, or in one schema of it."""
+
+    features = _FEATURES
+
+    def __init__(self, database: Database, session: type[RelationalSession]) -> None:
+        self._database = database
+        self._session = session
+
+    async def create(
+        self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """Adds optional columns that a table lacks; what would lose or misread data is refused."""
+        async with self._database.creating("store") as connection:
+            await self._database.fit_tables(connection, [*tables, GUARDS])
+            await self._guard(connection, [table.name for table in tables if table.guarded])
+            await self._database.number_partitions(connection, partitions)
+            for statement in statements.get(self._database.spelling.dialect, ()):
+                await self._database.execute_slowly(connection, statement)
+        self._database.pool.open()
+
+    async def _guard(self, connection: Connection, names: Sequence[str]) -> None:
+        session = self._session(self._database, connection, locks=False)
+        guarded = {name for (name,) in await session.find(GUARDS, {})}
+        if new := [(name,) for name in names if name not in guarded]:
+            await session.insert(GUARDS, new)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=True)
+            async with session.between(self._database.spelling.begin):
+                yield session
+
+    @asynccontextmanager
+    async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
+        async with self._database.pool.connection() as connection:
+            session = self._session(self._database, connection, locks=False)
+            async with session.between(() if once else self._database.spelling.begin_snapshot):
+                yield session
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
+        async def read() -> list[Message]:
+            rows = await self._database.read(self._database.spelling.journal, (partition, after, limit))
+            return events_of(partition, rows)
+
+        return await unbroken(read, self.heads, partition, after)
+
+    async def heads(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.heads))
+
+    async def oldest(self) -> Mapping[int, int]:
+        return dict(await self._database.read(self._database.spelling.oldest))
+
+    async def types(self) -> Mapping[str, int]:
+        return dict(await self._database.read(COUNT_TYPES))
+
+    async def close(self) -> None:
+        await self._database.pool.close()
+
+
+class RelationalViews:
+    """Documents and checkpoints in one database, or in one schema of it: the part that writes no documents."""
+
+    features = _FEATURES
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self) -> None:
+        """As `ViewStore.create`."""
+        async with self._database.creating("views"):
+            self._database.pool.open()
+
+    async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        """As `ViewStore.checkpoints`."""
+        rows = await self._database.read(self._database.spelling.checkpoints, (consumer,))
+        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
+
+    async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
+        """As `ViewStore.scan`."""
+        rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
+        return [Document(*row) for row in rows]
+
+    async def close(self) -> None:
+        """As `ViewStore.close`."""
+        await self._database.pool.close()
