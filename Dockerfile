@@ -11,7 +11,7 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /app chimera
 COPY --from=build /venv /venv
 WORKDIR /app
-COPY chimera.toml ./
+COPY chimera.toml names.toml ./
 COPY marketplace marketplace
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

@@ -146,6 +146,39 @@ def status(config: str) -> None:
     run(show_status(settings_of(config)))
 
 
+@main.command()
+@click.pass_obj
+def names(config: str) -> None:
+    """Pin the names under which services store and send in names.toml, to be committed."""
+    from chimera.cli.names import write_names
+
+    settings = settings_of(config)
+    try:
+        write_names(settings)
+    except ChimeraError as error:
+        fail(error)
+
+
+@main.command()
+@click.option("--offline", is_flag=True, help="Ask no engine: compare the code with names.toml alone.")
+@click.pass_obj
+def check(config: str, offline: bool) -> None:
+    """Say whether the services would start: their names as they are declared, pinned and stored.
+
+    The status is 1 when something is wrong.
+    """
+    from chimera.cli.names import check_names
+
+    settings, well = settings_of(config), []
+
+    async def work() -> None:
+        well.append(await check_names(settings, offline=offline))
+
+    run(work())
+    if not all(well):
+        sys.exit(1)
+
+
 @main.command("retention")
 @click.pass_obj
 def show_retention(config: str) -> None:

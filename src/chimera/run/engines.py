@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, cast
 
@@ -20,6 +21,7 @@ from chimera.core.timing import Retry, Timing
 from chimera.errors import DeclarationError, SettingsError
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Handling, Mode, Service
 from chimera.share.owner import OwnStore
@@ -194,7 +196,9 @@ def check_owners(settings: Settings, service: Service) -> None:
 
 
 async def admit_all(settings: Settings, contexts: Sequence[Context]) -> None:
-    """Let services start. Raises SettingsError or DeclarationError where names don't fit what is stored or owned."""
+    """Let services start. Raises SettingsError or DeclarationError where names don't fit what is pinned or stored."""
+    if settings.names:
+        check_pinned(Path(settings.names), [context.service for context in contexts])
     for context in contexts:
         check_owners(settings, context.service)
         await admit(context)

@@ -18,6 +18,7 @@ from chimera.errors import SettingsError
 from chimera.service import Handling, Mode
 
 PREFIX = "CHIMERA_"
+NAMES_FILE = "names.toml"
 CONFIG = "CHIMERA_CONFIG"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     `last_known` stores what owners last answered, for the time when they don't: in the process where it is not set.
     `audit_s`: shares and their copies are compared with what they should be every so many seconds; 0 is never.
+    `names`: the file with the names that are pinned; beside the settings' own file, as `names.toml`, unless it is set.
     `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
     `handling`: how handlers run, for all services that don't say otherwise.
     """
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     store: str = "sqlite:///{state}/{service}.db"
     views: str = "sqlite:///{state}/{service}-views.db"
     last_known: str = ""
+    names: str = ""
     audit_s: Annotated[float, msgspec.Meta(ge=0, le=2_592_000)] = 600.0
     retention: Retention = Retention()
     doors: Doors = Doors()
@@ -114,6 +117,7 @@ def read_settings(
     except msgspec.ValidationError as error:
         where = f"{path}, overridden by {', '.join(sorted(overriding))}" if overriding else str(path)
         raise SettingsError(f"{where}: {error}") from error
+    settings = msgspec.structs.replace(settings, names=str(path.parent / (settings.names or NAMES_FILE)))
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
     for name in settings.services:

@@ -198,12 +198,12 @@ def _unknown_type(service: Service, type_: str, count: int, new: Sequence[Declar
     old = type_.partition(".")[2]
     if new:
         classes = " or ".join(f"{each.python} ({each.where})" for each in new[:SHOWN])
-        now = f'if {classes} is what it is called now, type: class {new[0].python}(Event, …, renamed_from="{old}")'
+        now = f"if {classes} is what it is called now, type: {renamed(service, new[0], old)}"
     else:
         now = f'declare it again: class {old}(Event, source="{service.name}", key="…")'
     return (
-        f"{service.declared_at}: the journal of {service.name} has {count} events of type {type_}, which no class is "
-        f'read from; {now}; if they are given up, type: {variable(service)}.forgotten(events=["{old}"])'
+        f"{service.declared_at}: the journal of {service.name} has {_events(count)} of type {type_}, which no class is "
+        f"read from; {now}; if they are given up, type: {given_up(service, 'events', old)}"
     )
 
 
@@ -230,16 +230,27 @@ def _missing(service: Service, kind: Kind, declared: Sequence[DeclaredName], sto
 
 def _like_a_rename(service: Service, new: DeclaredName, old: str) -> str:
     word = new.kind.removesuffix("s")
-    typed = {
-        "views": f'{variable(service)}.view({new.python}, …, renamed_from="{old}")',
+    return (
+        f"{new.where}: the {word} {new.name!r} of {service.name} is new, and {old!r} is gone: if that is its name "
+        f"until now, type: {renamed(service, new, old)}; if it is given up, type: {given_up(service, new.kind, old)}"
+    )
+
+
+def renamed(service: Service, new: DeclaredName, old: str) -> str:
+    """What to type where something has another name now."""
+    return {
+        "events": f'class {new.python}(Event, …, renamed_from="{old}")',
         "commands": f'class {new.python}(Command, …, renamed_from="{old}")',
+        "views": f'{variable(service)}.view({new.python}, …, renamed_from="{old}")',
+        "reactions": f'@{variable(service)}.on(…, renamed_from="{old}")',
         "tables": f'class {new.python}(Entity, …, renamed_from="{old}")',
         "shares": f'{variable(service)}.share("{new.name}", …, renamed_from="{old}")',
     }[new.kind]
-    return (
-        f"{new.where}: the {word} {new.name!r} of {service.name} is new, and {old!r} is gone: if that is its name "
-        f'until now, type: {typed}; if it is given up, type: {variable(service)}.forgotten({new.kind}=["{old}"])'
-    )
+
+
+def given_up(service: Service, kind: Kind, old: str) -> str:
+    """What to type where a name is given up."""
+    return f'{variable(service)}.forgotten({kind}=["{old}"])'
 
 
 async def _has_rows(context: Context, kind: Kind, old: str) -> bool:
@@ -280,7 +291,7 @@ def _without_start(service: Service, reaction: Reaction, source: str, missing: S
         else ""
     )
     return (
-        f"{declared.where}: the reaction {reaction.name!r} of {service.name} is new, and {source} has {count} events "
+        f"{declared.where}: the reaction {reaction.name!r} of {service.name} is new, and {source} has {_events(count)} "
         f'already{renamed}; else say where it begins, type: {call}start="now") or start="beginning"'
     )
 
@@ -379,6 +390,10 @@ async def _write(context: Context, rows: Sequence[StoredName], beginnings: Seque
             for partition, checkpoint in at.items():
                 unit.put(Progress(consumer, source, partition, *checkpoint))
         await unit.flush()
+
+
+def _events(count: int) -> str:
+    return f"{count} event{'s' * (count != 1)}"
 
 
 def variable(service: Service) -> str:
