@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,17 @@ import pytest
 from chimera import SettingsError
 from chimera.run.pins import check_pinned, gone, read_pinned, text_of, unpinned
 from chimera.run.settings import read_settings
-from tests.upkeep.test_naming import SHOP, build
+from tests.builds import SHOP, build, forget_all
 
 ROOT = Path(__file__).parents[2]
 CHIMERA = str(Path(sys.executable).with_name("chimera"))
 TOML = '[services.shop]\napp = "app:shop"\n'
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    yield
+    forget_all()
 
 
 class Project:

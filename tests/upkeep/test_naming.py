@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -21,7 +18,7 @@ from chimera.core.declared import declared_names, own_events
 from chimera.core.names import CHECKPOINTS_TABLE, NAMES_TABLE
 from chimera.core.tables import Progress, StoredName, framework_tables
 from chimera.entities import table_name, table_of
-from chimera.messages import Message, form_of, partition_of
+from chimera.messages import Message, partition_of
 from chimera.run.engines import check_owners
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
@@ -32,79 +29,17 @@ from chimera.upkeep.status import rebuilds
 from chimera.views.comparison import Comparison
 from chimera.views.generations import change, read_generations
 from chimera.views.rebuild import ask_for
+from tests.builds import LOADED, SHOP, build, forget_all
 from tests.support import TIME, Engines, NoOwner, opened
 from tests.views.test_rebuild import TIMING
 
-SHOP = """
-from msgspec import Struct
-from chimera import Command, Entity, Event, Service, Transaction
-
-shop = Service("shop", partitions=2)
-
-@shop.entity
-class Mail(Entity, key="order_id", table="mails"):
-    order_id: str
-    count: int = 0
-
-class Place(Command, key="order_id"):
-    order_id: str
-
-class Placed(Event, source="shop", key="order_id"):
-    order_id: str
-
-class Sale(Struct):
-    order_id: str
-    count: int = 0
-
-@shop.handle("POST /orders")
-async def place(command: Place, tx: Transaction) -> None:
-    tx.emit(Placed(command.order_id))
-
-@shop.on(Placed)
-async def send_mail(event: Placed, tx: Transaction) -> None:
-    mail = await tx.load(Mail, event.order_id) or Mail(event.order_id)
-    tx.save(Mail(event.order_id, mail.count + 1))
-
-sales = shop.view(Sale, key="order_id", path="/orders/{order_id}")
-
-@sales.on(Placed)
-def placed(sale: Sale, event: Placed) -> None:
-    sale.count += 1
-"""
-LOADED: list[str] = []
 _ids = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def _modules() -> Iterator[None]:
+def _forgotten() -> Iterator[None]:
     yield
-    while LOADED:
-        forget(LOADED[-1])
-
-
-def forget(name: str) -> None:
-    """A build's code is gone, as when its process has ended."""
-    LOADED.remove(name)
-    sys.modules.pop(name).__dict__.clear()
-    form_of.cache_clear()
-    gc.collect()
-
-
-def build(*changes: tuple[str, str], text: str = SHOP, keep: bool = False) -> Service:
-    """A build of the shop, with some of its code changed; the one before it is forgotten unless it runs beside it."""
-    while LOADED and not keep:
-        forget(LOADED[-1])
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    name = f"build_{next(_ids)}"
-    module = ModuleType(name)
-    sys.modules[name] = module
-    LOADED.append(name)
-    exec(compile(text, f"{name}.py", "exec"), module.__dict__)
-    found = module.__dict__["shop"]
-    assert isinstance(found, Service)
-    return found
+    forget_all()
 
 
 @pytest.fixture
