@@ -214,7 +214,8 @@ MIRRORED = {
 } | {f"chimera.{name}": name for name in ("web", "run", "cli", "adapters", "testing")}
 MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
 MIRRORED |= {"rabbitstream": "rabbitstream"}
-WHOLE = {"conftest.py", "docs", "e2e", "marketplace", "mortal.py", "support.py", "tools", "upgrade", "test_shape.py"}
+WHOLE = {"builds.py", "conftest.py", "docs", "e2e", "marketplace", "mortal.py", "support.py", "tools", "upgrade"}
+WHOLE |= {"test_shape.py"}
 """What tests of the whole, and helpers, are called."""
 
 
