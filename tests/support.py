@@ -36,6 +36,7 @@ from chimera.ports import (
     ConsumerAt,
     Document,
     Entry,
+    Fetched,
     Log,
     Move,
     Owner,
@@ -299,7 +300,7 @@ class NoOwner:
         self.cause = cause or Unavailable("the owner is down")
         self.calls = 0
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         self.calls += 1
         raise self.cause
 

@@ -11,6 +11,7 @@ from chimera.borrow.reads import BorrowedReads
 from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.reader import Notes
 from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
@@ -20,7 +21,7 @@ from tests.support import Bank, Deposit, Engines, Shop, direct, opened, position
 
 
 def waiting_for(context: Context, after: Sequence[Position], budget: float) -> Waiting:
-    return Waiting(context, GenerationReads(context), after, budget)
+    return Waiting(context, documents_of(context), Notes(after), budget)
 
 
 def documents_of(context: Context) -> Documents:
@@ -37,7 +38,7 @@ async def test_a_read_that_brings_back_its_position_sees_its_own_write(context: 
 
     projecting = asyncio.ensure_future(later())
     await waiting.reach("balance", {"accounts"})
-    assert waiting.behind == []
+    assert waiting.notes.behind == []
     [document] = (await context.views.get("balance", ["a"])).values()
     assert b'"balance":5' in (document.data or b"")
     await projecting
@@ -50,7 +51,7 @@ async def test_a_read_whose_view_is_there_already_does_not_wait(context: Context
     waiting = waiting_for(context, positions_of(outcome), budget=5.0)
     await waiting.reach("balance", {"accounts"})
     assert time.monotonic() - started < 1.0
-    assert waiting.behind == []
+    assert waiting.notes.behind == []
 
 
 async def test_a_view_that_is_not_there_in_time_is_told_with_how_far_it_is(context: Context, bank: Bank) -> None:
@@ -62,7 +63,7 @@ async def test_a_view_that_is_not_there_in_time_is_told_with_how_far_it_is(conte
     waiting = waiting_for(context, [position], budget=0.05)
     await waiting.reach("balance", {"accounts"})
     assert 0.04 < time.monotonic() - started < 0.5
-    assert waiting.behind == [Position("accounts", position.partition, 2)]
+    assert waiting.notes.behind == [Position("accounts", position.partition, 2)]
 
 
 async def test_one_budget_holds_for_the_whole_request(context: Context) -> None:
@@ -71,19 +72,19 @@ async def test_one_budget_holds_for_the_whole_request(context: Context) -> None:
     for view in ("balance", "total", "balance"):
         await waiting.reach(view, {"accounts"})
     assert time.monotonic() - started < 0.5
-    assert len(waiting.behind) >= 4
+    assert len(waiting.notes.behind) >= 4
 
 
 async def test_positions_of_sources_that_do_not_feed_the_view_are_no_reason_to_wait(context: Context) -> None:
     waiting = waiting_for(context, [Position("orders", 0, 99)], budget=60.0)
     await asyncio.wait_for(waiting.reach("balance", {"accounts"}), 1.0)
-    assert waiting.behind == []
+    assert waiting.notes.behind == []
 
 
 async def test_a_position_in_a_partition_that_does_not_exist_is_not_reached(context: Context) -> None:
     waiting = waiting_for(context, [Position("accounts", 77, 1)], budget=0.01)
     await waiting.reach("balance", {"accounts"})
-    assert waiting.behind == [Position("accounts", 77, 0)]
+    assert waiting.notes.behind == [Position("accounts", 77, 0)]
 
 
 class Counting(WrappedViews):
@@ -130,7 +131,7 @@ async def test_a_borrowed_read_whose_owner_is_down_waits_for_its_copy_or_says_wh
         found = await reader.borrowed_many(shop.cards, ["a", "b", "a"])
     await moving
     assert set(found) == {"a", "b"}
-    assert waiting.behind == ([Position("accounts", 0, 0)] if mode == "sync" else [])
+    assert waiting.notes.behind == ([Position("accounts", 0, 0)] if mode == "sync" else [])
 
 
 async def test_a_view_without_a_document_is_none_or_empty_as_declared(context: Context, bank: Bank) -> None:

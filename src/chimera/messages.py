@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
@@ -183,6 +183,12 @@ class Message(msgspec.Struct, frozen=True):
 def partition_of(key: str, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the number of partitions."""
     return zlib.crc32(key.encode()) % partitions
+
+
+def position_of(source: str, key: str, heads: Mapping[int, int]) -> Position:
+    """The head of a key's partition, given all of a journal's (partition to number)."""
+    partition = partition_of(key, len(heads))
+    return Position(source, partition, heads[partition])
 
 
 def to_cloud_event(message: Message) -> dict[str, object]:

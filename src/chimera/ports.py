@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from chimera.entities import Key, Row, Table
-from chimera.messages import Message
+from chimera.messages import Message, Position
 
 
 class Features(msgspec.Struct, frozen=True):
@@ -23,7 +23,8 @@ class Features(msgspec.Struct, frozen=True):
     `durable`: what was confirmed outlives the process. `shared`: several processes may use it at once.
     `poll_s`: how often, in seconds, it may be asked cheaply whether something is new. `trims`: a log drops what it is
     told to; one that can't only has its own retention. `largest`: bytes of a document, or
-    of a message's data, that fit.
+    of a message's data, that fit. `together`: documents are never seen before the checkpoints of their write; where
+    they are, the next write ends that.
     """
 
     durable: bool = True
@@ -31,6 +32,7 @@ class Features(msgspec.Struct, frozen=True):
     poll_s: float = 0.01
     trims: bool = True
     largest: int = 512 << 20
+    together: bool = True
 
 
 PAGE_BYTES = 8 << 20
@@ -101,6 +103,9 @@ class Session(Protocol):
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         """The journal's events of one key, in order."""
+
+    async def heads(self) -> Mapping[int, int]:
+        """As `Store.heads`, of the moment that the session reads."""
 
 
 class WriteSession(Session, Protocol):
@@ -264,6 +269,16 @@ class ConsumerAt(msgspec.Struct, frozen=True):
     offset: int
 
 
+class Fetched(NamedTuple):
+    """Documents of a share as JSON, by key, and the position of each key asked for; no positions from who tells none.
+
+    The position is in the key's partition: the document has all that the owner did up to there, and nothing beyond.
+    """
+
+    documents: Mapping[str, bytes]
+    positions: Mapping[str, Position] = {}
+
+
 class Owner(Protocol):
     """Another service, as those who borrow from it or consume its events see it.
 
@@ -271,8 +286,8 @@ class Owner(Protocol):
     meant, and which of the buckets a key is in.
     """
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        """The owner's current documents as JSON, in one call; keys without one are left out.
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
+        """The owner's current documents, in one call; keys without one are left out.
 
         Unavailable for a share that the owner does not have.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -23,8 +23,57 @@ class DocumentReads(Protocol):
     def __call__(self, view: str, key: str) -> Awaitable[bytes | None]: ...
 
 
-Missed = Callable[[Sequence[Position]], object]
-"""Hears of positions that were reached instead of those that were asked for."""
+Place = tuple[str, int]
+"""A source and one of its partitions."""
+
+
+class Notes:
+    """The notes of one request: what its reader has seen before, and what the answer says besides what it shows.
+
+    `tracks`: she wants to know which positions cover what she is shown. A query that is asked twice begins them anew.
+    """
+
+    def __init__(self, after: Sequence[Position] = (), *, tracks: bool = False) -> None:
+        self.tracks = tracks or bool(after)
+        self._after = after
+        self._behind: dict[Place, int] = {}
+        self._seen: dict[Place, int] = {}
+
+    def begin(self) -> None:
+        """Nothing is shown yet."""
+        self._behind.clear()
+        self._seen.clear()
+
+    def after(self, source: str) -> list[Position]:
+        """The positions of one source that she has seen before."""
+        return [position for position in self._after if position.source == source]
+
+    def missed(self, positions: Iterable[Position]) -> None:
+        """What is shown has only what is up to these positions, where she has seen more."""
+        for source, partition, number in map(_parts, positions):
+            self._behind[source, partition] = min(number, self._behind.get((source, partition), number))
+
+    def saw(self, positions: Iterable[Position]) -> None:
+        """What is shown has nothing beyond these positions, as far as it comes from their partitions."""
+        for source, partition, number in map(_parts, positions):
+            self._seen[source, partition] = max(number, self._seen.get((source, partition), 1))
+
+    @property
+    def behind(self) -> list[Position]:
+        """The positions that were reached instead of those that she has seen before."""
+        return [Position(*place, number) for place, number in self._behind.items()]
+
+    @property
+    def seen(self) -> list[Position]:
+        """The positions that cover what she is shown, and, where she tracks them, has seen before."""
+        found = dict(self._seen)
+        for source, partition, number in map(_parts, self._after):
+            found[source, partition] = max(number, found.get((source, partition), 0))
+        return [Position(*place, number) for place, number in found.items()]
+
+
+def _parts(position: Position) -> tuple[str, int, int]:
+    return position.source, position.partition, position.number
 
 
 class BorrowReads(Protocol):
@@ -34,29 +83,26 @@ class BorrowReads(Protocol):
     def mode(self) -> Mode:
         """The mode in force, as this process knows it."""
 
-    async def get(self, key: str, after: Sequence[Position], missed: Missed) -> Borrowed[Any]:
-        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
+    async def get(self, key: str, notes: Notes) -> Borrowed[Any]:
+        """The borrowed value of a key, and what is to be noted about it.
 
-        `missed` is told of the positions that a value has instead which has not all of it.
+        One that is `fresh` has what the owner did up to the positions that the reader has seen before.
         """
 
-    async def get_many(
-        self, keys: Sequence[str], after: Sequence[Position], missed: Missed
-    ) -> dict[str, Borrowed[Any]]:
+    async def get_many(self, keys: Sequence[str], notes: Notes) -> dict[str, Borrowed[Any]]:
         """As `get`, of each of these keys."""
 
 
-class ReadYourWrites(Protocol):
-    """The positions that a request brings back: see `chimera.views.documents.Waiting`."""
+class ViewWaiting(Protocol):
+    """Waits for views, for one request: see `chimera.views.documents.Waiting`."""
 
-    def after(self, source: str) -> list[Position]:
-        """The positions of one source."""
+    notes: Notes
 
     async def reach(self, consumer: str, sources: set[str]) -> None:
-        """Wait until the consumer has applied the positions of these sources, as long as the request's budget lasts."""
+        """Wait until the consumer has what the reader has seen of these sources, as long as the budget lasts."""
 
-    def missed(self, positions: Sequence[Position]) -> None:
-        """Note the positions that were reached instead, where one was not reached."""
+    async def cover(self, consumer: str) -> None:
+        """Note where a view is whose document was read just now, if its reader wants to know."""
 
 
 class Reader(Reads):
@@ -68,7 +114,7 @@ class Reader(Reads):
         session: Session,
         documents: DocumentReads,
         borrows: Mapping[str, BorrowReads],
-        waiting: ReadYourWrites,
+        waiting: ViewWaiting,
     ) -> None:
         super().__init__(service, session)
         self._documents = documents
@@ -79,18 +125,18 @@ class Reader(Reads):
         """The view's document of a key; without one None, or the empty document where the view is declared so."""
         await self._waiting.reach(view.name, view.sources)
         data = await self._documents(view.name, key)
+        await self._waiting.cover(view.name)
         if data is None:
             return view.new(key) if view.absent == "empty" else None
         return msgspec.json.decode(data, type=view.document)
 
     async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
         """The borrowed value of a key and its state. Never raises for the owner's sake."""
-        reads, after = self._borrows[borrow.name], self._waiting.after(borrow.owner)
-        found: Borrowed[Doc] = await reads.get(key, after, self._waiting.missed)
+        found: Borrowed[Doc] = await self._borrows[borrow.name].get(key, self._waiting.notes)
         return found
 
     async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
         """The borrowed values of many keys, in one call to the owner at most."""
-        reads, after = self._borrows[borrow.name], self._waiting.after(borrow.owner)
-        found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, after, self._waiting.missed)
+        reads = self._borrows[borrow.name]
+        found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, self._waiting.notes)
         return found

@@ -10,7 +10,7 @@ import msgspec
 from chimera.adapters.http import HttpOwner
 from chimera.core.names import share_type
 from chimera.messages import Message
-from chimera.ports import Document, Log, Move, Record, ViewStore
+from chimera.ports import Document, Fetched, Log, Move, Record, ViewStore
 from chimera.share.changes import SharedChange
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera_compare.figures import Counted
@@ -60,8 +60,8 @@ class CountingOwner(HttpOwner):
         super().__init__(OWNER, base)
         self._counted = counted
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         self._counted.asked_keys += len(keys)
         found = await super().fetch(share, keys)
-        self._counted.answer_bytes += sum(len(key) + len(document) for key, document in found.items())
+        self._counted.answer_bytes += sum(len(key) + len(document) for key, document in found.documents.items())
         return found

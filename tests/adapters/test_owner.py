@@ -96,7 +96,7 @@ class TestMemoryOwner(OwnerContract):
 
     @pytest.fixture
     def engine(self, context: Context, notes: dict[str, bytes]) -> Owner:
-        return MemoryOwner(context.store, {SHARE: notes})
+        return MemoryOwner(context.store, {SHARE: notes}, owner_service.name)
 
     @pytest.fixture
     def change(self, context: Context, notes: dict[str, bytes]) -> Change:

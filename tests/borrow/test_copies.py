@@ -20,7 +20,7 @@ from chimera.core.context import Context
 from chimera.core.names import all_of, copy_name, filling_view
 from chimera.core.timing import Timing
 from chimera.messages import Message
-from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Move
+from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Fetched, Move
 from chimera.service import Mode
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
@@ -74,7 +74,7 @@ class OwnerOf:
         if self.down:
             raise Unavailable("the owner is down")
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         self._check()
         return await self._owner.fetch(share, keys)
 
@@ -443,7 +443,7 @@ async def test_a_copy_that_is_dropped_while_it_is_filled_is_filled_again(engines
     name, fetch = copy_name(town.borrow.name, "async"), town.owner.fetch
     filling = filling_of(town.shop, town, "async")
 
-    async def dropped(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def dropped(share: str, keys: Sequence[str]) -> Fetched:
         if await stored(town.shop.views, name):
             town.owner.fetch = fetch  # type: ignore[method-assign]
             await town.shop.views.drop(name, all_of(name))
@@ -469,7 +469,7 @@ async def test_one_who_fills_too_late_changes_nothing(engines: Engines) -> None:
     fetch, fetched = town.owner.fetch, asyncio.Event()
     go_on = asyncio.Event()
 
-    async def slow(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def slow(share: str, keys: Sequence[str]) -> Fetched:
         found = await fetch(share, keys)
         fetched.set()
         await go_on.wait()
@@ -505,8 +505,9 @@ async def test_a_document_that_is_not_what_was_declared_is_set_aside_by_a_fillin
     town = await make_full_town("async", memory_engines())
     fetch = town.owner.fetch
 
-    async def garbage(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        return {key: b"{}" if key == "k7" else found for key, found in (await fetch(share, keys)).items()}
+    async def garbage(share: str, keys: Sequence[str]) -> Fetched:
+        found = (await fetch(share, keys)).documents
+        return Fetched({key: b"{}" if key == "k7" else document for key, document in found.items()})
 
     town.owner.fetch = garbage  # type: ignore[method-assign]
     await filling_of(town.shop, town, "async").fill(range(4))

@@ -22,7 +22,8 @@ from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.core.timing import Limits
 from chimera.messages import Message, Position
-from chimera.ports import Checkpoint, ConsumerAt, Document, LastKnown, Move
+from chimera.ports import Checkpoint, ConsumerAt, Document, Fetched, LastKnown, Move
+from chimera.reader import Notes
 from chimera.service import Mode
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running
@@ -40,6 +41,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.documents: dict[str, bytes] = {}
+        self.positions: dict[str, Position] = {}
         self.behaviour: Any = "answers"
         self.calls: list[list[str]] = []
         self.counts: dict[int, int] = {0: 0}
@@ -50,10 +52,11 @@ class Owner:
     def put(self, key: str, balance: int = 0) -> None:
         self.documents[key] = msgspec.json.encode(Card(key, balance))
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         self.calls.append(list(keys))
         await self._behave()
-        return {key: self.documents[key] for key in keys if key in self.documents}
+        documents = {key: self.documents[key] for key in keys if key in self.documents}
+        return Fetched(documents, {key: self.positions[key] for key in keys if key in self.positions})
 
     async def _behave(self) -> None:
         match self.behaviour:
@@ -351,7 +354,10 @@ async def test_async_gives_the_copy_without_asking_the_owner() -> None:
 
 async def test_async_says_absent_for_a_key_without_a_document_and_after_its_removal() -> None:
     shop = await borrower("async")
+    shop.owner.behaviour = Unavailable("down")
     assert await shop.get("a") == Borrowed(None, "absent", None)
+    shop.owner.behaviour = "answers"
+    assert await shop.get("a") == Borrowed(None, "absent", 0.0)
     await shop.keep("a", msgspec.json.encode(Card("a", 5)))
     await shop.keep("a", None)
     await shop.reads._age.watch("async")
@@ -445,13 +451,13 @@ async def test_who_brings_a_position_back_sees_what_the_owner_did_there_before_t
     if mode != "sync":
         await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
         await shop.reads._age.watch(mode)
-    after, missed = [Position("accounts", 0, 7)], list[Position]()
-    assert await shop.reads.get("a", after, missed.extend) == Borrowed(Card("a", 6), "fresh", 0.0)
-    assert missed == []
+    notes = Notes([Position("accounts", 0, 7)])
+    assert await shop.reads.get("a", notes) == Borrowed(Card("a", 6), "fresh", 0.0)
+    assert notes.behind == []
     shop.owner.behaviour = Unavailable("down")
-    found = await shop.reads.get("a", after, missed.extend)
+    found = await shop.reads.get("a", notes)
     assert found.state == "stale"
-    assert missed == [Position("accounts", 0, 0 if mode == "sync" else 1)]
+    assert notes.behind == [Position("accounts", 0, 1 if mode == "async" else 0)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -463,7 +469,7 @@ async def test_who_brings_a_position_back_is_not_given_the_answer_to_an_earlier_
     shop.owner.behaviour = 0.05
     early = asyncio.ensure_future(shop.reads._fetches.get("a", time.monotonic() + 0.5))
     await eventually(lambda: shop.owner.calls)
-    after = asyncio.ensure_future(shop.reads.get("a", [Position("accounts", 0, 7)]))
+    after = asyncio.ensure_future(shop.reads.get("a", Notes([Position("accounts", 0, 7)])))
     await eventually(lambda: len(shop.owner.calls) == 2)
     await asyncio.gather(early, after)
 
@@ -472,21 +478,21 @@ async def test_a_copy_that_has_the_position_is_enough() -> None:
     shop = await borrower("async")
     await shop.keep("a", msgspec.json.encode(Card("a", 5)))
     await shop.reads._age.watch("async")
-    after = [Position("accounts", 0, 1)]
-    missed = list[Position]()
-    assert (await shop.reads.get("a", after, missed.extend)).value == Card("a", 5)
+    notes = Notes([Position("accounts", 0, 1)])
+    assert (await shop.reads.get("a", notes)).value == Card("a", 5)
     assert shop.owner.calls == []
-    assert missed == []
+    assert notes.behind == []
 
 
 async def test_who_brings_a_position_back_is_not_told_of_an_absence_from_before_it() -> None:
     shop = await borrower("hybrid")
     await shop.reads._age.watch("hybrid")
-    assert await shop.reads._fetches.get("a", time.monotonic() + 0.5, anew=True) is None  # remembered for a moment
+    asked = await shop.reads._fetches.get("a", time.monotonic() + 0.5, anew=True)
+    assert asked.value is None  # which is remembered for a moment
     shop.owner.put("a", 5)
     await shop.keep("a", b"true")
-    after = [Position("accounts", 0, 1)]
-    assert await shop.reads.get("a", after) == Borrowed(Card("a", 5), "fresh", 0.0)
+    notes = Notes([Position("accounts", 0, 1)])
+    assert await shop.reads.get("a", notes) == Borrowed(Card("a", 5), "fresh", 0.0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -496,7 +502,7 @@ async def test_who_brings_a_position_back_waits_no_longer_than_the_budget_for_an
         await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
     shop.owner.behaviour = "hangs"
     started = time.monotonic()
-    found = await shop.reads.get("a", [Position("accounts", 0, 7)])
+    found = await shop.reads.get("a", Notes([Position("accounts", 0, 7)]))
     assert time.monotonic() - started < BUDGET + SLACK
     assert found.state == ("stale" if mode == "async" else "absent")
 
@@ -521,7 +527,7 @@ async def test_that_a_key_has_nothing_is_remembered_for_a_moment() -> None:
         assert (await shop.get("a")).state == "absent"
     assert shop.owner.calls == [["a"]]
     shop.owner.put("a", 5)
-    assert (await shop.reads.get("a", [Position("accounts", 0, 1)])).value == Card("a", 5)
+    assert (await shop.reads.get("a", Notes([Position("accounts", 0, 1)]))).value == Card("a", 5)
     assert (await shop.get("a")).value == Card("a", 5)
 
 
@@ -640,6 +646,7 @@ async def test_hybrid_asks_the_owner_only_for_known_keys() -> None:
     await shop.keep("a", b"true")
     shop.owner.put("a", 5)
     shop.owner.put("b", 5)
+    await shop.reads._age.watch("hybrid")
     known, unknown = await asyncio.gather(shop.get("a"), shop.get("b"))
     assert known == Borrowed(Card("a", 5), "fresh", 0.0)
     assert (unknown.value, unknown.state) == (None, "absent")
@@ -650,6 +657,7 @@ async def test_hybrid_no_longer_asks_for_a_key_that_was_removed() -> None:
     shop = await borrower("hybrid")
     await shop.keep("a", b"true")
     await shop.keep("a", None)
+    await shop.reads._age.watch("hybrid")
     assert (await shop.get("a")).state == "absent"
     assert shop.owner.calls == []
 

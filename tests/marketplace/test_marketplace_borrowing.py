@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from chimera.borrow.fetch import CALLS
 from chimera.core.context import Context
 from chimera.messages import Message
-from chimera.ports import BucketDigest, ConsumerAt, Document, Entry
+from chimera.ports import BucketDigest, ConsumerAt, Document, Entry, Fetched
 from chimera.run.engines import load_service, opened
 from chimera.run.serving import listening, stop_all
 from chimera.run.settings import read_settings
@@ -171,9 +171,9 @@ class Slow:
         self.owner_s = 0.0
         self.views_s = 0.0
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         await asyncio.sleep(self.owner_s)
-        return {key: json.dumps({"seller_id": key, "clients": []}).encode() for key in keys}
+        return Fetched({key: json.dumps({"seller_id": key, "clients": []}).encode() for key in keys})
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return []

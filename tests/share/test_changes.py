@@ -46,7 +46,10 @@ async def test_an_owner_answers_with_the_documents_that_there_are(context: Conte
     await direct(context, Deposit("a", 5), Deposit("b", 6), Deposit("c", 7))
     await direct(context, Close("c"))
     found = await OwnStore(context.service, context.store, context.clock).fetch("cards", ["b", "nobody", "a", "c"])
-    assert {key: msgspec.json.decode(data, type=Card).balance for key, data in found.items()} == {"a": 5, "b": 6}
+    assert {key: msgspec.json.decode(data, type=Card).balance for key, data in found.documents.items()} == {
+        "a": 5,
+        "b": 6,
+    }
 
 
 async def test_a_copy_made_of_the_journals_changes_is_what_the_owner_answers(context: Context) -> None:
@@ -60,9 +63,8 @@ async def test_a_copy_made_of_the_journals_changes_is_what_the_owner_answers(con
                 copy.pop(change.key, None)
             else:
                 copy[change.key] = bytes(change.document)
-    assert copy == await OwnStore(context.service, context.store, context.clock).fetch(
-        "cards", [f"k{n}" for n in range(7)]
-    )
+    found = await OwnStore(context.service, context.store, context.clock).fetch("cards", [f"k{n}" for n in range(7)])
+    assert copy == found.documents
 
 
 async def test_heads_are_asked_for_once_however_many_want_them() -> None:

@@ -41,7 +41,7 @@ async def test_an_owner_in_memory_answers_from_its_store_and_its_documents() -> 
     await emitted(store, 1, "a")
     owner = MemoryOwner(store, {"clients": documents})
     documents["b"] = b"2"
-    assert await owner.fetch("clients", ["a", "b", "nobody"]) == {"a": b"1", "b": b"2"}
+    assert (await owner.fetch("clients", ["a", "b", "nobody"])).documents == {"a": b"1", "b": b"2"}
     assert await owner.heads() == {0: 0, 1: 1}
     assert list(await owner.journal(1, 0, 10)) == [event(1, 1, "a")]
     with pytest.raises(Unavailable, match="does not share 'gigs'; it shares: clients"):

@@ -19,7 +19,7 @@ from chimera.core.names import copy_name
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch
 from chimera.messages import partition_of
-from chimera.ports import Checkpoint, Document, Entry, Move
+from chimera.ports import Checkpoint, Document, Entry, Fetched, Move
 from chimera.service import Mode
 from chimera.share.owner import OwnStore
 from chimera.testing.engines import memory_engines, sqlite_engines
@@ -47,7 +47,7 @@ class Owner(OwnStore):
         if what in self.before:
             await self.before[what]()
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         await self._meanwhile("fetch")
         return await super().fetch(share, keys)
 
@@ -94,7 +94,7 @@ class Town:
         found: dict[str, bytes] = {}
         for partition in range(PARTITIONS):
             entries = await OwnStore.entries(self.owner, "cards", partition, range(64))
-            found |= await OwnStore.fetch(self.owner, "cards", list(entries))
+            found |= (await OwnStore.fetch(self.owner, "cards", list(entries))).documents
         return found if self.mode == "async" else dict.fromkeys(found, b"true")
 
     async def copy(self) -> dict[str, bytes | None]:
@@ -269,7 +269,7 @@ async def test_a_key_that_moves_on_while_it_is_repaired_is_left_to_its_events(en
 
     fetch = town.owner.fetch
 
-    async def late(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def late(share: str, keys: Sequence[str]) -> Fetched:
         found = await fetch(share, keys)
         await town.owner.before["after fetch"]() if "after fetch" in town.owner.before else None
         return found
@@ -302,8 +302,9 @@ async def test_a_change_that_no_event_announced_is_the_owners_matter(engines: En
     town = await make_town("async", engines)
     fetch = town.owner.fetch
 
-    async def changed(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        return {**await fetch(share, keys), **({"k1": other("k1")} if "k1" in keys else {})}
+    async def changed(share: str, keys: Sequence[str]) -> Fetched:
+        found = (await fetch(share, keys)).documents
+        return Fetched({**found, **({"k1": other("k1")} if "k1" in keys else {})})
 
     town.owner.fetch = changed  # type: ignore[method-assign]
     await town.put(k1=other("k1"))
@@ -314,8 +315,8 @@ async def test_a_document_that_is_not_as_declared_is_not_put_into_the_copy() -> 
     town = await make_town("async")
     fetch = town.owner.fetch
 
-    async def garbage(share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
-        return {**await fetch(share, keys), "k1": b'{"balance":"much"}'}
+    async def garbage(share: str, keys: Sequence[str]) -> Fetched:
+        return Fetched({**(await fetch(share, keys)).documents, "k1": b'{"balance":"much"}'})
 
     town.owner.fetch = garbage  # type: ignore[method-assign]
     await town.put(k1=None, k2=None)

@@ -25,6 +25,7 @@ from chimera.errors import Trimmed
 from chimera.journal.leases import Leases
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.reader import Notes
 from chimera.run.engines import open_engine
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
@@ -291,14 +292,14 @@ async def test_who_brings_back_a_position_waits_for_the_generation_that_serves(f
     move = Move("accounts", position.partition, 0, Checkpoint(position.number))
     await filled.views.write("balance~2", [], [move])
     reads = GenerationReads(filled)
-    waiting = Waiting(filled, reads, [position], budget=0.02)
+    waiting = Waiting(filled, Documents(filled, reads), Notes([position]), budget=0.02)
     await waiting.reach("balance", {"accounts"})
-    assert waiting.behind != []
+    assert waiting.notes.behind != []
     await change(filled.views, "balance", lambda now: Generations(Generation(2, "new"), last=2))
     await asyncio.sleep(2 * TIMING.switch_look_s)
-    waiting = Waiting(filled, reads, [position], budget=5.0)
+    waiting = Waiting(filled, Documents(filled, reads), Notes([position]), budget=5.0)
     await waiting.reach("balance", {"accounts"})
-    assert waiting.behind == []
+    assert waiting.notes.behind == []
 
 
 async def test_views_that_can_not_be_reached_are_not_taken_for_empty(filled: Context) -> None:

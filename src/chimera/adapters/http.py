@@ -12,8 +12,8 @@ import aiohttp
 import msgspec
 
 from chimera.errors import Trimmed, Unavailable
-from chimera.messages import CloudEvent, Message
-from chimera.ports import BucketDigest, ConsumerAt, Entry
+from chimera.messages import CloudEvent, Message, Position
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Fetched
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -39,10 +39,11 @@ class HeadsAnswer(msgspec.Struct):
 
 
 class ShareAnswer(msgspec.Struct):
-    """A share's documents as they came, by key."""
+    """A share's documents as they came, by key; `positions` of each key asked for, from an owner that tells them."""
 
     share: str
     documents: dict[str, msgspec.Raw]
+    positions: dict[str, str] = {}
 
 
 class DigestsAnswer(msgspec.Struct):
@@ -117,11 +118,16 @@ class HttpOwner:
         self._base = base.rstrip("/") + self._path
         self._transport = transport or HttpTransport(base)
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         answers = await asyncio.gather(
             *(self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in _pages(keys))
         )
-        return {key: bytes(document) for answer in answers for key, document in answer.documents.items()}
+        documents = {key: bytes(document) for answer in answers for key, document in answer.documents.items()}
+        try:
+            told = {key: Position.parse(text) for answer in answers for key, text in answer.positions.items()}
+        except ValueError as error:
+            raise Unavailable(f"{self._base}/share/{share} answered with {error}") from error
+        return Fetched(documents, {key: at for key, at in told.items() if at.source == self._name})
 
     async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
         answer = await self._get(f"/share/{share}/digests", [("partition", str(partition))], DigestsAnswer)

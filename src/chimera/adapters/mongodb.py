@@ -94,7 +94,7 @@ class MongoViews:
     `chunk_bytes`: the most that a document with a part of a batch holds.
     """
 
-    features = Features(durable=True, shared=True, poll_s=0.02, largest=_LARGEST)
+    features = Features(durable=True, shared=True, poll_s=0.02, largest=_LARGEST, together=False)
 
     def __init__(self, url: str, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self.name = _public(url)

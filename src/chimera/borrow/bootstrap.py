@@ -94,7 +94,7 @@ class Bootstrap:
         """The owner's documents as if they were the changes that led to them."""
         owner, share = self._borrow.owner, self._borrow.share
         existing = [key for key, entry in entries.items() if entry.digest]
-        documents = await self._owner.fetch(share, existing) if existing else {}
+        documents = (await self._owner.fetch(share, existing)).documents if existing else {}
         return [
             Message(
                 f"{owner}/{partition}@{entry.number}",

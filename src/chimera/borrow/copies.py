@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from msgspec import Struct
@@ -21,12 +21,12 @@ from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
 from chimera.core.names import all_of, copy_name, filling_view, share_type
 from chimera.errors import ChimeraError, Trimmed
-from chimera.journal.checkpoints import reach, short_of
+from chimera.journal.checkpoints import Place, reach, short_of
 from chimera.journal.consumers import COPYING
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.leases import partitions_of
-from chimera.messages import Position
+from chimera.ports import Checkpoint
 from chimera.service import Borrow, Mode
 from chimera.views.projections import CopyProjection
 from chimera.views.projector import Projector
@@ -112,13 +112,6 @@ async def reaches(
     return not await reach(context, copy_name(borrow.name, mode), floor, within_s)
 
 
-async def behind(context: Context, borrow: Borrow[Struct], mode: Mode, positions: Sequence[Position]) -> list[Position]:
-    """The positions of the mode's copy in those partitions in which it has not reached one of these."""
-    floor = {(each.source, each.partition): each.number for each in positions}
-    at = short_of(await context.views.checkpoints(copy_name(borrow.name, mode)), floor)
-    return [Position(source, partition, number) for (source, partition), number in at.items()]
-
-
 class CopyAge:
     """The age of a copy: the time since which it is known to have had everything that its owner had.
 
@@ -129,6 +122,7 @@ class CopyAge:
         self._context = context
         self._borrow = borrow
         self._as_of: dict[Mode, float] = {}
+        self._heads: dict[Mode, Mapping[int, int]] = {}
         self._comparing: dict[Mode, tuple[float, Mapping[int, int]]] = {}
 
     def seconds(self, mode: Mode) -> float | None:
@@ -140,13 +134,25 @@ class CopyAge:
         """The copy is not read before it has everything that its owner had at that time (monotonic seconds)."""
         self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
 
+    def holds(self, mode: Mode, at: Mapping[Place, Checkpoint]) -> bool:
+        """True when a copy with these checkpoints is still where it was compared; a copy that was lost is not."""
+        floor = {(self._borrow.owner, partition): number for partition, number in self._heads.get(mode, {}).items()}
+        return not short_of(at, floor)
+
     async def watch(self, mode: Mode) -> None:
-        """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time."""
+        """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time.
+
+        A copy that is not any more where it once was has no age.
+        """
+        if not self.holds(mode, await self._context.views.checkpoints(copy_name(self._borrow.name, mode))):
+            self._as_of.pop(mode, None)
+            self._heads.pop(mode, None)
         if mode not in self._comparing:
             self._comparing[mode] = await self._context.owners.heads(self._borrow.owner).dated()
         asked, heads = self._comparing[mode]
         if await reaches(self._context, self._borrow, mode, heads, self._context.timing.meet_s):
             self.begin(mode, asked)
+            self._heads[mode] = heads
             del self._comparing[mode]
 
 

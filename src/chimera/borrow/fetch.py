@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from chimera.borrow.breaker import Breaker
+from chimera.borrow.last_known import parted, with_position
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
 from chimera.core.names import last_known_key
 from chimera.errors import Unavailable
+from chimera.messages import Position
 from chimera.ports import LastKnown
 from chimera.service import Borrow
 
@@ -30,6 +32,17 @@ SLOW = 2
 GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
 
 
+class Answer(NamedTuple, Generic[Doc]):
+    """The owner's document of a key, or None where it has none, as it was `age` seconds ago.
+
+    `position`: as in `chimera.ports.Fetched`; None from an owner that does not tell it.
+    """
+
+    value: Doc | None
+    position: Position | None = None
+    age: float = 0.0
+
+
 class Fetches(Generic[Doc]):
     """The owner's documents of one share, as one process of a borrower asks for them.
 
@@ -42,23 +55,25 @@ class Fetches(Generic[Doc]):
         self._borrow = borrow
         self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
         self._breaker = breaker or Breaker(context.clock)
-        self._calls: Coalescer[str, Doc | None] = Coalescer(self._call, concurrency=CALLS)
+        self._calls: Coalescer[str, Answer[Doc]] = Coalescer(self._call, concurrency=CALLS)
         self._recalls: Coalescer[str, LastKnown | None] = Coalescer(self._recall, concurrency=CALLS)
         self._keeps: Coalescer[tuple[str, bytes | None], None] = Coalescer(self._keep)
-        self._queued: dict[str, asyncio.Future[Doc | None]] = {}
-        self._flying: dict[str, asyncio.Future[Doc | None]] = {}
-        self._absent: OrderedDict[str, float] = OrderedDict()
+        self._queued: dict[str, asyncio.Future[Answer[Doc]]] = {}
+        self._flying: dict[str, asyncio.Future[Answer[Doc]]] = {}
+        self._absent: OrderedDict[str, tuple[float, Position | None]] = OrderedDict()
         self._probe_is_due = False
 
-    async def get(self, key: str, until: float, *, anew: bool = False) -> Doc | None:
-        """The owner's document, or None where it has none. Raises Unavailable where it can't be had.
+    async def get(self, key: str, until: float, *, anew: bool = False) -> Answer[Doc]:
+        """The owner's answer. Raises Unavailable where it can't be had.
 
         At `until` (monotonic seconds) at the latest, and what it takes to recall the last known value is left over.
 
         `anew`: as the owner has it from now on; else a call that is under way will do, or that there was none lately.
         """
-        if not anew and self._absent.get(key, 0.0) > self._context.clock.monotonic():
-            return None
+        if not anew and key in self._absent:
+            asked_at, position = self._absent[key]
+            if (age := self._context.clock.monotonic() - asked_at) < self._context.timing.absent_s:
+                return Answer(None, position, age)
         if self._breaker.state == "open":
             raise self._spared()
         flight = self._flight(key, anew=anew)
@@ -69,12 +84,15 @@ class Fetches(Generic[Doc]):
             raise Unavailable(f"{self._borrow.owner} did not answer in time")
         return flight.result()
 
-    async def last_known(self, key: str) -> tuple[Doc, float] | None:
-        """The value that the owner last answered, and its age in seconds; None where none is remembered."""
+    async def last_known(self, key: str) -> Answer[Doc] | None:
+        """The value that the owner last answered; None where none is remembered."""
         known = await self._recalls.submit(key)
         try:
-            return None if known is None else (self._decoder.decode(known.data), known.age_s)
-        except GARBAGE as error:
+            if known is None:
+                return None
+            document, position = parted(known.data)
+            return Answer(self._decoder.decode(document), position, known.age_s)
+        except (*GARBAGE, ValueError) as error:
             logger.warning("what was last known of %r is not a %s: %s", key, self._borrow.document.__name__, error)
             return None
 
@@ -82,7 +100,7 @@ class Fetches(Generic[Doc]):
         """Wait until no call is under way."""
         await self._calls.drain()
 
-    def _flight(self, key: str, *, anew: bool) -> asyncio.Future[Doc | None]:
+    def _flight(self, key: str, *, anew: bool) -> asyncio.Future[Answer[Doc]]:
         is_probe = self._breaker.state == "half-open"
         flight = self._queued.get(key) or (None if anew or is_probe else self._flying.get(key))
         if flight is None:
@@ -94,27 +112,31 @@ class Fetches(Generic[Doc]):
             self._probe_is_due = self._breaker.admits()
         return flight
 
-    async def _call(self, keys: list[str]) -> Sequence[Doc | BaseException | None]:
+    async def _call(self, keys: list[str]) -> Sequence[Answer[Doc] | BaseException]:
         flights = {key: self._queued.pop(key) for key in keys}
         self._flying.update(flights)
         try:
-            return await self._answers(keys)
+            return await self._answers(keys, flights)
         finally:
             for key, flight in flights.items():
                 if self._flying.get(key) is flight:
                     del self._flying[key]
 
-    async def _answers(self, keys: Sequence[str]) -> Sequence[Doc | BaseException | None]:
+    async def _answers(
+        self, keys: Sequence[str], flights: Mapping[str, asyncio.Future[Answer[Doc]]]
+    ) -> Sequence[Answer[Doc] | BaseException]:
         owner, service, share = self._borrow.owner, self._context.service.name, self._borrow.share
         admitted, self._probe_is_due = self._probe_is_due or self._breaker.admits(), False
         if not admitted:
             raise self._spared()
-        outcome, given_up = "failed", asyncio.Event()
+        outcome, given_up, asked_at = "failed", asyncio.Event(), self._context.clock.monotonic()
         slow = asyncio.get_running_loop().call_later(SLOW * self._borrow.budget, self._give_up, given_up)
         try:
             async with asyncio.timeout(max(self._context.timing.call_s, self._borrow.budget)):
-                documents = await self._context.owners[owner].fetch(share, keys)
-            answers = self._checked({key: documents.get(key) for key in keys})
+                found = await self._context.owners[owner].fetch(share, keys)
+            # Of two calls that were under way at once, only what the later one says is remembered.
+            latest = {key for key in keys if self._flying.get(key) is flights[key]}
+            answers = self._checked({key: found.documents.get(key) for key in keys}, found.positions, latest, asked_at)
             outcome = "answered" if any(not isinstance(answer, Exception) for answer in answers) else "garbage"
         except TimeoutError as error:
             outcome = "timeout"
@@ -135,20 +157,29 @@ class Fetches(Generic[Doc]):
         self._context.metrics.owner_called(self._context.service.name, self._borrow.share, "spared")
         return Unavailable(f"{self._borrow.owner} failed again and again; it is left alone for a moment")
 
-    def _checked(self, documents: Mapping[str, bytes | None]) -> Sequence[Doc | BaseException | None]:
-        """The documents that are some; they are remembered, or that there is none. Nobody waits for that."""
-        answers: list[Doc | BaseException | None] = []
+    def _checked(
+        self,
+        documents: Mapping[str, bytes | None],
+        positions: Mapping[str, Position],
+        latest: Collection[str],
+        asked_at: float,
+    ) -> Sequence[Answer[Doc] | BaseException]:
+        """The documents that are some; the latest are remembered, or that there is none. Nobody waits for that."""
+        answers: list[Answer[Doc] | BaseException] = []
         garbage: dict[str, Exception] = {}
         for key, document in documents.items():
+            position = positions.get(key)
             try:
-                answers.append(None if document is None else self._decoder.decode(document))
+                answers.append(Answer(None if document is None else self._decoder.decode(document), position))
             except GARBAGE as error:
                 garbage[key] = error
                 answers.append(Unavailable(f"{self._borrow.owner} answered garbage"))
             else:
-                self._note_absence(key, absent=document is None)
+                if key not in latest:
+                    continue
+                self._note_absence(key, (asked_at, position) if document is None else None)
                 if len(self._keeps) < self._context.limits.keeps:
-                    self._keeps.submit((key, document))
+                    self._keeps.submit((key, document and with_position(document, position)))
         if garbage:
             key, cause = next(iter(garbage.items()))
             logger.warning(
@@ -162,10 +193,10 @@ class Fetches(Generic[Doc]):
             )
         return answers
 
-    def _note_absence(self, key: str, *, absent: bool) -> None:
+    def _note_absence(self, key: str, absent: tuple[float, Position | None] | None) -> None:
         self._absent.pop(key, None)
         if absent:
-            self._absent[key] = self._context.clock.monotonic() + self._context.timing.absent_s
+            self._absent[key] = absent
             if len(self._absent) > self._context.limits.absent_keys:
                 self._absent.popitem(last=False)
 

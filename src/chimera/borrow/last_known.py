@@ -6,10 +6,26 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 from chimera.core.clock import Clock
+from chimera.messages import Position
 from chimera.ports import LastKnown
 
 LIMIT = 50_000
+AT = b"@"
+"""What a value begins with that is remembered with its position, on a line before it; JSON begins with nothing else."""
 TTL_S = 24 * 3600.0
+
+
+def with_position(document: bytes, position: Position | None) -> bytes:
+    """A document as it is remembered: with the position that it is of, where the owner told it."""
+    return document if position is None else b"".join((AT, str(position).encode(), b"\n", document))
+
+
+def parted(data: bytes) -> tuple[bytes, Position | None]:
+    """A document and its position, as `with_position` put them together. Raises ValueError."""
+    if not data.startswith(AT):
+        return data, None
+    position, _, document = data[len(AT) :].partition(b"\n")
+    return document, Position.parse(position.decode())
 
 
 class MemoryLastKnown:

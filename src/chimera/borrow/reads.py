@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
 
-from chimera.borrow.copies import CopyAge, behind
+from chimera.borrow.copies import CopyAge
 from chimera.borrow.fetch import GARBAGE, Fetches
 from chimera.borrow.modes import ModeFollower
 from chimera.borrowed import Borrowed
 from chimera.core.context import Context
 from chimera.core.names import copy_name
-from chimera.journal.checkpoints import reach
-from chimera.messages import Position
-from chimera.reader import Missed
+from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
+from chimera.messages import Position, partition_of
+from chimera.reader import Notes
 from chimera.service import Borrow, Mode
 from chimera.views.documents import Documents
 
@@ -44,6 +46,7 @@ class BorrowedReads(Generic[Doc]):
         self._fetches = Fetches(context, borrow)
         self._follower = ModeFollower(context, borrow)
         self._age = CopyAge(context, borrow)
+        self._ahead: OrderedDict[str, Position] = OrderedDict()
 
     @property
     def mode(self) -> Mode:
@@ -73,97 +76,127 @@ class BorrowedReads(Generic[Doc]):
         if self.mode != "sync":
             await self._age.watch(self.mode)
 
-    async def get(
-        self, key: str, after: Sequence[Position] = (), missed: Missed = lambda positions: None
-    ) -> Borrowed[Doc]:
-        """The borrowed value of a key; one that is `fresh` has what the owner did up to its positions `after`.
+    async def get(self, key: str, notes: Notes | None = None) -> Borrowed[Doc]:
+        """The borrowed value of a key, and what is to be noted about it.
 
-        Where a value has not, `missed` is told of the positions that it has instead: in sync mode, 0 in all.
+        One that is `fresh` has what the owner did up to the positions that the reader has seen before. Of one that has
+        not, or of which nobody can say, it is noted what it has instead, if need be that it has nothing.
 
         Never raises for the owner's sake, never takes longer than the budget for it.
         """
+        notes = notes or Notes()
         until = self._context.clock.monotonic() + WAITED * self._borrow.budget
         if not self._follower.looked_within(self._timing.switch_valid_s):
             await self._follower.catch_up(until)
         mode = self.mode
         if mode == "sync":
-            anew = bool(after) or self._follower.is_careful
-            found = await self._ask(key, until, anew=anew, otherwise=lambda: self._left_copy(key))
-            if after and found.age != 0.0:
-                missed([msgspec.structs.replace(each, number=0) for each in after])
-        elif after or self._follower.may_have_floor:
-            found = await self._reached(key, after, missed, mode, until)
+            anew = bool(notes.after(self._borrow.owner)) or self._follower.is_careful
+            left: Mode | None = "async" if self._follower.left_within(self._timing.switch_grace_s, "async") else None
+            found = await self._ask(key, until, notes, anew=anew) or await self._remembered(key, left, notes)
+        elif key in self._ahead or self._follower.may_have_floor or notes.after(self._borrow.owner):
+            found = await self._reached(key, mode, until, notes)
         else:
-            found = await self._kept(key, mode, until)
+            found = await self._kept(key, mode, until, notes)
         self._context.metrics.borrowed(self._context.service.name, self._borrow.name, mode, found.state)
         return found
 
-    async def get_many(
-        self, keys: Sequence[str], after: Sequence[Position] = (), missed: Missed = lambda positions: None
-    ) -> dict[str, Borrowed[Doc]]:
+    async def get_many(self, keys: Sequence[str], notes: Notes | None = None) -> dict[str, Borrowed[Doc]]:
         """As `get`, of each of these keys, within one budget."""
         wanted = list(dict.fromkeys(keys))
-        found = await asyncio.gather(*(self.get(key, after, missed) for key in wanted))
+        found = await asyncio.gather(*(self.get(key, notes) for key in wanted))
         return dict(zip(wanted, found, strict=True))
 
-    async def _reached(
-        self, key: str, after: Sequence[Position], missed: Missed, mode: Mode, until: float
-    ) -> Borrowed[Doc]:
+    async def _reached(self, key: str, mode: Mode, until: float, notes: Notes) -> Borrowed[Doc]:
         """The value once the copy is where it must be, or the owner's."""
         if self._follower.may_have_floor and (floor := await self._follower.floor(key, until)):
             # Rather not from the owner, who might show more than the floor, and the copy less after that.
             if not await self._reach(mode, [floor.position], (self._context.clock.monotonic() + until) / 2):
-                return await self._ask(
-                    key, until, anew=True, otherwise=lambda: self._late_copy(key, after, missed, mode)
+                return await self._ask(key, until, notes, anew=True, mode=mode) or await self._remembered(
+                    key, mode, notes
                 )
             self._age.begin(mode, floor.as_of)
             self._follower.reached(floor)
-        if after and await behind(self._context, self._borrow, mode, after):
-            return await self._ask(
-                key, until, anew=True, otherwise=lambda: self._copied_after(key, after, missed, mode, until)
-            )
-        return await self._kept(key, mode, until, after=after)
+        ahead = self._ahead.get(key)
+        wanted = [*notes.after(self._borrow.owner), *([ahead] if ahead else [])]
+        if wanted and short_of(await self._documents.reached(self._name(mode)), floor_of(wanted)):
+            found = await self._ask(key, until, notes, anew=True, mode=mode)
+            if found is None and not await self._reach(mode, wanted, until):
+                return await self._remembered(key, mode, notes)
+            return found or await self._shown(key, mode, notes)
+        if ahead and self._ahead.get(key) == ahead:
+            del self._ahead[key]
+        return await self._kept(key, mode, until, notes)
 
-    async def _kept(self, key: str, mode: Mode, until: float, *, after: Sequence[Position] = ()) -> Borrowed[Doc]:
-        """The copy's value, or the owner's where the copy may be old: from now on, if it is to be `after` something."""
+    async def _kept(self, key: str, mode: Mode, until: float, notes: Notes) -> Borrowed[Doc]:
+        """The copy's value, or the owner's where the copy may be old: from now on, for who has seen something."""
         found = await self._copied(key, mode)
         may_be_dropped = not self._follower.looked_within(self._timing.switch_grace_s)
-        if found.state == "stale" or (found.state == "absent" and may_be_dropped):
-            anew = bool(after) or may_be_dropped or self._follower.is_careful
-            return await self._ask(key, until, anew=anew, otherwise=lambda: _ready(found))
+        is_known = found.age is not None and found.age <= self._borrow.max_age
+        if found.state == "absent" and is_known and not may_be_dropped:
+            # A copy that was lost has no keys either.
+            is_known = self._age.holds(mode, await self._documents.reached(self._name(mode)))
+        if found.state == "stale" or (found.state == "absent" and (may_be_dropped or not is_known)):
+            anew = bool(notes.after(self._borrow.owner)) or may_be_dropped or self._follower.is_careful
+            return await self._ask(key, until, notes, anew=anew, mode=mode) or await self._remembered(key, mode, notes)
+        await self._cover(key, mode, notes)
         return found
 
-    async def _late_copy(self, key: str, after: Sequence[Position], missed: Missed, mode: Mode) -> Borrowed[Doc]:
-        """The copy's value, marked stale: the copy has not what it should. That it has none does not say much."""
-        if after and (reached := await behind(self._context, self._borrow, mode, after)):
-            missed(reached)
-        found = await self._copied(key, mode)
-        return found._replace(age=None) if found.state == "absent" else found._replace(state="stale")
+    async def _remembered(self, key: str, mode: Mode | None, notes: Notes) -> Borrowed[Doc]:
+        """What is shown while the owner does not answer: the last known value or the copy's, whichever is newer.
 
-    async def _left_copy(self, key: str) -> Borrowed[Doc] | None:
-        """The value of the copy that was read until a moment ago and is not dropped yet, marked stale; else None."""
-        if not self._follower.left_within(self._timing.switch_grace_s, "async"):
-            return None
-        found = await self._copied(key, "async")
-        return found._replace(state="stale") if found.value is not None else None
+        `mode` is that of a copy that may be read. That it has no document does not say much.
+        """
+        after = floor_of(notes.after(self._borrow.owner))
+        at = numbers_of(await self._documents.reached(self._name(mode))) if mode else {}
+        copied = await self._copied(key, mode) if mode else Borrowed[Doc](None, "absent", None)
+        known = await self._fetches.last_known(key)
+        if known is not None and (copied.value is None or _is_beyond(known.position, at)):
+            self._note(known.position, notes)
+            return Borrowed(known.value, "stale", known.age)
+        if mode is None or copied.value is None:
+            notes.missed(Position(*place, 0) for place in after)
+            return Borrowed(None, "absent", None)
+        notes.missed(Position(*place, at.get(place, 0)) for place in after if at.get(place, 0) < after[place])
+        await self._cover(key, mode, notes)
+        return copied._replace(state="stale")
 
-    async def _copied_after(
-        self, key: str, after: Sequence[Position], missed: Missed, mode: Mode, until: float
-    ) -> Borrowed[Doc]:
-        """The copy's value once it has reached the positions; when the time is over, as it is then."""
-        if await self._reach(mode, after, until):
-            return await self._copied(key, mode)
-        return await self._late_copy(key, after, missed, mode)
+    def _note(self, position: Position | None, notes: Notes) -> bool:
+        """Note of a value the position that it is of, if that is known; says whether it has all that is wanted.
+
+        Only the events of the key's own partition change it.
+        """
+        after = floor_of(notes.after(self._borrow.owner))
+        if position is None:
+            notes.missed(Position(*place, 0) for place in after)
+            return not after
+        notes.saw([position])
+        if after.get((position.source, position.partition), 0) <= position.number:
+            return True
+        notes.missed([position])
+        return False
+
+    async def _cover(self, key: str, mode: Mode, notes: Notes) -> None:
+        """Note where the copy is that was read just now, if its reader wants to know."""
+        if notes.tracks:
+            at = numbers_of(await self._documents.shown(self._name(mode)))
+            partitions = self._context.owners.heads(self._borrow.owner).partitions
+            own = (self._borrow.owner, partition_of(key, partitions)) if partitions else None
+            notes.saw(Position(*place, number) for place, number in at.items() if own in (None, place))
 
     async def _reach(self, mode: Mode, positions: Sequence[Position], until: float) -> bool:
         """Wait until the copy has reached these positions, but not beyond `until`; says whether it has."""
-        floor = {(each.source, each.partition): each.number for each in positions}
-        left = until - self._context.clock.monotonic()
-        return not await reach(self._context, copy_name(self._borrow.name, mode), floor, left)
+        left, look = until - self._context.clock.monotonic(), partial(self._documents.reached, self._name(mode))
+        return not await reach(self._context, self._name(mode), floor_of(positions), left, look)
+
+    async def _shown(self, key: str, mode: Mode, notes: Notes) -> Borrowed[Doc]:
+        """The value of a copy that has what it must."""
+        found = await self._copied(key, mode)
+        await self._cover(key, mode, notes)
+        return found
 
     async def _copied(self, key: str, mode: Mode) -> Borrowed[Doc]:
         """The copy's value. In hybrid mode none: `absent` when the key has no document, `stale` when it has one."""
-        document = await self._documents(copy_name(self._borrow.name, mode), key)
+        document = await self._documents(self._name(mode), key)
         age = self._age.seconds(mode)
         if document is None:
             return Borrowed(None, "absent", age)
@@ -172,27 +205,37 @@ class BorrowedReads(Generic[Doc]):
         try:
             value = self._decoder.decode(document)
         except GARBAGE as error:
-            logger.warning("the copy of %r in %s can't be read: %s", key, copy_name(self._borrow.name, mode), error)
+            logger.warning("the copy of %r in %s can't be read: %s", key, self._name(mode), error)
             return Borrowed(None, "stale", None)
         fresh = age is not None and age <= self._borrow.max_age
         return Borrowed(value, "fresh" if fresh else "stale", age)
 
     async def _ask(
-        self, key: str, until: float, *, anew: bool, otherwise: Callable[[], Awaitable[Borrowed[Doc] | None]]
-    ) -> Borrowed[Doc]:
-        """The owner's answer, or, when it does not come in time, the copy's value or the last known good one."""
+        self, key: str, until: float, notes: Notes, *, anew: bool, mode: Mode | None = None
+    ) -> Borrowed[Doc] | None:
+        """The owner's answer; None when it does not come in time. `mode` is that of a copy which is read otherwise."""
         try:
-            value = await self._fetches.get(key, until, anew=anew)
+            answer = await self._fetches.get(key, until, anew=anew)
         except Exception as error:  # noqa: BLE001 - whatever an owner does, it never breaks a page
             logger.debug("borrow %s of %r: %r", self._borrow.name, key, error)
-        else:
-            return Borrowed(value, "fresh" if value is not None else "absent", 0.0)
-        copied = await otherwise()
-        if copied is not None and (copied.value is not None or (copied.state == "absent" and copied.age is not None)):
-            return copied
-        known = await self._fetches.last_known(key)
-        return Borrowed(None, "absent", None) if known is None else Borrowed(known[0], "stale", known[1])
+            return None
+        if mode and answer.position:
+            self._shown_ahead(key, answer.position)
+        if answer.position and not self._note(answer.position, notes):
+            return Borrowed(answer.value, "stale", answer.age)  # the owner itself has not what she has seen
+        return Borrowed(answer.value, "fresh" if answer.value is not None else "absent", answer.age)
+
+    def _shown_ahead(self, key: str, position: Position) -> None:
+        """The owner's value is shown, perhaps before the copy has it: until then the copy must not be."""
+        self._ahead.pop(key, None)
+        self._ahead[key] = position
+        if len(self._ahead) > self._context.limits.ahead_keys:
+            self._ahead.popitem(last=False)
+
+    def _name(self, mode: Mode) -> str:
+        return copy_name(self._borrow.name, mode)
 
 
-async def _ready(found: Borrowed[Doc]) -> Borrowed[Doc]:
-    return found
+def _is_beyond(position: Position | None, at: Mapping[Place, int]) -> bool:
+    """True when a position is known, and a copy at these numbers has not reached it."""
+    return position is not None and at.get((position.source, position.partition), 0) < position.number

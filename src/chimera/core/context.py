@@ -42,6 +42,8 @@ class SharedHeads:
         self._every_s = every_s
         self._asking: asyncio.Future[Mapping[int, int]] | None = None
         self._asked_at = float("-inf")
+        self.partitions = 0
+        """Those of the owner's journal, once it has answered."""
         self._calls: Coalescer[None, Mapping[int, int]] = Coalescer(self._call)
 
     async def __call__(self) -> Mapping[int, int]:
@@ -52,7 +54,7 @@ class SharedHeads:
         """The heads, and when the owner was asked for them (monotonic seconds). Raises Unavailable."""
         if self._asking is None or self._clock.monotonic() >= self._asked_at + self._every_s:
             self._asked_at = self._clock.monotonic()
-            self._asking = asyncio.ensure_future(self._owner.heads())
+            self._asking = asyncio.ensure_future(self._ask())
             self._asking.add_done_callback(take_exception)
         asked_at, asking = self._asked_at, self._asking
         return asked_at, await asyncio.shield(asking)
@@ -62,7 +64,12 @@ class SharedHeads:
         return await self._calls.submit(None)
 
     async def _call(self, callers: list[None]) -> Sequence[Mapping[int, int]]:
-        return [await self._owner.heads()] * len(callers)
+        return [await self._ask()] * len(callers)
+
+    async def _ask(self) -> Mapping[int, int]:
+        heads = await self._owner.heads()
+        self.partitions = len(heads)
+        return heads
 
 
 class Owners:

@@ -101,9 +101,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     `parked_page`: parked events read or folded again at once; `parked_line`: those of one key that a view parks.
     `waiting_commands`, `held_bytes`: commands taken in that are not answered yet, and their bodies. `reuse_keys`,
     `reuse_looks`: Idempotency-Keys known without the inbox, and lookups in it under way. `flights`: keys that wait for
-    an owner. `absent_keys`: keys believed to have no document. `keeps`: answers that wait to be remembered as last
-    known. `audit_keys`: keys of a copy held at once while it is compared. `trim_page`: rows of a transaction that drops
-    what is old.
+    an owner. `absent_keys`: keys believed to have no document. `ahead_keys`: keys that were shown as their owner has
+    them, before the copy has it. `keeps`: answers that wait to be remembered as last known. `audit_keys`: keys of a
+    copy held at once while it is compared. `trim_page`: rows of a transaction that drops what is old.
     """
 
     commands_page: int = 500
@@ -117,6 +117,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     reuse_looks: int = 2_000
     flights: int = 10_000
     absent_keys: int = 50_000
+    ahead_keys: int = 50_000
     keeps: int = 1_000
     audit_keys: int = 50_000
     trim_page: int = 500

@@ -11,6 +11,7 @@ from chimera.core.tables import Progress
 from chimera.core.timing import pause_s
 from chimera.entities import table_of
 from chimera.errors import Conflict
+from chimera.messages import Position
 from chimera.ports import Checkpoint, Move, Store, ViewStore
 from chimera.transaction import Unit
 
@@ -69,6 +70,15 @@ async def move_checkpoints(unit: Unit, consumer: str, moves: Sequence[Move]) -> 
         unit.put(Progress(consumer, move.source, move.partition, move.after.number, move.after.offset))
 
 
+def floor_of(positions: Iterable[Position]) -> dict[Place, int]:
+    """The numbers that a consumer must have reached to have all of these positions, by place."""
+    floor: dict[Place, int] = {}
+    for each in positions:
+        place = (each.source, each.partition)
+        floor[place] = max(each.number, floor.get(place, 0))
+    return floor
+
+
 def short_of(at: Mapping[Place, Checkpoint], floor: Mapping[Place, int]) -> dict[Place, int]:
     """The numbers of those checkpoints that have not reached the floor, by place."""
     numbers = {place: at.get(place, Checkpoint()).number for place in floor}
@@ -92,11 +102,16 @@ async def reach(
     return {}
 
 
-async def settled_checkpoints(views: ViewStore, consumer: str) -> dict[Place, int]:
-    """The numbers of a consumer's checkpoints, which cover all that could be seen of its documents.
+async def settled_checkpoints(views: ViewStore, consumer: str) -> Mapping[Place, Checkpoint]:
+    """A consumer's checkpoints, which cover all that could be seen of its documents.
 
     A store without transactions shows documents before their checkpoints; the next write, here an empty one, finishes
     what was begun.
     """
     await views.write(consumer, [], [])
-    return {place: checkpoint.number for place, checkpoint in (await views.checkpoints(consumer)).items()}
+    return await views.checkpoints(consumer)
+
+
+def numbers_of(at: Mapping[Place, Checkpoint]) -> dict[Place, int]:
+    """The numbers of checkpoints, by place."""
+    return {place: checkpoint.number for place, checkpoint in at.items()}

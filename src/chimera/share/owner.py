@@ -10,8 +10,8 @@ from chimera.core.names import looked_through
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey
 from chimera.entities import table_of
 from chimera.errors import Conflict, Unavailable
-from chimera.messages import Message
-from chimera.ports import BucketDigest, ConsumerAt, Entry, Owner, Store
+from chimera.messages import Message, position_of
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Fetched, Owner, Store
 from chimera.service import Service
 from chimera.share.changes import shared_documents
 from chimera.share.digests import BUCKETS, BucketSum, bucket_of
@@ -29,10 +29,12 @@ class OwnStore:
         self._store = store
         self._clock = clock
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         self._check(share)
         async with self._store.snapshot() as session:
-            return await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
+            heads = await session.heads()
+            documents = await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
+        return Fetched(documents, {key: position_of(self._service.name, key, heads) for key in keys})
 
     async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
         return await bucket_digests(self, share, partition)

@@ -151,6 +151,9 @@ class WrappedSession:
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         return await self._session.history(partition, key, after)
 
+    async def heads(self) -> Mapping[int, int]:
+        return await self._session.heads()
+
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         await self._session.save(table, rows)
 

@@ -197,7 +197,7 @@ class Audit:
 
         Such a key was changed by the owner without an event, and it is the owner's audit that says so.
         """
-        documents = await self._owner.fetch(self._borrow.share, keys)
+        documents = (await self._owner.fetch(self._borrow.share, keys)).documents
         drifted = []
         for key in keys:
             digest, revision = copied.get(key, CopiedKey())

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.context import Context
-from chimera.journal.checkpoints import Place, reach
+from chimera.journal.checkpoints import Place, floor_of, reach, settled_checkpoints
 from chimera.messages import Position
-from chimera.ports import Checkpoint
+from chimera.ports import Checkpoint, ViewStore
+from chimera.reader import Notes
 from chimera.views.generations import GenerationReads
 
 
 class Documents:
-    """Views' documents by key: all that are asked for in one loop turn are one multi-get per view."""
+    """Views' documents by key, and how far views are: all that is asked for in one loop turn is asked once per view."""
 
     def __init__(self, context: Context, generations: GenerationReads) -> None:
         self._views = context.views
         self._generations = generations
         self._gets: dict[str, Coalescer[str, bytes | None]] = {}
+        self._looks: dict[tuple[str, bool], Coalescer[None, Mapping[Place, Checkpoint]]] = {}
 
     def __call__(self, view: str, key: str) -> asyncio.Future[bytes | None]:
         """The document's bytes as they are stored, or None."""
@@ -29,6 +31,30 @@ class Documents:
             gets = self._gets[view] = Coalescer(lambda keys: self._get(view, keys), concurrency=4)
         return gets.submit(key)
 
+    def reached(self, view: str) -> asyncio.Future[Mapping[Place, Checkpoint]]:
+        """The checkpoints of a view or copy: a document that is read afterwards has all that is up to there."""
+        return self._look(view, settled=False)
+
+    def shown(self, view: str) -> asyncio.Future[Mapping[Place, Checkpoint]]:
+        """The checkpoints of a view or copy: a document that was read before has nothing beyond them."""
+        return self._look(view, settled=not self._views.features.together)
+
+    def _look(self, view: str, *, settled: bool) -> asyncio.Future[Mapping[Place, Checkpoint]]:
+        looks = self._looks.get((view, settled))
+        if looks is None:
+            look = settled_checkpoints if settled else _checkpoints
+            looks = Coalescer(lambda callers: self._checkpoints(view, look, callers), concurrency=4)
+            self._looks[view, settled] = looks
+        return looks.submit(None)
+
+    async def _checkpoints(
+        self,
+        view: str,
+        look: Callable[[ViewStore, str], Awaitable[Mapping[Place, Checkpoint]]],
+        callers: Sequence[None],
+    ) -> Sequence[Mapping[Place, Checkpoint]]:
+        return [await self._generations.read(view, lambda name: look(self._views, name))] * len(callers)
+
     async def _get(self, view: str, keys: list[str]) -> list[bytes | None]:
         wanted = list(dict.fromkeys(keys))
         found = await self._generations.read(view, lambda name: self._views.get(name, wanted))
@@ -36,39 +62,33 @@ class Documents:
 
 
 class Waiting:
-    """Read your own writes: waits until a consumer has applied the positions that a request brings back.
+    """Waits until views have what the reader of one request has seen before, within a budget in seconds."""
 
-    `behind` holds those that were not reached in time, as far as they were.
-    """
-
-    def __init__(
-        self, context: Context, generations: GenerationReads, after: Sequence[Position], budget: float
-    ) -> None:
+    def __init__(self, context: Context, documents: Documents, notes: Notes, budget: float) -> None:
+        self.notes = notes
         self._context = context
-        self._generations = generations
-        self._after = after
+        self._documents = documents
         self._until = context.clock.monotonic() + budget
-        self.behind: list[Position] = []
-
-    def after(self, source: str) -> list[Position]:
-        """The positions of one source."""
-        return [position for position in self._after if position.source == source]
-
-    def missed(self, positions: Sequence[Position]) -> None:
-        """Note the positions that were reached instead, where one was not reached."""
-        self.behind += [position for position in positions if position not in self.behind]
+        self._reached: dict[str, Sequence[Position]] = {}
 
     async def reach(self, consumer: str, sources: set[str]) -> None:
-        """Wait for the consumer, as long as the request's budget lasts."""
-        floor: dict[Place, int] = {}
-        for source, partition, number in ((each.source, each.partition, each.number) for each in self._after):
-            if source in sources:
-                floor[source, partition] = max(number, floor.get((source, partition), 0))
+        """Wait for the consumer, once: what is noted is not newer than what is read afterwards."""
+        floor = floor_of([each for source in sources for each in self.notes.after(source)])
         if not floor:
             return
-        left = self._until - self._context.clock.monotonic()
-        behind = await reach(self._context, consumer, floor, left, partial(self._look, consumer))
-        self.behind += [Position(source, partition, number) for (source, partition), number in behind.items()]
+        if consumer not in self._reached:
+            left = self._until - self._context.clock.monotonic()
+            look = partial(self._documents.reached, consumer)
+            behind = await reach(self._context, consumer, floor, left, look)
+            self._reached[consumer] = [Position(*place, number) for place, number in behind.items()]
+        self.notes.missed(self._reached[consumer])
 
-    async def _look(self, consumer: str) -> Mapping[Place, Checkpoint]:
-        return await self._generations.read(consumer, self._context.views.checkpoints)
+    async def cover(self, consumer: str) -> None:
+        """Note where a view is whose document was read just now, if its reader wants to know."""
+        if self.notes.tracks:
+            at = await self._documents.shown(consumer)
+            self.notes.saw(Position(*place, each.number) for place, each in at.items())
+
+
+async def _checkpoints(views: ViewStore, name: str) -> Mapping[Place, Checkpoint]:
+    return await views.checkpoints(name)

@@ -20,7 +20,7 @@ import msgspec
 
 from chimera.core import names
 from chimera.core.context import Context
-from chimera.journal.checkpoints import reach, settled_checkpoints
+from chimera.journal.checkpoints import numbers_of, reach, settled_checkpoints
 from chimera.journal.register import Register
 from chimera.ports import ViewStore
 from chimera.views.switch import Follower, Seen
@@ -259,7 +259,7 @@ class GenerationReads:
 
     async def _catch_up(self, old: str, new: str) -> None:
         """Wait, but for sources that the new generation does not have at all."""
-        floor = await settled_checkpoints(self._views, old)
+        floor = numbers_of(await settled_checkpoints(self._views, old))
         sources = {source for source, _ in await self._views.checkpoints(new)}
         within_s = self._timing.enter_s
         floor = {place: number for place, number in floor.items() if place[0] in sources}

@@ -22,7 +22,7 @@ from chimera.core.declared import is_of_a_share, known_types
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
 from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.folds import View
-from chimera.journal.checkpoints import Place, reach, settled_checkpoints
+from chimera.journal.checkpoints import Place, numbers_of, reach, settled_checkpoints
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.leases import Leases, partitions_of
@@ -207,7 +207,7 @@ class ViewKeeper:
     async def _meet(self, old: Generation, new: Generation) -> bool:
         """True when each gets to where the other is now; an old one whose code nobody runs any more gets nowhere."""
         names = [generation_name(self._view.name, each.number) for each in (old, new)]
-        before, after = [await settled_checkpoints(self._context.views, name) for name in names]
+        before, after = [numbers_of(await settled_checkpoints(self._context.views, name)) for name in names]
         if not await self._has(names[1], before):
             return False
         return (old.code != new.code and self._leases.all_alike) or await self._has(names[0], after)
@@ -218,8 +218,7 @@ class ViewKeeper:
         return not await reach(self._context, name, floor, self._timing.meet_s)
 
     async def _at(self, name: str) -> dict[Place, int]:
-        at = await self._context.views.checkpoints(name)
-        return {place: checkpoint.number for place, checkpoint in at.items()}
+        return numbers_of(await self._context.views.checkpoints(name))
 
     async def _read(self) -> Generations:
         return (await read_generations(self._context.views, [self._view.name]))[self._view.name]

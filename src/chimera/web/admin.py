@@ -17,9 +17,7 @@ from chimera.errors import Rejected, Trimmed
 from chimera.messages import MAX_KEY, to_cloud_event
 from chimera.ports import ConsumerAt
 from chimera.service import Borrow, Mode, Share
-from chimera.share.changes import shared_documents
 from chimera.share.digests import BUCKETS
-from chimera.transaction import Reads
 from chimera.web import answers, openapi
 from chimera.web.http import Call, NoQuery, read_query
 from chimera.web.openapi import added_route
@@ -211,11 +209,10 @@ class Admin:
     async def share(self, share: Share, call: Call) -> None:
         """Answer with a share's documents by key, all of one snapshot; keys without one are left out."""
         keys = read_query(call, KeysQuery, repeated=["key"]).key
-        async with self._context.store.snapshot() as session:
-            reads = Reads(self._context.service, session)
-            documents = await shared_documents(share, reads, list(dict.fromkeys(keys)))
-        shown = {key: msgspec.Raw(document) for key, document in documents.items()}
-        await call.answer_json(answers.SharedDocuments(share.name, shown))
+        found = await self._context.owners[self._context.service.name].fetch(share.name, list(dict.fromkeys(keys)))
+        shown = {key: msgspec.Raw(document) for key, document in found.documents.items()}
+        positions = {key: str(position) for key, position in found.positions.items()}
+        await call.answer_json(answers.SharedDocuments(share.name, shown, positions))
 
     async def digests(self, share: Share, call: Call) -> None:
         """Answer with the digests of a partition of a share, by bucket."""
@@ -283,7 +280,9 @@ def _schema_name(name: str) -> str:
 def _shared(service: str, share: Share) -> type[msgspec.Struct]:
     """The answer of a share's route, with the document as it is declared."""
     name = _schema_name(f"{service}-{share.name}")
-    return msgspec.defstruct(f"{name}Shared", [("share", str), ("documents", dict[str, share.document])])  # type: ignore[name-defined]
+    documents: Any = dict[str, share.document]  # type: ignore[name-defined]
+    fields: list[tuple[str, Any]] = [("share", str), ("documents", documents), ("positions", dict[str, str])]
+    return msgspec.defstruct(f"{name}Shared", fields)
 
 
 def _unknown(word: str, name: str, known: Mapping[str, object]) -> Rejected:

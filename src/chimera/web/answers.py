@@ -80,10 +80,14 @@ class ConsumersKept(msgspec.Struct):
 
 
 class SharedDocuments(msgspec.Struct):
-    """The current documents by key; keys without one are left out."""
+    """The current documents by key; keys without one are left out.
+
+    `positions`: of each key asked for, up to where the owner's journal is in its document.
+    """
 
     share: str
     documents: dict[str, Any]
+    positions: dict[str, str]
 
 
 class SharedDigests(msgspec.Struct):

@@ -25,7 +25,7 @@ from chimera.errors import Invalid, Rejected
 from chimera.folds import Page, View
 from chimera.messages import Position
 from chimera.ports import Session
-from chimera.reader import Reader
+from chimera.reader import Notes, Reader
 from chimera.service import Handler, Query, path_parameters
 from chimera.views.documents import Documents, Waiting
 from chimera.views.generations import GenerationReads
@@ -39,6 +39,7 @@ from chimera.web.snapshots import Snapshots
 logger = logging.getLogger("chimera")
 
 VARY = (b"vary", b"accept")
+AFTER = b"chimera-after"
 _POSITION = re.compile(openapi.POSITION)
 DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
 
@@ -135,13 +136,14 @@ class ReadHead:
         reader_name = parameters.reader
 
         async def ask(arguments: dict[str, object], reader: str, waiting: Waiting, session: Session) -> object:
-            waiting.behind.clear()
+            waiting.notes.begin()
             arguments[reader] = Reader(self.context.service, session, self._documents, self.borrows, waiting)
             return await query.function(**arguments)
 
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
-            waiting = Waiting(self.context, self._generations, _after(call), self.context.timing.after_s)
+            notes = Notes(_after(call) or (), tracks=call.header(AFTER) is not None)
+            waiting = Waiting(self.context, self._documents, notes, self.context.timing.after_s)
             try:
                 if reader_name is None:
                     found = await query.function(**arguments)
@@ -150,9 +152,9 @@ class ReadHead:
                 if found is None:
                     raise _not_found(call)
             except Rejected as refusal:  # what it says may come from views that are behind
-                await _answer_rejected(call, refusal, _behind(waiting))
+                await _answer_rejected(call, refusal, _said(notes))
                 return
-            await _answer_document(call, found, query.page, _behind(waiting))
+            await _answer_document(call, found, query.page, _said(notes))
 
         method, _, template = query.route.partition(" ")
         waits = reader_name is not None and bool(self.context.service.views or self.context.service.borrows)
@@ -172,11 +174,15 @@ class ReadHead:
                 _expect_no_query(call, literals)
             key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
             headers: Sequence[Header] = ()
-            if after := _after(call):
-                waiting = Waiting(self.context, self._generations, after, self.context.timing.after_s)
+            if (after := _after(call)) is None:
+                data = await documents(name, key)
+            else:
+                notes = Notes(after, tracks=True)
+                waiting = Waiting(self.context, documents, notes, self.context.timing.after_s)
                 await waiting.reach(name, view.sources)
-                headers = _behind(waiting)
-            data = await documents(name, key)
+                data = await documents(name, key)
+                await waiting.cover(name)
+                headers = _said(notes)
             if data is None:
                 if view.absent == "404":
                     await _answer_rejected(call, _not_found(call), headers)
@@ -279,11 +285,14 @@ def _convert(text: str, type_: object, name: str) -> str:
         raise invalid(error, f"path.{name}") from error
 
 
-def _after(call: Call) -> list[Position]:
-    given = call.headers_of(b"chimera-after")
+def _after(call: Call) -> list[Position] | None:
+    """The positions that the reader has seen before; None where she does not say, which is not the same as none."""
+    given = call.headers_of(AFTER)
     if not given:
+        return None
+    texts = [text.strip(" \t") for text in ",".join(filter(None, given)).split(",")]
+    if texts == [""]:
         return []
-    texts = [text.strip(" \t") for text in ",".join(given).split(",")]
     for text in texts:
         if not _POSITION.fullmatch(text):
             raise Invalid(
@@ -303,10 +312,10 @@ def _idempotency_key(call: Call) -> str | None:
     return given[0] if given else None
 
 
-def _behind(waiting: Waiting) -> list[Header]:
-    if not waiting.behind:
-        return []
-    return [(b"chimera-behind", ",".join(map(str, waiting.behind)).encode())]
+def _said(notes: Notes) -> list[Header]:
+    """The headers that say what the answer's document does not."""
+    found = (("chimera-behind", notes.behind), ("chimera-position", notes.seen))
+    return [(name.encode(), ",".join(map(str, said)).encode()) for name, said in found if said]
 
 
 def _position(outcome: Outcome) -> list[Header]:

@@ -120,6 +120,9 @@ class _LazySnapshot:
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         return await (await self._snapshot()).history(partition, key, after)
 
+    async def heads(self) -> Mapping[int, int]:
+        return await (await self._snapshot()).heads()
+
     async def _snapshot(self) -> Session:
         async with self._opening:
             if self._has_ended:

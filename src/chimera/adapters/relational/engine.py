@@ -381,6 +381,9 @@ class RelationalSession(ABC):
         rows = await self.run(self._database.spelling.history, (partition, key, after), again=True)
         return events_of(partition, rows)
 
+    async def heads(self) -> Mapping[int, int]:
+        return dict(await self.run(self._database.spelling.heads, again=True))
+
     async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
         """As `Database.fetch`, on this session's connection."""
         return await self.work(lambda connection: self._database.fetch(connection, sql, parameters, again=again))

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS journal (
     PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
 """
+_HEADS = "SELECT partition, number FROM heads ORDER BY partition"
 _OLDEST = """
 SELECT partition, coalesce((SELECT min(number) FROM journal WHERE partition = heads.partition), number + 1)
 FROM heads ORDER BY partition
@@ -111,7 +112,7 @@ class SQLiteStore:
         return await unbroken(read, self.heads, partition, after)
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self._file.reader.run("SELECT partition, number FROM heads ORDER BY partition"))
+        return dict(self._file.reader.run(_HEADS))
 
     async def oldest(self) -> Mapping[int, int]:
         return dict(self._file.reader.run(_OLDEST))
@@ -176,6 +177,9 @@ class SQLiteSession:
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         return events_in(self._open, partition, "key = ? AND number > ?", (key, after, -1))
+
+    async def heads(self) -> Mapping[int, int]:
+        return dict(self._open.run(_HEADS))
 
 
 class SQLiteWriteSession(SQLiteSession):

@@ -155,6 +155,17 @@ class JournalGuarantees(EngineSuite):
         await trimmed(engine, 1, 2)
         assert dict(await engine.types()) == dict.fromkeys(counted, 2)
 
+    async def test_a_snapshot_has_the_heads_of_its_moment(self, engine: Store) -> None:
+        """Those that belong to the rows that it reads, whatever is committed meanwhile."""
+        await engine.create(TABLES, PARTITIONS)
+        await emitted(engine, 1, "a")
+        async with engine.snapshot() as session:
+            assert dict(await session.heads()) == {0: 0, 1: 1, 2: 0, 3: 0}
+            await emitted(engine, 1, "b")
+            assert dict(await session.heads()) == {0: 0, 1: 1, 2: 0, 3: 0}
+        async with engine.snapshot(once=True) as session:
+            assert dict(await session.heads()) == {0: 0, 1: 2, 2: 0, 3: 0}
+
     async def test_history_is_the_events_of_one_key_in_order(self, engine: Store) -> None:
         """Of one partition, from the beginning or after a number."""
         await engine.create(TABLES, PARTITIONS)

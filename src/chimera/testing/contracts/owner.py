@@ -13,7 +13,7 @@ from chimera.commands.handlers import direct_executor
 from chimera.core.context import Context
 from chimera.entities import Entity
 from chimera.errors import Trimmed, Unavailable
-from chimera.messages import Command, Event, Message, partition_of
+from chimera.messages import Command, Event, Message, Position, partition_of
 from chimera.ports import Entry, Owner
 from chimera.run.engines import context_of
 from chimera.service import Service
@@ -109,8 +109,8 @@ class OwnerContract:
         """Also when there is none at all."""
         await change("a", "first")
         await change("b", "second")
-        assert texts(await engine.fetch(SHARE, ["b", "nobody", "a"])) == {"a": "first", "b": "second"}
-        assert texts(await engine.fetch(SHARE, ["nobody"])) == {}
+        assert texts((await engine.fetch(SHARE, ["b", "nobody", "a"])).documents) == {"a": "first", "b": "second"}
+        assert texts((await engine.fetch(SHARE, ["nobody"])).documents) == {}
 
     async def test_events_that_were_trimmed_are_never_passed_over(
         self, engine: Owner, context: Context, change: Change
@@ -129,22 +129,31 @@ class OwnerContract:
     async def test_what_is_fetched_is_what_the_owner_has_now(self, engine: Owner, change: Change) -> None:
         """Changed and deleted documents at once: nothing is cached."""
         await change("a", "first")
-        assert texts(await engine.fetch(SHARE, ["a"])) == {"a": "first"}
+        assert texts((await engine.fetch(SHARE, ["a"])).documents) == {"a": "first"}
         await change("a", "second")
-        assert texts(await engine.fetch(SHARE, ["a"])) == {"a": "second"}
+        assert texts((await engine.fetch(SHARE, ["a"])).documents) == {"a": "second"}
         await change("a", None)
-        assert texts(await engine.fetch(SHARE, ["a"])) == {}
+        assert texts((await engine.fetch(SHARE, ["a"])).documents) == {}
+
+    async def test_a_document_comes_with_the_position_that_it_is_of(self, engine: Owner, change: Change) -> None:
+        """Of a key without a document as well: in its partition, everything up to there, and nothing beyond."""
+        for text in ("first", "second", None):
+            await change("a", text)
+            found, heads = await engine.fetch(SHARE, ["a", "nobody"]), await engine.heads()
+            for key in ("a", "nobody"):
+                partition = partition_of(key, owner_service.partitions)
+                assert found.positions[key] == Position(owner_service.name, partition, heads[partition])
 
     async def test_documents_come_under_any_key(self, engine: Owner, change: Change) -> None:
         """Spaces, quotes, control characters, many bytes."""
         for name in NAMES:
             await change(name, name)
-        assert texts(await engine.fetch(SHARE, NAMES)) == {name: name for name in NAMES}
+        assert texts((await engine.fetch(SHARE, NAMES)).documents) == {name: name for name in NAMES}
 
     async def test_a_thousand_keys_are_fetched_at_once(self, engine: Owner, change: Change) -> None:
         """More than fit one address of HTTP."""
         await change("key-999", "last")
-        assert texts(await engine.fetch(SHARE, [f"key-{at}" for at in range(1000)])) == {"key-999": "last"}
+        assert texts((await engine.fetch(SHARE, [f"key-{at}" for at in range(1000)])).documents) == {"key-999": "last"}
 
     async def test_a_share_that_is_not_there_is_unavailable(self, engine: Owner) -> None:
         """To `fetch`, `entries` and `digests`."""
@@ -180,7 +189,7 @@ class OwnerContract:
             assert all(partition_of(key, owner_service.partitions) == partition for key in entries)
             assert all(0 < entry.number <= head for entry in entries.values())
             found |= entries
-        fetched = await engine.fetch(SHARE, list(found))
+        fetched = (await engine.fetch(SHARE, list(found))).documents
         assert {key: entry.digest for key, entry in found.items()} == {
             **{key: digest_of(document) for key, document in fetched.items()},
             "gone": "",

@@ -10,6 +10,7 @@ import msgspec
 
 from chimera.borrowed import Borrowed
 from chimera.messages import Position
+from chimera.reader import Notes
 from chimera.service import Borrow, Mode
 from chimera.testing.fleets.network import Broken, Listener
 from chimera.testing.fleets.world import World
@@ -126,10 +127,9 @@ async def _borrowed(
     listener: Listener, name: str, key: str, after: Sequence[Position]
 ) -> tuple[Borrowed[Any], list[Position], Mode]:
     """What a page would show, and what it would say that it has reached instead (see Reader.borrowed)."""
-    missed: list[Position] = []
-    reads = listener.borrows[name]
-    found = await reads.get(key, after, missed.extend)
-    return found, missed, reads.mode
+    reads, notes = listener.borrows[name], Notes(after)
+    found = await reads.get(key, notes)
+    return found, notes.behind, reads.mode
 
 
 def _place(position: Position) -> tuple[str, int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from chimera.errors import Unavailable
-from chimera.messages import Message
+from chimera.messages import Message, position_of
 from chimera.ports import (
     BucketDigest,
     ConsumerAt,
     Entry,
+    Fetched,
     Store,
 )
 from chimera.share.changes import shared_key
@@ -22,16 +23,18 @@ class MemoryOwner:
     `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition.
     """
 
-    def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]], name: str = "memory") -> None:
+        self._name = name
         self._store = store
         self._shares = shares
         self.reported: dict[tuple[str, int], ConsumerAt] = {}
 
-    async def fetch(self, share: str, keys: Sequence[str]) -> Mapping[str, bytes]:
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         """Raises Unavailable for a share that this owner does not have."""
         self._check(share)
-        documents = self._shares[share]
-        return {key: documents[key] for key in keys if key in documents}
+        heads, documents = await self._store.heads(), self._shares[share]
+        positions = {key: position_of(self._name, key, heads) for key in keys}
+        return Fetched({key: documents[key] for key in keys if key in documents}, positions)
 
     async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:
         return await bucket_digests(self, share, partition)

@@ -156,6 +156,9 @@ class _MemorySession:
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         return [event for event in _after(self._events(partition), after) if event.key == key]
 
+    async def heads(self) -> Mapping[int, int]:
+        return dict(self._base.heads)
+
     def _of(self, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows as this table has them, which may have fewer columns than are stored."""
         columns, names = self._columns[table.name], [column.name for column in table.columns]
