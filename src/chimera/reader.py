@@ -23,6 +23,8 @@ class DocumentReads(Protocol):
     def __call__(self, view: str, key: str) -> Awaitable[bytes | None]: ...
 
 
+POSITIONS_LIMIT = 512
+"""Positions that a request brings back, or is given, at most."""
 Place = tuple[str, int]
 """A source and one of its partitions."""
 
@@ -30,11 +32,12 @@ Place = tuple[str, int]
 class Notes:
     """The notes of one request: what its reader has seen before, and what the answer says besides what it shows.
 
-    `tracks`: she wants to know which positions cover what she is shown. A query that is asked twice begins them anew.
+    Who brings positions back `follows`: she is given those that cover what she has seen and is shown. One who has none
+    yet brings one at number 0. A query that is asked twice begins its notes anew.
     """
 
-    def __init__(self, after: Sequence[Position] = (), *, tracks: bool = False) -> None:
-        self.tracks = tracks or bool(after)
+    def __init__(self, after: Sequence[Position] = ()) -> None:
+        self.follows = bool(after)
         self._after = after
         self._behind: dict[Place, int] = {}
         self._seen: dict[Place, int] = {}
@@ -56,7 +59,7 @@ class Notes:
     def saw(self, positions: Iterable[Position]) -> None:
         """What is shown has nothing beyond these positions, as far as it comes from their partitions."""
         for source, partition, number in map(_parts, positions):
-            self._seen[source, partition] = max(number, self._seen.get((source, partition), 1))
+            self._seen[source, partition] = max(number, self._seen.get((source, partition), 0))
 
     @property
     def behind(self) -> list[Position]:
@@ -65,11 +68,11 @@ class Notes:
 
     @property
     def seen(self) -> list[Position]:
-        """The positions that cover what she is shown, and, where she tracks them, has seen before."""
+        """The positions that cover what she is shown, as far as is known, and what she has seen before."""
         found = dict(self._seen)
         for source, partition, number in map(_parts, self._after):
             found[source, partition] = max(number, found.get((source, partition), 0))
-        return [Position(*place, number) for place, number in found.items()]
+        return [Position(*place, number) for place, number in found.items() if number][:POSITIONS_LIMIT]
 
 
 def _parts(position: Position) -> tuple[str, int, int]:
@@ -102,7 +105,7 @@ class ViewWaiting(Protocol):
         """Wait until the consumer has what the reader has seen of these sources, as long as the budget lasts."""
 
     async def cover(self, consumer: str) -> None:
-        """Note where a view is whose document was read just now, if its reader wants to know."""
+        """Note where a view is whose document was read just now, for a reader who follows."""
 
 
 class Reader(Reads):

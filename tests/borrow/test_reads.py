@@ -693,3 +693,178 @@ async def test_every_read_is_counted_by_its_mode_and_state() -> None:
     text = shop.context.metrics.exposition().decode()
     for state in ("fresh", "absent"):
         assert f'chimera_borrowed_total{{mode="sync",service="shop",share="cards",state="{state}"}} 1.0' in text
+
+
+# what a reader has seen
+
+
+async def test_a_value_that_was_shown_ahead_of_the_copy_is_not_taken_back_by_the_copy() -> None:
+    shop = await borrower("async", max_age=0.02)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    shop.owner.put("a", 6)
+    shop.owner.positions["a"] = Position("accounts", 0, 2)
+    await asyncio.sleep(0.03)
+    assert (await shop.get("a")).value == Card("a", 6)
+    shop.owner.behaviour = Unavailable("down")
+    shop.reads._age.begin("async", time.monotonic())
+    found = await shop.get("a")
+    assert (found.value, found.state) == (Card("a", 6), "stale")
+    await shop.keep("a", msgspec.json.encode(Card("a", 7)))
+    shop.reads._age.begin("async", time.monotonic())
+    assert (await shop.get("a")).value == Card("a", 7)
+    assert not shop.reads._ahead
+
+
+async def test_an_absence_that_was_shown_ahead_of_the_copy_is_not_taken_back_either() -> None:
+    shop = await borrower("async", max_age=0.02)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    shop.owner.positions["a"] = Position("accounts", 0, 2)
+    await asyncio.sleep(0.03)
+    assert (await shop.get("a")).state == "absent"
+    shop.reads._age.begin("async", time.monotonic())
+    assert (await shop.get("a")).state == "absent"
+
+
+async def test_keys_that_were_shown_ahead_of_the_copy_are_bounded() -> None:
+    shop = await borrower("async", limits=Limits(ahead_keys=3))
+    for number in range(5):
+        shop.owner.positions[f"k{number}"] = Position("accounts", 0, 9)
+        await shop.get(f"k{number}")
+    assert list(shop.reads._ahead) == ["k2", "k3", "k4"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_who_is_shown_the_owners_value_is_given_the_position_that_it_is_of(mode: Mode) -> None:
+    shop = await borrower(mode)
+    if mode != "sync":
+        await shop.keep("a", b"true" if mode == "hybrid" else msgspec.json.encode(Card("a", 5)))
+    shop.owner.put("a", 6)
+    shop.owner.positions["a"] = Position("accounts", 0, 8)
+    notes = Notes([Position("accounts", 0, 7)])
+    assert (await shop.reads.get("a", notes)).state == "fresh"
+    assert (notes.seen, notes.behind) == ([Position("accounts", 0, 8)], [])
+
+
+async def test_who_follows_is_given_where_the_copy_is_that_she_is_shown() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    notes = Notes([Position("accounts", 0, 0)])
+    assert (await shop.reads.get("a", notes)).state == "fresh"
+    assert notes.seen == [Position("accounts", 0, 1)]
+    alone = Notes()
+    await shop.reads.get("a", alone)
+    assert alone.seen == []
+
+
+async def test_an_owner_that_has_not_what_its_reader_has_seen_is_not_called_fresh() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 6)
+    shop.owner.positions["a"] = Position("accounts", 0, 3)
+    notes = Notes([Position("accounts", 0, 7)])
+    assert (await shop.reads.get("a", notes)).state == "stale"
+    assert notes.behind == [Position("accounts", 0, 3)]
+
+
+@pytest.mark.parametrize(("seen", "behind"), [(8, []), (9, [Position("accounts", 0, 8)])])
+async def test_a_last_known_value_knows_what_it_has(seen: int, behind: list[Position]) -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 6)
+    shop.owner.positions["a"] = Position("accounts", 0, 8)
+    await shop.get("a")
+    shop.owner.behaviour = Unavailable("down")
+    notes = Notes([Position("accounts", 0, seen)])
+    found = await shop.reads.get("a", notes)
+    assert (found.value, found.state) == (Card("a", 6), "stale")
+    assert notes.behind == behind
+    assert notes.seen == [Position("accounts", 0, seen)]
+
+
+async def test_the_newer_one_of_the_copy_and_the_last_known_value_is_shown() -> None:
+    shop = await borrower("async", max_age=0.0)
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    shop.owner.put("a", 6)
+    shop.owner.positions["a"] = Position("accounts", 0, 2)
+    await shop.get("a")
+    shop.owner.behaviour = Unavailable("down")
+    shop.reads._ahead.clear()  # as in another read head
+    assert (await shop.get("a")).value == Card("a", 6)
+    await shop.keep("a", msgspec.json.encode(Card("a", 7)))
+    assert (await shop.get("a")).value == Card("a", 7)
+
+
+async def test_what_an_earlier_release_remembered_is_still_known() -> None:
+    shop = await borrower("sync")
+    shop.owner.put("a", 5)
+    await shop.get("a")
+    [name] = shop.remembered._values
+    await shop.remembered.put_many({name: b'{"account_id":"a","balance":4}'})
+    shop.owner.behaviour = Unavailable("down")
+    notes = Notes([Position("accounts", 0, 1)])
+    assert (await shop.reads.get("a", notes)).value == Card("a", 4)
+    assert notes.behind == [Position("accounts", 0, 0)]
+
+
+async def test_a_copy_that_was_lost_does_not_make_its_keys_absent() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.reads._age.watch("async")
+    name = copy_name("cards", "async")
+    await shop.context.views.drop(name, [name])
+    shop.owner.behaviour = Unavailable("down")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+    await shop.reads._age.watch("async")
+    assert shop.reads._age.seconds("async") is None
+
+
+async def test_a_copy_that_may_be_dropped_says_no_age_of_an_absence() -> None:
+    shop = await borrower("async", timing=msgspec.structs.replace(QUICK, switch_grace_s=-1.0))
+    shop.reads._age.begin("async", time.monotonic())
+    shop.owner.behaviour = Unavailable("down")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
+async def test_an_absence_that_is_remembered_is_as_old_as_it_is() -> None:
+    shop = await borrower("sync", timing=msgspec.structs.replace(QUICK, absent_s=5.0))
+    assert await shop.get("a") == Borrowed(None, "absent", 0.0)
+    await asyncio.sleep(0.01)
+    found = await shop.get("a")
+    assert found.age is not None
+    assert found.age >= 0.01
+
+
+async def test_of_two_calls_at_once_only_the_later_one_is_remembered() -> None:
+    shop = await borrower("sync", budget=0.5, timing=msgspec.structs.replace(QUICK, absent_s=5.0))
+    slow, fetch = asyncio.Event(), shop.owner.fetch
+
+    async def late(share: str, keys: Sequence[str]) -> Fetched:
+        found = await fetch(share, keys)
+        if len(shop.owner.calls) == 1:
+            await slow.wait()
+        return found
+
+    shop.owner.fetch = late  # type: ignore[method-assign]
+    first = asyncio.ensure_future(shop.reads.get("a"))
+    await eventually(lambda: shop.owner.calls)
+    shop.owner.put("a", 5)
+    assert (await shop.reads.get("a", Notes([Position("accounts", 0, 1)]))).value == Card("a", 5)
+    slow.set()
+    assert (await first).state == "absent"
+    assert (await shop.reads.get("a")).value == Card("a", 5)
+
+
+async def test_many_keys_of_a_page_are_one_look_at_where_the_copy_is() -> None:
+    shop = await borrower("async", budget=0.2)
+    for number in range(20):
+        await shop.keep(f"k{number}", msgspec.json.encode(Card(f"k{number}", 1)))
+    await shop.reads._age.watch("async")
+    looks = list[str]()
+    checkpoints = shop.context.views.checkpoints
+
+    async def counted(consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
+        looks.append(consumer)
+        return await checkpoints(consumer)
+
+    shop.context.views.checkpoints = counted  # type: ignore[method-assign]
+    await shop.reads.get_many([f"k{number}" for number in range(20)], Notes([Position("accounts", 0, 20)]))
+    assert len(looks) <= 3

@@ -12,10 +12,10 @@ import pytest
 
 from chimera.testing.plans.plan import KINDS
 from chimera.testing.simulate import simulate
-from chimera_faults.mistakes import MISTAKES
 from chimera_faults.simulated.campaign import Runs, run_some, total
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 from chimera_faults.simulated.mutants import Hunt, hunt
+from chimera_faults.simulated.reading import SIMULATED
 from chimera_faults.simulated.report import hunts_page, page, summary
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,7 @@ def test_nothing_is_broken_and_every_seed_repeats_in_another_process(first: int)
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_a_mistake_is_found_and_the_same_code_without_it_is_not(name: str) -> None:
     found = hunt(name, range(1, MUTANT_SEEDS + 1))
     assert found.is_well, str(found)

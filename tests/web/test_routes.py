@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from chimera import Position
 from tests.web.served import Answer, Served
 
 Found = TypeVar("Found")
@@ -149,6 +150,22 @@ def test_a_read_says_how_far_it_is_when_it_is_behind(served: Served) -> None:
     assert answer.status == 200
     assert answer.headers["chimera-behind"].startswith("orders/0@")
     assert 1.5 < time.monotonic() - began < 5
+
+
+def test_who_follows_is_given_the_positions_of_what_she_is_shown(served: Served) -> None:
+    body, answer = place(served)
+    settled(served, "orders", answer)
+    path, seen = f"/sellers/{body['seller_id']}/sales", "orders/0@0"
+    assert "chimera-position" not in served.ask("GET", path).headers
+    for _ in range(3):
+        shown = served.ask("GET", path, headers=[("Chimera-After", seen)])
+        given = {each.source: each for each in map(Position.parse, shown.headers["chimera-position"].split(","))}
+        assert given["orders"].number > 0
+        assert "chimera-behind" not in shown.headers
+        seen = shown.headers["chimera-position"]
+    gone = served.ask("GET", "/users/nobody", headers=[("Chimera-After", f"{seen},users-gigs/0@999999")])
+    assert gone.status == 404
+    assert gone.headers["chimera-position"].startswith("orders/")
 
 
 def test_clients_are_stored_when_the_answer_comes(served: Served) -> None:
@@ -338,7 +355,10 @@ def test_shared_documents_are_asked_for_by_key(served: Served) -> None:
     served.ask("POST", f"/sellers/{seller}/clients", {"client_id": "acme", "name": "Acme"})
     answer = served.ask("GET", f"/_chimera/top-clients/share/top-clients?key={seller}&key=nobody&key={seller}")
     clients = [{"client_id": "acme", "name": "Acme", "industry": None}]
+    positions = answer.json.pop("positions")
     assert answer.json == {"share": "top-clients", "documents": {seller: {"seller_id": seller, "clients": clients}}}
+    assert positions.keys() == {seller, "nobody"}
+    assert Position.parse(positions[seller]).number > 0
 
 
 @pytest.mark.parametrize("mode", ["async", "hybrid", "sync"])

@@ -32,15 +32,17 @@ SLOW = 2
 GARBAGE = (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError)
 
 
-class Answer(NamedTuple, Generic[Doc]):
-    """The owner's document of a key, or None where it has none, as it was `age` seconds ago.
+class OwnersAnswer(NamedTuple, Generic[Doc]):
+    """The owner's document of a key, or None where it has none, as it was `age` seconds before it was asked for.
 
-    `position`: as in `chimera.ports.Fetched`; None from an owner that does not tell it.
+    `position`: as in `chimera.ports.Fetched`; None from an owner that does not tell it. `asked_at`: when the owner was
+    asked (monotonic seconds).
     """
 
     value: Doc | None
     position: Position | None = None
     age: float = 0.0
+    asked_at: float = 0.0
 
 
 class Fetches(Generic[Doc]):
@@ -55,25 +57,26 @@ class Fetches(Generic[Doc]):
         self._borrow = borrow
         self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
         self._breaker = breaker or Breaker(context.clock)
-        self._calls: Coalescer[str, Answer[Doc]] = Coalescer(self._call, concurrency=CALLS)
+        self._calls: Coalescer[str, OwnersAnswer[Doc]] = Coalescer(self._call, concurrency=CALLS)
         self._recalls: Coalescer[str, LastKnown | None] = Coalescer(self._recall, concurrency=CALLS)
         self._keeps: Coalescer[tuple[str, bytes | None], None] = Coalescer(self._keep)
-        self._queued: dict[str, asyncio.Future[Answer[Doc]]] = {}
-        self._flying: dict[str, asyncio.Future[Answer[Doc]]] = {}
-        self._absent: OrderedDict[str, tuple[float, Position | None]] = OrderedDict()
+        self._queued: dict[str, asyncio.Future[OwnersAnswer[Doc]]] = {}
+        self._flying: dict[str, asyncio.Future[OwnersAnswer[Doc]]] = {}
+        self._absent: OrderedDict[str, OwnersAnswer[Doc]] = OrderedDict()
         self._probe_is_due = False
 
-    async def get(self, key: str, until: float, *, anew: bool = False) -> Answer[Doc]:
+    async def get(self, key: str, until: float, *, anew: bool = False) -> OwnersAnswer[Doc]:
         """The owner's answer. Raises Unavailable where it can't be had.
 
         At `until` (monotonic seconds) at the latest, and what it takes to recall the last known value is left over.
 
         `anew`: as the owner has it from now on; else a call that is under way will do, or that there was none lately.
         """
+        now = self._context.clock.monotonic()
         if not anew and key in self._absent:
-            asked_at, position = self._absent[key]
-            if (age := self._context.clock.monotonic() - asked_at) < self._context.timing.absent_s:
-                return Answer(None, position, age)
+            absent = self._absent[key]
+            if now - absent.asked_at < self._context.timing.absent_s:
+                return absent._replace(age=now - absent.asked_at)
         if self._breaker.state == "open":
             raise self._spared()
         flight = self._flight(key, anew=anew)
@@ -82,16 +85,17 @@ class Fetches(Generic[Doc]):
         )
         if not flight.done():
             raise Unavailable(f"{self._borrow.owner} did not answer in time")
-        return flight.result()
+        answer = flight.result()
+        return answer._replace(age=max(0.0, now - answer.asked_at))
 
-    async def last_known(self, key: str) -> Answer[Doc] | None:
+    async def last_known(self, key: str) -> OwnersAnswer[Doc] | None:
         """The value that the owner last answered; None where none is remembered."""
         known = await self._recalls.submit(key)
         try:
             if known is None:
                 return None
             document, position = parted(known.data)
-            return Answer(self._decoder.decode(document), position, known.age_s)
+            return OwnersAnswer(self._decoder.decode(document), position, known.age_s)
         except (*GARBAGE, ValueError) as error:
             logger.warning("what was last known of %r is not a %s: %s", key, self._borrow.document.__name__, error)
             return None
@@ -100,7 +104,7 @@ class Fetches(Generic[Doc]):
         """Wait until no call is under way."""
         await self._calls.drain()
 
-    def _flight(self, key: str, *, anew: bool) -> asyncio.Future[Answer[Doc]]:
+    def _flight(self, key: str, *, anew: bool) -> asyncio.Future[OwnersAnswer[Doc]]:
         is_probe = self._breaker.state == "half-open"
         flight = self._queued.get(key) or (None if anew or is_probe else self._flying.get(key))
         if flight is None:
@@ -112,7 +116,7 @@ class Fetches(Generic[Doc]):
             self._probe_is_due = self._breaker.admits()
         return flight
 
-    async def _call(self, keys: list[str]) -> Sequence[Answer[Doc] | BaseException]:
+    async def _call(self, keys: list[str]) -> Sequence[OwnersAnswer[Doc] | BaseException]:
         flights = {key: self._queued.pop(key) for key in keys}
         self._flying.update(flights)
         try:
@@ -123,8 +127,8 @@ class Fetches(Generic[Doc]):
                     del self._flying[key]
 
     async def _answers(
-        self, keys: Sequence[str], flights: Mapping[str, asyncio.Future[Answer[Doc]]]
-    ) -> Sequence[Answer[Doc] | BaseException]:
+        self, keys: Sequence[str], flights: Mapping[str, asyncio.Future[OwnersAnswer[Doc]]]
+    ) -> Sequence[OwnersAnswer[Doc] | BaseException]:
         owner, service, share = self._borrow.owner, self._context.service.name, self._borrow.share
         admitted, self._probe_is_due = self._probe_is_due or self._breaker.admits(), False
         if not admitted:
@@ -163,21 +167,24 @@ class Fetches(Generic[Doc]):
         positions: Mapping[str, Position],
         latest: Collection[str],
         asked_at: float,
-    ) -> Sequence[Answer[Doc] | BaseException]:
+    ) -> Sequence[OwnersAnswer[Doc] | BaseException]:
         """The documents that are some; the latest are remembered, or that there is none. Nobody waits for that."""
-        answers: list[Answer[Doc] | BaseException] = []
+        answers: list[OwnersAnswer[Doc] | BaseException] = []
         garbage: dict[str, Exception] = {}
         for key, document in documents.items():
             position = positions.get(key)
             try:
-                answers.append(Answer(None if document is None else self._decoder.decode(document), position))
+                answer: OwnersAnswer[Doc] = OwnersAnswer(
+                    None if document is None else self._decoder.decode(document), position, asked_at=asked_at
+                )
             except GARBAGE as error:
                 garbage[key] = error
                 answers.append(Unavailable(f"{self._borrow.owner} answered garbage"))
             else:
+                answers.append(answer)
                 if key not in latest:
                     continue
-                self._note_absence(key, (asked_at, position) if document is None else None)
+                self._note_absence(key, answer if document is None else None)
                 if len(self._keeps) < self._context.limits.keeps:
                     self._keeps.submit((key, document and with_position(document, position)))
         if garbage:
@@ -193,7 +200,7 @@ class Fetches(Generic[Doc]):
             )
         return answers
 
-    def _note_absence(self, key: str, absent: tuple[float, Position | None] | None) -> None:
+    def _note_absence(self, key: str, absent: OwnersAnswer[Doc] | None) -> None:
         self._absent.pop(key, None)
         if absent:
             self._absent[key] = absent

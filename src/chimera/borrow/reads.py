@@ -120,9 +120,9 @@ class BorrowedReads(Generic[Doc]):
         wanted = [*notes.after(self._borrow.owner), *([ahead] if ahead else [])]
         if wanted and short_of(await self._documents.reached(self._name(mode)), floor_of(wanted)):
             found = await self._ask(key, until, notes, anew=True, mode=mode)
-            if found is None and not await self._reach(mode, wanted, until):
-                return await self._remembered(key, mode, notes)
-            return found or await self._shown(key, mode, notes)
+            if found is None and await self._reach(mode, wanted, until):
+                found = await self._shown(key, mode, notes)
+            return found or await self._remembered(key, mode, notes)
         if ahead and self._ahead.get(key) == ahead:
             del self._ahead[key]
         return await self._kept(key, mode, until, notes)
@@ -176,8 +176,8 @@ class BorrowedReads(Generic[Doc]):
         return False
 
     async def _cover(self, key: str, mode: Mode, notes: Notes) -> None:
-        """Note where the copy is that was read just now, if its reader wants to know."""
-        if notes.tracks:
+        """Note where the copy is that was read just now, for a reader who follows."""
+        if notes.follows:
             at = numbers_of(await self._documents.shown(self._name(mode)))
             partitions = self._context.owners.heads(self._borrow.owner).partitions
             own = (self._borrow.owner, partition_of(key, partitions)) if partitions else None
@@ -188,9 +188,11 @@ class BorrowedReads(Generic[Doc]):
         left, look = until - self._context.clock.monotonic(), partial(self._documents.reached, self._name(mode))
         return not await reach(self._context, self._name(mode), floor_of(positions), left, look)
 
-    async def _shown(self, key: str, mode: Mode, notes: Notes) -> Borrowed[Doc]:
-        """The value of a copy that has what it must."""
+    async def _shown(self, key: str, mode: Mode, notes: Notes) -> Borrowed[Doc] | None:
+        """The value of a copy that has what it must, or that there is none; None where it only knows the key."""
         found = await self._copied(key, mode)
+        if found.value is None and found.state == "stale":
+            return None
         await self._cover(key, mode, notes)
         return found
 

@@ -84,8 +84,8 @@ class Waiting:
         self.notes.missed(self._reached[consumer])
 
     async def cover(self, consumer: str) -> None:
-        """Note where a view is whose document was read just now, if its reader wants to know."""
-        if self.notes.tracks:
+        """Note where a view is whose document was read just now, for a reader who follows."""
+        if self.notes.follows:
             at = await self._documents.shown(consumer)
             self.notes.saw(Position(*place, each.number) for place, each in at.items())
 

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 
 from chimera.folds import Page, View
+from chimera.reader import POSITIONS_LIMIT
 from chimera.service import Handler, Query, Reply, Service, path_parameters
 from chimera.web.http import BODY_LIMIT, NoQuery, Problem
 from chimera.web.routing import Endpoint, Route
 
 POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
-POSITIONS_LIMIT = 64
 REF = "#/components/schemas/{name}"
 TEXT = "text/plain"
 Described = dict[str, Any]
@@ -127,9 +127,10 @@ def query(
     members = [member for member in typing.get_args(hint) if member is not type(None)]
     optional = isinstance(hint, types.UnionType) and len(members) < len(typing.get_args(hint))
     result = members[0] if optional and len(members) == 1 else hint
-    operation["responses"]["200"] = _page("Found.", result, declared.page, {"Chimera-Behind": _BEHIND} if waits else {})
+    said = _SAID if waits else {}
+    operation["responses"]["200"] = _page("Found.", result, declared.page, said)
     if optional:
-        operation["responses"]["404"] = _problem("There is none.", {"Chimera-Behind": _BEHIND} if waits else {})
+        operation["responses"]["404"] = _problem("There is none.", said)
     return operation
 
 
@@ -142,9 +143,9 @@ def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> 
         _words(declared.name),
         [_parameter(declared.key, "path", key_type), _AFTER],
     )
-    operation["responses"]["200"] = _page("Found.", declared.document, declared.page, {"Chimera-Behind": _BEHIND})
+    operation["responses"]["200"] = _page("Found.", declared.document, declared.page, _SAID)
     if declared.absent == "404":
-        operation["responses"]["404"] = _problem("There is none.", {"Chimera-Behind": _BEHIND})
+        operation["responses"]["404"] = _problem("There is none.", _SAID)
     return operation
 
 
@@ -346,10 +347,17 @@ _POSITIONS = {
     "description": "Where its events are; bring it back as `Chimera-After` to read your own writes.",
     "schema": {"type": "string"},
 }
-_BEHIND = {
-    "description": "How far the view is, if it has not reached `Chimera-After` in time.",
-    "schema": {"type": "string"},
+_SAID: Described = {
+    "Chimera-Behind": {
+        "description": "How far it is, where it has not reached `Chimera-After` in time.",
+        "schema": {"type": "string"},
+    },
+    "Chimera-Position": {
+        "description": "The positions that cover what is shown, for who brought some back: bring these back next time.",
+        "schema": {"type": "string"},
+    },
 }
+"""What an answer says besides what it shows."""
 _AFTER = {
     "name": "Chimera-After",
     "in": "header",

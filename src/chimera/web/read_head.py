@@ -25,7 +25,7 @@ from chimera.errors import Invalid, Rejected
 from chimera.folds import Page, View
 from chimera.messages import Position
 from chimera.ports import Session
-from chimera.reader import Notes, Reader
+from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.service import Handler, Query, path_parameters
 from chimera.views.documents import Documents, Waiting
 from chimera.views.generations import GenerationReads
@@ -39,7 +39,6 @@ from chimera.web.snapshots import Snapshots
 logger = logging.getLogger("chimera")
 
 VARY = (b"vary", b"accept")
-AFTER = b"chimera-after"
 _POSITION = re.compile(openapi.POSITION)
 DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
 
@@ -142,7 +141,7 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
-            notes = Notes(_after(call) or (), tracks=call.header(AFTER) is not None)
+            notes = Notes(_after(call))
             waiting = Waiting(self.context, self._documents, notes, self.context.timing.after_s)
             try:
                 if reader_name is None:
@@ -174,15 +173,15 @@ class ReadHead:
                 _expect_no_query(call, literals)
             key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
             headers: Sequence[Header] = ()
-            if (after := _after(call)) is None:
-                data = await documents(name, key)
-            else:
-                notes = Notes(after, tracks=True)
+            if after := _after(call):
+                notes = Notes(after)
                 waiting = Waiting(self.context, documents, notes, self.context.timing.after_s)
                 await waiting.reach(name, view.sources)
                 data = await documents(name, key)
                 await waiting.cover(name)
                 headers = _said(notes)
+            else:
+                data = await documents(name, key)
             if data is None:
                 if view.absent == "404":
                     await _answer_rejected(call, _not_found(call), headers)
@@ -285,14 +284,11 @@ def _convert(text: str, type_: object, name: str) -> str:
         raise invalid(error, f"path.{name}") from error
 
 
-def _after(call: Call) -> list[Position] | None:
-    """The positions that the reader has seen before; None where she does not say, which is not the same as none."""
-    given = call.headers_of(AFTER)
+def _after(call: Call) -> list[Position]:
+    given = call.headers_of(b"chimera-after")
     if not given:
-        return None
-    texts = [text.strip(" \t") for text in ",".join(filter(None, given)).split(",")]
-    if texts == [""]:
         return []
+    texts = [text.strip(" \t") for text in ",".join(given).split(",")]
     for text in texts:
         if not _POSITION.fullmatch(text):
             raise Invalid(
@@ -300,8 +296,8 @@ def _after(call: Call) -> list[Position] | None:
                 field="header.Chimera-After",
                 status=400,
             )
-    if len(texts) > openapi.POSITIONS_LIMIT:
-        raise Invalid(f"at most {openapi.POSITIONS_LIMIT} positions", field="header.Chimera-After", status=400)
+    if len(texts) > POSITIONS_LIMIT:
+        raise Invalid(f"at most {POSITIONS_LIMIT} positions", field="header.Chimera-After", status=400)
     return [Position.parse(text) for text in texts]
 
 

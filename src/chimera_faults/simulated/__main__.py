@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from chimera.testing.simulate import KINDS, Kind, SimulationFailed, simulate
-from chimera_faults.mistakes import MISTAKES
 from chimera_faults.simulated.campaign import Runs, run_all, total
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 from chimera_faults.simulated.mutants import Hunt, hunt_all
+from chimera_faults.simulated.reading import SIMULATED
 from chimera_faults.simulated.report import hunts_page, page, summary
 
 MUTANT_SEEDS = 200
@@ -29,7 +29,7 @@ MUTANT_SEEDS = 200
 @click.option(
     "--mutants", is_flag=True, help=f"Find each deliberate mistake within {MUTANT_SEEDS} seeds, and no control."
 )
-@click.option("--mutant", "names", multiple=True, type=click.Choice([*MISTAKES]), help="Find this one.")
+@click.option("--mutant", "names", multiple=True, type=click.Choice([*SIMULATED]), help="Find this one.")
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Play a plan again.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write a page about it.")
 def main(
@@ -48,7 +48,7 @@ def main(
         raise click.UsageError(f"there is no fault {', '.join(sorted(unknown))}; there are: {', '.join(KINDS)}")
     kinds: list[Kind] = [kind for kind in KINDS if not only or kind in only]
     if mutants or names:
-        sys.exit(_hunt(names or tuple(MISTAKES), workers, out))
+        sys.exit(_hunt(names or tuple(SIMULATED), workers, out))
     if replay is not None:
         sys.exit(_tell([seed], replay))
     began, chunks = time.monotonic(), list[Runs]()

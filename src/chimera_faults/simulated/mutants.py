@@ -13,8 +13,9 @@ from chimera.core.context import Context
 from chimera.testing.fleets.world import World
 from chimera.testing.plans.draw import draw_plan
 from chimera.testing.simulate.run import play
-from chimera_faults.mistakes import MISTAKES, Mistake, Patching
+from chimera_faults.mistakes import Mistake, Patching
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
+from chimera_faults.simulated.reading import SIMULATED
 
 
 class Hunt(NamedTuple):
@@ -48,7 +49,7 @@ class Hunt(NamedTuple):
 
 def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
     """Run seeds until a mistake is found. Only a run in which it was made counts."""
-    mistake, made, failures = MISTAKES[name], [0], list[str]()
+    mistake, made, failures = SIMULATED[name], [0], list[str]()
 
     def wrong() -> bool:
         made[0] += not control

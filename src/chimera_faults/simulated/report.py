@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chimera.testing.simulate import KINDS
-from chimera_faults.mistakes import MISTAKES
 from chimera_faults.simulated.campaign import Runs
 from chimera_faults.simulated.mutants import Hunt
+from chimera_faults.simulated.reading import SIMULATED
 
 PAGE = """\
 # Simulated fleets
@@ -62,7 +62,7 @@ def hunts_page(hunts: Sequence[Hunt]) -> str:
     """The page of a hunt for every mistake."""
     controls = {each.mistake: each for each in hunts if each.control}
     rows = [
-        f"| {each.mistake} | {MISTAKES[each.mistake].what} | {each.found or f'not in {each.tried}'} "
+        f"| {each.mistake} | {SIMULATED[each.mistake].what} | {each.found or f'not in {each.tried}'} "
         f"| {(each.failed or each.finding.partition(':')[0])} | {_clean(controls.get(each.mistake))} |"
         for each in hunts
         if not each.control

@@ -58,6 +58,7 @@ class Client:
                 keys = dict.fromkeys([key, *(each for each in sending.body.values() if isinstance(each, str))])
                 self._ledger.reads += await self._looks.look(list(keys), after) if after else 0
                 self._ledger.reads += await self._looks.look(list(keys), [])
+                self._ledger.reads += await self._looks.follow(list(keys), after)
 
     async def _send(self, sending: Sending) -> tuple[HttpAnswer, str]:
         service = self._world.fleet.services[sending.service]

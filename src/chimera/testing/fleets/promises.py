@@ -37,12 +37,13 @@ Place = tuple[str, int]
 
 
 class SharedVersion(NamedTuple):
-    """A shared document as its owner committed it, with the event of this number; `document` is None for none."""
+    """A shared document as its owner committed it `at` a time, with the event of this number; None for none."""
 
     place: Place
     number: int
     digest: str
     document: Any
+    at: float
 
 
 class Promises:
@@ -241,9 +242,8 @@ class Promises:
         for share in [share for owner, share in self._emitted if owner == service]:
             if event.type == share_type(service, share):
                 change = msgspec.json.decode(event.data, type=SharedChange)
-                version = SharedVersion(
-                    (service, event.partition), event.number, change.digest, msgspec.json.decode(change.document)
-                )
+                document, place = msgspec.json.decode(change.document), (service, event.partition)
+                version = SharedVersion(place, event.number, change.digest, document, self._loop.now)
                 self._emitted[service, share].setdefault(change.key, []).append(version)
         for ideal in self._of_source.get(service, ()):
             ideal.fold(event)
