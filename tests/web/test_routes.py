@@ -355,8 +355,9 @@ def test_shared_documents_are_asked_for_by_key(served: Served) -> None:
     served.ask("POST", f"/sellers/{seller}/clients", {"client_id": "acme", "name": "Acme"})
     answer = served.ask("GET", f"/_chimera/top-clients/share/top-clients?key={seller}&key=nobody&key={seller}")
     clients = [{"client_id": "acme", "name": "Acme", "industry": None}]
-    positions = answer.json.pop("positions")
-    assert answer.json == {"share": "top-clients", "documents": {seller: {"seller_id": seller, "clients": clients}}}
+    shared = answer.json
+    positions = shared.pop("positions")
+    assert shared == {"share": "top-clients", "documents": {seller: {"seller_id": seller, "clients": clients}}}
     assert positions.keys() == {seller, "nobody"}
     assert Position.parse(positions[seller]).number > 0
 

@@ -362,9 +362,8 @@ class RelationalSession(ABC):
             raise self._failure from error
 
     async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        for partition in counts:
-            if not 0 <= partition < self._database.partitions:
-                raise ValueError(f"the journal has no partition {partition}")
+        if not_there := counts.keys() - range(self._database.partitions):
+            raise ValueError(f"the journal has no partition {min(not_there)}")
         return await self.take_numbers(counts) if counts else {}
 
     async def trim(self, partition: int, through: int) -> None:
