@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, dataclass_transform
+from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import msgspec
 
@@ -162,6 +162,7 @@ class Message(msgspec.Struct, frozen=True):
 
     `number` is the event's number in its journal partition, 0 for a command.
     `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty.
+    `fault`: why the record that it came in can't be read; then `data` are the first bytes of its own (see `received`).
     """
 
     id: str
@@ -173,11 +174,71 @@ class Message(msgspec.Struct, frozen=True):
     partition: int
     number: int = 0
     traceparent: str = ""
+    fault: str = ""
 
     @property
     def position(self) -> Position:
         """The position of the event; a command has none, its number is 0."""
         return Position(self.source, self.partition, self.number)
+
+
+class Attributes(NamedTuple):
+    """The CloudEvents attributes of a record, as text; empty where they are missing. `number` may be an int as well."""
+
+    id: str = ""
+    source: str = ""
+    type: str = ""
+    key: str = ""
+    time: str = ""
+    number: object = ""
+    traceparent: str = ""
+
+
+LONGEST_ID = 255
+"""Characters of an id, a source, a type or a time: as many as every engine can index."""
+LONGEST_KEY = 4096
+"""Characters of a foreign writer's key: the longest that is told from others by itself."""
+KEPT_BYTES = 64 << 10
+"""Bytes that are kept of a record that can't be read."""
+
+
+def received(place: str, partition: int, attributes: Attributes, data: bytes) -> Message:
+    """The message of a record that anybody may have written; one with a `fault` where it can't be a message.
+
+    `place` says where the record is, and names it where it has no id.
+    """
+    id_, source, type_, key, time, number, traceparent = attributes
+    text = f"{id_}{source}{type_}{key}{time}{traceparent}"
+    if len(text) > LONGEST_ID or "\0" in text or not type_:
+        if fault := _fault_of(attributes):
+            return unreadable(place, partition, data, fault, key)
+        traceparent = "" if len(traceparent) > LONGEST_ID or "\0" in traceparent else traceparent
+    if type(number) is not int:
+        if not _is_number(str(number) or "0"):
+            return unreadable(place, partition, data, "its number is none", key)
+        number = int(str(number) or "0")
+    if not 0 <= number < 10**18:
+        return unreadable(place, partition, data, f"its number is {number}", key)
+    return Message(id_ or place, source, type_, key, time, data, partition, number, traceparent)
+
+
+def unreadable(place: str, partition: int, data: bytes, fault: str, key: str = "") -> Message:
+    """What stands for a record that can't be read: set aside under its key, if that is known, else under its place."""
+    fits = 0 < len(key) <= LONGEST_KEY and "\0" not in key
+    fault = f"the record at {place}, of {len(data):,} bytes, can't be read: {fault[:500]}"
+    return Message(place, "", "", key if fits else place, "", data[:KEPT_BYTES], partition, fault=fault)
+
+
+def _fault_of(attributes: Attributes) -> str:
+    if not attributes.type:
+        return "it has no type, so that it is no CloudEvent"
+    for name in ("id", "source", "type", "key", "time"):
+        value, most = getattr(attributes, name), LONGEST_KEY if name == "key" else LONGEST_ID
+        if len(value) > most:
+            return f"its {name} has {len(value):,} characters; at most {most:,} fit"
+        if "\0" in value:
+            return f"its {name} has the character U+0000"
+    return ""
 
 
 def partition_of(key: str, partitions: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 from rabbitstream.errors import StreamUnavailable
@@ -17,6 +18,25 @@ from rabbitstream.errors import StreamUnavailable
 _HEADER = struct.Struct(">BBHIqQQIIII")
 _BATCH = struct.Struct(">BHII")
 _IS_BATCH, _GZIP = 0x80, 1
+_LARGEST_BATCH = 64 << 20
+"""Bytes of a batch before it was compressed: more is not unpacked, whatever it says."""
+
+
+class UnreadableEntry(bytes):
+    """What stands for a message that another client has written so that it can't be read: the bytes of its entry."""
+
+    cause: str
+
+    @classmethod
+    def because(cls, cause: str, data: bytes) -> UnreadableEntry:
+        """An entry that can't be read for this reason."""
+        entry = cls(data)
+        entry.cause = cause
+        return entry
+
+
+class _Cut(Exception):  # noqa: N818 - what was found
+    """An entry is not what it says; the text says why."""
 
 
 class Chunk(NamedTuple):
@@ -45,27 +65,45 @@ class Chunk(NamedTuple):
         return self.first + self.records
 
     def messages(self) -> Iterator[tuple[int, bytes]]:
-        """Each message with its offset. Raises StreamUnavailable when they can't be read as they were written."""
+        """Each message with its offset; an UnreadableEntry for each that another client has written wrongly.
+
+        Raises StreamUnavailable when they did not come as they were written.
+        """
         if zlib.crc32(self.data) != self.crc:
             raise StreamUnavailable(f"the chunk at offset {self.first} is damaged")
-        return enumerate(self._entries(), self.first)
+        return enumerate(islice(self._all(), self.records), self.first)
+
+    def _all(self) -> Iterator[bytes]:
+        try:
+            yield from self._entries()
+        except _Cut as cut:
+            cause = str(cut)
+        else:
+            cause = "the chunk has fewer messages than it says"
+        while True:
+            yield UnreadableEntry.because(cause, b"")
 
     def _entries(self) -> Iterator[bytes]:
         """Only other clients put batches into entries."""
         data, at = self.data, 0
         for _ in range(self.entries):
             if at < len(data) and data[at] & _IS_BATCH:
-                kind, records, _, length = _BATCH.unpack(self._piece(data, at, at + _BATCH.size))
+                kind, records, size, length = _BATCH.unpack(self._piece(data, at, at + _BATCH.size))
                 start = at + _BATCH.size
                 at = start + length
-                yield from self._batch(kind >> 4 & 7, self._piece(data, start, at), records)
+                packed = self._piece(data, start, at)
+                try:
+                    messages = list(self._batch(kind >> 4 & 7, packed, records, size))
+                except _Cut as cut:
+                    messages = [UnreadableEntry.because(str(cut), bytes(packed))] * records
+                yield from messages
             else:
                 message = self._message(data, at)
                 at += 4 + len(message)
                 yield message
 
-    def _batch(self, compression: int, data: memoryview, records: int) -> Iterator[bytes]:
-        data, at = self._unpacked(compression, data), 0
+    def _batch(self, compression: int, data: memoryview, records: int, size: int) -> Iterator[bytes]:
+        data, at = self._unpacked(compression, data, size), 0
         for _ in range(records):
             message = self._message(data, at)
             at += 4 + len(message)
@@ -77,16 +115,16 @@ class Chunk(NamedTuple):
 
     def _piece(self, data: memoryview, start: int, end: int) -> memoryview:
         if end > len(data):
-            raise self._unreadable("an entry is cut off")
+            raise _Cut("an entry is cut off")
         return data[start:end]
 
-    def _unpacked(self, compression: int, data: memoryview) -> memoryview:
+    def _unpacked(self, compression: int, data: memoryview, size: int) -> memoryview:
+        """The batch as it was before it was compressed, of at most so many bytes as it says."""
         if compression > _GZIP:
-            raise self._unreadable("a batch is compressed by snappy, lz4 or zstd; only gzip can be read here")
+            raise _Cut("a batch is compressed by snappy, lz4 or zstd; only gzip can be read here")
+        if not compression:
+            return data
         try:
-            return memoryview(zlib.decompress(data, wbits=31)) if compression else data
+            return memoryview(zlib.decompressobj(wbits=31).decompress(data, min(size, _LARGEST_BATCH) or 1))
         except zlib.error as error:
-            raise self._unreadable(f"a batch can't be decompressed: {error}") from error
-
-    def _unreadable(self, cause: str) -> StreamUnavailable:
-        return StreamUnavailable(f"the chunk at offset {self.first} can't be read: {cause}")
+            raise _Cut(f"a batch can't be decompressed: {error}") from error

@@ -66,6 +66,8 @@ def _handle_commands(service: Service) -> Invoke:
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> object:
         message = messages[0]
+        if not message.type:
+            raise Unreadable(message.fault or "it came in a record that can't be read")
         if message.type not in handlers:
             raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
         decoder, function = handlers[message.type]

@@ -55,7 +55,7 @@ class Parking:
         """Its number is the next, also where a log that was made anew counts from 1 again."""
         now, key = self._clock.now(), task.message.key
         blocked[key] = max(task.number, blocked[key] + 1)
-        cause = "waits behind an earlier message of its key"
+        cause = task.message.fault or "waits behind an earlier message of its key"
         unit.put(_parked(self.consumer, task._replace(number=blocked[key]), "behind", cause, 0, now, None))
         return Outcome("behind", "behind", "an earlier message of the same key is parked")
 
@@ -216,6 +216,8 @@ class Parking:
     def _failed(self, row: Parked, error: Exception) -> tuple[Parked, Outcome]:
         """The message once it has failed, and what becomes of it now."""
         now, cause = self._clock.now(), cause_of(error)
+        if not row.type and row.cause:
+            cause = row.cause  # what was wrong with the record that it came in is known only when it comes
         tries, due, unread_by = row.tries + 1, None, None
         state: State = "parked"
         if isinstance(error, ProcessEnded):

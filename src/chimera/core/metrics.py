@@ -73,6 +73,12 @@ class Metrics:
         self._relayed = Counter(
             "chimera_relayed", "Events moved from the journal to the log.", ["service"], registry=self._registry
         )
+        self._passed_over = Counter(
+            "chimera_records_passed_over",
+            "Records in the log of a source's events that are none of it; the log of this process shows them.",
+            ["service", "source"],
+            registry=self._registry,
+        )
         self._left = Counter(
             "chimera_left_in_journal",
             "Events that the log can't carry: consumers fetch them from the journal.",
@@ -132,6 +138,10 @@ class Metrics:
     def relayed(self, service: str, count: int) -> None:
         """Events moved from the journal to the log."""
         self._relayed.labels(service).inc(count)
+
+    def passed_over(self, service: str, source: str) -> None:
+        """A record among a source's events that is none of it."""
+        self._passed_over.labels(service, source).inc()
 
     def left(self, service: str) -> None:
         """An event that the log can't carry."""

@@ -23,6 +23,6 @@ def within_page(items: Iterable[Item], data: Callable[[Item], bytes], size: floa
     """The first items, at least one, up to the one with which their `data` have come to `size` bytes."""
     for item in items:
         yield item
-        size -= len(data(item))
+        size -= len(data(item) or b"")
         if size <= 0:
             return

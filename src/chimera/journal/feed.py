@@ -23,6 +23,10 @@ from chimera.ports import Checkpoint, Document, Move, Record
 logger = logging.getLogger("chimera")
 
 
+SHOWN_BYTES = 200
+"""Bytes that are told of a record that is passed over."""
+
+
 class Batch(NamedTuple):
     """Events that follow the checkpoints without a hole, and the checkpoints' moves over them.
 
@@ -156,7 +160,10 @@ class Feed:
             at = numbers.get(partition)
             if at is None:
                 continue
-            if number == at + 1:
+            if number < 1 or message.source != self._source:
+                self._pass_over(offset, message)
+                offsets[partition] = max(offset, offsets[partition])
+            elif number == at + 1:
                 numbers[partition], offsets[partition] = number, offset
                 messages.append(message)
             elif number <= at:
@@ -165,6 +172,19 @@ class Feed:
                 self._known[partition] = max(number, self._known.get(partition, 0))
         self._at = {partition: Checkpoint(number, offsets[partition]) for partition, number in numbers.items()}
         return messages
+
+    def _pass_over(self, offset: int, message: Message) -> None:
+        """Tell of a record that somebody else has written among the events: nothing of the owner's is lost with it."""
+        self._context.metrics.passed_over(self._context.service.name, self._source)
+        logger.warning(
+            "%s: the record at offset %d of partition %d is no event of %s and is passed over: %s: %r",
+            self._topic,
+            offset,
+            message.partition,
+            self._source,
+            message.fault or f"it says that it is {message.type[:64]} {message.number} of {message.source[:64]!r}",
+            message.data[:SHOWN_BYTES],
+        )
 
     async def _repair(self) -> list[Message]:
         """A page of what is missing, from the owner's journal."""
@@ -182,6 +202,8 @@ class Feed:
                 self._postpone(str(error))
                 break
             taken = self._follow(partition, page)
+            if not (taken or page) and await self._was_made_up(partition):
+                continue
             if not taken:
                 self._postpone(
                     f"its journal has nothing after {self._source}/{partition}@{self._at[partition].number}, "
@@ -190,6 +212,25 @@ class Feed:
             messages += taken
         self._context.metrics.repaired(self._context.service.name, self._source, len(messages))
         return messages
+
+    async def _was_made_up(self, partition: int) -> bool:
+        """True where the owner has never had what was seen in the log; then it is passed over."""
+        try:
+            head = (await self._heads.anew()).get(partition, 0)
+        except ChimeraError:
+            return False
+        if head > self._at[partition].number:
+            return False
+        logger.warning(
+            "%s: a record of partition %d says that it is number %d, but %s has none after %d: it is passed over",
+            self._topic,
+            partition,
+            self._known.pop(partition),
+            self._source,
+            head,
+        )
+        self._context.metrics.passed_over(self._context.service.name, self._source)
+        return True
 
     def _follow(self, partition: int, page: Sequence[Message]) -> list[Message]:
         taken: list[Message] = []

@@ -6,7 +6,8 @@ from typing import Any
 
 from confluent_kafka import Message as KafkaMessage
 
-from chimera.messages import Message
+from chimera import messages
+from chimera.messages import Attributes, Message
 from chimera.ports import Record
 
 
@@ -32,23 +33,28 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
 def to_record(received: KafkaMessage) -> Record:
     """A record of whatever somebody wrote into the topic, so that nothing is passed over unseen."""
     partition, offset = received.partition() or 0, (received.offset() or 0) + 1
+    place, data = f"{received.topic()}/{partition}@{offset}", received.value() or b""
+    try:
+        message = messages.received(place, partition, _attributes_of(received), data)
+    except Exception as error:  # noqa: BLE001 - anybody may write anything: no record must end the reading of others
+        message = messages.unreadable(place, partition, data, f"{type(error).__name__}: {error}")
+    return Record(offset, message)
+
+
+def _attributes_of(received: KafkaMessage) -> Attributes:
+    """Raises UnicodeDecodeError for what is no text."""
     headers: dict[str, Any] = dict(received.headers() or ())
-    key, number = received.key(), _read(headers.get("ce_number"))
-    return Record(
-        offset,
-        Message(
-            _read(headers.get("ce_id")) or f"{received.topic()}/{partition}@{offset}",
-            _read(headers.get("ce_source")),
-            _read(headers.get("ce_type")),
-            _read(headers.get("ce_subject") if key is None else key),
-            _read(headers.get("ce_time")),
-            received.value() or b"",
-            partition,
-            int(number) if number.isdecimal() else 0,
-            _read(headers.get("ce_traceparent")),
-        ),
+    key = received.key()
+    return Attributes(
+        _read(headers.get("ce_id")),
+        _read(headers.get("ce_source")),
+        _read(headers.get("ce_type")),
+        _read(headers.get("ce_subject") if key is None else key),
+        _read(headers.get("ce_time")),
+        _read(headers.get("ce_number")),
+        _read(headers.get("ce_traceparent")),
     )
 
 
 def _read(value: bytes | None) -> str:
-    return value.decode("utf-8", "replace") if value else ""
+    return value.decode() if value else ""

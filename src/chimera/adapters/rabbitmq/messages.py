@@ -6,18 +6,17 @@ as `cloudEvents:id`, and read as `cloudEvents_id` too.
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Any
 
-from chimera.messages import Message, to_cloud_event
+from chimera.messages import Attributes, Message, received, to_cloud_event, unreadable
 from rabbitstream import amqp
-
-logger = logging.getLogger("chimera")
+from rabbitstream.chunks import UnreadableEntry
 
 CONTENT_TYPE = "application/json"
 
 _ATTRIBUTES = ("specversion", "id", "source", "type", "subject", "time", "traceparent", "partition", "number")
+_TEXTS = ("id", "source", "type", "subject", "traceparent")
 _KEYS = {name: amqp.text(f"cloudEvents:{name}") for name in _ATTRIBUTES}
 _NAMES = {f"cloudEvents{mark}{name}".encode(): name for name in _ATTRIBUTES for mark in ":_"}
 _PROPERTIES = amqp.properties(CONTENT_TYPE)
@@ -50,25 +49,18 @@ def encode(message: Message) -> bytes:
 
 
 def decode(data: bytes, partition: int, stream: str, offset: int) -> Message:
-    """A record as a message; one that can't be decoded has no type, for whoever handles messages to refuse."""
+    """A record as a message; one that can't be read has a fault, for whoever handles messages to refuse."""
+    place = f"{stream}@{offset}"
+    if isinstance(data, UnreadableEntry):
+        return unreadable(place, partition, data, data.cause)
     try:
         attributes, body = amqp.decode(data, _NAMES)
-        number = int(attributes.get("number", 0))
         time = _time(attributes.get("time", ""))
-    except (ValueError, TypeError) as error:
-        logger.warning("%s: the record at offset %d is no CloudEvent in AMQP 1.0: %s", stream, offset, error)
-        return Message(f"{stream}@{offset}", "", "", "", "", data, partition)
-    return Message(
-        str(attributes.get("id", "")) or f"{stream}@{offset}",
-        str(attributes.get("source", "")),
-        str(attributes.get("type", "")),
-        str(attributes.get("subject", "")),
-        time,
-        body,
-        partition,
-        number,
-        str(attributes.get("traceparent", "")),
-    )
+        id_, source, type_, key, traceparent = (str(attributes.get(name, "")) for name in _TEXTS)
+        number = attributes.get("number", 0)
+    except Exception as error:  # noqa: BLE001 - anybody may write anything: no record must end the reading of others
+        return unreadable(place, partition, data, f"it is no CloudEvent in AMQP 1.0: {error}")
+    return received(place, partition, Attributes(id_, source, type_, key, time, number, traceparent), body)
 
 
 def headers(message: Message) -> dict[str, Any]:

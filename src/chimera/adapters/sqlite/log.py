@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile
 from chimera.core.aio.signals import Signal
 from chimera.entities import Row
 from chimera.errors import SettingsError, Unavailable
-from chimera.messages import Message
+from chimera.messages import Message, unreadable
 from chimera.ports import (
     PAGE_BYTES,
     Record,
@@ -31,6 +32,12 @@ CREATE TABLE IF NOT EXISTS records (
     partition INTEGER, offset INTEGER, id TEXT, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, number INTEGER,
     traceparent TEXT, PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
 """
+
+
+_NAMES = ("offset", "id", "source", "type", "key", "time", "data", "partition", "number", "traceparent")
+_TEXTS = ("id", "source", "type", "key", "time", "traceparent")
+_COLUMNS = ", ".join(_NAMES)
+_COLUMNS_AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _NAMES)
 
 
 class SQLiteLog:
@@ -185,13 +192,38 @@ class SQLiteTopic:
     def _fill(self, batch: list[Record], offsets: dict[int, int], partition: int, room: int) -> bool:
         """Add at most `room` records of a partition, and its share of a page; says whether there may be more."""
         size = PAGE_BYTES // len(offsets)
-        columns = "offset, id, source, type, key, time, data, partition, number, traceparent"
-        sql = f"SELECT {columns} FROM records WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?"  # noqa: S608
-        rows = self._file.reader.page(sql, (partition, offsets[partition], room), data=6, size=size)
+        sql = f"SELECT {_COLUMNS} FROM records WHERE partition = ? AND offset > ? ORDER BY offset LIMIT ?"  # noqa: S608
+        parameters = (partition, offsets[partition], room)
+        try:
+            rows = self._file.reader.page(sql, parameters, data=6, size=size)
+        except sqlite3.OperationalError:  # text that is no UTF-8, as no Chimera writes
+            as_bytes = sql.replace(_COLUMNS, _COLUMNS_AS_BYTES)
+            rows = list(map(_as_text, self._file.reader.page(as_bytes, parameters, data=6, size=size)))
         if rows:
-            batch += [Record(row[0], Message(*row[1:])) for row in rows]
+            batch += [
+                Record(row[0], self._odd_one(partition, row) if None in row else Message(*row[1:])) for row in rows
+            ]
             offsets[partition] = rows[-1][0]
         return len(rows) == room > 0
+
+    def _odd_one(self, partition: int, row: Row) -> Message:
+        """What stands for a record that no Chimera has written."""
+        found = dict(zip(_NAMES, row, strict=True))
+        missing = ", ".join(name for name in _NAMES if found[name] is None)
+        place = f"{self._file.path.stem}/{partition}@{found['offset']}"
+        return unreadable(place, partition, found["data"] or b"", f"{missing}: missing, or no text", found["key"] or "")
+
+
+def _as_text(row: Row) -> Row:
+    """A row whose texts were read as bytes: with None where they are no text."""
+    return tuple(_text(value) if name in _TEXTS else value for name, value in zip(_NAMES, row, strict=True))
+
+
+def _text(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _end(connection: SQLiteConnection, partition: int) -> int:
