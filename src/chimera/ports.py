@@ -6,10 +6,10 @@ Where an engine can't be reached or can't confirm, every method raises `Unavaila
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -185,6 +185,17 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Close its connections. Doing it twice changes nothing."""
+
+
+@runtime_checkable
+class Wakes(Protocol):
+    """A store or view store that tells when others write to it. Those that can't are looked at more often."""
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard` on this event loop, until `close`, soon after somebody else may have committed; once created.
+
+        It is a hint: one may come for nothing, and in bad times be lost.
+        """
 
 
 class Document(NamedTuple):

@@ -200,24 +200,25 @@ async def test_a_partition_with_a_backlog_does_not_starve_another(log: SQLiteLog
     assert {record.message.partition for record in first} == {0, 1}
 
 
-async def test_idle_readers_share_their_polling(log: SQLiteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_readers_ask_the_file_nothing(log: SQLiteLog, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = log._topic("events")
-    polls, version = [], topic.version
+    looks, fetch = [], topic.fetch
 
-    def counted() -> int:
-        polls.append(1)
-        return version()
+    def counted(*arguments: Any) -> Any:
+        looks.append(1)
+        return fetch(*arguments)
 
-    monkeypatch.setattr(topic, "version", counted)
+    monkeypatch.setattr(topic, "fetch", counted)
     reading = [asyncio.ensure_future(anext(log.read("events", {0: 0}))) for _ in range(10)]
-    await asyncio.wait(reading, timeout=10 * log.features.poll_s)
-    assert len(polls) <= 10 * 3 + 11
+    await asyncio.wait(reading, timeout=0.2)
+    assert len(looks) == 10
     await log.append("events", [event(0, 1)])
     assert [len(batch) for batch in await asyncio.gather(*reading)] == [1] * 10
+    assert len(looks) == 20
 
 
 async def test_an_append_in_this_process_wakes_readers_without_polling(tmp_path: Path) -> None:
-    log = SQLiteLog(tmp_path / "log", poll_s=60, wake_s=60)
+    log = SQLiteLog(tmp_path / "log", wake_s=60)
     await log.create("events", 2)
     reading = asyncio.ensure_future(anext(log.read("events", {0: 0})))
     await asyncio.sleep(0)
@@ -226,12 +227,12 @@ async def test_an_append_in_this_process_wakes_readers_without_polling(tmp_path:
     await log.close()
 
 
-async def test_an_append_elsewhere_wakes_readers_by_polling(tmp_path: Path) -> None:
+async def test_an_append_elsewhere_wakes_readers_by_the_bell(tmp_path: Path) -> None:
     log, other = SQLiteLog(tmp_path / "log", wake_s=60), SQLiteLog(tmp_path / "log")
     await log.create("events", 2)
     for number in range(1, 4):
         reading = asyncio.ensure_future(anext(log.read("events", {0: number - 1})))
-        await asyncio.wait([reading], timeout=log.features.poll_s * 2)
+        await asyncio.wait([reading], timeout=0.02)
         await other.append("events", [event(0, number)])
         assert len(await asyncio.wait_for(reading, 5)) == 1
     for each in (log, other):

@@ -1,6 +1,8 @@
 """Partitions are shared among the workers that live."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from chimera.core.context import Context
 from chimera.core.tables import Lease
 from chimera.entities import table_of
 from chimera.journal.leases import FORGET_S, Leases
+from chimera.ports import Store
 from chimera.testing.fuse import Fuse
 from tests.support import QUICK, Bank, Engines, make_context, opened
 
@@ -171,3 +174,53 @@ async def test_a_worker_that_is_dead_for_long_leaves_nothing_behind(context: Con
     async with context.store.snapshot() as session:
         kept = [table.from_row(row) for row in await session.find(table, {})]
     assert {lease.holder for lease in kept} == {"alive"}
+
+
+# A worker that is alone, where it is told what others commit
+
+
+class Telling:
+    """A store that tells its listener of commits, as an engine with several processes does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def listen(self, heard: Callable[[], None]) -> None: ...
+
+
+class Moving(Standing):
+    """A clock whose two times move together."""
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+async def test_a_worker_that_is_alone_renews_for_long_and_shares_once_another_comes(context: Context) -> None:
+    clock = Moving()
+    own = replace(context, clock=clock, timing=TIMING, store=cast("Store", Telling(context.store)))
+    old, new = Leases(own, "old"), Leases(own, "new")
+    await old.renew()
+    assert await old.renew(40.0)
+    clock.at += 30.0
+    await new.renew()
+    assert not new.held
+    assert not await old.renew(40.0)
+    await rounds([new, old])
+    assert sizes([new, old]) == [4, 4]
+
+
+async def test_who_has_died_with_a_long_lease_is_followed_as_soon_as_any_other(context: Context) -> None:
+    clock = Moving()
+    own = replace(context, clock=clock, timing=TIMING, store=cast("Store", Telling(context.store)))
+    await Leases(own, "dead").renew(40.0)
+    clock.at += 10.0
+    new = Leases(own, "new")
+    await new.renew()
+    assert not new.held
+    for _ in range(3):
+        clock.at += TIMING.lease_s / 3
+        await new.renew()
+    assert new.held == frozenset(range(8))

@@ -45,6 +45,7 @@ class Parking:
         self._ends = context.retry.ends
         self._service = context.service
         self._clock = context.clock
+        self.is_retrying = False
 
     async def blocked(self, unit: Unit, keys: Sequence[str]) -> dict[str, int]:
         kept = {kept_key(key): key for key in keys}
@@ -69,8 +70,9 @@ class Parking:
 
     async def due(self, executor: Executor, now: datetime) -> list[str]:
         """The keys whose first message is to be tried again by now."""
-        async with executor.context.store.snapshot() as session:
+        async with executor.context.store.snapshot(once=True) as session:
             rows = await self._rows(session, {"state": ["retrying", "unread"]})
+        self.is_retrying = any(row.state == "retrying" for row in rows)
         return list({row.key: None for row in rows if self._is_due(row, now)})
 
     def _is_due(self, row: ParkedPlace, now: datetime) -> bool:
@@ -292,11 +294,12 @@ class Parking:
 
 async def keep_redriving(parking: Parking, executor: Executor) -> None:
     """Try again what is parked and due, until cancelled."""
-    clock = executor.context.clock
+    context = executor.context
+    pace = context.pace(context.timing.redrive_s, context.store)
     while True:
-        for key in await parking.due(executor, clock.now()):
+        for key in await parking.due(executor, context.clock.now()):
             await parking.redrive(executor, key)
-        await clock.sleep(executor.context.timing.redrive_s)
+        await pace.pause(quiet=not parking.is_retrying)
 
 
 def _order(row: ParkedPlace | Parked) -> tuple[int, int]:

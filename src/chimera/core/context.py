@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from chimera.core import names
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.aio.handover import HandOver
+from chimera.core.aio.pace import Pace
 from chimera.core.aio.signals import Signal
 from chimera.core.aio.tasks import take_exception
 from chimera.core.clock import Clock
@@ -17,7 +18,7 @@ from chimera.core.tables import framework_tables
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
-from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, Wakes
 from chimera.service import Handling, Mode, Service
 
 
@@ -115,7 +116,7 @@ class Context:
 
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
-    committed, `moved` when a projection moved.
+    committed, `moved` when a projection moved; both also when another process may have done so.
     """
 
     service: Service
@@ -146,10 +147,21 @@ class Context:
         """The topic of the service's events."""
         return names.events_topic(self.service.name)
 
+    def pace(self, first_s: float, port: Store | ViewStore) -> Pace:
+        """The pace at which something in the store, or the view store, is looked at: `first_s` seconds at first."""
+        longest_s = self.timing.quiet_s if isinstance(port, Wakes) else self.timing.untold_s
+        return Pace(first_s, longest_s, self.moved if port is self.views else self.committed, self.clock)
+
     async def prepare(self) -> None:
-        """Make sure that tables and topics exist. Raises Unavailable, or SettingsError when they don't fit."""
+        """Make sure that tables and topics exist, and hear what others commit.
+
+        Raises Unavailable, or SettingsError when they don't fit.
+        """
         tables = [*framework_tables(), *(table_of(entity) for entity in self.service.entities)]
         await self.store.create(tables, self.service.partitions, self.service.statements)
         await self.views.create()
         await self.log.create(self.commands_topic, self.service.partitions)
         await self.log.create(self.events_topic, self.service.partitions)
+        for port, heard in ((self.store, self.committed.notify), (self.views, self.moved.notify)):
+            if isinstance(port, Wakes):
+                port.listen(heard)

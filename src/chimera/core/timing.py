@@ -46,6 +46,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     between two transactions. `floors_s`: how long the consumers' checkpoints are believed. `report_s`: between two
     words to another service of where its consumers are.
 
+    Quiet. What rarely changes is looked at in growing pauses while it does not: up to `quiet_s` where changes are told
+    (see `ports.Wakes`), else up to `untold_s`. `heads_quiet_s`: the same for the heads of other services.
+
     The command line. `watch_s`: between two looks at what is waited for. `idle_s`: when nobody has worked on it for so
     long, that is said.
     """
@@ -89,6 +92,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     trim_pause_s: float = 0.002
     floors_s: float = 1.0
     report_s: float = 10.0
+
+    quiet_s: float = 45.0
+    untold_s: float = 2.0
+    heads_quiet_s: float = 5.0
 
     watch_s: float = 0.1
     idle_s: float = 10.0

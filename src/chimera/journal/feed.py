@@ -13,12 +13,13 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from chimera.core.aio.pace import APART, GROWTH
 from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Move, Record
+from chimera.ports import Checkpoint, Document, Move, Record, Wakes
 
 logger = logging.getLogger("chimera")
 
@@ -57,6 +58,9 @@ class Feed:
         self._known: dict[int, int] = {}
         self._compared: dict[int, tuple[int, int]] = {}
         self._compare_at = float("-inf")
+        self._compare_s = context.timing.heads_s
+        is_told = source == context.service.name and isinstance(context.store, Wakes)
+        self._compare_longest_s = context.timing.quiet_s if is_told else context.timing.heads_quiet_s
         self._refetch_at = float("-inf")
         self._records: AsyncIterator[Sequence[Record]] | None = None
         self._reading: asyncio.Task[Sequence[Record]] | None = None
@@ -88,6 +92,9 @@ class Feed:
             messages = await self._repair()
             messages += self._admit(await self._read(wait=not messages))
             compared = self._compare()
+            if messages:
+                self._compare_s = self._timing.heads_s
+                self._compare_at = min(self._compare_at, self._clock.monotonic() + self._compare_s)
             if messages or compared:
                 moves = [
                     Move(self._source, partition, before[partition].number, checkpoint)
@@ -265,8 +272,12 @@ class Feed:
         for partition, (head, before) in self._compared.items():
             if head > before == self._at[partition].number:
                 self._known[partition] = max(head, self._known.get(partition, 0))
-        self._compared = {
+        compared = {
             partition: (head, self._at[partition].number) for partition, head in heads.items() if partition in self._at
         }
-        self._compare_at = self._clock.monotonic() + self._timing.heads_s
+        is_quiet = compared == self._compared and all(head == number for head, number in compared.values())
+        self._compare_s = min(self._compare_s * GROWTH, self._compare_longest_s) if is_quiet else self._timing.heads_s
+        self._compared = compared
+        apart = 1 - APART + 2 * APART * self._clock.random() if is_quiet else 1.0
+        self._compare_at = self._clock.monotonic() + self._compare_s * apart
         return True

@@ -9,6 +9,7 @@ from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
 from chimera.core.tables import Lease
 from chimera.entities import table_of
+from chimera.ports import Wakes
 from chimera.transaction import Unit
 
 SKEW_S = 60.0
@@ -23,6 +24,10 @@ class Leases:
     A worker announces itself by a lease of its own, takes free or expired partitions up to its share,
     and gives back what it holds above it. `Timing.lease_s` is how long a dead worker's partitions lie idle.
 
+    A worker that is alone renews ever more rarely, for as much longer, where it is told what others commit: a second
+    one that comes is answered by a renewal. Where such a long lease is not renewed within `Timing.lease_s`, its holder
+    is dead, whatever it says.
+
     Workers say which `code` they run. While not all of them run the same, each kind shares all partitions among its
     own as well (`held_alike`), for work that only that code can do; then several may do the same, which is safe.
     """
@@ -35,6 +40,9 @@ class Leases:
         self._ttl_s = context.timing.lease_s
         self._clock = context.clock
         self._code = code
+        self._long: dict[str, tuple[float, float]] = {}
+        self._pace = context.pace(self._ttl_s / 3, context.store)
+        self._may_rest = isinstance(context.store, Wakes)
         self.held: frozenset[int] = frozenset()
         self.held_alike: frozenset[int] = frozenset()
         self.all_alike = True
@@ -43,11 +51,14 @@ class Leases:
     async def keep(self) -> None:
         """Renew until cancelled. Raises Unavailable when the store can't be reached."""
         while True:
-            await self.renew()
-            await self._clock.sleep(self._ttl_s / 3)
+            alone = await self.renew(self._pace.next_s)
+            await self._pace.pause(quiet=alone and self._may_rest)
 
-    async def renew(self) -> None:
-        """Renew, take and give back, in one transaction."""
+    async def renew(self, pause_s: float = 0.0) -> bool:
+        """Renew for as long as a pause and `Timing.lease_s`, take and give back, in one transaction.
+
+        Says whether this worker is alone, and has nothing left to take.
+        """
         now = self._clock.time()
         async with self._store.transaction() as session:
             unit = Unit(self._service, session)
@@ -58,6 +69,8 @@ class Leases:
                 if lease.name.startswith(names.WORKER) and lease.until > now
             } | {self._name(self._holder): self._holder}
             share = self._share(sorted(set(alive.values())))
+            alone = set(alive.values()) == {self._holder}
+            until = now + self._ttl_s + (pause_s if alone and self._may_rest and pause_s > self._ttl_s / 3 else 0.0)
             mine, free = [], []
             for partition in range(self._service.partitions):
                 lease = leases.get(names.partition_lease(partition))
@@ -72,11 +85,12 @@ class Leases:
                 if lease.name.startswith(names.WORKER) and lease.until <= now - FORGET_S:
                     unit.forget(lease)
             for name in (self._name(self._holder), *map(names.partition_lease, held)):
-                unit.put(Lease(name, self._holder, now + self._ttl_s))
+                unit.put(Lease(name, self._holder, until))
             await unit.flush()
         alike = sorted(holder for name, holder in alive.items() if name == self._name(holder))
         self.all_alike = len(alike) == len(alive)
         self._hold(frozenset(held), None if self.all_alike else self._part(alike))
+        return alone and len(mine) == self._service.partitions
 
     def _name(self, holder: str) -> str:
         """The name of a worker's own lease, if it runs the same code as this one."""
@@ -113,7 +127,19 @@ class Leases:
     async def _leases(self, unit: Unit) -> dict[str, Lease]:
         table, too_far = table_of(Lease), self._too_far()
         leases: list[Lease] = list(map(table.from_row, await unit.session.find(table, {})))
-        return {lease.name: lease for lease in leases if lease.until < too_far}
+        return {lease.name: self._believed(lease) for lease in leases if lease.until < too_far}
+
+    def _believed(self, lease: Lease) -> Lease:
+        """A lease as it is to be believed: a long one of somebody else for `lease_s` after it was first seen."""
+        if lease.holder == self._holder or lease.until <= self._clock.time() + self._ttl_s:
+            self._long.pop(lease.name, None)
+            return lease
+        until, since = self._long.get(lease.name, (0.0, 0.0))
+        if until != lease.until:
+            self._long[lease.name] = (lease.until, self._clock.monotonic())
+        elif self._clock.monotonic() >= since + self._ttl_s:
+            return Lease(lease.name, lease.holder, 0.0)
+        return lease
 
     def _too_far(self) -> float:
         return self._clock.time() + self._ttl_s + SKEW_S

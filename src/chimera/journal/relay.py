@@ -13,6 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
+from chimera.core.aio.pace import GROWTH
 from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
 from chimera.core.names import RELAY, kept_key
@@ -23,6 +24,7 @@ from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message
+from chimera.ports import Wakes
 from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
@@ -40,6 +42,8 @@ class Relay:
         self._committed = context.committed
         self._clock = context.clock
         self._look_at = float("-inf")
+        self._poll_s = self._pause_s = self._store.features.poll_s
+        self._longest_s = context.timing.quiet_s if isinstance(self._store, Wakes) else self._poll_s
 
     async def run(self, partitions: Iterable[int]) -> None:
         """Relay until cancelled. Raises Unavailable when an engine can't be reached."""
@@ -49,19 +53,28 @@ class Relay:
         remembered, remember_at = dict(at), self._clock.monotonic() + self._context.timing.relayed_s
         try:
             while True:
+                heard = self._committed.times
                 events = await self._next(at)
                 if events:
                     await finish(self._relay(events, at), self._context.timing.finish_s)
                 if at != remembered and self._clock.monotonic() >= remember_at:
                     await self._remember(at, remembered)
                     remembered, remember_at = dict(at), self._clock.monotonic() + self._context.timing.relayed_s
-                if not events:
-                    await self._committed.wait(self._store.features.poll_s)
+                if events:
+                    self._pause_s = self._poll_s
+                elif self._committed.times == heard:
+                    left = remember_at - self._clock.monotonic() if at != remembered else self._longest_s
+                    await self._pause(max(left, 0.0))
         finally:
             self._committed.keep(())
             if at != remembered:
                 with suppress(ChimeraError):
                     await self._remember(at, remembered)
+
+    async def _pause(self, longest_s: float) -> None:
+        """Wait for a commit: longer and longer where those of other processes are told, else for a moment."""
+        woken = await self._committed.wait(min(self._pause_s, longest_s))
+        self._pause_s = self._poll_s if woken else min(self._pause_s * GROWTH, self._longest_s)
 
     async def _next(self, at: Mapping[int, int]) -> list[Message]:
         """The events after these numbers: those handed over, and now and then a page of what others have committed."""

@@ -32,6 +32,9 @@ logger = logging.getLogger("chimera")
 Kind = Literal["log", "store", "views", "last_known"]
 Engine = Log | Store | ViewStore | LastKnownStore
 
+PREPARED = 16
+"""Services whose engines are prepared at once: each waits for a disk or a network."""
+
 OWNER = "chimera.adapters.http"
 """The module of the owners that are other services."""
 
@@ -172,8 +175,11 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = Fals
     engines = Engines(settings, fleet=fleet)
     try:
         contexts = [engines.context(name) for name in names]
-        for context in contexts:
-            await context.prepare()
+        together = asyncio.Semaphore(PREPARED)
+        preparing = (_prepare(context, together) for context in contexts)
+        for failed in await asyncio.gather(*preparing, return_exceptions=True):
+            if failed is not None:
+                raise failed
         try:
             yield contexts
         finally:
@@ -181,6 +187,11 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = Fals
                 await context.owners.close()
     finally:
         await engines.close()
+
+
+async def _prepare(context: Context, together: asyncio.Semaphore) -> None:
+    async with together:
+        await context.prepare()
 
 
 def check_owners(settings: Settings, service: Service) -> None:

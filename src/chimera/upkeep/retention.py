@@ -35,16 +35,18 @@ from chimera.views.projector import Projector
 
 logger = logging.getLogger("chimera")
 
+RARELY = 20
+"""Looks at a store in which nothing is old come apart up to so many times `Timing.trim_s`."""
 FORGET = 4
 """A consumer that was silent for so many times `consumer_days` is forgotten."""
 
 
 async def keep_trimming(context: Context, held: frozenset[int]) -> None:
-    """Drop what is old enough, now and then, until cancelled."""
-    trimming = Trimming(context, held)
+    """Drop what is old enough, now and then, until cancelled; more rarely while nothing is."""
+    trimming, timing = Trimming(context, held), context.timing
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(at_times(context.timing.trim_s, trimming.trim_store, context.clock))
-        tasks.create_task(at_times(context.timing.trim_log_s, trimming.trim_log, context.clock))
+        tasks.create_task(at_times(timing.trim_s, trimming.trim_store, context.clock, longest_s=RARELY * timing.trim_s))
+        tasks.create_task(at_times(timing.trim_log_s, trimming.trim_log, context.clock))
 
 
 class Trimming:
@@ -58,9 +60,14 @@ class Trimming:
         self._page = context.limits.trim_page
         self._held = sorted(held)
         self._named: set[tuple[str, str]] = set()
+        self._dropped_in_all = 0
 
-    async def trim_store(self) -> None:
-        """Drop from the inbox, the journal, and what is parked. Raises Unavailable or Conflict."""
+    async def trim_store(self) -> bool:
+        """Drop from the inbox, the journal, and what is parked; says whether there was anything.
+
+        Raises Unavailable or Conflict.
+        """
+        before = self._dropped_in_all
         if 0 in self._held:
             await self._expire("inbox", table_of(Handled), "at", self._retention.inbox_days)
             await self._expire("consumers", table_of(ReportedConsumer), "seen", FORGET * self._retention.consumer_days)
@@ -71,6 +78,7 @@ class Trimming:
             for each in self._held:
                 with suppress(Trimmed):  # by a worker that held the partition until a moment ago
                     await self._trim_journal(each)
+        return self._dropped_in_all > before
 
     async def trim_log(self) -> None:
         """Drop executed commands, and events that every known consumer has, from a log that does as it is told."""
@@ -187,6 +195,7 @@ class Trimming:
         )
 
     def _trimmed(self, what: str, count: int) -> None:
+        self._dropped_in_all += count
         self._context.metrics.trimmed(self._context.service.name, what, count)
 
     def _before(self, days: float) -> datetime:

@@ -60,13 +60,16 @@ class ViewKeeper:
         `held` are this worker's partitions among those that run the same code.
         """
         settling: Settling[Generations] = Settling(self._timing.switch_settle_s, self._clock)
+        pace, before = self._context.pace(self._timing.keep_s, self._context.views), Generations()
         async with working(self._context) as works:
             while True:
                 state = await self._joined()
                 await works.become(self._works(state, held))
                 if settling.see(state) and 0 in held:
                     await self._flip(state)
-                await self._clock.sleep(self._timing.keep_s)
+                quiet = state == before and state.building is None and not state.retired and self._leases.all_alike
+                before = state
+                await pace.pause(quiet=quiet)
 
     async def _joined(self) -> Generations:
         """The state, once this worker's code is known in it."""

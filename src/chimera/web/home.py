@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -39,6 +40,13 @@ _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
 _BASE = b"http://host.invalid"
 
 
+class _Written(NamedTuple):
+    """The description, as JSON, and the front page."""
+
+    described: bytes
+    page: bytes
+
+
 class Home:
     """The front page for people (`/`), the description for programs (`/openapi.json`), the process's `/metrics`.
 
@@ -47,11 +55,8 @@ class Home:
 
     def __init__(self, title: str, heads: Sequence[ReadHead], about: Mapping[str, str] = {}) -> None:
         self._process = heads[0].probes.process_routes()
-        routes = {head.context.service.name: head.routes() for head in heads}
-        every = [route for own in routes.values() for route in own] + self._process
-        document = openapi.document(title, every, about)
-        self._described = msgspec.json.encode(document)
-        self._page = _page(title, about, routes, document).encode()
+        self._heads, self._title, self._about = heads, title, about
+        self._writing: asyncio.Future[_Written] | None = None
 
     def routes(self) -> Sequence[Route]:
         """The routes of the site as a whole, beside those of its services."""
@@ -62,11 +67,23 @@ class Home:
         host = call.header(b"host") or ""
         named = host.encode("latin-1")
         base = b"http://" + named if _HOST.fullmatch(named) else b""
-        await call.answer(self._page.replace(_BASE, base), 200, HTML)
+        await call.answer((await self._written()).page.replace(_BASE, base), 200, HTML)
 
     async def described(self, call: Call) -> None:
         """Answer with the OpenAPI description as JSON."""
-        await call.answer(self._described)
+        await call.answer((await self._written()).described)
+
+    async def _written(self) -> _Written:
+        """Both documents, written when first asked for: of a hundred services they take seconds."""
+        if self._writing is None:
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._write))
+        return await asyncio.shield(self._writing)
+
+    def _write(self) -> _Written:
+        routes = {head.context.service.name: head.routes() for head in self._heads}
+        every = [route for own in routes.values() for route in own] + self._process
+        document = openapi.document(self._title, every, self._about)
+        return _Written(msgspec.json.encode(document), _page(self._title, self._about, routes, document).encode())
 
 
 def _page(

@@ -6,8 +6,10 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -110,7 +112,7 @@ def query(
 ) -> Operation:
     """The description of a query's route; a parameter is its name, type and default.
 
-    `waits`: it has a Reader, and so waits for `Chimera-After`.
+    `waits`: it reads views or copies, and so waits for `Chimera-After`.
     """
     in_path = path_parameters(declared.route)
     described = [
@@ -190,7 +192,7 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
         if existing is not operation:
             _merge_variant(existing, operation, literal)
     every = {id(typed.type): typed.type for typed in _typed(paths)}
-    schemas, components = msgspec.json.schema_components([*every.values(), Problem], ref_template=REF)
+    schemas, components = _schemas([*every.values(), Problem])
     by_type = dict(zip(every, schemas, strict=False))
     tags = {tag: None for path in paths.values() for operation in path.values() for tag in operation["tags"]}
     return {
@@ -203,6 +205,24 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
             "responses": {str(status): _problem(words, status=status) for status, words in REFUSALS.items()},
         },
     }
+
+
+def _schemas(types: Sequence[Any]) -> tuple[Sequence[Described], Described]:
+    """The schema of each type, and their components; classes of one full name, as functions make them, get numbers."""
+    with suppress(KeyError):  # msgspec's word for two classes of one full name
+        return msgspec.json.schema_components(types, ref_template=REF)
+    schemas: list[Described] = []
+    components: Described = {}
+    for each in types:
+        for number in count(1):
+            end = f".{number}" if number > 1 else ""
+            [schema], found = msgspec.json.schema_components([each], ref_template=REF + end)
+            named = {name + end: component for name, component in found.items()}
+            if all(components.get(name, component) == component for name, component in named.items()):
+                components |= named
+                schemas.append(schema)
+                break
+    return schemas, components
 
 
 def _merge_variant(operation: Operation, variant: Operation, literal: str) -> None:

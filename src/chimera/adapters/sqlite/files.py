@@ -21,6 +21,7 @@ from chimera.adapters.relational.pool import finished
 from chimera.adapters.rows import (
     marks,
 )
+from chimera.adapters.sqlite.bell import Bell, bell_of
 from chimera.core.paging import within_page
 from chimera.entities import Row
 from chimera.errors import Unavailable
@@ -38,6 +39,9 @@ READERS = 128
 # There may be many readers. What they read is mapped, and only what is still in the write-ahead log is cached.
 _READERS_PRAGMAS = ("query_only = ON", f"mmap_size = {256 << 20}", "cache_size = -256")
 FEATURES = Features(durable=True, shared=True, poll_s=0.01)
+MANY = 64
+IDLE_S = 0.5
+"""Where more than so many files of a folder are open, connections that were not used for so many seconds are closed."""
 _OUT_OF_REACH = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -121,17 +125,26 @@ class SQLiteConnection(sqlite3.Connection):
 
 
 class SQLiteFile:
-    """One SQLite file: a writer guarded by a lock, and readers that never wait for it."""
+    """One SQLite file: a writer guarded by a lock, and readers that never wait for it.
+
+    Readers are opened when they are wanted. Of many files, those that nobody uses are closed, to save descriptors, and
+    so is the writer of a file that is `NORMAL`. That of a `FULL` one stays open, and ready to commit.
+    """
 
     def __init__(
         self, path: Path, synchronous: Literal["FULL", "NORMAL"], *, lock_s: float = LOCK_S, readers: int = READERS
     ) -> None:
         self.path = path
+        self._bell: Bell | None = None
+        self._used_at = 0.0
+        self._closing: asyncio.TimerHandle | None = None
         self._synchronous = synchronous
         self._lock_s = lock_s
         self._readers = readers
         self._lock = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1)
+        self._leaving: asyncio.Future[None] | None = None
+        self._had_readers = False
         self._writer: SQLiteConnection | None = None
         self._reader: SQLiteConnection | None = None
         self._idle: list[SQLiteConnection] = []
@@ -140,38 +153,104 @@ class SQLiteFile:
     @property
     def is_open(self) -> bool:
         """True from `open` until `close`."""
-        return self._reader is not None
+        return self._bell is not None
 
     @property
     def reader(self) -> SQLiteConnection:
-        """For single statements: it is never inside a transaction."""
-        return self._reader or self._not_open()
+        """For single statements of our own, at once: it is never inside a transaction.
+
+        The writer, where it is free and no reader is open: a reader of hundreds of quiet files is a descriptor each,
+        and SQLite keeps that until nobody in the process has the file open any more.
+        """
+        if self._reader is None and self._writer is not None and not self._lock.locked():
+            self._use()
+            return self._writer
+        return self.own_reader
+
+    @property
+    def own_reader(self) -> SQLiteConnection:
+        """For single statements of others, at once: it can't write."""
+        self._use()
+        if self._reader is None:
+            self._reader = self._open_reader()
+        return self._reader
 
     async def open(self) -> None:
         """Open the writer and a reader, once. Raises Unavailable, also after `close`."""
         async with self._lock:
             if self._is_closed:
                 raise Unavailable(f"{self.path} was closed")
-            if self._writer is None:
+            if self._bell is None:
                 self._writer = await self.long(self._open_writer)
-                self._reader = self._open_reader()
+                self._bell = bell_of(self.path.parent)
+                self._bell.open()
 
     async def close(self) -> None:
         """Close all connections that are not in use, once the writer is free."""
         async with self._lock:
-            writer, self._writer = self._writer, None
-            for reader in (*self._idle, self._reader):
-                if reader:
-                    reader.close()
-            self._reader, self._is_closed = None, True
-            if writer:
-                await self.long(writer.close)
+            self._is_closed = True
+            if self._bell is not None:
+                self._bell.ignore(str(self.path), self)
+                self._bell.close()
+                self._bell = None
+            if self._closing is not None:
+                self._closing.cancel()
+            self._close_readers()
+            await self._close_writer()
             self._thread.shutdown(wait=False)
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call `heard`, until `close`, soon after somebody else may have committed to the file."""
+        bell = self._bell or self._not_open()
+        bell.listen(str(self.path), self, heard)
+
+    def _use(self) -> None:
+        """Remember that somebody uses the file now."""
+        if self._bell is None:
+            self._not_open()
+        loop = asyncio.get_running_loop()
+        self._used_at = loop.time()
+        if self._closing is None:
+            self._closing = loop.call_later(IDLE_S, self._close_idle)
+
+    def _close_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._used_at + IDLE_S - loop.time()
+        self._closing = None
+        if left > 0:
+            self._closing = loop.call_later(left, self._close_idle)
+            return
+        if self._bell is None or self._bell.users <= MANY:
+            self._closing = loop.call_later(10 * IDLE_S, self._close_idle)
+            return
+        had_readers, self._had_readers = self._had_readers, False
+        self._close_readers()
+        if (had_readers or self._synchronous == "NORMAL") and not self._lock.locked():
+            self._leaving = asyncio.ensure_future(self._leave())
+
+    async def _leave(self) -> None:
+        """Close the writer, so that SQLite lets go of the readers' descriptors too; that of a FULL file opens again."""
+        async with self._lock:
+            if self._closing is None and self._bell is not None:
+                await self._close_writer()
+                if self._synchronous == "FULL":
+                    self._writer = await self.long(self._open_writer)
+
+    def _close_readers(self) -> None:
+        for reader in (*self._idle, self._reader):
+            if reader:
+                reader.close()
+        self._idle.clear()
+        self._reader = None
+
+    async def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer:
+            await self.long(writer.close)
 
     def take_reader(self) -> SQLiteConnection:
         """A reader of one's own, until it is given back."""
-        if not self.is_open:
-            self._not_open()
+        self._use()
         return self._idle.pop() if self._idle else self._open_reader()
 
     def give_back(self, reader: SQLiteConnection) -> None:
@@ -185,14 +264,20 @@ class SQLiteFile:
     async def writing(self) -> AsyncIterator[SQLiteConnection]:
         """A transaction, the only one in this file: leaving commits, an exception rolls back."""
         async with self._lock:
-            writer = self._writer or self._not_open()
+            self._use()
+            if self._writer is None:
+                self._writer = self._open_writer()
+            writer = self._writer
             await self._begin(writer)
+            changes = writer.total_changes
             try:
                 yield writer
                 writer.check_transaction()
                 await self.long(writer.run, "COMMIT")
             finally:
                 writer.leave()
+            if self._bell is not None and writer.total_changes != changes:
+                self._bell.ring(str(self.path), self)
 
     async def _begin(self, writer: SQLiteConnection) -> None:
         # The writer never waits inside SQLite: that would take a thread, and leave cancelled waiters in it.
@@ -226,7 +311,7 @@ class SQLiteFile:
 
     def _open_reader(self) -> SQLiteConnection:
         reader = connect(self.path, self._lock_s, *_READERS_PRAGMAS)
-        reader.only_reads = True
+        reader.only_reads = self._had_readers = True
         return reader
 
     def _not_open(self) -> NoReturn:

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from chimera.adapters.rows import (
     other_partitions,
 )
@@ -24,7 +22,7 @@ from chimera.ports import (
     Record,
 )
 
-WAKE_S = 1.0
+WAKE_S = 45.0
 _TOPIC = re.compile(r"[a-z0-9.-]+")
 _LOG_SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -43,12 +41,13 @@ _COLUMNS_AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else nam
 class SQLiteLog:
     """A log of one file per topic, `<directory>/<topic>.db`. What is appended is on disk when `append` returns.
 
-    What this process appends wakes its readers at once. What others append is seen every `poll_s` seconds by one of
-    them, who wakes the others; each polls for itself every `wake_s` seconds.
+    What is appended wakes the readers: of this process at once, of others when they look at the folder's bell. Each
+    looks for itself every `wake_s` seconds.
     """
 
-    def __init__(self, directory: str | Path, *, poll_s: float = FEATURES.poll_s, wake_s: float = WAKE_S) -> None:
-        self.features = msgspec.structs.replace(FEATURES, poll_s=poll_s)
+    features = FEATURES
+
+    def __init__(self, directory: str | Path, *, wake_s: float = WAKE_S) -> None:
         self._directory = Path(directory)
         self._wake_s = wake_s
         self._topics: dict[str, SQLiteTopic] = {}
@@ -67,13 +66,13 @@ class SQLiteLog:
         opened = await self._opened(topic)
         offsets, turns = dict(after), deque(after)
         while opened.is_open:
-            version = opened.version()
+            appended = opened.appended
             if batch := opened.fetch(offsets, turns, limit):
                 turns.rotate(-1)
                 yield batch
                 await asyncio.sleep(0)
             else:
-                await opened.changed(version)
+                await opened.changed(appended)
 
     async def ends(self, topic: str) -> Mapping[int, int]:
         return (await self._opened(topic)).ends()
@@ -95,21 +94,18 @@ class SQLiteLog:
         if name not in self._topics:
             if not _TOPIC.fullmatch(name):
                 raise SettingsError(f"{name!r} can't name a topic; use lower case letters, digits, dots and dashes")
-            self._topics[name] = SQLiteTopic(self._directory / f"{name}.db", self.features.poll_s, self._wake_s)
+            self._topics[name] = SQLiteTopic(self._directory / f"{name}.db", self._wake_s)
         return self._topics[name]
 
 
 class SQLiteTopic:
     """One topic's file, shared by all who read or append it in this process."""
 
-    def __init__(self, path: Path, poll_s: float, wake_s: float) -> None:
+    def __init__(self, path: Path, wake_s: float) -> None:
         self._file = SQLiteFile(path, "FULL")
-        self._poll_s = poll_s
         self._wake_s = wake_s
         self._partitions = 0
         self._appended = Signal()
-        self._waiting = 0
-        self._polling: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
@@ -121,6 +117,7 @@ class SQLiteTopic:
         if partitions is None and not self._file.path.exists():
             raise Unavailable(f"there is no topic in {self._file.path} yet")
         await self._file.open()
+        self._file.listen(self._appended.notify)
         async with self._file.writing() as connection:
             connection.run_script(_LOG_SCHEMA)
             if partitions is not None:
@@ -158,29 +155,15 @@ class SQLiteTopic:
         await self._file.close()
         self._appended.notify()
 
-    def version(self) -> int:
-        """A number that is another one whenever another connection has changed the file."""
-        [(version,)] = self._file.reader.run("PRAGMA data_version")
-        return int(version)
+    @property
+    def appended(self) -> int:
+        """A number that is another one whenever somebody may have appended."""
+        return self._appended.times
 
     async def changed(self, since: int) -> None:
-        """Wait until there may be more than at the version `since`. However many wait, one of them polls."""
-        self._waiting += 1
-        try:
-            if self._polling is None:
-                self._poll(since)
-            while self.is_open and self.version() == since:
-                await self._appended.wait(self._wake_s)
-        finally:
-            self._waiting -= 1
-
-    def _poll(self, seen: int) -> None:
-        self._polling = None
-        if self._waiting and self.is_open:
-            version = self.version()
-            if version != seen:
-                self._appended.notify()
-            self._polling = asyncio.get_running_loop().call_later(self._poll_s, self._poll, version)
+        """Wait until there may be more than there was when `appended` was `since`; at most `wake_s` seconds."""
+        if self.is_open and self._appended.times == since:
+            await self._appended.wait(self._wake_s)
 
     def fetch(self, offsets: dict[int, int], turns: Iterable[int], limit: int) -> list[Record]:
         """The next records: every partition gets its part of the batch before any gets more."""

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -93,17 +93,22 @@ class SQLiteStore:
 
     @asynccontextmanager
     async def snapshot(self, *, once: bool = False) -> AsyncIterator[Session]:
-        connection = self._file.reader if once else self._file.take_reader()
-        session = SQLiteSession(connection, once=once)
-        if not once:
-            connection.run("BEGIN")
+        if once:
+            single = SQLiteLook(self._file)
+            try:
+                yield single
+            finally:
+                single.end()
+            return
+        connection = self._file.take_reader()
+        session = SQLiteSession(connection)
+        connection.run("BEGIN")
         try:
             yield session
         finally:
             session.end()
-            if not once:
-                connection.leave()
-                self._file.give_back(connection)
+            connection.leave()
+            self._file.give_back(connection)
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         async def read() -> list[Message]:
@@ -119,6 +124,9 @@ class SQLiteStore:
 
     async def types(self) -> Mapping[str, int]:
         return dict(self._file.reader.run(COUNT_TYPES))
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        self._file.listen(heard)
 
     async def close(self) -> None:
         await self._file.close()
@@ -136,9 +144,8 @@ class SQLiteSession:
 
     dialect = "sqlite"
 
-    def __init__(self, connection: SQLiteConnection, *, once: bool = False) -> None:
+    def __init__(self, connection: SQLiteConnection) -> None:
         self._connection: SQLiteConnection | None = connection
-        self._is_in_transaction = not once
 
     def end(self) -> None:
         """Let go of the connection: whoever uses the session from now on gets RuntimeError."""
@@ -148,8 +155,7 @@ class SQLiteSession:
     def _open(self) -> SQLiteConnection:
         if self._connection is None:
             raise RuntimeError("this session has ended; use it only inside its `async with` block")
-        if self._is_in_transaction:
-            self._connection.check_transaction()
+        self._connection.check_transaction()
         return self._connection
 
     async def load(self, table: Table, keys: Sequence[Key]) -> Sequence[Row]:
@@ -180,6 +186,29 @@ class SQLiteSession:
 
     async def heads(self) -> Mapping[int, int]:
         return dict(self._open.run(_HEADS))
+
+
+class SQLiteLook(SQLiteSession):
+    """Single statements outside any transaction, on whichever connection is free."""
+
+    def __init__(self, file: SQLiteFile) -> None:
+        self._file: SQLiteFile | None = file
+
+    def end(self) -> None:
+        self._file = None
+
+    @property
+    def _looked_at(self) -> SQLiteFile:
+        if self._file is None:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        return self._file
+
+    @property
+    def _open(self) -> SQLiteConnection:
+        return self._looked_at.reader
+
+    async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        return self._looked_at.own_reader.run(sql, [to_held(value) for value in parameters])
 
 
 class SQLiteWriteSession(SQLiteSession):

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from chimera.adapters.rows import (
@@ -76,6 +76,9 @@ class SQLiteViews:
         async with self._file.writing() as connection:
             connection.run("DELETE FROM checkpoints WHERE consumer = ?", (consumer,))
             await self._file.long(connection.run_many, "DELETE FROM documents WHERE view = ?", [(v,) for v in views])
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        self._file.listen(heard)
 
     async def close(self) -> None:
         await self._file.close()

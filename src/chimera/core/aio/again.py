@@ -39,13 +39,18 @@ async def persist(name: str, work: Callable[[], Awaitable[None]], clock: Clock, 
         await clock.sleep(pause)
 
 
-async def at_times(every_s: float, work: Callable[[], Awaitable[object]], clock: Clock) -> None:
-    """Do a work about every so many seconds, at times that differ between workers; what fails is left to the next."""
-    pause = every_s * clock.random()
+async def at_times(
+    every_s: float, work: Callable[[], Awaitable[object]], clock: Clock, *, longest_s: float = 0.0
+) -> None:
+    """Do a work about every so many seconds, at times that differ between workers; what fails is left to the next.
+
+    With `longest_s` the times between double, up to that, as long as the work returns false: nothing was to be done.
+    """
+    pause, first_s = every_s * clock.random(), every_s
     while True:
         await clock.sleep(pause)
         try:
-            await work()
+            every_s = first_s if await work() else min(2 * every_s, max(longest_s, first_s))
         except Unavailable as error:
             logger.info("what is due has to wait: %s", error)
         pause = every_s * (2 - LATE + 2 * (LATE - 1) * clock.random())

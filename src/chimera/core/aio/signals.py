@@ -6,13 +6,19 @@ import asyncio
 
 
 class Signal:
-    """Wakes everybody who waits. It carries no data: whoever wakes reads anew."""
+    """Wakes everybody who waits. It carries no data: whoever wakes reads anew.
+
+    `times` tells whoever was not waiting that there was something: it counts the notifications.
+    """
+
+    times = 0
 
     def __init__(self) -> None:
         self._waiters: dict[asyncio.Future[bool], None] = {}
 
     def notify(self) -> None:
         """Wake all who wait now. Call it from the event loop's own thread."""
+        self.times += 1
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(True)
