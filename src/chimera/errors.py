@@ -6,7 +6,8 @@ ChimeraError
 ├── Rejected           a business refusal, raised by handlers and remembered with the command
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
-│   └── CutShort       … in the middle of a work, which may itself be the cause
+│   ├── CutShort       … in the middle of a work, which may itself be the cause
+│   └── OutOfService   … whatever the work is: it is read-only, a standby, or starts or ends
 ├── Unfit              what is to be written can't be kept as it is; trying again does not help
 ├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
@@ -57,6 +58,13 @@ class CutShort(Unavailable):
     """An engine ended a statement, or the connection, in the middle of a work. Nothing was stored.
 
     The engine may be away; or this work is the cause, whenever it is tried: too long, too large. To try it alone tells.
+    """
+
+
+class OutOfService(Unavailable):
+    """An engine is there and takes no work now: it is read-only, a standby, starting or going down. Nothing was stored.
+
+    No work is the cause. Its connections are given up: another server, or this one later, may take it.
     """
 
 

@@ -17,7 +17,7 @@ from chimera.adapters.relational.mysql import MySQLStore, MySQLViews, open_engin
 from chimera.adapters.relational.mysql_rows import padded, parts
 from chimera.adapters.relational.pool import parse_address
 from chimera.entities import Entity, table_of
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import OutOfService, SettingsError, Unavailable
 from chimera.ports import Document
 from chimera.testing.contracts import StoreContract, ViewStoreContract
 from chimera.testing.contracts.bank import ACCOUNTS, TABLES, emitted, get, put
@@ -319,3 +319,50 @@ def test_a_wrong_option_is_refused_without_the_password(options: str, says: str)
 
 def database_of(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2]
+
+
+async def test_a_connection_that_was_made_while_the_server_was_read_only_is_not_used_again(url: str) -> None:
+    """What is tried on it has not failed: the engine was out of service."""
+    store = MySQLStore(url)
+    await put(store, ("a", 1, None))
+    async with store._database.pool.connection() as connection:
+        await store._database.execute(connection, "SET SESSION TRANSACTION READ ONLY")
+    with pytest.raises(OutOfService):
+        async with store.transaction() as tx:
+            await tx.save(ACCOUNTS, [("b", 1, None)])
+    async with store.transaction() as tx:
+        await tx.save(ACCOUNTS, [("b", 1, None)])
+    assert await get(store, "b") == ("b", 1, None)
+    await store.close()
+
+
+async def test_sql_that_writes_where_it_may_only_read_is_the_callers_mistake(url: str) -> None:
+    store = MySQLStore(url)
+    await put(store, ("a", 1, None))
+    with pytest.raises(MySQLError, match="READ ONLY"):
+        async with store.snapshot() as session:
+            await session.execute("DELETE FROM contract_accounts")
+    assert await get(store, "a") == ("a", 1, None)
+    await store.close()
+
+
+async def test_a_session_has_its_own_settings_whatever_the_servers_are(url: str) -> None:
+    """Each of those that would change what statements do."""
+    wanted = {
+        "sql_mode": "STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION",
+        "time_zone": "+00:00",
+        "tx_isolation": "READ-COMMITTED",
+        "autocommit": 1,
+        "character_set_client": "utf8mb4",
+        "character_set_results": "utf8mb4",
+        "completion_type": "NO_CHAIN",
+        "sql_safe_updates": 0,
+        "sql_auto_is_null": 0,
+        "foreign_key_checks": 1,
+    }
+    store = MySQLStore(url)
+    await store.create([THING], 2)
+    async with store.snapshot(once=True) as session:
+        [found] = await session.execute(f"SELECT {', '.join(f'@@SESSION.{name}' for name in wanted)}")
+    assert dict(zip(wanted, found, strict=True)) == wanted
+    await store.close()

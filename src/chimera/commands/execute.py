@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from chimera.commands.inbox import FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
 from chimera.core.context import Context
-from chimera.errors import Conflict, CutShort, Rejected, Unavailable
+from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, text_of
@@ -236,7 +236,7 @@ class Executor:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             raise RuntimeError("the handler was cancelled from within") from error
-        except CutShort:
+        except (CutShort, OutOfService):
             raise
         except Unavailable as error:  # whatever it is that can't be reached, others may not need it
             raise CutShort(str(error)) from error

@@ -28,7 +28,7 @@ from chimera.adapters.rows import (
     other_partitions,
 )
 from chimera.entities import Key, Row, Table
-from chimera.errors import ChimeraError, Conflict, CutShort, Unavailable
+from chimera.errors import ChimeraError, Conflict, CutShort, OutOfService, Unavailable
 from chimera.messages import Message
 
 Result = TypeVar("Result")
@@ -373,8 +373,15 @@ class RelationalSession(ABC):
         await self.append_rows(journal_rows(events))
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
+        """Raises the driver's error where SQL would write in a session that only reads: no server is out of service."""
         self._ran_sql = True
-        return await self.run(sql, parameters)
+        try:
+            return await self.run(sql, parameters)
+        except OutOfService as error:
+            if self._locks or not isinstance(error.__cause__, Exception):
+                raise
+            self._failure = error.__cause__
+            raise self._failure from None
 
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         rows = await self.run(self._database.spelling.history, (partition, key, after), again=True)
@@ -415,7 +422,7 @@ def cut_short() -> Iterator[None]:
     """Raises CutShort, not Unavailable: what is done in here may itself be the cause."""
     try:
         yield
-    except CutShort:
+    except (CutShort, OutOfService):
         raise
     except Unavailable as error:
         raise CutShort(str(error)) from error

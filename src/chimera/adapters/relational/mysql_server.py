@@ -20,7 +20,7 @@ from chimera.adapters.relational.engine import LOCK_S, Connection, Database
 from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, finished, parse_address, take_number
 from chimera.adapters.relational.schema import Dialect, Part
 from chimera.entities import Row
-from chimera.errors import Conflict, SettingsError, Unavailable
+from chimera.errors import Conflict, OutOfService, SettingsError, Unavailable
 
 _POOL = 8
 _CONNECT_S = 10.0
@@ -38,11 +38,6 @@ _OUT_OF_REACH = frozenset(
         1038,
         1040,
         1041,
-        1053,
-        1077,
-        1078,
-        1079,
-        1080,
         1114,
         1129,
         1152,
@@ -54,11 +49,8 @@ _OUT_OF_REACH = frozenset(
         1203,
         1226,
         1243,
-        1290,
         1317,
         1615,
-        1792,
-        1836,
         1927,
         1969,
         2002,
@@ -73,12 +65,16 @@ _OUT_OF_REACH = frozenset(
         4031,
     }
 )
+_OUT_OF_SERVICE = frozenset({1053, 1077, 1078, 1079, 1080, 1792, 1836})
+_FORBIDS = 1290
 _TOO_LONG = 1406
 _DUPLICATE = 1062
 _IS_THERE = frozenset({1050, 1061})
 
 _SESSION = """
-    SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', innodb_lock_wait_timeout = {}"""
+    SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', innodb_lock_wait_timeout = {},
+        completion_type = 0, sql_safe_updates = 0, sql_auto_is_null = 0, sql_select_limit = DEFAULT,
+        foreign_key_checks = 1, unique_checks = 1"""
 
 
 class _NoDatabaseError(SettingsError):
@@ -248,6 +244,9 @@ class MySQLDatabase(Database):
             return Conflict(f"{self}: {error.args[-1]}")
         if number == _TOO_LONG and isinstance(error, DataError):
             return ValueError(f"{self}: {error.args[-1]}; text in keys holds at most 255 characters on MySQL")
+        if number in _OUT_OF_SERVICE or (number == _FORBIDS and "read-only" in str(error.args[-1])):
+            connection.close()
+            return OutOfService(f"{self}: {error.args[-1]}")
         if number in _OUT_OF_REACH or not connection.connected or not isinstance(error, MySQLError):
             connection.close()
             return Unavailable(f"{self}: {error.args[-1] if error.args else type(error).__name__}")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
-from chimera.errors import SettingsError, Unavailable
+from chimera.errors import OutOfService, SettingsError, Unavailable
 
 Connection = TypeVar("Connection")
 Result = TypeVar("Result")
@@ -68,6 +68,9 @@ def take_number(options: dict[str, str], name: str, default: float) -> float:
 class Pool(Generic[Connection]):
     """At most `size` connections, the one used last first. One that is broken is replaced when it is needed.
 
+    Once one turns out to be lost, or its server to be out of service, none that was there by then is used again: it may
+    lead to a server that is not the one to ask any more, or be read-only for as long as it lasts.
+
     `wait_s`: seconds that a free one is waited for.
     """
 
@@ -90,6 +93,7 @@ class Pool(Generic[Connection]):
         self._room = asyncio.Semaphore(size)
         self._idle: list[Connection] = []
         self._is_open = False
+        self._outdated: list[Connection] = []
         self.opened: list[Connection] = []
 
     def open(self) -> None:
@@ -113,13 +117,20 @@ class Pool(Generic[Connection]):
         connection = await self._take()
         try:
             yield connection
+        except Unavailable as error:
+            if isinstance(error, OutOfService) or not self._is_fit(connection):
+                self._outdated = [*self.opened]
+            raise
         finally:
-            if self._is_open and self._is_fit(connection):
+            if self._is_open and self._is_usable(connection):
                 self._idle.append(connection)
                 self._room.release()
             else:
                 self._room.release()
                 await finished(self._drop(connection))
+
+    def _is_usable(self, connection: Connection) -> bool:
+        return self._is_fit(connection) and not any(each is connection for each in self._outdated)
 
     async def _take(self) -> Connection:
         if not self._is_open:
@@ -129,7 +140,7 @@ class Pool(Generic[Connection]):
             while True:
                 while self._idle:
                     connection = self._idle.pop()
-                    if self._is_fit(connection):
+                    if self._is_usable(connection):
                         return connection
                     await self._drop(connection)
                 await finished(self._add())
@@ -161,6 +172,7 @@ class Pool(Generic[Connection]):
 
     async def _drop(self, connection: Connection) -> None:
         self.opened.remove(connection)
+        self._outdated = [each for each in self._outdated if each is not connection]
         with suppress(Exception):
             await self._disconnect(connection)
 

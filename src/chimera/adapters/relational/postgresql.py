@@ -8,75 +8,33 @@ views is a single statement. Transactions run READ COMMITTED and lock what they 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Literal
-from urllib.parse import quote, urlencode
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
-import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from chimera.adapters.relational.engine import (
     LOCK_S,
-    Connection,
-    Database,
     RelationalSession,
     Spelling,
     cut_short,
 )
-from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_address, take_number
-from chimera.adapters.relational.schema import Dialect
+from chimera.adapters.relational.pool import WAIT_S
+from chimera.adapters.relational.postgresql_server import SLOW_S, PostgreSQLDatabase
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import Where, converter, distinct, quoted
 from chimera.entities import ColumnKind, Key, Row, Table, to_utc
-from chimera.errors import Conflict, SettingsError, Unavailable
+from chimera.errors import Conflict, SettingsError
 from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
 
-_POOL = 8
-_CONNECT_S = 10.0
-_STATEMENT_S = 30.0
-_IDLE_IN_TRANSACTION_S = 60.0
-_SLOW_S = 3600.0
 _MANY = 32
-_CONFLICTS = frozenset({"40001", "40P01", "55P03"})
-_NO_DATABASE = "3D000"
-_FORBIDDEN = "42501"
-_CANT_LOG_IN = ("28", _NO_DATABASE, _FORBIDDEN)
-_OUT_OF_REACH = ("08", "53", "57", "58", "25006")
 
 # Tables are made empty and grow at once, long before they are analysed: a plan must never settle on reading all.
 _STORE_SETTINGS = {"random_page_cost": "1.1"}
 _VIEWS_SETTINGS = {"enable_seqscan": "off", "plan_cache_mode": "force_generic_plan"}
 
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-
-_TYPES = Dialect(
-    "postgresql",
-    types={
-        "text": sa.Text(),
-        "integer": sa.BigInteger(),
-        "real": sa.Double(),
-        "boolean": sa.Boolean(),
-        "bytes": postgresql.BYTEA(),
-        "time": sa.DateTime(timezone=True),
-        "json": postgresql.JSON(),
-    },
-    shown={
-        "text": "text",
-        "integer": "bigint",
-        "real": "double precision",
-        "boolean": "boolean",
-        "bytes": "bytea",
-        "time": "timestamp with time zone",
-        "json": "json",
-    },
-    key_text=sa.Text(collation="C"),
-    key_text_shown="text",
-)
 _ARRAYS: Mapping[ColumnKind, str] = {
     "text": "text[]",
     "integer": "bigint[]",
@@ -163,7 +121,7 @@ _SPELLING = Spelling(
     here="current_schema()",
     columns=_COLUMNS,
     keys=_KEYS,
-    begin=("BEGIN",),
+    begin=("BEGIN ISOLATION LEVEL READ COMMITTED",),
     begin_snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
     heads="SELECT partition, number FROM heads ORDER BY partition",
     oldest=_OLDEST,
@@ -224,7 +182,7 @@ class PostgreSQLViews(RelationalViews):
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
-            await connection.execute(_DROP, consumer, views, timeout=_SLOW_S)
+            await connection.execute(_DROP, consumer, views, timeout=SLOW_S)
 
 
 def _write_parameters(consumer: str, documents: Collection[Document], moves: Sequence[Move]) -> list[object]:
@@ -292,6 +250,10 @@ class _PostgreSQLSession(RelationalSession):
         return list(map(tuple, await super().run(sql, parameters, again=again)))
 
 
+class _PostgreSQL(PostgreSQLDatabase):
+    spelling = _SPELLING
+
+
 class _PostgreSQLStatements:
     """A table's SQL: columns are passed as arrays, one for each."""
 
@@ -340,159 +302,3 @@ def _with_zone(moment: datetime) -> datetime:
 
 def _columns(rows: Sequence[Row], count: int) -> list[Sequence[object]]:
     return list(zip(*rows, strict=True)) if rows else [()] * count
-
-
-class _PostgreSQL(Database):
-    """A schema of a database."""
-
-    spelling = _SPELLING
-    types = _TYPES
-
-    def __init__(
-        self, url: str, settings: Mapping[str, str], *, wait_s: float = WAIT_S, lock_s: float = LOCK_S
-    ) -> None:
-        self._address = parse_address(url, "postgresql", 5432)
-        options = dict(self._address.options)
-        self._schema = options.pop("schema", "public")
-        self._timeout = take_number(options, "timeout", _STATEMENT_S)
-        size = int(take_number(options, "pool", _POOL))
-        self._dsn = _dsn(self._address, {name: value for name, value in options.items() if name.startswith("ssl")})
-        self._settings = {
-            "application_name": "chimera",
-            "search_path": f"{quoted(self._schema)}, public",
-            "TimeZone": "UTC",
-            "jit": "off",
-            "statement_timeout": _milliseconds(self._timeout),
-            "lock_timeout": _milliseconds(lock_s),
-            "idle_in_transaction_session_timeout": _milliseconds(_IDLE_IN_TRANSACTION_S),
-            **settings,
-            **{name: value for name, value in options.items() if not name.startswith("ssl")},
-        }
-        super().__init__(f"{self._address}?schema={self._schema}", size, wait_s=wait_s, lock_s=lock_s)
-
-    async def connect(self) -> Connection:
-        try:
-            return await asyncpg.connect(
-                self._dsn,
-                timeout=_CONNECT_S,
-                command_timeout=self._timeout + self._lock_s,
-                server_settings=self._settings,
-            )
-        except asyncpg.PostgresError as error:
-            state = error.sqlstate or ""
-            if state == _NO_DATABASE:
-                raise SettingsError(
-                    f"{self}: the database does not exist; create it: CREATE DATABASE {quoted(self._address.database)}"
-                ) from error
-            if state.startswith(_CANT_LOG_IN):
-                raise SettingsError(f"{self}: {error}") from error
-            raise Unavailable(f"{self} can't be reached: {error}") from error
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
-            raise Unavailable(f"{self} can't be reached: {str(error) or type(error).__name__}") from error
-
-    async def disconnect(self, connection: Connection) -> None:
-        try:
-            await connection.close(timeout=1)
-        except (*_FAILURES, asyncio.CancelledError):
-            connection.terminate()
-
-    def is_open(self, connection: Connection) -> bool:
-        return not connection.is_closed()
-
-    def is_fit(self, connection: Connection) -> bool:
-        return not connection.is_closed() and not connection.is_in_transaction()
-
-    def is_taken(self, error: Exception) -> bool:
-        return isinstance(error, asyncpg.UniqueViolationError) and (error.constraint_name or "").endswith("_pkey")
-
-    async def fetch(
-        self, connection: Connection, sql: str, parameters: Sequence[object] = (), *, again: bool = False
-    ) -> list[Row]:
-        try:
-            rows: list[Row] = await connection.fetch(sql, *parameters)
-            return rows
-        except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
-
-    async def copy(self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """Add rows whose keys are free. Raises as `fetch`."""
-        try:
-            await connection.copy_records_to_table(table, records=rows, columns=columns)
-        except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
-
-    async def execute(self, connection: Connection, sql: str) -> None:
-        await self._execute(connection, sql)
-
-    async def execute_slowly(self, connection: Connection, sql: str) -> None:
-        await self._execute(connection, sql, timeout=_SLOW_S)
-
-    async def _execute(self, connection: Connection, sql: str, **options: float) -> None:
-        try:
-            await connection.execute(sql, **options)
-        except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
-
-    async def change(self, connection: Connection, statements: Sequence[str]) -> None:
-        async with connection.transaction():
-            for statement in statements:
-                await self.execute_slowly(connection, statement)
-
-    async def restore(self, connection: Connection, *, ran_sql: bool) -> None:
-        try:
-            if self.is_open(connection) and connection.is_in_transaction():
-                await connection.execute("ROLLBACK", timeout=_CONNECT_S)
-            if self.is_open(connection) and ran_sql:
-                await connection.execute("RESET ALL", timeout=_CONNECT_S)
-        except _FAILURES:
-            connection.terminate()
-
-    @asynccontextmanager
-    async def unhurried(self) -> AsyncIterator[Connection]:
-        async with super().unhurried() as connection:
-            try:
-                await self.execute(connection, f"SET statement_timeout = {_milliseconds(_SLOW_S)}")
-                yield connection
-            except _FAILURES as error:
-                raise self._meaning_of(error, connection) from error
-
-    async def be_alone(self, connection: Connection) -> None:
-        await self.execute(connection, "SET lock_timeout = 0")
-        lock = "SELECT pg_advisory_lock(hashtext('chimera'), hashtext($1))"
-        await connection.fetchval(lock, self._schema, timeout=_SLOW_S)
-        await self.execute(connection, f"SET lock_timeout = {_milliseconds(self._lock_s)}")
-        if not await connection.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = $1", self._schema):
-            await self._make_schema(connection)
-
-    async def _make_schema(self, connection: Connection) -> None:
-        """Raises SettingsError, saying what to do, when the user may not."""
-        statement = f"CREATE SCHEMA {quoted(self._schema)}"
-        try:
-            await self.execute(connection, statement)
-        except asyncpg.InsufficientPrivilegeError as error:
-            user = quoted(self._address.user)
-            raise SettingsError(
-                f"{self}: there is no such schema, and {self._address.user} may not create it; "
-                f"have an administrator run: {statement} AUTHORIZATION {user}"
-            ) from error
-
-    def _meaning_of(self, error: Exception, connection: Connection) -> Exception:
-        state = getattr(error, "sqlstate", None) or ""
-        if state in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError):
-            return Conflict(f"{self}: {error}")
-        if isinstance(error, asyncpg.InternalClientError):
-            connection.terminate()  # asyncpg's word for a server that hung up before it was asked
-        lost = isinstance(error, OSError | TimeoutError) or connection.is_closed()
-        if state.startswith(_OUT_OF_REACH) or (lost and not isinstance(error, asyncpg.DataError)):
-            return Unavailable(f"{self}: {str(error) or type(error).__name__}")
-        return error
-
-
-def _dsn(address: DatabaseAddress, options: Mapping[str, str]) -> str:
-    login = quote(address.user, safe="") + (f":{quote(address.password, safe='')}" if address.password else "")
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"postgresql://{login}@{host}:{address.port}/{quote(address.database)}?{urlencode(options)}"
-
-
-def _milliseconds(seconds: float) -> str:
-    return str(int(seconds * 1000))

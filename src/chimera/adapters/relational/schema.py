@@ -22,6 +22,7 @@ from alembic.operations import Operations
 from alembic.operations.ops import AddColumnOp, AlterColumnOp, CreateTableOp, DropColumnOp, MigrateOperation, UpgradeOps
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from chimera.adapters import versions
@@ -29,6 +30,20 @@ from chimera.entities import ColumnKind, Row, Table
 from chimera.errors import DeclarationError, SettingsError
 
 Part = Literal["store", "views"]
+
+# Column types of Chimera's own tables. What a released migration uses must stay as it is.
+TABLE_OPTIONS = {"mysql_engine": "InnoDB", "mariadb_engine": "InnoDB"}
+KEY: TypeEngine[str] = (
+    sa.Text(collation="C")
+    .with_variant(mysql.VARCHAR(255, collation="utf8mb4_0900_bin"), "mysql")
+    .with_variant(mysql.VARCHAR(255, collation="utf8mb4_nopad_bin"), "mariadb")
+)
+TEXT: TypeEngine[str] = (
+    sa.Text()
+    .with_variant(mysql.VARCHAR(255, collation="utf8mb4_0900_bin"), "mysql")
+    .with_variant(mysql.VARCHAR(255, collation="utf8mb4_nopad_bin"), "mariadb")
+)
+DATA: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 _OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions")}
 _RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from chimera.adapters.relational.version_types import DATA, KEY, TABLE_OPTIONS, TEXT
+from chimera.adapters.relational.schema import DATA, KEY, TABLE_OPTIONS, TEXT
 
 revision = "store_1"
 down_revision = None

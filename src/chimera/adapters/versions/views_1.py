@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import context, op
 
-from chimera.adapters.relational.version_types import DATA, KEY, TABLE_OPTIONS
+from chimera.adapters.relational.schema import DATA, KEY, TABLE_OPTIONS
 
 revision = "views_1"
 down_revision = None
