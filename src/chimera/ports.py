@@ -53,7 +53,10 @@ class Log(Protocol):
     features: Features
 
     async def create(self, topic: str, partitions: int) -> None:
-        """Make sure that the topic exists. Doing it twice changes nothing."""
+        """Make sure that the topic exists, with so many partitions or more. Doing it twice changes nothing.
+
+        Raises SettingsError where it has fewer.
+        """
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         """Add messages, each to its own `partition`; returns once all are confirmed as durable as the engine promises.

@@ -158,8 +158,8 @@ async def test_a_prefix_that_kafka_does_not_allow_is_refused(prefix: str) -> Non
     await log.close()
 
 
-async def test_another_number_of_partitions_is_refused(log: KafkaLog) -> None:
-    with pytest.raises(SettingsError, match=r"events of kafka://\S+ has 2 partitions, not 3"):
+async def test_fewer_partitions_than_are_needed_are_refused(log: KafkaLog) -> None:
+    with pytest.raises(SettingsError, match=r"events of kafka://\S+ has 2 partitions, and 3 are needed"):
         await log.create("events", 3)
 
 

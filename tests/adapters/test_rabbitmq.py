@@ -283,8 +283,8 @@ def test_the_retention_of_commands_has_an_option_of_its_own_and_a_least_value() 
             RabbitMQLog(f"rabbitmq://localhost/?commands_max_age={wrong}")
 
 
-async def test_another_number_of_partitions_is_refused(log: RabbitMQLog) -> None:
-    with pytest.raises(SettingsError, match=r"events at rabbitmq://.* has 2 partitions, not 3"):
+async def test_fewer_partitions_than_are_needed_are_refused(log: RabbitMQLog) -> None:
+    with pytest.raises(SettingsError, match=r"events at rabbitmq://.* has 2 partitions, and 3 are needed"):
         await log.create("events", 3)
     with pytest.raises(ValueError, match="has 2 partitions, no number 2"):
         await log.append("events", [event(2, 1)])

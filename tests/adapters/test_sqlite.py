@@ -68,7 +68,7 @@ async def test_times_are_text_of_fixed_width_that_sql_can_compare(store: SQLiteS
 async def test_another_number_of_partitions_is_refused(store: SQLiteStore, log: SQLiteLog) -> None:
     with pytest.raises(SettingsError, match="has 2 partitions, not 3"):
         await store.create([THING], 3)
-    with pytest.raises(SettingsError, match="has 2 partitions, not 8"):
+    with pytest.raises(SettingsError, match="has 2 partitions, and 8 are needed"):
         await log.create("events", 8)
 
 

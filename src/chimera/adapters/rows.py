@@ -97,6 +97,14 @@ def other_partitions(what: str, found: int, asked: int) -> SettingsError:
     return SettingsError(f"{what} has {found} partitions, not {asked}; their number can't change")
 
 
+def too_few_partitions(topic: str, found: int, asked: int) -> SettingsError:
+    """The error of a `topic`, as it is called, that was created with fewer partitions than are needed."""
+    return SettingsError(
+        f"{topic} has {found} partitions, and {asked} are needed; "
+        f"set partitions={found} where the service is declared, or take another prefix"
+    )
+
+
 def distinct(items: Collection[Item]) -> list[Item]:
     """The items, each once, in the order of their first occurrence."""
     return list(dict.fromkeys(items))

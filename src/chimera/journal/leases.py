@@ -153,6 +153,11 @@ class Leases:
 
 
 async def partitions_of(context: Context, source: str, held: frozenset[int]) -> list[int]:
-    """The partitions of a source that belong to the leases held. Raises Unavailable before the source exists."""
+    """The partitions of a source that belong to the leases held. Raises Unavailable before the source exists.
+
+    A topic may have more of them than its owner's journal: as far as the owner tells, those are left out.
+    """
     ends = await context.log.ends(names.events_topic(source))
-    return [partition for partition in ends if partition % context.service.partitions in held]
+    heads = await context.owners.known_heads(source)
+    theirs = [partition for partition in ends if partition in heads or not heads]
+    return [partition for partition in theirs if partition % context.service.partitions in held]

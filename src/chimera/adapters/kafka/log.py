@@ -31,6 +31,7 @@ from chimera.adapters.kafka.cluster import (
     WaitingThread,
 )
 from chimera.adapters.kafka.messages import to_headers, to_record
+from chimera.adapters.rows import too_few_partitions
 from chimera.core.aio.signals import Signal
 from chimera.errors import CutShort, SettingsError, Unavailable, Unfit
 from chimera.messages import Message
@@ -65,7 +66,7 @@ class KafkaLog:
         """On three brokers, or as many as there are; never trimmed by itself, unless the URL sets `topic.retention.ms`.
 
         A topic that exists keeps its own settings.
-        Raises SettingsError when it has another number of partitions, or when Kafka refuses the URL's settings.
+        Raises SettingsError when it has fewer partitions, or when Kafka refuses the URL's settings.
         """
         topic = self._cluster.prefix + topic
         try:
@@ -77,11 +78,8 @@ class KafkaLog:
                 found = await controller.partitions(topic)
         except KafkaRefused as refused:
             raise SettingsError(str(refused)) from refused
-        if found != partitions:
-            raise SettingsError(
-                f"the topic {topic} of {self._cluster} has {found} partitions, not {partitions}; "
-                "set `partitions` back, or delete the topic"
-            )
+        if found < partitions:
+            raise too_few_partitions(f"the topic {topic} of {self._cluster}", found, partitions)
         self._counts[topic] = found
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from chimera.adapters.rabbitmq.exchange import Exchange
 from chimera.adapters.rabbitmq.messages import decode, encode
+from chimera.adapters.rows import too_few_partitions
 from chimera.errors import CutShort, SettingsError, Unavailable
 from chimera.messages import Message
 from chimera.ports import Features, Log, Record, Store, ViewStore
@@ -88,7 +89,7 @@ class RabbitMQLog:
         self._closed = False
 
     async def create(self, topic: str, partitions: int) -> None:
-        """Raises SettingsError when the topic exists with another number of partitions."""
+        """Raises SettingsError when the topic exists with fewer partitions."""
         with _translated():
             await self._topic(topic).create(partitions)
 
@@ -246,11 +247,8 @@ class _Topic:
         if not await self._count(link):
             await self._make(link, partitions)
         found = await self._count(link)
-        if found != partitions:
-            raise SettingsError(
-                f"{self._name} at {self._address} has {found} partitions, not {partitions}: "
-                f"set partitions to {found}, or take another virtual host or prefix"
-            )
+        if found < partitions:
+            raise too_few_partitions(f"{self._name} at {self._address}", found, partitions)
 
     async def _count(self, link: Link) -> int:
         """The number of the topic's streams, up to the first that is missing."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from pathlib import Path
 
 from chimera.adapters.rows import (
-    other_partitions,
+    too_few_partitions,
 )
 from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile
 from chimera.core.aio.signals import Signal
@@ -53,7 +53,7 @@ class SQLiteLog:
         self._topics: dict[str, SQLiteTopic] = {}
 
     async def create(self, topic: str, partitions: int) -> None:
-        """Raises SettingsError when the topic exists with another number of partitions."""
+        """Raises SettingsError when the topic exists with fewer partitions."""
         await self._topic(topic).open(partitions)
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
@@ -124,8 +124,8 @@ class SQLiteTopic:
                 connection.run("INSERT OR IGNORE INTO meta VALUES ('partitions', ?)", (partitions,))
             rows = connection.run("SELECT value FROM meta WHERE name = 'partitions'")
         found = int(rows[0][0]) if rows else 0
-        if partitions is not None and found != partitions:
-            raise other_partitions(f"the topic in {self._file.path}", found, partitions)
+        if partitions is not None and found < partitions:
+            raise too_few_partitions(f"the topic in {self._file.path}", found, partitions)
         self._partitions = found
 
     async def append(self, messages: Sequence[Message]) -> None:

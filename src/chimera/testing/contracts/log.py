@@ -11,7 +11,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from chimera.errors import Unavailable
+from chimera.errors import SettingsError, Unavailable
 from chimera.messages import Message
 from chimera.ports import PAGE_BYTES, Log, Record
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event, quick
@@ -30,6 +30,19 @@ class LogContract(EngineSuite):
         await engine.append(TOPIC, [event(0, 1)])
         await engine.create(TOPIC, PARTITIONS)
         assert _messages(await self.take(engine, 1)) == [event(0, 1)]
+
+    async def test_a_topic_may_have_more_partitions_than_are_needed_but_not_fewer(self, engine: Log) -> None:
+        """Who needs fewer uses the first ones, and what is in it stays; who needs more is refused in one line."""
+        await engine.create(TOPIC, PARTITIONS)
+        await engine.append(TOPIC, [event(0, 1)])
+        await engine.create(TOPIC, PARTITIONS - 1)
+        assert list(await engine.ends(TOPIC)) == list(range(PARTITIONS))
+        assert _messages(await self.take(engine, 1)) == [event(0, 1)]
+        with pytest.raises(
+            SettingsError, match=rf"has {PARTITIONS} partitions, and {PARTITIONS + 1} are needed"
+        ) as told:
+            await engine.create(TOPIC, PARTITIONS + 1)
+        assert "\n" not in str(told.value)
 
     async def test_what_is_appended_is_read_unchanged(self, engine: Log) -> None:
         """Every field of a message, under any key; also one without a number, as commands are."""

@@ -60,11 +60,11 @@ class MemoryLog:
         self._closed = False
 
     async def create(self, topic: str, partitions: int) -> None:
-        """Raises SettingsError when the topic exists with another number of partitions."""
+        """Raises SettingsError when the topic exists with fewer partitions."""
         stored = self._topics.setdefault(topic, [_Records() for _ in range(partitions)])
         self._changed.setdefault(topic, Signal())
-        if len(stored) != partitions:
-            raise SettingsError(f"the topic {topic} has {len(stored)} partitions, not {partitions}")
+        if len(stored) < partitions:
+            raise SettingsError(f"the topic {topic} has {len(stored)} partitions, and {partitions} are needed")
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         """Raises ValueError, and adds nothing, when a message's partition is not one of the topic's."""
