@@ -12,7 +12,7 @@ from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.tables import Lease
 from chimera.entities import table_of
-from chimera.journal.leases import FORGET_S, Leases
+from chimera.journal.leases import FORGET_S, Leases, partitions_of
 from chimera.ports import Store
 from chimera.testing.fuse import Fuse
 from tests.support import QUICK, Bank, Engines, make_context, opened
@@ -224,3 +224,9 @@ async def test_who_has_died_with_a_long_lease_is_followed_as_soon_as_any_other(c
         clock.at += TIMING.lease_s / 3
         await new.renew()
     assert new.held == frozenset(range(8))
+
+
+async def test_partitions_that_only_the_topic_has_belong_to_nobody(bank: Bank, engines: Engines) -> None:
+    await engines.log.create("accounts.events", 12)
+    context = await opened(bank.service, engines)
+    assert await partitions_of(context, "accounts", frozenset(range(8))) == list(range(8))
