@@ -165,6 +165,19 @@ async def test_a_renamed_reaction_goes_on_where_it_was(engines: Engines, how: st
     await mailed(back, "a", "b", "c0", "c1", "d")
 
 
+async def test_a_reaction_that_ran_under_both_names_is_refused_where_it_would_repeat(engines: Engines) -> None:
+    """As after a rename under an earlier release."""
+    await with_a_past(engines)
+    twice = ("@shop.on(Placed)\nasync def send_mail", '@shop.on(Placed, start="now")\nasync def mail')
+    context = await started(build(twice), engines)
+    await order(context, "c")
+    await mailed(context, "a", "b", "c")
+    renamed = ("@shop.on(Placed)\nasync def send_mail", '@shop.on(Placed, renamed_from="send_mail")\nasync def mail')
+    said = await refusal(build(renamed), engines)
+    assert "the reaction 'send_mail' of shop has also run as 'mail', and has got further there" in said
+    assert 'type: name="mail" without renamed_from=' in said
+
+
 async def test_the_code_before_and_after_a_rename_share_one_checkpoint(engines: Engines) -> None:
     await with_a_past(engines)
     old = await started(build(), engines)
@@ -188,7 +201,7 @@ async def test_a_new_reaction_says_where_it_begins(engines: Engines, start: str,
         "    tx.save(Bill(event.order_id, bill.count + 1))\n"
     )
     said = await refusal(build(text=new), engines)
-    assert "the reaction 'bill' of shop is new, and shop has 2 events already; " in said
+    assert "the reaction 'bill' of shop is new, and shop has 2 events already: say where" in said
     begins = build(("@shop.on(Placed)\nasync def bill", f'@shop.on(Placed, start="{start}")\nasync def bill'), text=new)
     context = await started(begins, engines)
     await order(context, "c")
@@ -474,6 +487,14 @@ async def test_a_rebuild_that_passes_over_what_was_folded_waits_for_a_person(eng
         await eventually(is_held)
     [shown] = await rebuilds(context)
     assert "it passes over events of type shop.Paid, and 0 rows of generation 2 are missing in it, 1" in shown["why"]
+
+
+async def test_a_view_that_loses_rows_with_events_that_are_given_up_waits_all_the_same(engines: Engines) -> None:
+    await with_a_past(engines)
+    text = SHOP.replace("Placed", "OrderPlaced") + '\nshop.forgotten(events=["Placed"])\n'
+    context = await started(build(text=text), engines)
+    await order(context, "a")
+    assert "it passes over events of type shop.Placed, and 1 rows of generation 1 are missing" in await held(context)
 
 
 async def test_a_rebuild_of_a_store_without_types_says_what_it_passes_over(engines: Engines) -> None:

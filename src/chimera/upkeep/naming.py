@@ -28,7 +28,7 @@ from chimera.entities import Entity, table_of
 from chimera.errors import ChimeraError, SettingsError, Unavailable
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import Checkpoint
-from chimera.service import Reaction, Service
+from chimera.service import Reaction, Service, located
 from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
@@ -161,6 +161,7 @@ async def _misfits(context: Context, declared: Sequence[DeclaredName], stored: S
         for new, old in _renames(service, kind, declared, stored):
             if await _has_rows(context, kind, old):
                 found.append(_like_a_rename(service, new, old))
+    found += _went_on_elsewhere(service, stored)
     found += [
         _without_start(context.service, reaction, source, _missing(service, "reactions", declared, stored), count)
         for reaction, source in _new_reactions(service, stored)
@@ -281,18 +282,34 @@ def _new_reactions(service: Service, stored: Stored) -> list[tuple[Reaction, str
     ]
 
 
+def _went_on_elsewhere(service: Service, stored: Stored) -> list[str]:
+    """What to say of reactions that have run under another of their names, and have got further there."""
+    found = []
+    for reaction, source in ((each, source) for each in service.reactions.values() for source in each.sources):
+        own = {row.partition: row.number for row in stored.consumers.get(reaction_consumer(reaction.name, source), ())}
+        for name in reaction.also:
+            rows = stored.consumers.get(reaction_consumer(name, source), ())
+            if own and any(row.number > own.get(row.partition, 0) for row in rows):
+                found.append(
+                    f"{located(reaction.function)}: the reaction {reaction.name!r} of {service.name} has also run as "
+                    f"{name!r}, and has got further there: it would take events of {source} again; to go on from there, "
+                    f'type: name="{name}" without renamed_from='
+                )
+    return found
+
+
 def _without_start(service: Service, reaction: Reaction, source: str, missing: Sequence[str], count: int) -> str:
     declared = next(each for each in declared_names(service) if (each.kind, each.name) == ("reactions", reaction.name))
     events = ", ".join(event.__name__ for event in reaction.events)
     call = f"@{variable(service)}.{'project' if reaction.batch else 'on'}({events}, "
     renamed = (
-        f'; and {missing[0]!r} is gone: if that is its name until now, type: {call}renamed_from="{missing[0]}")'
+        f'; and {missing[0]!r} is gone: if that is its name until now, type: {call}renamed_from="{missing[0]}"); else '
         if missing
-        else ""
+        else ": "
     )
     return (
         f"{declared.where}: the reaction {reaction.name!r} of {service.name} is new, and {source} has {_events(count)} "
-        f'already{renamed}; else say where it begins, type: {call}start="now") or start="beginning"'
+        f'already{renamed}say where it begins, type: {call}start="now") or start="beginning"'
     )
 
 

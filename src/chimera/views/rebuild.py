@@ -18,7 +18,7 @@ from functools import partial
 import msgspec
 
 from chimera.core.context import Context
-from chimera.core.declared import is_of_a_share, known_types
+from chimera.core.declared import is_of_a_share, own_events
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
 from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.folds import View
@@ -163,15 +163,14 @@ class ViewKeeper:
         return work
 
     async def _note_unread(self, old: Generation, found: Comparison) -> None:
-        """Note which types of events the old generation has folded and this code does not know."""
+        """Note which types of events the old generation has folded and this code does not, given up or not."""
         service, read = self._context.service, {type_ for event in self._view.steps for type_ in event.wire_types()}
-        given_up = {f"{service.name}.{name}" for name in service.forgot.get("events", ())}
         if old.types:
-            found.unread = sorted({*old.types} - read - given_up)
+            found.unread = sorted({*old.types} - read)
             sources = {type_.partition(".")[0] for type_ in found.unread}
             found.renamed = any(type_.partition(".")[0] in sources for type_ in {*self._types} - {*old.types})
         elif service.name in self._view.sources and found.missing:  # an earlier release did not write them down
-            known = known_types(service)
+            known = {type_ for event in own_events(service) for type_ in event.wire_types()}
             types = await self._context.store.types()
             found.unread = sorted(each for each in types if each not in known and not is_of_a_share(service, each))
 
