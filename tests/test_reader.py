@@ -8,6 +8,7 @@ import pytest
 
 from chimera import Position, Reader
 from chimera.borrow.reads import BorrowedReads
+from chimera.commands.execute import Task
 from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.ports import Checkpoint, Document, Move, ViewStore
@@ -15,9 +16,22 @@ from chimera.reader import Notes
 from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
-from chimera.views.documents import Documents, Waiting
+from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
-from tests.support import Bank, Deposit, Engines, Shop, direct, opened, positions_of, project
+from tests.support import (
+    PARTITIONS,
+    Account,
+    Bank,
+    Deposit,
+    Engines,
+    Ledger,
+    Shop,
+    direct,
+    opened,
+    positions_of,
+    project,
+    reaction_of,
+)
 
 
 def waiting_for(context: Context, after: Sequence[Position], budget: float) -> Waiting:
@@ -141,3 +155,57 @@ async def test_a_view_without_a_document_is_none_or_empty_as_declared(context: C
         empty = await reader.view(bank.total, "all")
     assert empty is not None
     assert (empty.name, empty.total) == ("all", 0)
+
+
+async def enter(context: Context) -> None:
+    """Project the journal into the ledger."""
+    executor, _ = reaction_of(context, "enter")
+    for partition in range(PARTITIONS):
+        if events := await context.store.journal(partition, 0, 100):
+            entered = [each for each in events if each.type == "accounts.Deposited"]
+            move = Move("accounts", partition, 0, Checkpoint(events[-1].number))
+            await executor.run([Task(each, each.number) for each in entered], [move])
+
+
+async def test_a_page_of_projected_rows_waits_for_what_its_reader_has_seen(context: Context, bank: Bank) -> None:
+    [outcome] = await direct(context, Deposit("a", 5))
+    tables, notes = ProjectedTables(context), Notes(positions_of(outcome))
+    waiting = Waiting(context, documents_of(context), notes, 5.0, tables)
+
+    async def later() -> None:
+        await asyncio.sleep(0.02)
+        await enter(context)
+
+    projecting = asyncio.ensure_future(later())
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents_of(context), {}, waiting)
+        await waiting.reach_tables()
+        await projecting
+        assert await reader.load(Account, "a")
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents_of(context), {}, waiting)
+        assert await reader.load(Ledger, "a")
+        await waiting.cover_tables(session)
+    assert notes.behind == []
+    assert {str(each) for each in positions_of(outcome)} <= {str(each) for each in notes.seen}
+
+
+async def test_projected_rows_that_are_not_there_in_time_are_told_with_how_far_they_are(context: Context) -> None:
+    [outcome] = await direct(context, Deposit("a", 5))
+    notes = Notes(positions_of(outcome))
+    waiting = Waiting(context, documents_of(context), notes, 0.02, ProjectedTables(context))
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents_of(context), {}, waiting)
+        assert await reader.find(Ledger) == []
+        assert await reader.load(Account, "a")
+    assert [each.number for each in notes.behind] == [0]
+
+
+async def test_who_brings_nothing_waits_for_no_table_and_is_given_nothing(context: Context) -> None:
+    notes = Notes()
+    waiting = Waiting(context, documents_of(context), notes, 60.0, ProjectedTables(context))
+    async with context.store.snapshot() as session:
+        reader = Reader(context.service, session, documents_of(context), {}, waiting)
+        assert await asyncio.wait_for(reader.find(Ledger), 1.0) == []
+        await waiting.cover_tables(session)
+    assert (notes.behind, notes.seen) == ([], [])

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from chimera.borrowed import Borrowed
+from chimera.entities import Entity, Row
 from chimera.folds import View
 from chimera.messages import Position
 from chimera.ports import Session
@@ -15,6 +16,7 @@ from chimera.service import Borrow, Mode, Service
 from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
+Stored = TypeVar("Stored", bound=Entity)
 
 
 class DocumentReads(Protocol):
@@ -96,8 +98,8 @@ class BorrowReads(Protocol):
         """As `get`, of each of these keys."""
 
 
-class ViewWaiting(Protocol):
-    """Waits for views, for one request: see `chimera.views.documents.Waiting`."""
+class ReadWaiting(Protocol):
+    """Waits for views and tables, for one request: see `chimera.views.documents.Waiting`."""
 
     notes: Notes
 
@@ -106,6 +108,9 @@ class ViewWaiting(Protocol):
 
     async def cover(self, consumer: str) -> None:
         """Note where a view is whose document was read just now, for a reader who follows."""
+
+    async def reach_tables(self) -> None:
+        """As `reach`, of all that `project` writes, before the first row is read."""
 
 
 class Reader(Reads):
@@ -117,12 +122,27 @@ class Reader(Reads):
         session: Session,
         documents: DocumentReads,
         borrows: Mapping[str, BorrowReads],
-        waiting: ViewWaiting,
+        waiting: ReadWaiting,
     ) -> None:
         super().__init__(service, session)
         self._documents = documents
         self._borrows = borrows
         self._waiting = waiting
+
+    async def load(self, entity: type[Doc], *key: object) -> Doc | None:
+        """The entity with this key, or None. An event-sourced one is folded from its events."""
+        await self._waiting.reach_tables()
+        return await super().load(entity, *key)
+
+    async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
+        """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
+        await self._waiting.reach_tables()
+        return await super().find(entity, **where)
+
+    async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
+        """Rows of a query in the store's own SQL."""
+        await self._waiting.reach_tables()
+        return await super().execute(sql, *parameters)
 
     async def view(self, view: View[Doc], key: str) -> Doc | None:
         """The view's document of a key; without one None, or the empty document where the view is declared so."""

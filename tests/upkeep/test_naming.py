@@ -541,5 +541,17 @@ def test_a_name_that_can_not_be_stored_is_refused(name: str) -> None:
         build(("@shop.on(Placed)", f'@shop.on(Placed, name="{name}")'))
 
 
+def test_what_the_page_about_names_shows_is_so() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "names.md").read_text()
+    declared = declared_names(build(text=page.split("```python\n")[1].split("```")[0]))
+    names = {(each.kind, each.python): each.name for each in declared}
+    assert names == {
+        ("events", "OrderPlaced"): "Placed",
+        ("tables", "Letter"): "mails",
+        ("views", "Deal"): "sale",
+        ("reactions", "mail_customer"): "send_mail",
+    }
+
+
 def test_the_table_of_names_is_one_of_chimeras_own() -> None:
     assert table_of(StoredName) in framework_tables()

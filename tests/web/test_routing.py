@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -111,3 +111,19 @@ def test_whole_numbers_are_integers_and_text_is_left_alone() -> None:
     assert with_whole_numbers(b'{"a":71.0,"b":"7.0 \\" 1.0","c":1.5,"d":-0.0,"e":1e2,"f":[2.0],"g":1e400}') == (
         b'{"a":71,"b":"7.0 \\" 1.0","c":1.5,"d":0,"e":100,"f":[2],"g":1e400}'
     )
+
+
+async def test_an_answer_whose_status_has_no_body_has_none() -> None:
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    async def receive() -> Any:
+        raise AssertionError("nothing is to be read")
+
+    await Call({}, receive, send, {}).answer(b"null", 204, headers=[(b"chimera-position", b"shop/0@1")])
+    assert sent == [
+        {"type": "http.response.start", "status": 204, "headers": [(b"chimera-position", b"shop/0@1")]},
+        {"type": "http.response.body", "body": b""},
+    ]

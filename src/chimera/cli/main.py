@@ -192,7 +192,7 @@ def show_retention(config: str) -> None:
 @click.argument("service")
 @click.argument("view")
 @click.option("--keep-old", is_flag=True, help="Keep the generation that serves now, for --back.")
-@click.option("--force", is_flag=True, help="Flip though events are parked that were folded before.")
+@click.option("--force", is_flag=True, help="Flip whatever it lacks of what serves now.")
 @click.option("--cancel", "way", flag_value="cancel", help="Stop a rebuild and drop what was built.")
 @click.option("--back", "way", flag_value="back", help="Let the generation that was kept serve again.")
 @click.option("--drop-old", "way", flag_value="drop-old", help="Drop the generation that was kept.")

@@ -292,7 +292,7 @@ def _went_on_elsewhere(service: Service, stored: Stored) -> list[str]:
             if own and any(row.number > own.get(row.partition, 0) for row in rows):
                 found.append(
                     f"{located(reaction.function)}: the reaction {reaction.name!r} of {service.name} has also run as "
-                    f"{name!r}, and has got further there: it would take events of {source} again; to go on from there, "
+                    f"{name!r}, and has got further there: it would repeat events of {source}; to go on from there, "
                     f'type: name="{name}" without renamed_from='
                 )
     return found

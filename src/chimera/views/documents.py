@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import cast
 
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.context import Context
-from chimera.journal.checkpoints import Place, floor_of, reach, settled_checkpoints
+from chimera.core.tables import Progress
+from chimera.entities import table_of
+from chimera.journal.checkpoints import Look, Place, floor_of, reach, read_checkpoints, settled_checkpoints
+from chimera.journal.consumers import Consumer, consumers_of
 from chimera.messages import Position
-from chimera.ports import Checkpoint, ViewStore
+from chimera.ports import Checkpoint, Session, ViewStore
 from chimera.reader import Notes
+from chimera.service import Reaction
 from chimera.views.generations import GenerationReads
 
 
@@ -61,13 +66,52 @@ class Documents:
         return [document.data if (document := found.get(key)) else None for key in keys]
 
 
-class Waiting:
-    """Waits until views have what the reader of one request has seen before, within a budget in seconds."""
+class ProjectedTables:
+    """How far `project` has brought the tables of the store: asked once for all requests of a loop turn."""
 
-    def __init__(self, context: Context, documents: Documents, notes: Notes, budget: float) -> None:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        reactions = [each for each in consumers_of(context.service) if isinstance(each.declared, Reaction)]
+        self.consumers = [each for each in reactions if cast("Reaction", each.declared).batch]
+        self._looks = {
+            each.name: Coalescer[int, Checkpoint](partial(self._look, each), concurrency=4) for each in self.consumers
+        }
+
+    async def reached(self, consumer: Consumer, partitions: Sequence[int]) -> Mapping[Place, Checkpoint]:
+        """The consumer's checkpoints in these partitions: rows read afterwards have all that is up to there."""
+        found = await asyncio.gather(*(self._looks[consumer.name].submit(each) for each in partitions))
+        return {(consumer.source, each): at for each, at in zip(partitions, found, strict=True)}
+
+    async def shown(self, session: Session) -> list[Position]:
+        """The positions that cover what a session reads: of its service's own events, and of what is projected."""
+        name, table = self._context.service.name, table_of(Progress)
+        found = [Position(name, partition, number) for partition, number in (await session.heads()).items()]
+        if self.consumers:
+            rows = await session.find(table, {"consumer": [each.name for each in self.consumers]})
+            found += [Position(row.source, row.partition, row.number) for row in map(table.from_row, rows)]
+        return found
+
+    async def _look(self, consumer: Consumer, partitions: list[int]) -> Sequence[Checkpoint]:
+        at = await read_checkpoints(self._context.store, consumer.name, consumer.source, set(partitions))
+        return [at[each] for each in partitions]
+
+
+class Waiting:
+    """Waits until views and tables have what the reader of one request has seen before, within a budget in seconds."""
+
+    def __init__(
+        self,
+        context: Context,
+        documents: Documents,
+        notes: Notes,
+        budget: float,
+        tables: ProjectedTables | None = None,
+    ) -> None:
         self.notes = notes
         self._context = context
         self._documents = documents
+        self._tables = tables
+        self._has_read_tables = False
         self._until = context.clock.monotonic() + budget
         self._reached: dict[str, Sequence[Position]] = {}
 
@@ -76,9 +120,30 @@ class Waiting:
         floor = floor_of([each for source in sources for each in self.notes.after(source)])
         if not floor:
             return
+        await self._reach(consumer, floor, partial(self._documents.reached, consumer))
+
+    async def reach_tables(self) -> None:
+        """As `reach`, of all that `project` writes, before the first row is read."""
+        self._has_read_tables = True
+        if self._tables is None or not self.notes.follows:
+            return
+        wanted = [(each, floor_of(self.notes.after(each.source))) for each in self._tables.consumers]
+        await asyncio.gather(
+            *(
+                self._reach(each.name, floor, partial(self._tables.reached, each, [part for _, part in floor]))
+                for each, floor in wanted
+                if floor
+            )
+        )
+
+    async def cover_tables(self, session: Session) -> None:
+        """As `cover`, of the rows that were read in this session, if any were."""
+        if self._tables is not None and self._has_read_tables and self.notes.follows:
+            self.notes.saw(await self._tables.shown(session))
+
+    async def _reach(self, consumer: str, floor: Mapping[Place, int], look: Look) -> None:
         if consumer not in self._reached:
             left = self._until - self._context.clock.monotonic()
-            look = partial(self._documents.reached, consumer)
             behind = await reach(self._context, consumer, floor, left, look)
             self._reached[consumer] = [Position(*place, number) for place, number in behind.items()]
         self.notes.missed(self._reached[consumer])

@@ -24,6 +24,7 @@ BODY_FREE = 16 << 10
 LARGE_ANSWER = 64 << 10
 DISCARD_LIMIT = 16 << 20
 DISCARD_S = 5.0
+BODILESS = frozenset({204, 205, 304})
 SILENT_S = 0.5
 
 Declared = TypeVar("Declared", bound=msgspec.Struct)
@@ -145,14 +146,11 @@ class Call(msgspec.Struct):
     async def answer(
         self, body: bytes, status: int = 200, content_type: bytes = JSON, headers: Iterable[Header] = ()
     ) -> None:
-        """Send the whole answer."""
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *headers],
-            }
-        )
+        """Send the whole answer. One with a status that has no body (204, 205, 304) has none, whatever it is given."""
+        described = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        if status in BODILESS:
+            body, described = b"", []
+        await self.send({"type": "http.response.start", "status": status, "headers": [*described, *headers]})
         if len(body) > LARGE_ANSWER:  # it is answered once the client has taken most of it
             await self.send({"type": "http.response.body", "body": body, "more_body": True})
             body = b""

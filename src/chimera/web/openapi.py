@@ -112,7 +112,7 @@ def query(
 ) -> Operation:
     """The description of a query's route; a parameter is its name, type and default.
 
-    `waits`: it reads views or copies, and so waits for `Chimera-After`.
+    `waits`: it has a Reader, and so waits for `Chimera-After`.
     """
     in_path = path_parameters(declared.route)
     described = [

@@ -27,7 +27,7 @@ from chimera.messages import Position
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.service import Handler, Query, path_parameters
-from chimera.views.documents import Documents, Waiting
+from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web import openapi
 from chimera.web.admin import Admin
@@ -51,6 +51,7 @@ class ReadHead:
         self.states = CommandStates(context)
         self._generations = GenerationReads(context)
         self._documents = Documents(context, self._generations)
+        self._tables = ProjectedTables(context)
         self._snapshots = Snapshots(context.store)
         self.borrows = {
             name: BorrowedReads(context, borrow, self._documents) for name, borrow in context.service.borrows.items()
@@ -137,12 +138,18 @@ class ReadHead:
         async def ask(arguments: dict[str, object], reader: str, waiting: Waiting, session: Session) -> object:
             waiting.notes.begin()
             arguments[reader] = Reader(self.context.service, session, self._documents, self.borrows, waiting)
-            return await query.function(**arguments)
+            try:
+                found = await query.function(**arguments)
+            except Rejected:
+                await waiting.cover_tables(session)
+                raise
+            await waiting.cover_tables(session)
+            return found
 
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
             notes = Notes(_after(call))
-            waiting = Waiting(self.context, self._documents, notes, self.context.timing.after_s)
+            waiting = Waiting(self.context, self._documents, notes, self.context.timing.after_s, self._tables)
             try:
                 if reader_name is None:
                     found = await query.function(**arguments)
@@ -156,8 +163,9 @@ class ReadHead:
             await _answer_document(call, found, query.page, _said(notes))
 
         method, _, template = query.route.partition(" ")
-        waits = reader_name is not None and bool(self.context.service.views or self.context.service.borrows)
-        describe = partial(openapi.query, self.context.service, query, parameters.declared, waits=waits)
+        describe = partial(
+            openapi.query, self.context.service, query, parameters.declared, waits=reader_name is not None
+        )
         return Route(method, template, endpoint, describe)
 
     def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:

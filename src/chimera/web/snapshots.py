@@ -34,20 +34,21 @@ class Snapshots:
 
     async def look(self, work: Callable[[Session], Awaitable[Found]]) -> Found:
         """The result of `work`, given a session; it only reads, and may be called twice."""
-        if self._dialect is not None:  # the first snapshot learns it
-            lazy = _LazySnapshot(self._store, self.rows, self._dialect)
-            try:
-                found = await work(lazy)
-                if not lazy.is_torn:
-                    return found
-            except Exception:
-                if not lazy.is_torn:
-                    raise
-            finally:
-                if (opened := lazy.end()) is not None:
-                    await opened.aclose()
+        if self._dialect is None:
+            async with self._store.snapshot() as session:
+                self._dialect = session.dialect
+        lazy = _LazySnapshot(self._store, self.rows, self._dialect)
+        try:
+            found = await work(lazy)
+            if not lazy.is_torn:
+                return found
+        except Exception:
+            if not lazy.is_torn:
+                raise
+        finally:
+            if (opened := lazy.end()) is not None:
+                await opened.aclose()
         async with self._store.snapshot() as session:
-            self._dialect = session.dialect
             return await work(session)
 
     def rows(self, table: Table, key: Key) -> asyncio.Future[Sequence[Row]]:

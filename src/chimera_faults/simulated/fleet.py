@@ -9,6 +9,7 @@ from chimera.testing.fleets.state import State
 from chimera.testing.plans.fleet import Fleet
 from chimera_faults.simulated.board import next_board
 from chimera_faults.simulated.echo import Heard, echo
+from chimera_faults.simulated.naming import next_echo
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow
 from chimera_faults.tally.owner import AGEING, Account, Note, tally
@@ -19,7 +20,8 @@ KEYS = 4
 def fleet() -> Fleet:
     """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
     commands = {Add: _draw(Add), AddNow: _draw(AddNow)}
-    return Fleet(tally, board, echo, builds={"board": [next_board]}, commands=commands, writers=3, readers=2)
+    builds = {"board": [next_board], "echo": [next_echo]}
+    return Fleet(tally, board, echo, builds=builds, commands=commands, writers=3, readers=2)
 
 
 def _draw(command: type[Add] | type[AddNow]) -> Callable[[Random], Add | AddNow]:

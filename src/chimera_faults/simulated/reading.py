@@ -8,6 +8,7 @@ from chimera.borrow import copies, reads
 from chimera.reader import Notes
 from chimera.views import documents
 from chimera_faults.mistakes import MISTAKES, Mistake, Patching
+from chimera_faults.simulated.naming import NAMING
 
 
 def _behind_not_said(at: Patching) -> None:
@@ -71,5 +72,5 @@ READING = {
     "positions-not-waited-for": Mistake("a view is read without a look at where it is", "", _look_after_the_value),
     "lost-copies-believed": Mistake("a copy that was lost is asked for what there is not", "", _lost_copies_believed),
 }
-SIMULATED = MISTAKES | READING
+SIMULATED = MISTAKES | READING | NAMING
 """Every mistake that has to be found in simulated fleets."""

@@ -27,6 +27,7 @@ from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import Plan
 from chimera.testing.virtual.clock import SimClock
 from chimera.testing.virtual.loop import SimLoop, SimProcess
+from chimera.upkeep.naming import admit
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 
@@ -186,6 +187,7 @@ class World:
         while True:
             try:
                 await context.prepare()
+                await admit(context)
                 head = ReadHead(context) if kind == "read" else None
                 if head is not None:
                     await head.start()
