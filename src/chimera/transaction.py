@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from chimera.entities import Entity, Key, Row, Table, table_of
-from chimera.errors import ChimeraError, Conflict
+from chimera.errors import ChimeraError, Conflict, Unfit
 from chimera.folds import Folder
 from chimera.messages import MAX_KEY, Event, Message, form_of, partition_of
 from chimera.ports import Session, WriteSession
@@ -266,7 +266,7 @@ class Transaction(Reads):
             )
         key = event.key
         if len(key) > MAX_KEY:
-            raise ChimeraError(f"the key of {type(event).__name__} has {len(key)} characters; at most {MAX_KEY} fit")
+            raise Unfit(f"the key of {type(event).__name__} has {len(key)} characters; at most {MAX_KEY} fit")
         self._emitted.append(
             Pending(
                 event.wire_type(),
