@@ -34,6 +34,11 @@ async def show_status(settings: Settings) -> None:
                 table.add_row(context.service.name, *row, str(status["parked"].get(row[0], 0)))
             journals.add_row(context.service.name, *_kept(status["retention"]))
             held += [each["why"] for each in status["rebuilds"] if each["why"]]
+            held += [
+                f"{each['work']} stands still since {each['since']:%Y-%m-%d %H:%M:%S}, tried {each['tries']} times: "
+                f"{each['cause']}"
+                for each in status["standing"]
+            ]
     console = Console()
     console.print(table)
     console.print(journals)

@@ -11,6 +11,7 @@ from chimera.core.aio.coalesce import Coalescer
 from chimera.core.aio.handover import HandOver
 from chimera.core.aio.pace import Pace
 from chimera.core.aio.signals import Signal
+from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import take_exception
 from chimera.core.clock import Clock
 from chimera.core.metrics import Metrics
@@ -116,7 +117,8 @@ class Context:
 
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
-    committed, `moved` when a projection moved; both also when another process may have done so.
+    committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
+    stands still here.
     """
 
     service: Service
@@ -136,6 +138,7 @@ class Context:
     process: Process = field(default_factory=Process)
     committed: HandOver = field(default_factory=HandOver)
     moved: Signal = field(default_factory=Signal)
+    troubles: Troubles = field(default_factory=Troubles)
 
     @property
     def commands_topic(self) -> str:

@@ -161,5 +161,8 @@ def partition_lease(partition: int) -> str:
 PARTITION = "partition/"
 """How the name of every partition's lease begins."""
 
+STANDING = "standing/"
+"""How the name of every row about a work that stands still begins, among the leases."""
+
 WORKER = "worker/"
 """How the name of every worker's lease begins."""

@@ -19,7 +19,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     parked messages that are due. `restart_first_s`, `restart_longest_s`: the pause before a work that failed is done
     again. `lease_s`: how long a dead worker's partitions lie idle. `audit_s`: between two audits of a share or a copy,
     0 for none. `finish_s`: what may still be finished once it is to stop. `handler_s`: a handler's limit where no other
-    is set.
+    is set. `stands_s`: what has
+    failed for so long stands still, and status and readiness say so.
 
     The journal. `heads_s`: between two comparisons of a feed with its owner's heads. `heads_kept_s`: how long heads are
     shared within a process. `refetch_s`: the pause before missing events are asked for again.
@@ -60,6 +61,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: float = 3.0
     audit_s: float = 600.0
     finish_s: float = 3.0
+    stands_s: float = 10.0
     handler_s: float = 10.0
 
     heads_s: float = 1.0

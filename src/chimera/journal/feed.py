@@ -49,6 +49,7 @@ class Feed:
         self._context = context
         self._source = source
         self._topic = events_topic(source)
+        self._work = f"{context.service.name} events of {source}"
         self._owner = context.owners[source]
         self._heads = context.owners.heads(source)
         self._page = context.limits.events_page
@@ -105,6 +106,7 @@ class Feed:
 
     async def close(self) -> None:
         """Stop what is under way, and wait until it has stopped."""
+        self._context.troubles.gets_on(self._work, id(self))
         under_way: list[asyncio.Future[Any]] = [task for task in (self._reading, self._asking) if task is not None]
         self._stop_reading()
         if self._asking is not None:
@@ -198,6 +200,7 @@ class Feed:
         if self._clock.monotonic() < self._refetch_at:
             return []
         messages: list[Message] = []
+        waits_since = self._refetch_at
         for partition in self._behind():
             try:
                 page = await self._owner.journal(
@@ -217,6 +220,8 @@ class Feed:
                     f"though {self._known[partition]} was seen"
                 )
             messages += taken
+        if self._refetch_at == waits_since:
+            self._context.troubles.gets_on(self._work, id(self))
         self._context.metrics.repaired(self._context.service.name, self._source, len(messages))
         return messages
 
@@ -251,6 +256,7 @@ class Feed:
 
     def _postpone(self, cause: str) -> None:
         self._refetch_at = self._clock.monotonic() + self._timing.refetch_s
+        self._context.troubles.failed(self._work, cause, self._clock, id(self))
         logger.info("events of %s are missing and can't be fetched yet: %s", self._source, cause)
 
     def _compare(self) -> bool:

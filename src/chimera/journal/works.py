@@ -25,8 +25,9 @@ class Works:
         for name in [name for name in self._tasks if name not in wanted]:
             await stop(self._tasks.pop(name))
         for name in [name for name in wanted if name not in self._tasks]:
+            context = self._context
             work = persist(
-                f"{self._context.service.name} {name}", wanted[name], self._context.clock, self._context.timing
+                f"{context.service.name} {name}", wanted[name], context.clock, context.timing, context.troubles
             )
             self._tasks[name] = asyncio.ensure_future(work)
 

@@ -90,7 +90,7 @@ class Lone:
     """The site part of write heads without a read head: their probes."""
 
     def __init__(self, contexts: Sequence[Context]) -> None:
-        self._probes = [Probes(context) for context in contexts]
+        self._probes = [Probes(context, serves=False) for context in contexts]
 
     def routes(self) -> Sequence[Route]:
         """The probes of each service, and those of the process."""

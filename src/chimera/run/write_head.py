@@ -22,6 +22,7 @@ from chimera.upkeep.copy_audit import keep_auditing
 from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.retention import keep_trimming
 from chimera.upkeep.share_audit import keep_announcing
+from chimera.upkeep.standing import keep_telling
 from chimera.views.fingerprints import fingerprint_of_all
 from chimera.views.rebuild import ViewKeeper
 
@@ -41,6 +42,7 @@ class WriteHead:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._persist("leases", self._leases.keep))
+                tasks.create_task(self._persist("standing", partial(keep_telling, self._context)))
                 for name, work in self._works().items():
                     tasks.create_task(self._while_held(name, work, lambda: self._leases.held))
                 for view in self._context.service.views.values():
@@ -87,4 +89,5 @@ class WriteHead:
                     await stop(working)
 
     async def _persist(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        await persist(f"{self._context.service.name} {name}", work, self._context.clock, self._context.timing)
+        context = self._context
+        await persist(f"{context.service.name} {name}", work, context.clock, context.timing, context.troubles)

@@ -18,6 +18,7 @@ from chimera.ports import Checkpoint
 from chimera.service import Borrow, Mode
 from chimera.upkeep.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
+from chimera.upkeep.standing import standing_works
 from chimera.views.generations import read_generations, serving_name
 from chimera.views.parked import waiting_count
 from chimera.views.rebuild import last_report, why_held
@@ -42,6 +43,7 @@ async def service_status(context: Context) -> dict[str, Any]:
         "parked": await parked_counts(context),
         "borrows": borrows,
         "rebuilds": await rebuilds(context),
+        "standing": [each._asdict() for each in await standing_works(context)],
         "retention": await retention_status(context),
     }
 

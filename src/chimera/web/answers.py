@@ -206,8 +206,17 @@ class RebuildShown(msgspec.Struct):
     why: str
 
 
+class StandingShown(msgspec.Struct):
+    """A work of a service that does not get on: since when, how often it was tried, and what it failed with last."""
+
+    work: str
+    since: datetime
+    tries: Count
+    cause: str
+
+
 class Status(msgspec.Struct):
-    """A service's consumers with their checkpoints, its parked messages by consumer, borrows, rebuilds, retention."""
+    """A service's consumers with their checkpoints, its parked messages by consumer, borrows, what stands still, …"""
 
     service: str
     partitions: Annotated[int, Meta(ge=1, le=256)]
@@ -215,6 +224,7 @@ class Status(msgspec.Struct):
     parked: dict[str, Count]
     borrows: list[BorrowStatus]
     rebuilds: list[RebuildShown]
+    standing: list[StandingShown]
     retention: RetentionShown
 
 
@@ -225,6 +235,7 @@ class Live(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """The answer of a process whose engines have answered."""
+    """The answer of a process whose engines have answered. `standing`: what stands still in it all the same."""
 
     status: Literal["ready"] = "ready"
+    standing: list[StandingShown] | msgspec.UnsetType = msgspec.UNSET

@@ -19,10 +19,11 @@ EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Probes:
-    """Health, status and metrics of one service in this process."""
+    """Health, status and metrics of one service in this process. `serves`: it answers reads as well."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, *, serves: bool = True) -> None:
         self._context = context
+        self._serves = serves
 
     def routes(self) -> Sequence[Route]:
         """The service's own probes, below `/_chimera/<service>`."""
@@ -50,7 +51,10 @@ class Probes:
         await call.answer_json(answers.Live())
 
     async def ready(self, call: Call) -> None:
-        """Answer with 200 once store, log and views have answered within `Timing.check_s`, else with 503."""
+        """Answer with 200 once store, log and views have answered within `Timing.check_s`, else with 503.
+
+        A work that stands still is named; where nothing is served besides the works, that is a 503.
+        """
         read_query(call, NoQuery)
         try:
             async with asyncio.timeout(self._context.timing.check_s):
@@ -61,7 +65,13 @@ class Probes:
             cause = str(error) or "it takes too long"
             await answer_problem(call, 503, f"an engine does not answer: {cause}", headers=[(b"retry-after", b"1")])
             return
-        await call.answer_json(answers.Ready())
+        standing = self._context.troubles.standing(self._context.clock, self._context.timing.stands_s)
+        own = [each for each in standing if each.work.startswith(f"{self._context.service.name} ")]
+        if own and not self._serves:
+            await answer_problem(call, 503, f"{own[0].work} stands still: {own[0].cause}")
+            return
+        shown = [answers.StandingShown(*each) for each in own]
+        await call.answer_json(answers.Ready(standing=shown) if shown else answers.Ready())
 
     async def metrics(self, call: Call) -> None:
         """Answer with the process's metrics as Prometheus reads them."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import stop
 from chimera.core.clock import Clock
 from chimera.core.timing import Timing, pause_s
@@ -17,15 +18,30 @@ LATE = 1.1
 """A work that is due every so many seconds may be a tenth of them late, or early: workers shall not do it together."""
 
 
-async def persist(name: str, work: Callable[[], Awaitable[None]], clock: Clock, timing: Timing) -> None:
+async def persist(
+    name: str, work: Callable[[], Awaitable[None]], clock: Clock, timing: Timing, troubles: Troubles
+) -> None:
     """Do a work, and again whenever it ends, after a pause that grows when it fails. Ends only when cancelled."""
+    try:
+        await _persist(name, work, clock, timing, troubles)
+    finally:
+        troubles.gets_on(name)
+
+
+async def _persist(
+    name: str, work: Callable[[], Awaitable[None]], clock: Clock, timing: Timing, troubles: Troubles
+) -> None:
     failures = 0
     while True:
         started = clock.monotonic()
         error = await _end_of(work())
         if error is None:
             continue
-        failures = 1 if clock.monotonic() - started > timing.restart_longest_s else failures + 1
+        if clock.monotonic() - started > timing.restart_longest_s:
+            failures = 0
+            troubles.gets_on(name)
+        failures += 1
+        troubles.failed(name, cause_of_all(error), clock)
         pause = pause_s(failures, timing.restart_first_s, timing.restart_longest_s)
         expected, gone = _are_all(error, Unavailable), _are_all(error, Trimmed)
         logger.log(
@@ -64,6 +80,14 @@ async def _end_of(work: Awaitable[None]) -> BaseException | None:
     finally:
         await stop(working)
     return asyncio.CancelledError("cancelled from within") if working.cancelled() else working.exception()
+
+
+def cause_of_all(error: BaseException) -> str:
+    """The first cause in a group of errors, on one line."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, ChimeraError) else f"{type(error).__name__}: {text}"
 
 
 def _are_all(error: BaseException, kind: type[ChimeraError]) -> bool:

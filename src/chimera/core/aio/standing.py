@@ -1,0 +1,53 @@
+"""The works of a process that stand still: which, since when, after how many tries, and why."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from operator import itemgetter
+from typing import NamedTuple
+
+from chimera.core.clock import Clock
+
+
+class Stuck(NamedTuple):
+    """A work that does not get on: its name, since when, how often it was tried, and what it failed with last."""
+
+    work: str
+    since: datetime
+    tries: int
+    cause: str
+
+
+class _Trouble:
+    def __init__(self, clock: Clock) -> None:
+        self.began, self.since = clock.monotonic(), clock.now()
+        self.tries = 0
+        self.cause = ""
+        self.tried_at = self.began
+
+
+class Troubles:
+    """What fails again and again in this process. A work that fails now and then is none of it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], _Trouble] = {}
+
+    def failed(self, work: str, cause: str, clock: Clock, who: int = 0) -> None:
+        """A work has failed once more, since it last got on. `who`: which of several that do it."""
+        trouble = self._found.setdefault((work, who), _Trouble(clock))
+        trouble.tries += 1
+        trouble.cause = cause
+        trouble.tried_at = clock.monotonic()
+
+    def gets_on(self, work: str, who: int = 0) -> None:
+        """A work gets on, or is not wanted any more."""
+        self._found.pop((work, who), None)
+
+    def standing(self, clock: Clock, after_s: float) -> list[Stuck]:
+        """The works that have failed for at least so many seconds, and no longer ago."""
+        now = clock.monotonic()
+        return [
+            Stuck(work, each.since, each.tries, each.cause)
+            for (work, _), each in sorted(self._found.items(), key=itemgetter(0))
+            if each.tried_at - each.began >= after_s >= now - each.tried_at
+        ]

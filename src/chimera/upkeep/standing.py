@@ -1,0 +1,63 @@
+"""What stands still, told across processes: a write head writes it down, whoever asks for the status reads it.
+
+It is written among the leases, as what it is: true for a while, by whoever says so.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chimera.core.aio.standing import Stuck
+from chimera.core.context import Context
+from chimera.core.names import STANDING
+from chimera.core.tables import Lease
+from chimera.entities import table_of
+from chimera.messages import MAX_KEY
+
+TRUE_FOR = 3
+"""A word about what stands still is true for so many intervals in which it is given again."""
+
+
+async def keep_telling(context: Context) -> None:
+    """Write down what stands still in this process, until cancelled. While nothing does, nothing is asked or written.
+
+    Raises Unavailable.
+    """
+    told: set[str] = set()
+    while True:
+        await context.clock.sleep(context.timing.lease_s)
+        own = f"{context.service.name} "
+        standing = {
+            each.work: each
+            for each in context.troubles.standing(context.clock, context.timing.stands_s)
+            if each.work.startswith(own)
+        }
+        if standing or told:
+            await _tell(context, standing, told - standing.keys())
+            told = set(standing)
+
+
+async def _tell(context: Context, standing: dict[str, Stuck], over: set[str]) -> None:
+    table, until = table_of(Lease), context.clock.time() + TRUE_FOR * context.timing.lease_s
+    rows = [
+        table.to_row(Lease(_name(work), msgspec.json.encode(each).decode(), until)) for work, each in standing.items()
+    ]
+    async with context.store.transaction() as session:
+        await session.delete(table, [(_name(work),) for work in over])
+        await session.save(table, rows)
+
+
+def _name(work: str) -> str:
+    return f"{STANDING}{work}"[:MAX_KEY]
+
+
+async def standing_works(context: Context) -> list[Stuck]:
+    """The works of a service that stand still, in whichever process. Raises Unavailable."""
+    now, table = context.clock.time(), table_of(Lease)
+    async with context.store.snapshot(once=True) as session:
+        leases: list[Lease] = list(map(table.from_row, await session.find(table, {})))
+    return [
+        msgspec.json.decode(lease.holder, type=Stuck)
+        for lease in sorted(leases, key=lambda lease: lease.name)
+        if lease.name.startswith(STANDING) and lease.until > now
+    ]

@@ -1,0 +1,100 @@
+"""What stands still is known: by readiness, by the status, in whichever process, with its cause."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from chimera.core.aio.again import persist
+from chimera.core.aio.standing import Troubles
+from chimera.core.clock import Clock
+from chimera.core.context import Context
+from chimera.errors import Unavailable
+from chimera.journal.feed import Feed
+from chimera.ports import Checkpoint
+from chimera.testing.waiting import eventually, running
+from chimera.upkeep.standing import keep_telling, standing_works
+from chimera.upkeep.status import service_status
+from tests.support import QUICK, Bank, Deposit, Engines, direct, opened
+
+SOON = msgspec.structs.replace(QUICK, stands_s=0.05, lease_s=0.05, restart_first_s=0.005, restart_longest_s=0.02)
+
+
+@pytest.fixture
+async def standing(bank: Bank, engines: Engines) -> Context:
+    return await opened(bank.service, engines, timing=SOON)
+
+
+async def fail() -> None:
+    raise Unavailable("the views are away")
+
+
+async def works(context: Context) -> dict[str, str]:
+    return {each.work: each.cause for each in await standing_works(context)}
+
+
+async def test_a_work_that_fails_again_and_again_is_told_until_it_gets_on(standing: Context) -> None:
+    told = "accounts view balance"
+    failing = persist(told, fail, standing.clock, SOON, standing.troubles)
+    async with running(keep_telling(standing)):
+        async with running(failing):
+            await eventually(lambda: works(standing))
+            assert await works(standing) == {told: "the views are away"}
+            [shown] = (await service_status(standing))["standing"]
+            assert (shown["work"], shown["cause"], shown["tries"] > 1) == (told, "the views are away", True)
+        await eventually(lambda: no_works(standing))
+
+
+async def no_works(context: Context) -> bool:
+    return not await works(context)
+
+
+async def test_a_work_that_fails_now_and_then_does_not_stand_still() -> None:
+    clock, troubles = Clock(), Troubles()
+    for _ in range(3):
+        troubles.failed("a", "now and then", clock)
+        troubles.gets_on("a")
+    assert troubles.standing(clock, 0.0) == []
+
+
+async def test_a_process_that_died_stands_still_no_more(standing: Context) -> None:
+    """What it had said is true for a moment only."""
+    telling, failing = keep_telling(standing), persist("accounts relay", fail, standing.clock, SOON, standing.troubles)
+    async with running(telling, failing):
+        await eventually(lambda: works(standing))
+    await eventually(lambda: no_works(standing))
+
+
+async def test_events_that_are_missing_and_can_not_be_fetched_are_told(standing: Context) -> None:
+    await direct(standing, Deposit("a", 1), Deposit("a", 2))
+    [partition] = [each for each, head in (await standing.store.heads()).items() if head]
+    events = await standing.store.journal(partition, 0, 10)
+    await standing.log.append("accounts.events", events[-1:])
+    borrower = replace(standing, owners=standing.owners)
+    borrower.owners._owners["accounts"] = Away(standing)  # type: ignore[assignment]
+    feed = Feed(borrower, "accounts", {partition: Checkpoint()})
+    async with running(drain(feed)):
+        await eventually(lambda: standing.troubles.standing(standing.clock, 0.05))
+        [found] = standing.troubles.standing(standing.clock, 0.05)
+        assert (found.work, found.cause) == ("accounts events of accounts", "the owner is away")
+    await feed.close()
+    assert standing.troubles.standing(standing.clock, 0.0) == []
+
+
+async def drain(feed: Feed) -> None:
+    while True:
+        await feed.next()
+
+
+class Away:
+    """An owner whose journal can't be had."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def journal(self, partition: int, after: int, limit: int) -> Sequence[object]:
+        raise Unavailable("the owner is away")
+
+    async def heads(self) -> Mapping[int, int]:
+        return await self._context.store.heads()
