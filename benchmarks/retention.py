@@ -61,7 +61,7 @@ async def write(context: Context, waits: list[float], over: asyncio.Event) -> in
         began = time.perf_counter()
         partition = count % PARTITIONS
         async with context.store.transaction() as session:
-            number = (await session.reserve({partition: 1}))[partition]
+            number = (await session.hold([partition]))[partition].number + 1
             place = f"shop/{partition}@{number}"
             await session.append(
                 [Message(place, "shop", "shop.Placed", "k", context.clock.stamp(), DATA, partition, number)]
@@ -114,7 +114,7 @@ async def measure(folder: Path, rows: int) -> dict[str, object]:
     trimmed_to = path.stat().st_size
     for _ in range(0, 20_000, 500):
         async with store.transaction() as session:
-            first = (await session.reserve({1: 500}))[1]
+            first = (await session.hold([1]))[1].number + 1
             numbers = range(first, first + 500)
             await session.append(
                 [Message(f"s/{n}", "shop", "shop.Placed", "k", context.clock.stamp(), DATA, 1, n) for n in numbers]

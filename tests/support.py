@@ -316,6 +316,10 @@ class NoOwner:
         self.calls += 1
         raise self.cause
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        self.calls += 1
+        raise self.cause
+
     async def heads(self) -> Mapping[int, int]:
         self.calls += 1
         raise self.cause

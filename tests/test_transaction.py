@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from chimera.core.context import Context
 from chimera.core.names import COMMANDS
 from chimera.entities import Entity
 from chimera.messages import Message
-from chimera.ports import Store, WriteSession
+from chimera.ports import Store, Tip, WriteSession
 from chimera.share.changes import SharedChange
 from chimera.testing.broken import WrappedSession, WrappedStore
 from tests.support import (
@@ -318,9 +318,9 @@ class RacySession(WrappedSession):
 
     _numbered = False
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
         self._numbered = True
-        return await super().reserve(counts)
+        return await super().hold(partitions)
 
 
 async def test_a_conflict_on_an_event_sourced_entity_is_run_again_on_what_is_there_now(

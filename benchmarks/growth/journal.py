@@ -36,7 +36,7 @@ async def append(store: Store) -> float:
     for turn in range(TRANSACTIONS):
         at = turn % PARTITIONS
         async with store.transaction() as session:
-            first = (await session.reserve({at: 100}))[at]
+            first = (await session.hold([at]))[at].number + 1
             await session.append([_event(at, first + each) for each in range(100)])
     return TRANSACTIONS * 100 / (time.perf_counter() - began)
 

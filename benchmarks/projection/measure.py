@@ -92,8 +92,7 @@ async def _fill(source: Place, count: int) -> None:
                 kind = f"{SERVICE}.{each.type}"
                 batch.append(Message(position, SERVICE, kind, each.order_id, CLOCK.stamp(), data, at, numbers[at]))
             async with store.transaction() as session:
-                taken = {at: sum(message.partition == at for message in batch) for at in range(PARTITIONS)}
-                await session.reserve({at: taken[at] for at in taken if taken[at]})
+                await session.hold({message.partition for message in batch})
                 await session.append(batch)
             await log.append(topic, batch)
     finally:

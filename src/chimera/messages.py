@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import msgspec
@@ -161,7 +162,8 @@ class Message(msgspec.Struct, frozen=True):
     """A command or an event on its way: the CloudEvents attributes, and the JSON data as bytes.
 
     `number` is the event's number in its journal partition, 0 for a command.
-    `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty.
+    `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty. `chain` is the digest of the event's journal
+    partition up to it, see `chain_of`; empty for a command, and for an event from before there were chains.
     `fault`: why the record that it came in can't be read; then `data` are the first bytes of its own (see `received`).
     """
 
@@ -174,6 +176,7 @@ class Message(msgspec.Struct, frozen=True):
     partition: int
     number: int = 0
     traceparent: str = ""
+    chain: str = ""
     fault: str = ""
 
     @property
@@ -192,6 +195,7 @@ class Attributes(NamedTuple):
     time: str = ""
     number: object = ""
     traceparent: str = ""
+    chain: str = ""
 
 
 LONGEST_ID = 255
@@ -207,19 +211,21 @@ def received(place: str, partition: int, attributes: Attributes, data: bytes) ->
 
     `place` says where the record is, and names it where it has no id.
     """
-    id_, source, type_, key, time, number, traceparent = attributes
-    text = f"{id_}{source}{type_}{key}{time}{traceparent}"
+    id_, source, type_, key, time, number, traceparent, chain = attributes
+    text = f"{id_}{source}{type_}{key}{time}{traceparent}{chain}"
     if len(text) > LONGEST_ID or "\0" in text or not type_:
         if fault := _fault_of(attributes):
             return unreadable(place, partition, data, fault, key)
-        traceparent = "" if len(traceparent) > LONGEST_ID or "\0" in traceparent else traceparent
+        traceparent, chain = (
+            "" if len(value) > LONGEST_ID or "\0" in value else value for value in (traceparent, chain)
+        )
     if type(number) is not int:
         if not _is_number(str(number) or "0"):
             return unreadable(place, partition, data, "its number is none", key)
         number = int(str(number) or "0")
     if not 0 <= number < 10**18:
         return unreadable(place, partition, data, f"its number is {number}", key)
-    return Message(id_ or place, source, type_, key, time, data, partition, number, traceparent)
+    return Message(id_ or place, source, type_, key, time, data, partition, number, traceparent, chain)
 
 
 def unreadable(place: str, partition: int, data: bytes, fault: str, key: str = "") -> Message:
@@ -252,6 +258,28 @@ def position_of(source: str, key: str, heads: Mapping[int, int]) -> Position:
     return Position(source, partition, heads[partition])
 
 
+def chain_of(before: str, type_: str, key: str, time: str, data: bytes) -> str:
+    """The digest of a journal partition up to an event: of the digest before it and of the event as it is stored.
+
+    The first half of SHA-256, 32 hex digits. Two partitions with the same digest at a number have the same history.
+    """
+    return sha256(f"{before}\n{type_}\n{key}\n{time}\n".encode() + data).hexdigest()[:32]
+
+
+def chained(before: str, events: Iterable[Message]) -> list[Message]:
+    """Events of one partition, in order, each with its chain after a digest."""
+    made: list[Message] = []
+    for each in events:
+        before = chain_of(before, each.type, each.key, each.time, each.data)
+        made.append(msgspec.structs.replace(each, chain=before))
+    return made
+
+
+def follows(message: Message, before: str) -> bool:
+    """True when an event's chain is that of the event after a digest."""
+    return message.chain == chain_of(before, message.type, message.key, message.time, message.data)
+
+
 def to_cloud_event(message: Message) -> dict[str, object]:
     """A message as a CloudEvent in JSON format (structured mode); data is embedded, not re-encoded."""
     event = {
@@ -268,6 +296,8 @@ def to_cloud_event(message: Message) -> dict[str, object]:
     }
     if message.traceparent:
         event["traceparent"] = message.traceparent
+    if message.chain:
+        event["chain"] = message.chain
     return event
 
 
@@ -283,6 +313,7 @@ class CloudEvent(msgspec.Struct):
     number: int
     data: msgspec.Raw
     traceparent: str = ""
+    chain: str = ""
 
     def to_message(self) -> Message:
         """The event as a message, with its data as the bytes they came in."""
@@ -296,6 +327,7 @@ class CloudEvent(msgspec.Struct):
             self.partition,
             self.number,
             self.traceparent,
+            self.chain,
         )
 
 

@@ -86,6 +86,16 @@ class Log(Protocol):
         """Close its connections, and end the reads that wait. Doing it twice changes nothing."""
 
 
+class Tip(NamedTuple):
+    """The newest event of a journal partition: its number, and the partition's chain there.
+
+    Before the first event a chain begins with a random digest, which no other journal has.
+    """
+
+    number: int
+    chain: str
+
+
 class Session(Protocol):
     """A consistent read of a service's own tables. Rows are tuples in the order of the table's columns."""
 
@@ -120,11 +130,10 @@ class WriteSession(Session, Protocol):
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         """Delete the rows with these keys; unknown keys are no error."""
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        """Take so many numbers, 0 for none, in each of these partitions; returns the first taken, or next, of each.
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        """Hold these partitions' heads until the transaction ends; returns the newest event of each.
 
-        Holds each partition's head until the transaction ends, so that numbers become visible in their
-        order, and a rolled-back transaction leaves no hole.
+        So numbers become visible in their order, and a rolled-back transaction leaves no hole.
         """
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
@@ -134,10 +143,10 @@ class WriteSession(Session, Protocol):
         """
 
     async def trim(self, partition: int, through: int) -> None:
-        """Forget the journal's events of a partition up to a number; `heads` stay."""
+        """Forget the journal's events of a partition up to a number; `heads` stay, and the chain goes on."""
 
     async def append(self, events: Sequence[Message]) -> None:
-        """Add events, numbered from what `reserve` returned, to the journal."""
+        """Add events to the journal: each partition's are those after what `hold` returned, in order."""
 
 
 class Store(Protocol):
@@ -180,6 +189,13 @@ class Store(Protocol):
     async def heads(self) -> Mapping[int, int]:
         """The newest committed number of each partition; 0 for an empty one."""
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        """The chain of each of these partitions at a number.
+
+        Left out where it is not known: after the head, before the last event that was trimmed, and before there were
+        chains.
+        """
+
     async def oldest(self) -> Mapping[int, int]:
         """The oldest number still there of each partition; that of the next event where there is none."""
 
@@ -213,11 +229,24 @@ class Document(NamedTuple):
 class Checkpoint(NamedTuple):
     """The progress of a consumer in one partition of one source.
 
-    `number` is the last position applied. `offset` is only a hint: where to read the log on from.
+    `number` is the last position applied. `offset` is only a hint: where to read the log on from. `chain` is the
+    source's chain at `number`; empty where it is not known.
     """
 
     number: int = 0
     offset: int = 0
+    chain: str = ""
+
+    @property
+    def stands_on(self) -> str:
+        """The chain with the number that it belongs to, as it is stored: an older release only moves the number."""
+        return f"{self.number}:{self.chain}" if self.chain else ""
+
+    @classmethod
+    def standing(cls, number: int, offset: int, on: str | None) -> Checkpoint:
+        """A checkpoint as it was stored; `on` as `stands_on`."""
+        at, _, chain = (on or "").partition(":")
+        return cls(number, offset, chain if at == str(number) else "")
 
 
 class Move(NamedTuple):
@@ -320,6 +349,9 @@ class Owner(Protocol):
 
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         """As `Store.journal`, of the owner's store."""
+
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        """As `Store.chain`, of the owner's store."""
 
     async def heads(self) -> Mapping[int, int]:
         """As `Store.heads`, of the owner's store."""

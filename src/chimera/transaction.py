@@ -18,8 +18,8 @@ import msgspec
 from chimera.entities import Entity, Key, Row, Table, table_of
 from chimera.errors import ChimeraError, Conflict, Unfit
 from chimera.folds import Folder
-from chimera.messages import MAX_KEY, Event, Message, form_of, partition_of
-from chimera.ports import Session, WriteSession
+from chimera.messages import MAX_KEY, Event, Message, chain_of, form_of, partition_of
+from chimera.ports import Session, Tip, WriteSession
 from chimera.service import Service
 
 Kept = TypeVar("Kept", bound=msgspec.Struct)
@@ -168,22 +168,21 @@ class Unit:
 
         The heads of all partitions that were read are held from here on, those without a new event too.
         """
-        counts = {partition: 0 for partition, _ in self.read_at}
-        for pending in self.events:
-            counts[pending.partition] = counts.get(pending.partition, 0) + 1
-        if not counts:
+        partitions = {partition for partition, _ in self.read_at} | {pending.partition for pending in self.events}
+        if not partitions:
             return []
-        following = dict(await self.session.reserve(counts))
+        tips = dict(await self.session.hold(partitions))
         await self._check_versions()
         if not self.events:
             return []
-        self.appended = [self._numbered(pending, following) for pending in self.events]
+        self.appended = [self._numbered(pending, tips) for pending in self.events]
         await self.session.append(self.appended)
         return self.appended
 
-    def _numbered(self, pending: Pending, following: dict[int, int]) -> Message:
-        number = following[pending.partition]
-        following[pending.partition] = number + 1
+    def _numbered(self, pending: Pending, tips: dict[int, Tip]) -> Message:
+        before, chain = tips[pending.partition]
+        number, chain = before + 1, chain_of(chain, pending.type, pending.key, pending.time, pending.data)
+        tips[pending.partition] = Tip(number, chain)
         source = self.service.name
         return Message(
             f"{source}/{pending.partition}@{number}",
@@ -195,6 +194,7 @@ class Unit:
             pending.partition,
             number,
             pending.traceparent,
+            chain,
         )
 
     async def _check_versions(self) -> None:

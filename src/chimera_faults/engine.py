@@ -121,6 +121,10 @@ class FaultyStore(WrappedStore):
         await self._trip.pass_by("store.call")
         return await super().heads()
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        await self._trip.pass_by("store.call")
+        return await super().chain(at)
+
 
 class WatchedSession(WrappedSession):
     """Tells from the rows that a transaction touches what work it does: `work` is empty for none that has points."""

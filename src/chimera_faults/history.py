@@ -38,7 +38,7 @@ async def write_history(contexts: Mapping[str, Context], owner: str, rows: int) 
 async def _append(context: Context, partition: int, count: int) -> None:
     source = context.service.name
     async with context.store.transaction() as session:
-        first = (await session.reserve({partition: count}))[partition]
+        first = (await session.hold([partition]))[partition].number + 1
         await session.append(
             [
                 Message(f"{source}/{partition}@{n}", source, f"{source}.Old", f"k{n % 997}", TIME, DATA, partition, n)

@@ -93,7 +93,7 @@ def leave_open(seconds: float) -> Strike:
             context = contexts[OWNER]
             try:
                 async with context.store.transaction() as session:
-                    await session.reserve(dict.fromkeys(range(context.service.partitions), 1))
+                    await session.hold(range(context.service.partitions))
                     run.struck("every partition's head was held by somebody else")
                     await asyncio.sleep(seconds)
                     raise _Undone

@@ -87,8 +87,8 @@ async def _transact(store: SQLiteStore, step: int) -> None:
     """One event in each partition; every third transaction rolls back."""
     try:
         async with store.transaction() as tx:
-            first = await tx.reserve(dict.fromkeys(range(PARTITIONS), 1))
-            await tx.append([event(partition, number) for partition, number in first.items()])
+            tips = await tx.hold(range(PARTITIONS))
+            await tx.append([event(partition, tip.number + 1) for partition, tip in tips.items()])
             if step % 3 == 2:
                 raise LookupError
     except LookupError:

@@ -93,6 +93,10 @@ class OwnerOf:
         self.asked.append("journal")
         return await self._owner.journal(partition, max(after, self.cut), limit)
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        self._check()
+        return await self._owner.chain(at)
+
     async def heads(self) -> Mapping[int, int]:
         self._check()
         return await self._owner.heads()

@@ -70,6 +70,9 @@ class Owner:
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return []
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        return {}
+
     async def heads(self) -> Mapping[int, int]:
         await self._behave()
         return self.counts

@@ -35,10 +35,10 @@ async def run_a_transaction_that_rolls_back(path: Path, mutant: Mutant) -> int:
         await store.create([], 1)
         with suppress(KeyError):
             async with store.transaction() as session:
-                await session.reserve({0: 1})
+                await session.hold([0])
                 raise KeyError
         async with store.transaction() as session:
-            return (await session.reserve({0: 1}))[0]
+            return (await session.hold([0]))[0].number + 1
     finally:
         await store.close()
 

@@ -51,6 +51,10 @@ class Journal(NoOwner):
         self._fail()
         return [event(partition, n) for n in range(after + 1, min(after + limit, self.counts[partition]) + 1)]
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        self._fail()
+        return {}
+
     async def heads(self) -> Mapping[int, int]:
         self.heads_asked += 1
         if self.hang:

@@ -178,6 +178,9 @@ class Slow:
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return []
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        return {}
+
     async def heads(self) -> Mapping[int, int]:
         return {}
 

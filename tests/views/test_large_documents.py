@@ -164,7 +164,7 @@ async def test_an_event_that_is_too_large_to_be_set_aside_stays_in_the_journal(
     large = "x" * 3000
     message = batch_of(("a", large)).messages[0]
     async with shopping.store.transaction() as session:
-        await session.reserve({0: 1})
+        await session.hold([0])
         await session.append([message])
     views = (
         smaller(shopping.views, 2500)

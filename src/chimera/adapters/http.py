@@ -38,6 +38,13 @@ class HeadsAnswer(msgspec.Struct):
     heads: dict[str, int]
 
 
+class ChainAnswer(msgspec.Struct):
+    """The chain of a partition at the number asked for; empty where it is not known."""
+
+    partition: int
+    chain: str
+
+
 class ShareAnswer(msgspec.Struct):
     """A share's documents as they came, by key; `positions` of each key asked for, from an owner that tells them."""
 
@@ -157,6 +164,16 @@ class HttpOwner:
             return {int(partition): number for partition, number in answer.heads.items()}
         except ValueError as error:
             raise Unavailable(f"{self._base}/heads answered with {error}") from error
+
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        found = await asyncio.gather(*(self._chain_at(*place) for place in at.items()))
+        return {partition: chain for partition, chain in zip(at, found, strict=True) if chain}
+
+    async def _chain_at(self, partition: int, number: int) -> str:
+        query = [("partition", str(partition)), ("number", str(number))]
+        answer = await self._get("/journal/chain", query, ChainAnswer)
+        self._check_partition("/journal/chain", partition, answer.partition)
+        return answer.chain
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         for start in range(0, len(consumers), CONSUMERS_PER_CALL):

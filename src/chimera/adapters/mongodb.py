@@ -411,13 +411,16 @@ def _is_at(state: _ConsumerState, moves: Sequence[Move]) -> bool:
 
 def _stored(checkpoints: Checkpoints) -> list[Stored]:
     return [
-        {"source": source, "partition": partition, "number": number, "offset": offset}
-        for (source, partition), (number, offset) in checkpoints.items()
+        {"source": source, "partition": partition, "number": at.number, "offset": at.offset, "chain": at.stands_on}
+        for (source, partition), at in checkpoints.items()
     ]
 
 
 def _checkpoints(stored: Iterable[Stored]) -> dict[tuple[str, int], Checkpoint]:
-    return {(each["source"], each["partition"]): Checkpoint(each["number"], each["offset"]) for each in stored}
+    return {
+        (each["source"], each["partition"]): Checkpoint.standing(each["number"], each["offset"], each.get("chain"))
+        for each in stored
+    }
 
 
 @cache

@@ -42,10 +42,10 @@ _REFUSED = (failures.AuthenticationError, failures.NoPermissionError, failures.A
 _OUT_OF_REACH = (failures.ConnectionError, failures.TimeoutError, failures.ReadOnlyError, OSError)
 _BUSY = re.compile(r"MISCONF|BUSY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|OOM|READONLY|UNKILLABLE")
 
-# KEYS: the revision; a hash and, but for the first one, its sorted keys, in turn.
+# KEYS: the revision; a hash and its sorted keys, in turn. The first hash is of checkpoints; beside it is one of chains.
 # ARGV, for each hash: how many fields, how many of them are put, fields, expected numbers, values of those put.
 # The revision is set even where only checkpoints move: an effect of one command would not be a transaction in the file.
-# A value is "number rest". The first hash holds checkpoints; the values of the others get the new revision in front.
+# A value is "number rest"; those of documents get the new revision in front. At the end of ARGV are the chains.
 _WRITE = """
 local CHUNK = 1000
 local groups, at = {}, 1
@@ -87,6 +87,10 @@ for order, group in ipairs(groups) do
       end
     end
     redis.call('HSET', group.hash, unpack(pairs))
+    if order == 1 then
+      for index = 1, #pairs, 2 do pairs[index + 1] = ARGV[at + start - group.first + (index - 1) / 2] end
+      redis.call('HSET', group.keys, unpack(pairs))
+    end
     if order > 1 and #new > 0 then redis.call('ZADD', group.keys, unpack(new)) end
   end
   for start = last + 1, group.first + group.count - 1, CHUNK do
@@ -96,6 +100,15 @@ for order, group in ipairs(groups) do
   end
 end
 return revision
+"""
+_CHECKPOINTS = """
+local found, all = redis.call('HGETALL', KEYS[1]), {}
+for index = 1, #found, 2 do
+  all[#all + 1] = found[index]
+  all[#all + 1] = found[index + 1]
+  all[#all + 1] = redis.call('HGET', KEYS[2], found[index]) or ''
+end
+return all
 """
 _SCAN = """
 local keys = redis.call('ZRANGEBYLEX', KEYS[2], ARGV[1], '+', 'LIMIT', 0, ARGV[2])
@@ -127,7 +140,7 @@ def open_engine(kind: Literal["log", "store", "views", "last_known"], url: str) 
 
 
 class RedisViews:
-    """A hash of documents and a sorted set of keys per view; a hash of checkpoints per consumer.
+    """A hash of documents and a sorted set of keys per view; hashes of checkpoints and of their chains per consumer.
 
     A document is stored as its revision, a space and its bytes, so that one read returns both.
     """
@@ -156,17 +169,17 @@ class RedisViews:
         by_view: dict[str, list[Document]] = {}
         for document in documents:
             by_view.setdefault(document.view, []).append(document)
-        keys = [f"{self._prefix}:revision", self._checkpoints(consumer)]
+        keys = [f"{self._prefix}:revision", self._checkpoints(consumer), self._chains(consumer)]
         arguments = _moved(moves)
         for view, group in by_view.items():
-            keys += ["", self._documents(view)] if len(keys) == 2 else [self._documents(view)]
-            keys.append(self._keys(view))
+            keys += [self._documents(view), self._keys(view)]
             arguments += _written(group)
+        arguments += [move.after.stands_on for move in moves]
         return int(await self._server.write_script(_WRITE, keys, arguments))
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
-        flat = await self._server.read("HGETALL", self._checkpoints(consumer))
-        return dict(_checkpoint(place, value) for place, value in zip(flat[::2], flat[1::2], strict=True))
+        flat = await self._server.read_script(_CHECKPOINTS, [self._checkpoints(consumer), self._chains(consumer)], [])
+        return dict(map(_checkpoint, flat[::3], flat[1::3], flat[2::3]))
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         keys = [self._documents(view), self._keys(view)]
@@ -175,7 +188,7 @@ class RedisViews:
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         names = [name for view in views for name in (self._documents(view), self._keys(view))]
-        await self._server.write(("UNLINK", self._checkpoints(consumer), *names))
+        await self._server.write(("UNLINK", self._checkpoints(consumer), self._chains(consumer), *names))
 
     async def close(self) -> None:
         await self._server.close()
@@ -188,6 +201,9 @@ class RedisViews:
 
     def _checkpoints(self, consumer: str) -> str:
         return f"{self._prefix}:checkpoints:{consumer}"
+
+    def _chains(self, consumer: str) -> str:
+        return f"{self._prefix}:chains:{consumer}"
 
 
 class RedisLastKnown:
@@ -362,10 +378,10 @@ def _documents(view: str, keys: Sequence[str], values: Sequence[bytes | None]) -
     return found
 
 
-def _checkpoint(place: bytes, value: bytes) -> tuple[tuple[str, int], Checkpoint]:
+def _checkpoint(place: bytes, value: bytes, chain: bytes) -> tuple[tuple[str, int], Checkpoint]:
     source, _, partition = place.decode().rpartition("/")
     number, offset = value.split()
-    return (source, int(partition)), Checkpoint(int(number), int(offset))
+    return (source, int(partition)), Checkpoint.standing(int(number), int(offset), chain.decode())
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -31,16 +32,37 @@ def converter(kinds: Sequence[ColumnKind], by_kind: Mapping[ColumnKind, Callable
 
 
 def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:
-    """Journal rows (number, source, type, key, time, data, traceparent) as messages."""
+    """Journal rows (number, source, type, key, time, data, traceparent, chain) as messages."""
     return [
-        Message(f"{source}/{partition}@{number}", source, kind, key, moment, data, partition, number, traceparent)
-        for number, source, kind, key, moment, data, traceparent in rows
+        Message(
+            f"{source}/{partition}@{number}",
+            source,
+            kind,
+            key,
+            moment,
+            data,
+            partition,
+            number,
+            traceparent,
+            chain or "",
+        )
+        for number, source, kind, key, moment, data, traceparent, chain in rows
     ]
 
 
 def journal_rows(events: Iterable[Message]) -> list[Row]:
-    """Messages as rows (partition, number, source, type, key, time, data, traceparent)."""
-    return [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent) for e in events]
+    """Messages as rows (partition, number, source, type, key, time, data, traceparent, chain)."""
+    return [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent, e.chain) for e in events]
+
+
+def tips_of(events: Iterable[Message]) -> list[Row]:
+    """The last of these events of each partition, as rows (partition, number, chain) of `heads`."""
+    return list({e.partition: (e.partition, e.number, e.chain) for e in events}.values())
+
+
+def new_chain() -> str:
+    """A digest for a chain to begin with."""
+    return secrets.token_hex(16)
 
 
 async def unbroken(

@@ -58,6 +58,9 @@ class OwnStore:
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        return await self._store.chain(at)
+
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         table, seen = table_of(ReportedConsumer), self._clock.now()
         rows = [

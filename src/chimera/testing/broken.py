@@ -6,7 +6,7 @@ Each breaks one guarantee and is otherwise the engine that it wraps. `every`: it
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from chimera.entities import Key, Row, Table
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, Tip, ViewStore, WriteSession
 
 Wrong = Callable[[], bool]
 """Whether the promise is to be broken now; asked each time, whenever it could be."""
@@ -160,8 +160,8 @@ class WrappedSession:
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         await self._session.delete(table, keys)
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        return await self._session.reserve(counts)
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        return await self._session.hold(partitions)
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
         return await self._session.expire(table, column, before, limit)
@@ -196,6 +196,9 @@ class WrappedStore:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
+
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        return await self._store.chain(at)
 
     async def oldest(self) -> Mapping[int, int]:
         return await self._store.oldest()
@@ -233,34 +236,41 @@ class _ForgettingSession(WrappedSession):
 
 
 class HolesStore(WrappedStore):
-    """Breaks "a rolled-back transaction leaves no hole": its numbers are used up, as those of a database's sequence."""
+    """Breaks "a rolled-back transaction leaves no hole": a number is used up, as one of a database's sequence."""
 
     def __init__(self, store: Store, wrong: Wrong = always) -> None:
         super().__init__(store)
         self._wrong = wrong
+        self._skipped: set[int] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
-        taken: dict[int, int] = {}
+        held: set[int] = set()
         try:
             async with self._store.transaction() as session:
-                yield _CountingSession(session, taken)
+                skipping = _SkippingSession(session, self._skipped)
+                held = skipping.held
+                yield skipping
         except BaseException:
-            if taken and self._wrong():
-                async with self._store.transaction() as session:
-                    await session.reserve(taken)
+            if held and self._wrong():
+                self._skipped |= held
             raise
 
 
-class _CountingSession(WrappedSession):
-    def __init__(self, session: WriteSession, taken: dict[int, int]) -> None:
-        super().__init__(session)
-        self._taken = taken
+class _SkippingSession(WrappedSession):
+    """Notes the partitions whose heads it held; the numbers to be skipped are skipped at its first chance."""
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        for partition, count in counts.items():
-            self._taken[partition] = self._taken.get(partition, 0) + count
-        return await super().reserve(counts)
+    def __init__(self, session: WriteSession, skipped: set[int]) -> None:
+        super().__init__(session)
+        self._skipped = skipped
+        self.held: set[int] = set()
+
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        tips = await super().hold(partitions)
+        self.held.update(partitions)
+        skipped = self._skipped & tips.keys()
+        self._skipped -= skipped
+        return {each: Tip(tip.number + (each in skipped), tip.chain) for each, tip in tips.items()}
 
 
 class SilentStore(WrappedStore):

@@ -61,7 +61,7 @@ async def consumers_at(context: Context, source: str, partitions: Collection[int
             for each in partitions:
                 checkpoint = at.get(each, Checkpoint())
                 if checkpoint.number or consumer.kind != "copy":
-                    found.append(ConsumerAt(known, each, *checkpoint))
+                    found.append(ConsumerAt(known, each, checkpoint.number, checkpoint.offset))
     return found
 
 

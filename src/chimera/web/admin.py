@@ -87,6 +87,10 @@ class Admin:
             forbid_unknown_fields=True,
         )
 
+        self._chain_query = msgspec.defstruct(
+            "ChainQuery", [("partition", partition), ("number", Count, 0)], forbid_unknown_fields=True
+        )
+
     def routes(self) -> list[Route]:
         """All of them, described but for those that say that there is no such share or borrow."""
         name = self._context.service.name
@@ -108,6 +112,7 @@ class Admin:
             ),
             get("/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
+            get("/journal/chain", self.chain, "The chain of a partition at a number", answers.Chain, self._chain_query),
             *self._share_routes(),
             Route("PUT", f"/_chimera/{name}/consumers", self.consumers, consumers),
             get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
@@ -188,6 +193,12 @@ class Admin:
         read_query(call, NoQuery)
         heads = await self._context.store.heads()
         await call.answer_json(answers.Heads({str(partition): number for partition, number in sorted(heads.items())}))
+
+    async def chain(self, call: Call) -> None:
+        """Answer with the chain of a partition of the journal at a number."""
+        query: Any = read_query(call, self._chain_query)
+        found = await self._context.store.chain({query.partition: query.number})
+        await call.answer_json(answers.Chain(query.partition, query.number, found.get(query.partition, "")))
 
     async def consumers(self, call: Call) -> None:
         """Store the checkpoints that another service's consumers report, and answer with their count."""

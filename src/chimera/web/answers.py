@@ -73,6 +73,14 @@ class Heads(msgspec.Struct):
     heads: dict[str, Count]
 
 
+class Chain(msgspec.Struct):
+    """The chain of a partition at a number; empty where it is not known."""
+
+    partition: Count
+    number: Count
+    chain: str
+
+
 class ConsumersKept(msgspec.Struct):
     """The number of consumers' checkpoints that were reported, and are stored now."""
 

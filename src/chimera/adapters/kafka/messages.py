@@ -27,6 +27,8 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
         headers.append(("ce_subject", message.key))
     if message.traceparent:
         headers.append(("ce_traceparent", message.traceparent))
+    if message.chain:
+        headers.append(("ce_chain", message.chain))
     return headers
 
 
@@ -53,6 +55,7 @@ def _attributes_of(received: KafkaMessage) -> Attributes:
         _read(headers.get("ce_time")),
         _read(headers.get("ce_number")),
         _read(headers.get("ce_traceparent")),
+        _read(headers.get("ce_chain")),
     )
 
 

@@ -9,7 +9,7 @@ An adapter says how its server spells SQL (`Spelling`), how it is reached (`Data
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
@@ -25,11 +25,14 @@ from chimera.adapters.rows import (
     events_of,
     index_name,
     journal_rows,
+    new_chain,
     other_partitions,
+    tips_of,
 )
 from chimera.entities import Key, Row, Table
 from chimera.errors import ChimeraError, Conflict, CutShort, OutOfService, Unavailable
 from chimera.messages import Message
+from chimera.ports import Tip
 
 Result = TypeVar("Result")
 Connection = Any  # asyncpg's and asyncmy's own are compiled classes without types
@@ -45,8 +48,9 @@ class Spelling(msgspec.Struct, frozen=True):
     `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
     `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
     `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
-    `scan` (view, after, limit), `trim` (partition, through). `indexes` are the names of those that there are,
-    `index` makes one: {name}, {table}, {column}. `upserts_by_key`: an upsert minds the primary key only.
+    `scan` (view, after, limit), `chain` (partition, number), `anchor` and `trim` (partition, through). `indexes` are
+    the names of those that there are, `index` makes one: {name}, {table}, {column}. `upserts_by_key`: an upsert minds
+    the primary key only.
     """
 
     dialect: str
@@ -57,6 +61,8 @@ class Spelling(msgspec.Struct, frozen=True):
     begin_snapshot: Sequence[str]
     heads: str
     oldest: str
+    chain: str
+    anchor: str
     trim: str
     indexes: str
     index: str
@@ -195,10 +201,12 @@ class Database(ABC):
         """Raises SettingsError when the journal has another number of partitions."""
         [(found,)] = await self.fetch(connection, "SELECT count(*) FROM heads")
         if found == 0:
-            rows = ", ".join(f"({partition}, 0)" for partition in range(partitions))
+            rows = ", ".join(f"({partition}, 0, NULL, NULL, NULL)" for partition in range(partitions))
             await self.execute(connection, f"INSERT INTO heads VALUES {rows}")
         elif found != partitions:
             raise other_partitions(f"the journal in {self}", found, partitions)
+        begun = f"chain = '{(chain := new_chain())}', anchor = '{chain}'"
+        await self.execute(connection, f"UPDATE heads SET trimmed = number, {begun} WHERE chain IS NULL")
         self.partitions = partitions
 
 
@@ -243,12 +251,12 @@ class RelationalSession(ABC):
         """As `WriteSession.expire`."""
 
     @abstractmethod
-    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        """As `WriteSession.reserve`, of partitions that exist."""
+    async def tips(self, partitions: Sequence[int]) -> Sequence[Row]:
+        """The rows (partition, number, chain) of these heads, which exist and are locked in this order."""
 
     @abstractmethod
-    async def append_rows(self, rows: Sequence[Row]) -> None:
-        """Add rows, as `journal_rows` makes them, to the journal."""
+    async def append_rows(self, rows: Sequence[Row], tips: Sequence[Row]) -> None:
+        """Add rows, as `journal_rows` makes them, to the journal, and move its heads to `tips`."""
 
     @asynccontextmanager
     async def between(self, begin: Sequence[str]) -> AsyncIterator[None]:
@@ -361,16 +369,18 @@ class RelationalSession(ABC):
             self._failure = Conflict(f"{self._database}: somebody else inserted a row of {table}")
             raise self._failure from error
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        if not_there := counts.keys() - range(self._database.partitions):
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        if not_there := set(partitions) - set(range(self._database.partitions)):
             raise ValueError(f"the journal has no partition {min(not_there)}")
-        return await self.take_numbers(counts) if counts else {}
+        rows = await self.tips(sorted(partitions)) if partitions else ()
+        return {partition: Tip(number, chain or "") for partition, number, chain in rows}
 
     async def trim(self, partition: int, through: int) -> None:
+        await self.run(self._database.spelling.anchor, (partition, through))
         await self.run(self._database.spelling.trim, (partition, through))
 
     async def append(self, events: Sequence[Message]) -> None:
-        await self.append_rows(journal_rows(events))
+        await self.append_rows(journal_rows(events), tips_of(events))
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Raises the driver's error where SQL would write in a session that only reads: no server is out of service."""

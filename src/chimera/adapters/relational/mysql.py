@@ -49,30 +49,40 @@ _KEYS = """
     SELECT table_name, column_name FROM information_schema.key_column_usage
     WHERE table_schema = DATABASE() AND constraint_name = 'PRIMARY' ORDER BY ordinal_position"""
 
-_EVENT = "SELECT number, source, type, `key`, time, data, traceparent FROM journal WHERE `partition` = %s"
+_EVENT = "SELECT number, source, type, `key`, time, data, traceparent, chain FROM journal WHERE `partition` = %s"
 # Large data stay where they are until it is known which of them fit.
 _PAGE = f"""
-    SELECT j.number, source, type, `key`, time, data, traceparent FROM (
+    SELECT j.number, source, type, `key`, time, data, traceparent, chain FROM (
         SELECT `partition`, number, SUM(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before_it FROM (
             SELECT `partition`, number, LENGTH(data) AS size FROM journal WHERE `partition` = %s AND number > %s
             ORDER BY number LIMIT %s) page) placed
     STRAIGHT_JOIN journal j ON j.`partition` = placed.`partition` AND j.number = placed.number
     WHERE before_it < {PAGE_BYTES} ORDER BY placed.number"""
-# Locks exactly these rows, in this order, where an UPDATE … IN might lock them all.
-_RESERVE = "INSERT INTO heads (`partition`, number) VALUES {} ON DUPLICATE KEY UPDATE number = number + {}"
+# By its index it locks exactly these rows, in this order, where the optimiser might read, and lock, them all.
+_TIPS = """
+    SELECT `partition`, number, chain FROM heads FORCE INDEX (PRIMARY)
+    WHERE `partition` IN ({}) ORDER BY `partition` FOR UPDATE"""
+_MOVE_HEADS = "INSERT INTO heads (`partition`, number, chain) VALUES "
+_CHAIN = """
+    SELECT CASE at_it.number WHEN h.number THEN h.chain WHEN h.trimmed THEN h.anchor
+        ELSE (SELECT chain FROM journal j WHERE j.`partition` = h.`partition` AND j.number = at_it.number) END
+    FROM (SELECT %s AS `partition`, %s AS number) at_it JOIN heads h ON h.`partition` = at_it.`partition`"""
+_ANCHOR = """
+    UPDATE heads h JOIN journal j ON j.`partition` = h.`partition`
+    SET h.trimmed = j.number, h.anchor = j.chain WHERE j.`partition` = %s AND j.number = %s"""
 _HEADS = "SELECT `partition`, number FROM heads"
 _OLDEST = """
     SELECT `partition`, coalesce((SELECT min(number) FROM journal j WHERE j.`partition` = h.`partition`), number + 1)
     FROM heads h ORDER BY `partition`"""
-_APPEND = "INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent) VALUES "
+_APPEND = "INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent, chain) VALUES "
 
 _GET = "SELECT `key`, data, revision FROM documents WHERE view = %s AND `key` IN ({})"
 _CURRENT = "SELECT `key`, revision FROM documents WHERE view = %s AND `key` IN ({}) ORDER BY `key` FOR UPDATE"
 _PUT = "INSERT INTO documents (view, `key`, revision, data) VALUES "
 _DELETE = "DELETE FROM documents WHERE view = %s AND `key` IN ({})"
-_CHECKPOINTS = "SELECT source, `partition`, number, `offset` FROM checkpoints WHERE consumer = %s"
+_CHECKPOINTS = "SELECT source, `partition`, number, `offset`, chain FROM checkpoints WHERE consumer = %s"
 _REACHED = f"{_CHECKPOINTS} AND ({{}}) ORDER BY source, `partition` FOR UPDATE"
-_MOVE = "INSERT INTO checkpoints (consumer, source, `partition`, number, `offset`) VALUES "
+_MOVE = "INSERT INTO checkpoints (consumer, source, `partition`, number, `offset`, chain) VALUES "
 _TAKE_REVISIONS = "UPDATE revisions SET last = LAST_INSERT_ID(last + %s) WHERE name = 'documents'"
 
 _SPELLING = Spelling(
@@ -87,6 +97,8 @@ _SPELLING = Spelling(
     ),
     heads=f"{_HEADS} ORDER BY `partition`",
     oldest=_OLDEST,
+    chain=_CHAIN,
+    anchor=_ANCHOR,
     trim="DELETE FROM journal WHERE `partition` = %s AND number <= %s",
     indexes="SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
     index="CREATE INDEX `{name}` ON `{table}` (`{column}`)",
@@ -218,7 +230,14 @@ class _Writing:
             _REPLACE_CHECKPOINT,
             [
                 (
-                    (self._consumer, move.source, move.partition, *move.after),
+                    (
+                        self._consumer,
+                        move.source,
+                        move.partition,
+                        move.after.number,
+                        move.after.offset,
+                        move.after.stands_on,
+                    ),
                     (move.source, move.partition) not in reached,
                 )
                 for move in moves
@@ -231,7 +250,7 @@ class _Writing:
         wanted = padded([(move.source, move.partition) for move in moves])
         places = " OR ".join(["(source = %s AND `partition` = %s)"] * len(wanted))
         rows = await self._session.run(_REACHED.format(places), (self._consumer, *chain(*wanted)))
-        return {(source, partition): number for source, partition, number, _ in rows}
+        return {(source, partition): number for source, partition, number, *_ in rows}
 
     async def _current(self, documents: Sequence[Document]) -> dict[tuple[str, str], int]:
         current: dict[tuple[str, str], int] = {}
@@ -247,7 +266,7 @@ class _Writing:
 
 
 _REPLACE_DOCUMENT = ("revision", "data")
-_REPLACE_CHECKPOINT = ("number", "`offset`")
+_REPLACE_CHECKPOINT = ("number", "`offset`", "chain")
 
 
 def _by_view(documents: Sequence[Document]) -> Iterator[tuple[str, Sequence[str]]]:
@@ -306,15 +325,13 @@ class _MySQLSession(RelationalSession):
         [(count,)] = await self.run("SELECT ROW_COUNT()")
         return int(count)
 
-    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        rows = ", ".join(f"({partition:d}, {counts[partition]:d})" for partition in sorted(counts))
-        await self.run(_RESERVE.format(rows, "VALUES(number)"))
-        wanted = padded(list(counts))
-        taken = await self.run(f"{_HEADS} WHERE `partition` IN ({marks(len(wanted))})", wanted)
-        return {partition: number - counts[partition] + 1 for partition, number in taken}
+    async def tips(self, partitions: Sequence[int]) -> Sequence[Row]:
+        wanted = padded(partitions)
+        return await self.run(_TIPS.format(marks(len(wanted))), wanted)
 
-    async def append_rows(self, rows: Sequence[Row]) -> None:
+    async def append_rows(self, rows: Sequence[Row], tips: Sequence[Row]) -> None:
         await self.insert_rows(_APPEND, rows)
+        await self.replace_columns(_MOVE_HEADS, ("number", "chain"), tips)
 
     async def insert_rows(self, insert: str, rows: Sequence[Row], otherwise: str = "") -> None:
         for part in parts(rows):

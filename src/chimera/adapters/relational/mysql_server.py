@@ -69,7 +69,7 @@ _OUT_OF_SERVICE = frozenset({1053, 1077, 1078, 1079, 1080, 1792, 1836})
 _FORBIDS = 1290
 _TOO_LONG = 1406
 _DUPLICATE = 1062
-_IS_THERE = frozenset({1050, 1061})
+_IS_THERE = frozenset({1050, 1060, 1061})
 
 _SESSION = """
     SET sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', time_zone = '+00:00', innodb_lock_wait_timeout = {},

@@ -55,9 +55,9 @@ _KEYS = """
     WHERE i.indisprimary AND c.relnamespace = current_schema()::regnamespace
     ORDER BY array_position(i.indkey::int2[], a.attnum)"""
 
-_EVENT = "SELECT number, source, type, key, time, data, traceparent FROM journal WHERE partition = $1"
+_EVENT = "SELECT number, source, type, key, time, data, traceparent, chain FROM journal WHERE partition = $1"
 _PAGE = f"""
-    SELECT number, source, type, key, time, data, traceparent FROM (
+    SELECT number, source, type, key, time, data, traceparent, chain FROM (
         SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before FROM (
             SELECT *, length(data) AS size FROM journal WHERE partition = $1 AND number > $2
             ORDER BY number LIMIT $3) page) placed
@@ -65,16 +65,23 @@ _PAGE = f"""
 _OLDEST = """
     SELECT partition, coalesce((SELECT min(number) FROM journal j WHERE j.partition = h.partition), number + 1)
     FROM heads h ORDER BY partition"""
-_RESERVE = """
-    WITH held AS MATERIALIZED (
-        SELECT partition, number FROM heads WHERE partition = ANY ($1::int[]) ORDER BY partition FOR UPDATE)
-    UPDATE heads SET number = held.number + wanted.count
-    FROM held JOIN unnest($1::int[], $2::bigint[]) AS wanted (partition, count) USING (partition)
-    WHERE heads.partition = held.partition RETURNING heads.partition, held.number + 1"""
-_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent")
+_CHAIN = """
+    SELECT CASE $2::bigint WHEN number THEN chain WHEN trimmed THEN anchor
+        ELSE (SELECT chain FROM journal WHERE partition = $1 AND number = $2) END
+    FROM heads WHERE partition = $1"""
+_ANCHOR = """
+    UPDATE heads SET trimmed = j.number, anchor = j.chain
+    FROM journal j WHERE heads.partition = $1 AND j.partition = $1 AND j.number = $2"""
+_TIPS = "SELECT partition, number, chain FROM heads WHERE partition = ANY ($1::int[]) ORDER BY partition FOR UPDATE"
+_MOVE_HEADS = """
+    UPDATE heads SET number = tip.number, chain = tip.chain
+    FROM unnest($1::int[], $2::bigint[], $3::text[]) AS tip (partition, number, chain)
+    WHERE heads.partition = tip.partition"""
+_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent", "chain")
 _APPEND = f"""
-    INSERT INTO journal ({", ".join(_JOURNAL)}) SELECT * FROM unnest(
-        $1::int[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[])"""
+    WITH moved AS ({_MOVE_HEADS})
+    INSERT INTO journal ({", ".join(_JOURNAL)}) SELECT * FROM unnest($4::int[],
+        $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[])"""
 
 _GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
 _DROP = """
@@ -85,8 +92,8 @@ _WRITE = """
     WITH wanted AS MATERIALIZED (
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS w (view, key, expected, data)),
     moves AS MATERIALIZED (
-        SELECT * FROM unnest($6::text[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[])
-            AS m (source, partition, expected, number, "offset")),
+        SELECT * FROM unnest($6::text[], $7::int[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[])
+            AS m (source, partition, expected, number, "offset", chain)),
     reached AS MATERIALIZED (
         SELECT c.ctid AS place, c.number AS at, m.* FROM checkpoints c JOIN moves m
         USING (source, partition) WHERE c.consumer = $5 ORDER BY source, partition FOR UPDATE OF c),
@@ -107,12 +114,13 @@ _WRITE = """
         WHERE ok AND d.ctid = place AND kept.data IS NOT NULL),
     deleted AS (DELETE FROM documents d USING kept, fits WHERE ok AND d.ctid = place AND kept.data IS NULL),
     started AS (
-        INSERT INTO checkpoints (consumer, source, partition, number, "offset")
-        SELECT $5, source, partition, number, "offset" FROM moves m, fits WHERE ok AND NOT EXISTS (
+        INSERT INTO checkpoints (consumer, source, partition, number, "offset", chain)
+        SELECT $5, source, partition, number, "offset", chain FROM moves m, fits WHERE ok AND NOT EXISTS (
             SELECT FROM reached r WHERE (r.source, r.partition) = (m.source, m.partition))
         ORDER BY source, partition),
     moved AS (
-        UPDATE checkpoints c SET number = reached.number, "offset" = reached."offset" FROM reached, fits
+        UPDATE checkpoints c SET number = reached.number, "offset" = reached."offset", chain = reached.chain
+        FROM reached, fits
         WHERE ok AND c.ctid = place)
     SELECT CASE WHEN ok THEN revision ELSE 0 END FROM fits"""
 
@@ -125,12 +133,14 @@ _SPELLING = Spelling(
     begin_snapshot=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
     heads="SELECT partition, number FROM heads ORDER BY partition",
     oldest=_OLDEST,
+    chain=_CHAIN,
+    anchor=_ANCHOR,
     trim="DELETE FROM journal WHERE partition = $1 AND number <= $2",
     indexes="SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()",
     index='CREATE INDEX IF NOT EXISTS "{name}" ON "{table}" ("{column}")',
     journal=_PAGE,
     history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
-    checkpoints='SELECT source, partition, number, "offset" FROM checkpoints WHERE consumer = $1',
+    checkpoints='SELECT source, partition, number, "offset", chain FROM checkpoints WHERE consumer = $1',
     scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",
     upserts_by_key=True,
 )
@@ -197,6 +207,7 @@ def _write_parameters(consumer: str, documents: Collection[Document], moves: Seq
         [move.before for move in moves],
         [move.after.number for move in moves],
         [move.after.offset for move in moves],
+        [move.after.stands_on for move in moves],
     ]
 
 
@@ -220,7 +231,10 @@ class _PostgreSQLSession(RelationalSession):
 
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
         sql = _statements_of(table)
-        await self._add(table.name, sql.columns, rows, sql.insert)
+        if len(rows) < _MANY:
+            await self.run(sql.insert, _columns(rows, len(sql.columns)))
+        else:
+            await self._copy(table.name, sql.columns, rows)
 
     async def replace(self, table: Table, rows: Sequence[Row]) -> None:
         await self.run(_statements_of(table).upsert, list(zip(*rows, strict=True)))
@@ -233,18 +247,20 @@ class _PostgreSQLSession(RelationalSession):
         [(count,)] = await self.run(sql.expire.format(quoted(column)), (to_utc(before), limit))
         return int(count)
 
-    async def take_numbers(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        return dict(await self.run(_RESERVE, (list(counts), list(counts.values()))))
+    async def tips(self, partitions: Sequence[int]) -> Sequence[Row]:
+        return await self.run(_TIPS, (partitions,))
 
-    async def append_rows(self, rows: Sequence[Row]) -> None:
-        await self._add("journal", _JOURNAL, rows, _APPEND)
-
-    async def _add(self, table: str, columns: Sequence[str], rows: Sequence[Row], insert: str) -> None:
-        """Many rows by COPY, which takes half the time of arrays on both sides, and a round trip more."""
+    async def append_rows(self, rows: Sequence[Row], tips: Sequence[Row]) -> None:
+        heads = _columns(tips, 3)
         if len(rows) < _MANY:
-            await self.run(insert, _columns(rows, len(columns)))
+            await self.run(_APPEND, [*heads, *_columns(rows, len(_JOURNAL))])
         else:
-            await self.work(lambda connection: self._database.copy(connection, table, columns, rows))
+            await self.run(_MOVE_HEADS, heads)
+            await self._copy("journal", _JOURNAL, rows)
+
+    async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Many rows by COPY, which takes half the time of arrays on both sides, and a round trip more."""
+        await self.work(lambda connection: self._database.copy(connection, table, columns, rows))
 
     async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
         return list(map(tuple, await super().run(sql, parameters, again=again)))

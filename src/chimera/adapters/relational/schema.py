@@ -44,6 +44,7 @@ TEXT: TypeEngine[str] = (
     .with_variant(mysql.VARCHAR(255, collation="utf8mb4_nopad_bin"), "mariadb")
 )
 DATA: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+CHAIN: TypeEngine[str] = sa.String(64)
 
 _OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions")}
 _RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})

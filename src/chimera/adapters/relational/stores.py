@@ -67,6 +67,10 @@ class RelationalStore:
     async def heads(self) -> Mapping[int, int]:
         return dict(await self._database.read(self._database.spelling.heads))
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        found = {place: await self._database.read(self._database.spelling.chain, place) for place in at.items()}
+        return {partition: chain for (partition, _), rows in found.items() for (chain,) in rows if chain}
+
     async def oldest(self) -> Mapping[int, int]:
         return dict(await self._database.read(self._database.spelling.oldest))
 
@@ -93,7 +97,7 @@ class RelationalViews:
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         """As `ViewStore.checkpoints`."""
         rows = await self._database.read(self._database.spelling.checkpoints, (consumer,))
-        return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
+        return {(row[0], row[1]): Checkpoint.standing(*row[2:]) for row in rows}
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         """As `ViewStore.scan`."""

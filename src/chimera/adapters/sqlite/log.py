@@ -13,6 +13,7 @@ from chimera.adapters.rows import (
     too_few_partitions,
 )
 from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile
+from chimera.adapters.sqlite.tables import add_columns
 from chimera.core.aio.signals import Signal
 from chimera.entities import Row
 from chimera.errors import SettingsError, Unavailable
@@ -28,12 +29,16 @@ _LOG_SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS records (
     partition INTEGER, offset INTEGER, id TEXT, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, number INTEGER,
-    traceparent TEXT, PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
+    traceparent TEXT, chain TEXT NOT NULL DEFAULT '', PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
+"""
+_APPEND = """
+INSERT INTO records (partition, offset, id, source, type, key, time, data, number, traceparent, chain)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-_NAMES = ("offset", "id", "source", "type", "key", "time", "data", "partition", "number", "traceparent")
-_TEXTS = ("id", "source", "type", "key", "time", "traceparent")
+_NAMES = ("offset", "id", "source", "type", "key", "time", "data", "partition", "number", "traceparent", "chain")
+_TEXTS = ("id", "source", "type", "key", "time", "traceparent", "chain")
 _COLUMNS = ", ".join(_NAMES)
 _COLUMNS_AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _NAMES)
 
@@ -120,6 +125,7 @@ class SQLiteTopic:
         self._file.listen(self._appended.notify)
         async with self._file.writing() as connection:
             connection.run_script(_LOG_SCHEMA)
+            add_columns(connection, [("records", "chain TEXT NOT NULL DEFAULT ''")])
             if partitions is not None:
                 connection.run("INSERT OR IGNORE INTO meta VALUES ('partitions', ?)", (partitions,))
             rows = connection.run("SELECT value FROM meta WHERE name = 'partitions'")
@@ -136,7 +142,7 @@ class SQLiteTopic:
         async with self._file.writing() as connection:
             ends = {partition: _end(connection, partition) for partition in {message.partition for message in messages}}
             rows = list(_numbered(messages, ends))
-            connection.run_many("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.run_many(_APPEND, rows)
         self._appended.notify()
 
     def ends(self) -> Mapping[int, int]:
@@ -217,4 +223,5 @@ def _end(connection: SQLiteConnection, partition: int) -> int:
 def _numbered(messages: Iterable[Message], ends: dict[int, int]) -> Iterator[Row]:
     for m in messages:
         ends[m.partition] += 1
-        yield (m.partition, ends[m.partition], m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent)
+        offset = ends[m.partition]
+        yield (m.partition, offset, m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent, m.chain)

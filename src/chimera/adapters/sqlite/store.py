@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +20,10 @@ from chimera.adapters.rows import (
     given,
     in_parts,
     journal_rows,
+    new_chain,
     other_partitions,
     quoted,
+    tips_of,
     unbroken,
 )
 from chimera.adapters.sqlite.files import (
@@ -33,24 +35,42 @@ from chimera.adapters.sqlite.files import (
     SQLiteFile,
     question_marks,
 )
-from chimera.adapters.sqlite.tables import is_one_of, prepare, statements_of, to_held, to_text
+from chimera.adapters.sqlite.tables import add_columns, is_one_of, prepare, statements_of, to_held, to_text
 from chimera.core.paging import pages
 from chimera.entities import Key, Row, Table
 from chimera.messages import Message
 from chimera.ports import (
     PAGE_BYTES,
     Session,
+    Tip,
     WriteSession,
 )
 
 _STORE_SCHEMA = """
-CREATE TABLE IF NOT EXISTS heads (partition INTEGER PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS heads (
+    partition INTEGER PRIMARY KEY, number INTEGER NOT NULL, chain TEXT, trimmed INTEGER, anchor TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS journal (
     partition INTEGER, number INTEGER, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, traceparent TEXT,
-    PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
+    chain TEXT, PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
 """
 _HEADS = "SELECT partition, number FROM heads ORDER BY partition"
+_ADDED = (
+    ("heads", "chain TEXT"),
+    ("heads", "trimmed INTEGER"),
+    ("heads", "anchor TEXT"),
+    ("journal", "chain TEXT"),
+)
+_COLUMNS = "partition, number, source, type, key, time, data, traceparent, chain"
+_CHAIN = """
+SELECT CASE ?2 WHEN number THEN chain WHEN trimmed THEN anchor
+    ELSE (SELECT chain FROM journal WHERE partition = ?1 AND number = ?2) END
+FROM heads WHERE partition = ?1
+"""
+_TRIM = """
+UPDATE heads SET trimmed = j.number, anchor = j.chain
+FROM journal j WHERE heads.partition = ?1 AND j.partition = ?1 AND j.number = ?2
+"""
 _OLDEST = """
 SELECT partition, coalesce((SELECT min(number) FROM journal WHERE partition = heads.partition), number + 1)
 FROM heads ORDER BY partition
@@ -76,6 +96,7 @@ class SQLiteStore:
         await self._file.open()
         async with self._file.writing() as connection:
             connection.run_script(_STORE_SCHEMA)
+            add_columns(connection, _ADDED)
             self._number_partitions(connection, partitions)
             for table in tables:
                 prepare(connection, table)
@@ -119,6 +140,10 @@ class SQLiteStore:
     async def heads(self) -> Mapping[int, int]:
         return dict(self._file.reader.run(_HEADS))
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        found = {partition: _chain(self._file.reader, partition, number) for partition, number in at.items()}
+        return {partition: chain for partition, chain in found.items() if chain}
+
     async def oldest(self) -> Mapping[int, int]:
         return dict(self._file.reader.run(_OLDEST))
 
@@ -134,9 +159,13 @@ class SQLiteStore:
     def _number_partitions(self, connection: SQLiteConnection, partitions: int) -> None:
         [(found,)] = connection.run("SELECT count(*) FROM heads")
         if found == 0:
-            connection.run_many("INSERT INTO heads VALUES (?, 0)", [(partition,) for partition in range(partitions)])
+            connection.run_many(
+                "INSERT INTO heads (partition, number) VALUES (?, 0)", [(p,) for p in range(partitions)]
+            )
         elif found != partitions:
             raise other_partitions(f"the journal in {self._file.path}", found, partitions)
+        begun = "UPDATE heads SET trimmed = number, chain = ?1, anchor = ?1 WHERE chain IS NULL"
+        connection.run(begun, (new_chain(),))
 
 
 class SQLiteSession:
@@ -222,24 +251,31 @@ class SQLiteWriteSession(SQLiteSession):
         sql = statements_of(table)
         self._open.run_many(sql.delete, sql.to_keys(keys))
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        return {partition: self._reserve(partition, counts[partition]) for partition in sorted(counts)}
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        return {partition: self._tip(partition) for partition in partitions}
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
         return len(self._open.run(statements_of(table).expire.format(quoted(column)), (to_text(before), limit)))
 
     async def trim(self, partition: int, through: int) -> None:
+        self._open.run(_TRIM, (partition, through))
         self._open.run("DELETE FROM journal WHERE partition = ? AND number <= ?", (partition, through))
 
     async def append(self, events: Sequence[Message]) -> None:
-        self._open.run_many("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", journal_rows(events))
+        added = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        self._open.run_many(added, journal_rows(events))
+        self._open.run_many("UPDATE heads SET number = ?2, chain = ?3 WHERE partition = ?1", tips_of(events))
 
-    def _reserve(self, partition: int, count: int) -> int:
-        taken = "UPDATE heads SET number = number + ? WHERE partition = ? RETURNING number"
-        rows = self._open.run(taken, (count, partition))
+    def _tip(self, partition: int) -> Tip:
+        rows = self._open.run("SELECT number, chain FROM heads WHERE partition = ?", (partition,))
         if not rows:
             raise ValueError(f"the journal has no partition {partition}")
-        return int(rows[0][0]) - count + 1
+        return Tip(*rows[0])
+
+
+def _chain(connection: SQLiteConnection, partition: int, number: int) -> str:
+    rows = connection.run(_CHAIN, (partition, number))
+    return str(rows[0][0] or "") if rows else ""
 
 
 def events_in(
@@ -249,6 +285,6 @@ def events_in(
 
     `which` is a condition in SQL, `parameters` are its values and then a limit, -1 for none.
     """
-    columns = "number, source, type, key, time, data, traceparent"
+    columns = "number, source, type, key, time, data, traceparent, chain"
     sql = f"SELECT {columns} FROM journal WHERE partition = ? AND {which} ORDER BY number LIMIT ?"
     return events_of(at, connection.page(sql, (at, *parameters), data=5, size=size))

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from functools import cache
 
@@ -77,6 +77,14 @@ def is_one_of(name: str, values: Collection[object]) -> str:
     """The condition that a column has one of these values, each but None being a parameter."""
     condition = f"{quoted(name)} IN ({question_marks(sum(value is not None for value in values))})"
     return f"({condition} OR {quoted(name)} IS NULL)" if None in values else condition
+
+
+def add_columns(connection: SQLiteConnection, columns: Iterable[tuple[str, str]]) -> None:
+    """Add these columns, each (table, declaration), to tables of Chimera's own that an earlier release has made."""
+    for table, declaration in columns:
+        found = {name for _, name, *_ in connection.run(f"PRAGMA table_info({quoted(table)})")}
+        if declaration.partition(" ")[0] not in found:
+            connection.run(f"ALTER TABLE {quoted(table)} ADD COLUMN {declaration}")
 
 
 def prepare(connection: SQLiteConnection, table: Table) -> None:

@@ -11,6 +11,7 @@ from chimera.adapters.rows import (
     distinct,
 )
 from chimera.adapters.sqlite.files import FEATURES, MAX_PARAMETERS, SQLiteConnection, SQLiteFile, question_marks
+from chimera.adapters.sqlite.tables import add_columns
 from chimera.core.paging import pages
 from chimera.entities import Row
 from chimera.ports import (
@@ -25,7 +26,7 @@ CREATE TABLE IF NOT EXISTS documents (
     PRIMARY KEY (view, key)) STRICT;
 CREATE TABLE IF NOT EXISTS checkpoints (
     consumer TEXT, source TEXT, partition INTEGER, number INTEGER NOT NULL, offset INTEGER NOT NULL,
-    PRIMARY KEY (consumer, source, partition)) STRICT, WITHOUT ROWID;
+    chain TEXT, PRIMARY KEY (consumer, source, partition)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revisions (last INTEGER NOT NULL) STRICT
 """
 
@@ -45,6 +46,7 @@ class SQLiteViews:
         await self._file.open()
         async with self._file.writing() as connection:
             connection.run_script(_VIEWS_SCHEMA)
+            add_columns(connection, [("checkpoints", "chain TEXT")])
             connection.run("INSERT INTO revisions SELECT 0 WHERE NOT EXISTS (SELECT * FROM revisions)")
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
@@ -57,8 +59,12 @@ class SQLiteViews:
                 return 0
             revision = self._put(connection, documents)
             connection.run_many(
-                "INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?)",
-                [(consumer, move.source, move.partition, *move.after) for move in moves],
+                "INSERT OR REPLACE INTO checkpoints (consumer, source, partition, number, offset, chain) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [
+                    (consumer, move.source, move.partition, move.after.number, move.after.offset, move.after.stands_on)
+                    for move in moves
+                ],
             )
             return revision
 
@@ -121,5 +127,5 @@ def _documents(connection: SQLiteConnection, columns: str, view: str, keys: Sequ
 
 
 def _checkpoints(connection: SQLiteConnection, consumer: str) -> dict[tuple[str, int], Checkpoint]:
-    rows = connection.run("SELECT source, partition, number, offset FROM checkpoints WHERE consumer = ?", (consumer,))
-    return {(source, partition): Checkpoint(number, offset) for source, partition, number, offset in rows}
+    sql = "SELECT source, partition, number, offset, chain FROM checkpoints WHERE consumer = ?"
+    return {(row[0], row[1]): Checkpoint.standing(*row[2:]) for row in connection.run(sql, (consumer,))}

@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 
 from chimera.entities import Entity, Row, table_of
 from chimera.errors import Conflict
-from chimera.messages import Message
+from chimera.messages import Message, chained
 from chimera.ports import Store, WriteSession
 from chimera.testing.contracts.suite import event
 
@@ -120,10 +120,12 @@ async def get(engine: Store, account_id: str) -> Row | None:
     return rows[0] if rows else None
 
 
-async def emit(tx: WriteSession, partition: int, *keys: str) -> None:
-    """Append an event for each key, inside a transaction."""
-    first = (await tx.reserve({partition: len(keys)}))[partition]
-    await tx.append([event(partition, number, key) for number, key in enumerate(keys, first)])
+async def emit(tx: WriteSession, partition: int, *keys: str) -> list[Message]:
+    """Append an event for each key, inside a transaction; returns them."""
+    tip = (await tx.hold([partition]))[partition]
+    events = chained(tip.chain, [event(partition, number, key) for number, key in enumerate(keys, tip.number + 1)])
+    await tx.append(events)
+    return events
 
 
 async def emitted(engine: Store, partition: int, *keys: str) -> None:
@@ -138,11 +140,12 @@ async def numbers(engine: Store, partition: int) -> list[int]:
 
 async def emit_all(tx: WriteSession, counts: Mapping[int, int], *, undo: bool) -> None:
     """Append so many events to each partition, inside a transaction; with `undo` raise Undo after that."""
-    first = await tx.reserve(counts)
+    tips = await tx.hold(counts)
     await asyncio.sleep(0)
     events: list[Message] = []
     for partition, count in counts.items():
-        events += [event(partition, first[partition] + at) for at in range(count)]
+        following = tips[partition].number + 1
+        events += chained(tips[partition].chain, [event(partition, following + at) for at in range(count)])
     await tx.append(events)
     if undo:
         raise Undo

@@ -221,14 +221,13 @@ class IsolationGuarantees(EngineSuite):
         assert len(await _found(engine, balance=[1])) == 6
         await other.close()
 
-    async def test_who_reserves_no_number_holds_the_head_and_leaves_no_hole(self, engine: Store) -> None:
+    async def test_who_emits_nothing_holds_the_head_and_leaves_no_hole(self, engine: Store) -> None:
         """Two that each emit to one partition unless there is something in the other do not both emit."""
         await engine.create(TABLES, PARTITIONS)
 
         async def unless(tx: WriteSession, meeting: Meeting, own: int, other: int) -> None:
             await meeting.come()
-            first = await tx.reserve({own: 1, other: 0})
-            assert first[own] == 1
+            assert (await tx.hold([own, other]))[own].number == 0
             if not await tx.history(other, "key"):
                 await tx.append([event(own, 1)])
             else:

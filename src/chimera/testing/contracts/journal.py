@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Mapping
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 
 from chimera.errors import Trimmed
-from chimera.ports import PAGE_BYTES, Store, WriteSession
+from chimera.messages import chained, follows
+from chimera.ports import PAGE_BYTES, Store, Tip, WriteSession
 from chimera.testing.contracts.bank import (
     PARTITIONS,
     TABLES,
     Undo,
     churn,
     committed,
+    emit,
     emit_all,
     emitted,
     numbers,
@@ -24,26 +29,66 @@ from chimera.testing.contracts.bank import (
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, event, quick
 
 
+def _numbers(tips: Mapping[int, Tip]) -> dict[int, int]:
+    return {partition: tip.number for partition, tip in tips.items()}
+
+
+async def _emit_slowly(tx: WriteSession, key: str) -> None:
+    await emit(tx, 1, key)
+    await asyncio.sleep(0.001)
+    await emit(tx, 1, key)
+
+
 class JournalGuarantees(EngineSuite):
     """The part of `StoreContract` about the journal: numbers, pages, trimming."""
 
     async def test_numbers_count_from_one_in_each_partition(self, engine: Store) -> None:
-        """`reserve` gives the first of the numbers; several partitions are reserved at once."""
+        """`hold` says what they follow; several partitions are held at once."""
         await engine.create(TABLES, PARTITIONS)
         async with engine.transaction() as tx:
-            assert dict(await tx.reserve({3: 2, 0: 1})) == {3: 1, 0: 1}
+            assert _numbers(await tx.hold([3, 0])) == {3: 0, 0: 0}
             await tx.append([event(3, 1), event(3, 2), event(0, 1)])
         async with engine.transaction() as tx:
-            assert dict(await tx.reserve({3: 1})) == {3: 3}
+            assert _numbers(await tx.hold({3})) == {3: 2}
             await tx.append([event(3, 3)])
         assert dict(await engine.heads()) == {0: 1, 1: 0, 2: 0, 3: 3}
+
+    async def test_a_chain_goes_through_all_events_of_a_partition(self, engine: Store) -> None:
+        """From a digest that no other partition has, over transactions and trims; it is known at every event."""
+        await engine.create(TABLES, PARTITIONS)
+        begun = dict(await engine.chain(dict.fromkeys(range(PARTITIONS), 0)))
+        assert begun.keys() == set(range(PARTITIONS))
+        await emitted(engine, 2, "a", "b")
+        await emitted(engine, 2, "c")
+        events = await engine.journal(2, 0, 10)
+        assert list(chained(begun[2], events)) == list(events)
+        assert [dict(await engine.chain({2: number, 1: 0})) for number in range(4)] == [
+            {2: chain, 1: begun[1]} for chain in (begun[2], *(each.chain for each in events))
+        ]
+        assert dict(await engine.chain({2: 4, 1: 1, 77: 0})) == {}
+        await trimmed(engine, 2, 2)
+        assert [dict(await engine.chain({2: number})) for number in (1, 2)] == [{}, {2: events[1].chain}]
+        await trimmed(engine, 2, 3)
+        async with engine.transaction() as tx:
+            assert dict(await tx.hold([2])) == {2: Tip(3, events[2].chain)}
+        await emitted(engine, 2, "d")
+        [last] = await engine.journal(2, 3, 1)
+        assert follows(last, events[2].chain)
+
+    async def test_a_head_that_was_held_by_another_is_seen_as_that_one_left_it(self, engine: Store) -> None:
+        """The chain too: whoever waited goes on from what was committed while it waited."""
+        await engine.create(TABLES, PARTITIONS)
+        await asyncio.gather(*(committed(engine, partial(_emit_slowly, key=f"k{n}")) for n in range(8)))
+        events = await engine.journal(1, 0, 100)
+        assert all(follows(after, before.chain) for before, after in itertools.pairwise(events))
+        assert len(events) == 16
 
     async def test_events_come_back_unchanged_in_order_and_in_pages(self, engine: Store) -> None:
         """With any key; a page begins after the number asked for and has `limit` events at most."""
         await engine.create(TABLES, PARTITIONS)
         events = [event(2, number, name, b'{"\xc3\xbc":1}') for number, name in enumerate(NAMES, 1)]
         async with engine.transaction() as tx:
-            await tx.reserve({2: len(events)})
+            await tx.hold([2])
             await tx.append(events)
         assert list(await engine.journal(2, 0, 100)) == events
         assert list(await engine.journal(2, 3, 2)) == events[3:5]
@@ -114,7 +159,7 @@ class JournalGuarantees(EngineSuite):
         count = 2 * PAGE_BYTES // len(MEBIBYTE) + 1
         for number in range(1, count + 1):
             async with engine.transaction() as tx:
-                await tx.reserve({2: 1})
+                await tx.hold([2])
                 await tx.append([event(2, number, data=MEBIBYTE)])
         at = 0
         while page := await engine.journal(2, at, 100):

@@ -260,6 +260,16 @@ class OwnerContract:
             await change(f"key-{at}", "text")
         assert dict(await engine.heads()) == dict(await context.store.heads())
 
+    async def test_its_chain_is_known_at_every_event(self, engine: Owner, context: Context, change: Change) -> None:
+        """And before the first; it is left out behind the head."""
+        for at in range(5):
+            await change(f"key-{at}", "text")
+        for partition, head in (await context.store.heads()).items():
+            for number in range(head + 1):
+                found = await engine.chain({partition: number})
+                assert dict(found) == dict(await context.store.chain({partition: number})) != {}
+            assert dict(await engine.chain({partition: head + 1})) == {}
+
 
 def texts(documents: Mapping[str, bytes]) -> dict[str, str]:
     """The notes' texts by key."""

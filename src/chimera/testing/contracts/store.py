@@ -49,10 +49,10 @@ class StoreContract(RowGuarantees, IsolationGuarantees, JournalGuarantees):
         async with engine.transaction() as tx:
             await tx.save(ACCOUNTS, [("a", 2, None), ("c", 2, None)])
             await tx.delete(ACCOUNTS, [("b",)])
-            await emit(tx, 1, "a")
+            events = await emit(tx, 1, "a")
             assert await tx.load(ACCOUNTS, [("a",), ("b",)]) == [("a", 2, None)]
             assert [row[0] for row in await tx.find(ACCOUNTS, {"balance": [2]})] == ["a", "c"]
-            assert await tx.history(1, "a") == [event(1, 1, "a")]
+            assert await tx.history(1, "a") == events
 
     async def test_nothing_of_an_open_transaction_is_visible_and_then_all_of_it(self, engine: Store) -> None:
         """Rows, events and heads."""
@@ -171,7 +171,7 @@ class StoreContract(RowGuarantees, IsolationGuarantees, JournalGuarantees):
         text = MEBIBYTE.decode()
         async with engine.transaction() as tx:
             await tx.save(ACCOUNTS, [("a", 1, text)])
-            await tx.reserve({0: 1})
+            await tx.hold([0])
             await tx.append([event(0, 1, data=MEBIBYTE)])
         assert await get(engine, "a") == ("a", 1, text)
         assert list(await engine.journal(0, 0, 1)) == [event(0, 1, data=MEBIBYTE)]

@@ -82,6 +82,14 @@ class ViewStoreContract(EngineSuite):
         assert dict(await engine.checkpoints(CONSUMER)) == reached
         assert await engine.write(CONSUMER, [], [Move("orders", 0, 3, Checkpoint(4, 9))])
         assert (await engine.checkpoints(CONSUMER))["orders", 0] == Checkpoint(4, 9)
+        await engine.write(
+            CONSUMER, [], [Move("orders", 0, 4, Checkpoint(5, 9, "a" * 32)), Move("x", 3, 0, Checkpoint(1))]
+        )
+        await engine.write(CONSUMER, [], [Move("gigs", 0, 2, Checkpoint(3, 0, "b" * 32))])
+        assert (await engine.checkpoints(CONSUMER))["orders", 0] == Checkpoint(5, 9, "a" * 32)
+        assert (await engine.checkpoints(CONSUMER))["gigs", 0] == Checkpoint(3, 0, "b" * 32)
+        await engine.write(CONSUMER, [], [Move("orders", 0, 5, Checkpoint(6, 10))])
+        assert (await engine.checkpoints(CONSUMER))["orders", 0] == Checkpoint(6, 10)
         assert dict(await engine.checkpoints("contract/others")) == {}
 
     async def test_a_checkpoint_that_has_moved_changes_nothing(self, engine: ViewStore) -> None:

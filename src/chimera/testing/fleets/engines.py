@@ -143,6 +143,10 @@ class ReachedStore(WrappedStore):
         await self._way.before("store.heads")
         return await super().heads()
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        await self._way.before("store.chain")
+        return await super().chain(at)
+
     async def oldest(self) -> Mapping[int, int]:
         await self._way.before("store.oldest")
         return await super().oldest()

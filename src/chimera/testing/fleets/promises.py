@@ -183,17 +183,19 @@ class Promises:
 
     def _check_journal(self, service: str, changes: Changes) -> None:
         heads = self._heads[service]
-        for partition, head in changes.reserved.items():
+        for partition, events in changes.appended.items():
             before = heads.get(partition, 0)
-            numbers = [event.number for event in changes.appended.get(partition, ())]
-            if sorted(numbers) != list(range(before + 1, head + 1)):
+            numbers = [event.number for event in events]
+            if numbers != list(range(before + 1, before + len(numbers) + 1)):
                 self.breaks(
                     "a journal has no holes",
-                    f"partition {partition} of {service} goes from {before} to {head} with the events {numbers}",
+                    f"partition {partition} of {service} goes from {before} on with the events {numbers}",
                 )
-            heads[partition] = head
-        for partition in changes.appended.keys() - changes.reserved.keys():
-            self.breaks("a journal has no holes", f"{service} appends to partition {partition} without a number")
+            heads[partition] = numbers[-1]
+        for partition in changes.appended.keys() - changes.held.keys():
+            self.breaks(
+                "a journal has no holes", f"{service} appends to partition {partition} without holding its head"
+            )
 
     def _check_inbox(self, service: str, changes: Changes) -> None:
         inbox = self._inboxes[service]

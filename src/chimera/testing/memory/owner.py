@@ -52,6 +52,9 @@ class MemoryOwner:
     async def journal(self, partition: int, after: int, limit: int) -> Sequence[Message]:
         return await self._store.journal(partition, after, limit)
 
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        return await self._store.chain(at)
+
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
 

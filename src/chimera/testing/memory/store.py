@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from operator import attrgetter
@@ -21,6 +21,7 @@ from chimera.messages import Message
 from chimera.ports import (
     Features,
     Session,
+    Tip,
     WriteSession,
 )
 from chimera.testing.memory.log import FEATURES
@@ -31,7 +32,8 @@ class StoreState(msgspec.Struct, frozen=True):
 
     tables: Mapping[str, Mapping[Key, Row]] = {}
     events: Mapping[int, tuple[Message, ...]] = {}
-    heads: Mapping[int, int] = {}
+    heads: Mapping[int, Tip] = {}
+    anchors: Mapping[int, Tip] = {}
 
 
 class Lookup(NamedTuple):
@@ -43,10 +45,10 @@ class Lookup(NamedTuple):
 
 
 class Changes(msgspec.Struct):
-    """What a transaction has read and changed. A row that is None is deleted; `reserved`: the heads as it left them.
+    """What a transaction has read and changed. A row that is None is deleted.
 
-    `read` holds the rows as it has seen them, by table and key, None for one that was missing. `looks` are its looks
-    for rows by their values, its own changes apart.
+    `held`: the heads that it holds, as they were when it got them. `read` holds the rows as it has seen them, by table
+    and key, None for one that was missing. `looks` are its looks for rows by their values, its own changes apart.
     """
 
     read: dict[tuple[str, Key], Row | None] = {}
@@ -54,14 +56,14 @@ class Changes(msgspec.Struct):
     rows: dict[str, dict[Key, Row | None]] = {}
     appended: dict[int, list[Message]] = {}
     trimmed: dict[int, int] = {}
-    reserved: dict[int, int] = {}
+    held: dict[int, Tip] = {}
 
 
 class MemoryStore:
     """Entities and journal. Transactions run side by side; each reads what is committed when it reads.
 
     The first to commit wins: a later one that has read a row which was changed meanwhile, or has looked for rows and
-    would find others now, gets a Conflict. Heads are held, as by a lock, from when numbers are reserved. So it promises
+    would find others now, gets a Conflict. Heads are held, as by a lock, from when they are asked for. So it promises
     the least that the port allows. `on_commit` is told of every commit, once it is done.
     """
 
@@ -78,12 +80,12 @@ class MemoryStore:
         self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
     ) -> None:
         """Raises SettingsError for another number of partitions. No statements are run: there is no SQL here."""
-        heads = self.state.heads or dict.fromkeys(range(partitions), 0)
+        heads = self.state.heads or {partition: Tip(0, f"memory/{partition}") for partition in range(partitions)}
         if len(heads) != partitions:
             raise SettingsError(f"the journal has {len(heads)} partitions, not {partitions}")
         self._columns.update({table.name: [column.name for column in table.columns] for table in tables})
         rows = {**{table.name: {} for table in tables}, **self.state.tables}
-        self.state = StoreState(rows, self.state.events, heads)
+        self.state = StoreState(rows, self.state.events, heads, self.state.anchors or heads)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
@@ -111,7 +113,11 @@ class MemoryStore:
         return list(within_page(_after(self.state.events.get(partition, ()), after)[:limit], attrgetter("data")))
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self.state.heads)
+        return {partition: tip.number for partition, tip in self.state.heads.items()}
+
+    async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
+        found = {partition: _chain(self.state, partition, number) for partition, number in at.items()}
+        return {partition: chain for partition, chain in found.items() if chain}
 
     async def oldest(self) -> Mapping[int, int]:
         return {partition: _oldest(self.state, partition) for partition in self.state.heads}
@@ -217,15 +223,14 @@ class MemoryWriteSession(_MemorySession):
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         self._change(table, dict.fromkeys(keys))
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
         """Raises ValueError for an unknown partition, Conflict where two transactions would wait for each other."""
-        if unknown := counts.keys() - self._state.heads.keys():
+        if unknown := set(partitions) - self._state.heads.keys():
             raise ValueError(f"the journal has no partition {min(unknown)}")
-        for partition in sorted(counts):
+        for partition in sorted(partitions):
             await self._heads.take(partition, self)
-        heads = {**self._state.heads, **self.changes.reserved}
-        self.changes.reserved.update({partition: heads[partition] + count for partition, count in counts.items()})
-        return {partition: heads[partition] + 1 for partition in counts}
+            self.changes.held.setdefault(partition, self._state.heads[partition])
+        return {partition: _tip(self.changes, partition) for partition in partitions}
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
         at, rows = self._columns[table.name].index(column), self._rows(table)
@@ -318,7 +323,30 @@ def _changed_by(changes: Changes, state: StoreState) -> StoreState:
         tables[name] = _table_after(tables[name], rows)
     for partition in {**changes.appended, **changes.trimmed}:
         events[partition] = tuple(_events_after(events.get(partition, ()), changes, partition))
-    return StoreState(tables, events, {**state.heads, **changes.reserved})
+    anchored = {each: _anchor(state, each, through) for each, through in changes.trimmed.items()}
+    heads = {**state.heads, **{partition: _tip(changes, partition) for partition in changes.appended}}
+    return StoreState(tables, events, heads, {**state.anchors, **anchored})
+
+
+def _tip(changes: Changes, partition: int) -> Tip:
+    """The newest event of a held partition, as the transaction leaves it."""
+    if appended := changes.appended.get(partition):
+        return Tip(appended[-1].number, appended[-1].chain)
+    return changes.held[partition]
+
+
+def _anchor(state: StoreState, partition: int, through: int) -> Tip:
+    """The last event that a trim takes away, or the anchor that there is."""
+    at = next((event for event in state.events.get(partition, ()) if event.number == through), None)
+    return Tip(through, at.chain) if at else state.anchors.get(partition, Tip(0, ""))
+
+
+def _chain(state: StoreState, partition: int, number: int) -> str:
+    for tip in (state.heads.get(partition), state.anchors.get(partition)):
+        if tip and tip.number == number:
+            return tip.chain
+    at = next((event for event in state.events.get(partition, ()) if event.number == number), None)
+    return at.chain if at else ""
 
 
 def _table_after(table: Mapping[Key, Row], changes: Mapping[Key, Row | None]) -> Mapping[Key, Row]:
@@ -336,7 +364,7 @@ def _events_after(events: Sequence[Message], changes: Changes, partition: int) -
 
 def _oldest(state: StoreState, partition: int) -> int:
     events = state.events.get(partition, ())
-    return events[0].number if events else state.heads.get(partition, 0) + 1
+    return events[0].number if events else state.heads[partition].number + 1 if partition in state.heads else 1
 
 
 def _number(event: Message) -> int:
