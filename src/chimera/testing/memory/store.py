@@ -163,7 +163,7 @@ class _MemorySession:
         return [event for event in _after(self._events(partition), after) if event.key == key]
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self._base.heads)
+        return {partition: tip.number for partition, tip in self._base.heads.items()}
 
     def _of(self, table: Table, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows as this table has them, which may have fewer columns than are stored."""
