@@ -13,6 +13,7 @@ from chimera.adapters.sqlite.files import IDLE_S, MANY
 from chimera.adapters.sqlite.store import SQLiteStore
 from chimera.adapters.sqlite.views import SQLiteViews
 from chimera.ports import Document
+from chimera.testing.contracts.suite import event
 from chimera.testing.waiting import eventually
 
 
@@ -24,7 +25,7 @@ async def test_a_commit_is_told_to_others_and_not_to_oneself(tmp_path: Path) -> 
         store.listen(lambda number=number: heard.append(number))  # type: ignore[misc]
     heard.clear()
     async with stores[0].transaction() as session:
-        await session.reserve({0: 1})
+        await session.append([event(0, 1)])
     assert heard == [1]
     async with stores[0].transaction():
         pass
@@ -41,11 +42,12 @@ async def test_a_commit_of_another_process_is_told(tmp_path: Path) -> None:
     work = f"""
 import asyncio
 from chimera.adapters.sqlite.store import SQLiteStore
+from chimera.testing.contracts.suite import event
 async def main():
     store = SQLiteStore({str(tmp_path / "a.db")!r})
     await store.create([], 1)
     async with store.transaction() as session:
-        await session.reserve({{0: 1}})
+        await session.append([event(0, 1)])
     await store.close()
 asyncio.run(main())
 """
