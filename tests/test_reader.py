@@ -23,13 +23,16 @@ from tests.support import (
     Account,
     Bank,
     Deposit,
+    Deposited,
     Engines,
     Ledger,
     Shop,
     direct,
+    journal_of,
     opened,
     positions_of,
     project,
+    projector_of,
     reaction_of,
 )
 
@@ -209,3 +212,54 @@ async def test_who_brings_nothing_waits_for_no_table_and_is_given_nothing(contex
         assert await asyncio.wait_for(reader.find(Ledger), 1.0) == []
         await waiting.cover_tables(session)
     assert (notes.behind, notes.seen) == ([], [])
+
+
+# documents that lack events
+
+
+async def read_of(context: Context, bank: Bank, view: str, key: str, after: Sequence[Position] = ()) -> Notes:
+    """The notes of one who reads a view's document."""
+    notes = Notes(after)
+    waiting = Waiting(context, documents_of(context), notes, 0.05)
+    async with context.store.snapshot() as session:
+        await Reader(context.service, session, documents_of(context), {}, waiting).view(bank.service.views[view], key)
+    return notes
+
+
+async def test_a_document_whose_event_is_set_aside_says_what_it_lacks(context: Context, bank: Bank) -> None:
+    await direct(context, Deposit("a", 5), Deposit("b", 5))
+    bank.failing_views.add("a")
+    [outcome] = await direct(context, Deposit("a", 6))
+    await project(context, bank.balance)
+    [first] = [each.position for each in await journal_of(context.store) if each.key == "a"][:1]
+    [position] = positions_of(outcome)
+    assert (await read_of(context, bank, "balance", "a")).lacking == [first]
+    assert (await read_of(context, bank, "balance", "b")).lacking == []
+    followed = await read_of(context, bank, "balance", "a", [position])
+    assert followed.lacking == [first]
+    assert followed.behind == [Position("accounts", first.partition, first.number - 1)]
+    assert (await read_of(context, bank, "balance", "a", [Position("accounts", 77, 0)])).behind == []
+    bank.failing_views.clear()
+    assert await projector_of(context, bank.balance).redrive("a")
+    followed = await read_of(context, bank, "balance", "a", [position])
+    assert (followed.lacking, followed.behind) == ([], [])
+
+
+async def test_a_document_of_many_keys_lacks_what_any_of_them_has_set_aside(context: Context, bank: Bank) -> None:
+    await direct(context, Deposit("a", 5))
+    await direct(context, Deposit("b", 5))
+    total = bank.service.views["total"]
+    event, step = next((event, step) for event, step in total.steps.items() if event.__name__ == "Deposited")
+
+    def failing(document: object, happened: Deposited) -> None:
+        if happened.account_id == "b":
+            raise ValueError("as told")
+
+    total.steps[event] = (step[0], failing)
+    await project(context, bank.total)
+    [parked] = [e.position for e in await journal_of(context.store) if (e.key, e.type) == ("b", "accounts.Deposited")]
+    assert (await read_of(context, bank, "total", "all")).lacking == [parked]
+    assert (await read_of(context, bank, "total", "other")).lacking == []
+    assert (await read_of(context, bank, "total", "all", [parked])).behind == [
+        Position("accounts", parked.partition, parked.number - 1)
+    ]

@@ -48,6 +48,8 @@ class Fold(Generic[Doc_co]):
         self.document = document
         self.key = key
         self.steps: dict[type[Event], tuple[KeyOf, Function]] = {}
+        self.is_keyed_as_events = True
+        """True as long as each document's key is that of the events that touch it."""
 
     def on(
         self, event: type[Ev], *, key: str | Callable[[Ev], str | Iterable[str]] | None = None
@@ -64,6 +66,7 @@ class Fold(Generic[Doc_co]):
             if not read.isdisjoint(event.wire_types()):
                 raise DeclarationError(f"{self.document.__name__} already folds {event.__name__} ({event.wire_type()})")
             self.steps[event] = (key_of, step)
+            self.is_keyed_as_events &= event.__key_fields__ == (key or self.key,)
             return step
 
         return declare

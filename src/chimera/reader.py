@@ -43,10 +43,12 @@ class Notes:
         self._after = after
         self._behind: dict[Place, int] = {}
         self._seen: dict[Place, int] = {}
+        self._lacks: dict[Place, int] = {}
 
     def begin(self) -> None:
         """Nothing is shown yet."""
         self._behind.clear()
+        self._lacks.clear()
         self._seen.clear()
 
     def after(self, source: str) -> list[Position]:
@@ -62,6 +64,18 @@ class Notes:
         """What is shown has nothing beyond these positions, as far as it comes from their partitions."""
         for source, partition, number in map(_parts, positions):
             self._seen[source, partition] = max(number, self._seen.get((source, partition), 0))
+
+    def lacks(self, positions: Iterable[Position]) -> None:
+        """What is shown lacks the events at these positions, which are set aside, and those behind them."""
+        for source, partition, number in map(_parts, positions):
+            self._lacks[source, partition] = min(number, self._lacks.get((source, partition), number))
+            if any(each.partition == partition and each.number >= number for each in self.after(source)):
+                self.missed([Position(source, partition, number - 1)])
+
+    @property
+    def lacking(self) -> list[Position]:
+        """The positions of the first events that what is shown lacks, because they are set aside."""
+        return [Position(*place, number) for place, number in self._lacks.items()]
 
     @property
     def behind(self) -> list[Position]:
@@ -109,6 +123,9 @@ class ReadWaiting(Protocol):
     async def cover(self, consumer: str) -> None:
         """Note where a view is whose document was read just now, for a reader who follows."""
 
+    async def look_aside(self, view: str, key: str) -> None:
+        """Note what the document of a key lacks that is to be read now, because its events are set aside."""
+
     async def reach_tables(self) -> None:
         """As `reach`, of all that `project` writes, before the first row is read."""
 
@@ -147,6 +164,7 @@ class Reader(Reads):
     async def view(self, view: View[Doc], key: str) -> Doc | None:
         """The view's document of a key; without one None, or the empty document where the view is declared so."""
         await self._waiting.reach(view.name, view.sources)
+        await self._waiting.look_aside(view.name, key)
         data = await self._documents(view.name, key)
         await self._waiting.cover(view.name)
         if data is None:

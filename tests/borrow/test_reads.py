@@ -14,21 +14,25 @@ from chimera import Borrowed, Unavailable
 from chimera.adapters.last_known import Patience
 from chimera.borrow.breaker import FAILURES as BREAKING
 from chimera.borrow.breaker import Breaker
+from chimera.borrow.copies import copy_projection
 from chimera.borrow.fetch import CALLS
 from chimera.borrow.last_known import MemoryLastKnown
 from chimera.borrow.reads import BorrowedReads
 from chimera.core.clock import Clock
 from chimera.core.context import Context
-from chimera.core.names import copy_name
+from chimera.core.names import copy_name, share_type
 from chimera.core.timing import Limits
+from chimera.journal.feed import Batch
 from chimera.messages import Message, Position
 from chimera.ports import Checkpoint, ConsumerAt, Document, Fetched, LastKnown, Move
 from chimera.reader import Notes
 from chimera.service import Mode
+from chimera.share.changes import change_data
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running
 from chimera.views.documents import Documents
 from chimera.views.generations import GenerationReads
+from chimera.views.projector import Projector
 from tests.support import QUICK, Card, Shop, opened, settle
 
 BUDGET = 0.05
@@ -871,3 +875,25 @@ async def test_many_keys_of_a_page_are_one_look_at_where_the_copy_is() -> None:
     shop.context.views.checkpoints = counted  # type: ignore[method-assign]
     await shop.reads.get_many([f"k{number}" for number in range(20)], Notes([Position("accounts", 0, 20)]))
     assert len(looks) <= 3
+
+
+async def test_a_copy_that_has_set_a_keys_events_aside_is_not_fresh_and_says_so_while_its_owner_is_down() -> None:
+    shop = await borrower("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    await shop.keep("b", msgspec.json.encode(Card("b", 5)))
+    await shop.reads._age.watch("async")
+    projector = Projector(shop.context, copy_projection(shop.borrow, "async"))
+    garbage = change_data("a", b'{"balance":"much"}')
+    change = Message("x", "accounts", share_type("accounts", "cards"), "a", "", garbage, 0, 3)
+    assert await projector.apply(Batch([change], [Move("accounts", 0, 2, Checkpoint(3))]))
+    shop.owner.put("a", 6)
+    assert await shop.get("a") == Borrowed(Card("a", 6), "fresh", 0.0)
+    assert (await shop.get("b")).state == "fresh"
+    assert shop.owner.calls == [["a"]]
+    await shop.remembered.put_many(dict.fromkeys(shop.remembered._values))
+    shop.owner.behaviour = Unavailable("down")
+    notes = Notes([Position("accounts", 0, 3)])
+    found = await shop.reads.get("a", notes)
+    assert (found.value, found.state) == (Card("a", 5), "stale")
+    assert notes.lacking == [Position("accounts", 0, 3)]
+    assert notes.behind == [Position("accounts", 0, 2)]

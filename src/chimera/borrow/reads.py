@@ -129,12 +129,16 @@ class BorrowedReads(Generic[Doc]):
 
     async def _kept(self, key: str, mode: Mode, until: float, notes: Notes) -> Borrowed[Doc]:
         """The copy's value, or the owner's where the copy may be old: from now on, for who has seen something."""
+        name = self._name(mode)
+        lacks = await self._documents.lacks(name, key, now=notes.follows)
         found = await self._copied(key, mode)
+        if lacks:  # the owner has what is set aside here
+            found = Borrowed(found.value, "stale", None)
         may_be_dropped = not self._follower.looked_within(self._timing.switch_grace_s)
         is_known = found.age is not None and found.age <= self._borrow.max_age
         if found.state == "absent" and is_known and not may_be_dropped:
             # A copy that was lost has no keys either.
-            is_known = self._age.holds(mode, await self._documents.reached(self._name(mode)))
+            is_known = self._age.holds(mode, await self._documents.reached(name))
         if found.state == "stale" or (found.state == "absent" and (may_be_dropped or not is_known)):
             anew = bool(notes.after(self._borrow.owner)) or may_be_dropped or self._follower.is_careful
             return await self._ask(key, until, notes, anew=anew, mode=mode) or await self._remembered(key, mode, notes)
@@ -148,6 +152,7 @@ class BorrowedReads(Generic[Doc]):
         """
         after = floor_of(notes.after(self._borrow.owner))
         at = numbers_of(await self._documents.reached(self._name(mode))) if mode else {}
+        lacks = await self._documents.lacks(self._name(mode), key, now=notes.follows) if mode else []
         copied = await self._copied(key, mode) if mode else Borrowed[Doc](None, "absent", None)
         known = await self._fetches.last_known(key)
         if known is not None and (copied.value is None or _is_beyond(known.position, at)):
@@ -157,6 +162,7 @@ class BorrowedReads(Generic[Doc]):
             notes.missed(Position(*place, 0) for place in after)
             return Borrowed(None, "absent", None)
         notes.missed(Position(*place, at.get(place, 0)) for place in after if at.get(place, 0) < after[place])
+        notes.lacks(lacks)
         await self._cover(key, mode, notes)
         return copied._replace(state="stale")
 
@@ -189,9 +195,10 @@ class BorrowedReads(Generic[Doc]):
         return not await reach(self._context, self._name(mode), floor_of(positions), left, look)
 
     async def _shown(self, key: str, mode: Mode, notes: Notes) -> Borrowed[Doc] | None:
-        """The value of a copy that has what it must, or that there is none; None where it only knows the key."""
+        """The value of a copy that has what it must, or that there is none; None where it does not know all of it."""
+        lacks = await self._documents.lacks(self._name(mode), key, now=notes.follows)
         found = await self._copied(key, mode)
-        if found.value is None and found.state == "stale":
+        if lacks or (found.value is None and found.state == "stale"):
             return None
         await self._cover(key, mode, notes)
         return found

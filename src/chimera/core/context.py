@@ -27,12 +27,14 @@ class Process:
     """This process, as it signs what it writes down. `alone` is held while a message is handled alone.
 
     `suspected`: by consumer, source and partition, up to which number there are suspects, once there were any.
+    `setting_aside`: the views and copies that are known to have parked events.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.name = (clock or Clock()).random_bytes(16).hex()
         self.alone = asyncio.Lock()
         self.suspected: dict[tuple[str, str, int], int] = {}
+        self.setting_aside: set[str] = set()
 
 
 class SharedHeads:

@@ -9,6 +9,7 @@ from typing import cast
 
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.context import Context
+from chimera.core.names import waiting_view
 from chimera.core.tables import Progress
 from chimera.entities import table_of
 from chimera.journal.checkpoints import Look, Place, floor_of, reach, read_checkpoints, settled_checkpoints
@@ -18,6 +19,8 @@ from chimera.ports import Checkpoint, Session, ViewStore
 from chimera.reader import Notes
 from chimera.service import Reaction
 from chimera.views.generations import GenerationReads
+from chimera.views.parked import Lacking, first_of_key, lacking_of
+from chimera.views.projections import ViewProjection
 
 
 class Documents:
@@ -28,6 +31,12 @@ class Documents:
         self._generations = generations
         self._gets: dict[str, Coalescer[str, bytes | None]] = {}
         self._looks: dict[tuple[str, bool], Coalescer[None, Mapping[Place, Checkpoint]]] = {}
+        self._projections = {
+            view.name: ViewProjection(view) for view in context.service.views.values() if not view.is_keyed_as_events
+        }
+        self._context = context
+        self._looked_aside: dict[str, float] = {}
+        self._lacking: dict[str, tuple[float, Lacking]] = {}
 
     def __call__(self, view: str, key: str) -> asyncio.Future[bytes | None]:
         """The document's bytes as they are stored, or None."""
@@ -43,6 +52,41 @@ class Documents:
     def shown(self, view: str) -> asyncio.Future[Mapping[Place, Checkpoint]]:
         """The checkpoints of a view or copy: a document that was read before has nothing beyond them."""
         return self._look(view, settled=not self._views.features.together)
+
+    async def lacks(self, view: str, key: str, *, now: bool) -> Sequence[Position]:
+        """The first events that a key's document, which is to be read afterwards, lacks because they are set aside.
+
+        As they are `now`, or as they were a moment ago.
+        """
+        if not now:
+            await self._look_aside(view)
+            if view not in self._context.process.setting_aside:
+                return []
+        projection = self._projections.get(view)
+        if projection is None:
+            return await self._generations.read(view, lambda name: first_of_key(self._views, name, key))
+        at, lacking = self._lacking.get(view, (float("-inf"), Lacking({}, {})))
+        if now or self._context.clock.monotonic() > at + self._context.timing.switch_look_s:
+            at = self._context.clock.monotonic()
+            lacking = await self._generations.read(view, lambda name: self._look_at_all(projection, name))
+            self._lacking[view] = at, lacking
+        return lacking.positions(key)
+
+    async def _look_at_all(self, projection: ViewProjection, name: str) -> Lacking:
+        if not await self._views.scan(waiting_view(name), limit=1):
+            return Lacking({}, {})
+        return await lacking_of(self._views, projection.named(name))
+
+    async def _look_aside(self, view: str) -> None:
+        """Look now and then whether a view has set anything aside."""
+        now, process = self._context.clock.monotonic(), self._context.process
+        if now < self._looked_aside.get(view, float("-inf")) + self._context.timing.switch_look_s:
+            return
+        self._looked_aside[view] = now
+        if await self._generations.read(view, lambda name: self._views.scan(waiting_view(name), limit=1)):
+            process.setting_aside.add(view)
+        else:
+            process.setting_aside.discard(view)
 
     def _look(self, view: str, *, settled: bool) -> asyncio.Future[Mapping[Place, Checkpoint]]:
         looks = self._looks.get((view, settled))
@@ -62,6 +106,7 @@ class Documents:
 
     async def _get(self, view: str, keys: list[str]) -> list[bytes | None]:
         wanted = list(dict.fromkeys(keys))
+        await self._look_aside(view)
         found = await self._generations.read(view, lambda name: self._views.get(name, wanted))
         return [document.data if (document := found.get(key)) else None for key in keys]
 
@@ -121,6 +166,10 @@ class Waiting:
         if not floor:
             return
         await self._reach(consumer, floor, partial(self._documents.reached, consumer))
+
+    async def look_aside(self, view: str, key: str) -> None:
+        """Note what the document of a key lacks that is to be read now: exactly for who follows, else as is known."""
+        self.notes.lacks(await self._documents.lacks(view, key, now=self.notes.follows))
 
     async def reach_tables(self) -> None:
         """As `reach`, of all that `project` writes, before the first row is read."""

@@ -8,7 +8,9 @@ stays in the journal.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,8 +18,10 @@ from chimera.core.aio.turns import Turns
 from chimera.core.context import Owners
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.errors import Unavailable
-from chimera.messages import Message
+from chimera.messages import Message, Position
 from chimera.ports import Document, ViewStore
+from chimera.reader import Place
+from chimera.views.projections import Projection
 
 PAGE = 500
 """Parked events that are read at once."""
@@ -126,3 +130,47 @@ async def all_parked(views: ViewStore, view: str) -> list[ParkedEvent]:
 async def waiting_count(views: ViewStore, view: str) -> int:
     """The number of events that a view has parked, without reading them."""
     return sum([len(span) async for _, span in spans_of(views, view)])
+
+
+async def first_of_key(views: ViewStore, view: str, key: str) -> list[Position]:
+    """The position of the first event that a view has parked of an event key; none where it has none."""
+    kept = kept_key(key)
+    span = span_of((await views.get(waiting_view(view), [kept])).get(kept))
+    first = await events_of(views, view, kept, span.head(1)) if span else {}
+    return [parked_event_of(document).message.position for document in first.values()]
+
+
+class Lacking(NamedTuple):
+    """The first events, by place, that documents lack because they are parked: by document, and of whichever it is."""
+
+    of: dict[str, dict[Place, int]]
+    of_any: dict[Place, int]
+
+    def positions(self, key: str) -> list[Position]:
+        """The positions of the first events that the document of a key lacks, or may lack."""
+        found = dict(self.of_any)
+        for place, number in self.of.get(key, {}).items():
+            found[place] = min(number, found.get(place, number))
+        return [Position(*place, number) for place, number in found.items()]
+
+
+async def lacking_of(views: ViewStore, projection: Projection) -> Lacking:
+    """The events that a view's documents lack.
+
+    Of an event that can't be read nobody knows whose it is, nor where more than PAGE are parked.
+    """
+    found, looked_at = Lacking({}, {}), 0
+    async with aclosing(spans_of(views, projection.name)) as spans:
+        async for kept, span in spans:
+            for document in (await events_of(views, projection.name, kept, span.head(PAGE))).values():
+                message, looked_at = parked_event_of(document).message, looked_at + 1
+                try:
+                    keys = projection.prepare(message)[0] if looked_at < PAGE else []
+                except Exception:  # noqa: BLE001 - it is parked because of that
+                    keys = []
+                place = (message.source, message.partition)
+                for each in [found.of.setdefault(key, {}) for key in keys] or [found.of_any]:
+                    each[place] = min(message.number, each.get(place, message.number))
+            if looked_at >= PAGE:
+                break
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from copy import copy
 from typing import Any, Protocol
 
 import msgspec
@@ -55,6 +56,12 @@ class ViewProjection:
         self._decoder = msgspec.json.Decoder(view.document)
         form = form_of(view.document)
         self.encode = form.encode if form.may_lose_numbers else msgspec.json.Encoder().encode
+
+    def named(self, name: str) -> ViewProjection:
+        """The same for the generation of this name."""
+        other = copy(self)
+        other.name = name
+        return other
 
     def wanted(self, message: Message) -> bool:
         """True for an event that the view folds."""

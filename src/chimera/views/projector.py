@@ -183,6 +183,7 @@ class Projector:
         self._recent.wrote(documents, revision)
         if any(document.view != self._projection.name for document in documents):
             self._none_waits = False
+            self._context.process.setting_aside.add(view_of(self._projection.name))
 
     def _refused(self) -> None:
         self._recent.refused()

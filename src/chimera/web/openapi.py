@@ -372,6 +372,10 @@ _SAID: Described = {
         "description": "How far it is, where it has not reached `Chimera-After` in time.",
         "schema": {"type": "string"},
     },
+    "Chimera-Lacks": {
+        "description": "The first events that it lacks, or may lack, because they are set aside: positions.",
+        "schema": {"type": "string"},
+    },
     "Chimera-Position": {
         "description": "The positions that cover what is shown, for who brought some back: bring these back next time.",
         "schema": {"type": "string"},

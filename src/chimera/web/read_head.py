@@ -171,7 +171,7 @@ class ReadHead:
     def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
         name = view.name
         key_type = typing.get_type_hints(view.document, include_extras=True)[view.key]
-        documents = self._documents
+        documents, setting_aside = self._documents, self.context.process.setting_aside
         path, _, own_query = template.partition("?")
         paths = [other.path.partition("?") for other in self.context.service.views.values() if other.path]
         literals = [query for other, _, query in paths if other == path and query]
@@ -181,15 +181,16 @@ class ReadHead:
                 _expect_no_query(call, literals)
             key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
             headers: Sequence[Header] = ()
-            if after := _after(call):
+            after = _after(call)
+            data = None if after else await documents(name, key)
+            if after or name in setting_aside:
                 notes = Notes(after)
                 waiting = Waiting(self.context, documents, notes, self.context.timing.after_s)
                 await waiting.reach(name, view.sources)
+                await waiting.look_aside(name, key)
                 data = await documents(name, key)
                 await waiting.cover(name)
                 headers = _said(notes)
-            else:
-                data = await documents(name, key)
             if data is None:
                 if view.absent == "404":
                     await _answer_rejected(call, _not_found(call), headers)
@@ -318,7 +319,7 @@ def _idempotency_key(call: Call) -> str | None:
 
 def _said(notes: Notes) -> list[Header]:
     """The headers that say what the answer's document does not."""
-    found = (("chimera-behind", notes.behind), ("chimera-position", notes.seen))
+    found = (("chimera-behind", notes.behind), ("chimera-lacks", notes.lacking), ("chimera-position", notes.seen))
     return [(name.encode(), ",".join(map(str, said)).encode()) for name, said in found if said]
 
 
