@@ -10,13 +10,14 @@ import pytest
 from chimera.adapters.http import HttpOwner
 from chimera.core.context import Context
 from chimera.core.tables import ReportedConsumer
-from chimera.errors import Unavailable
+from chimera.errors import Invalid, Unavailable
 from chimera.ports import ConsumerAt, Owner
 from chimera.run.engines import context_of
 from chimera.run.serving import listening
-from chimera.share.owner import OwnStore
+from chimera.share.owner import MOST_REPORTED, OwnStore
 from chimera.testing.contracts import OwnerContract
 from chimera.testing.contracts.owner import SHARE, Change, SharedNote, give_text, nobody_else, owner_service
+from chimera.testing.contracts.suite import event
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.memory import MemoryOwner
 from chimera.web.read_head import ReadHead
@@ -55,13 +56,26 @@ class TestOwnStoreOnSQLite(TestOwnStore):
 
 async def reported(engine: Owner, context: Context) -> None:
     began = datetime.now(UTC)
-    await engine.report([ConsumerAt(f"view {n}", n % 3, n, n + 1) for n in range(1500)])
+    events = [event(n % 3, n // 3 + 1) for n in range(1500)]
+    async with context.store.transaction() as session:
+        await session.reserve(dict.fromkeys(range(3), 500))
+        await session.append(events)
+    await engine.report([ConsumerAt(f"view {n}", n % 3, n // 3, n + 1) for n in range(1500)])
     await engine.report([ConsumerAt("view 7", 1, 70, 71)])
     rows = {row.consumer: row for row in await all_of(context.store, ReportedConsumer)}
     assert len(rows) == 1500
     assert (rows["view 7"].number, rows["view 7"].offset) == (70, 71)
-    assert (rows["view 8"].partition, rows["view 8"].number, rows["view 8"].offset) == (2, 8, 9)
+    assert (rows["view 8"].partition, rows["view 8"].number, rows["view 8"].offset) == (2, 2, 9)
     assert all(began <= row.seen <= datetime.now(UTC) for row in rows.values())
+    for wrong in (ConsumerAt("view 7", 1, 501, 71), ConsumerAt("view 7", 3, 0, 0)):  # it would trim what others need
+        with pytest.raises((Invalid, Unavailable)):
+            await engine.report([ConsumerAt("view 9", 0, 1, 1), wrong])
+    for start in range(0, MOST_REPORTED - 1500, 1000):
+        made_up = [ConsumerAt(f"made up {start + n}", 0, 0, 0) for n in range(min(1000, MOST_REPORTED - 1500 - start))]
+        await engine.report(made_up)
+    with pytest.raises((Invalid, Unavailable)):
+        await engine.report([ConsumerAt("one more", 0, 0, 0)])
+    await engine.report([ConsumerAt("view 7", 1, 71, 72)])
 
 
 class TestHttpOwner(OwnerContract):

@@ -9,7 +9,7 @@ from chimera.core.clock import Clock
 from chimera.core.names import looked_through
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey
 from chimera.entities import table_of
-from chimera.errors import Conflict, Unavailable
+from chimera.errors import Conflict, Invalid, Unavailable
 from chimera.messages import Message, position_of
 from chimera.ports import BucketDigest, ConsumerAt, Entry, Fetched, Owner, Store
 from chimera.service import Service
@@ -19,6 +19,9 @@ from chimera.transaction import Reads
 
 LOOK = 8
 """Buckets that are read in one turn of the event loop."""
+
+MOST_REPORTED = 10_000
+"""Consumers of other services, by partition, that are kept: whoever makes up names fills no table."""
 
 
 class OwnStore:
@@ -62,13 +65,24 @@ class OwnStore:
         return await self._store.chain(at)
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
-        table, seen = table_of(ReportedConsumer), self._clock.now()
+        """Raises Invalid for a number that the journal does not have, and for more consumers than are kept."""
+        table, seen, heads = table_of(ReportedConsumer), self._clock.now(), await self.heads()
+        for each in consumers:
+            if not 0 <= each.number <= heads.get(each.partition, -1):
+                raise Invalid(
+                    f"{each.consumer[:64]!r} can't have number {each.number} of partition {each.partition}: "
+                    f"the journal ends at {heads.get(each.partition, 'none such')}",
+                    field="$.consumers",
+                )
         rows = [
             table.to_row(ReportedConsumer(each.consumer, each.partition, each.number, each.offset, seen))
             for each in consumers
         ]
         try:
             async with self._store.transaction() as session:
+                new = len(rows) - len(await session.load(table, list(map(table.key_of, rows))))
+                if new > 0 and new + len(await session.find(table, {})) > MOST_REPORTED:
+                    raise Invalid(f"{MOST_REPORTED:,} consumers are known already, by partition", field="$.consumers")
                 await session.save(table, rows)
         except Conflict as error:
             raise Unavailable(f"somebody else told the same: {error}") from error
