@@ -17,9 +17,9 @@ from chimera.run.serving import listening
 from chimera.share.owner import MOST_REPORTED, OwnStore
 from chimera.testing.contracts import OwnerContract
 from chimera.testing.contracts.owner import SHARE, Change, SharedNote, give_text, nobody_else, owner_service
-from chimera.testing.contracts.suite import event
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.memory import MemoryOwner
+from chimera.transaction import Pending, Unit
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 from tests.support import all_of
@@ -56,10 +56,10 @@ class TestOwnStoreOnSQLite(TestOwnStore):
 
 async def reported(engine: Owner, context: Context) -> None:
     began = datetime.now(UTC)
-    events = [event(n % 3, n // 3 + 1) for n in range(1500)]
     async with context.store.transaction() as session:
-        await session.reserve(dict.fromkeys(range(3), 500))
-        await session.append(events)
+        unit = Unit(owner_service, session)
+        unit.events += [Pending("contract.Happened", "key", n % 3, b"{}", "") for n in range(1500)]
+        await unit.number()
     await engine.report([ConsumerAt(f"view {n}", n % 3, n // 3, n + 1) for n in range(1500)])
     await engine.report([ConsumerAt("view 7", 1, 70, 71)])
     rows = {row.consumer: row for row in await all_of(context.store, ReportedConsumer)}

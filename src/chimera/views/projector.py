@@ -51,8 +51,8 @@ class Pieces:
 
     def of(self, messages: Sequence[Message]) -> Batch:
         """The next piece: the next messages of the batch, with the moves up to them."""
-        last = {message.partition: message.number for message in messages}
-        return Batch(messages, [self._up_to(self._moves[each], number) for each, number in last.items()], self._beside)
+        last = {message.partition: message for message in messages}
+        return Batch(messages, [self._up_to(self._moves[each], at) for each, at in last.items()], self._beside)
 
     def written(self, messages: Sequence[Message], revision: int) -> bool:
         """The next piece was written at a revision, or (0) was not."""
@@ -62,11 +62,11 @@ class Pieces:
         self._beside = [each._replace(revision=revision) for each in self._beside]
         return revision > 0
 
-    def _up_to(self, move: Move, number: int) -> Move:
-        """The part of a move up to a number. One that leads nowhere, as while a copy is filled, is whole."""
-        if move.before >= move.after.number or number >= move.after.number:
+    def _up_to(self, move: Move, at: Message) -> Move:
+        """The part of a move up to an event. One that leads nowhere, as while a copy is filled, is whole."""
+        if move.before >= move.after.number or at.number >= move.after.number:
             return move
-        return move._replace(after=Checkpoint(number, self._hints[move.partition]))
+        return move._replace(after=Checkpoint(at.number, self._hints[move.partition], at.chain))
 
 
 class Projector:
