@@ -9,7 +9,8 @@ can't be forgotten: then `written` is set, and the caller rolls the unit back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar, cast
 
@@ -99,7 +100,10 @@ class Reads:
 
 
 class Unit:
-    """One database transaction, shared by the commands of a batch: their merged changes, written at the end."""
+    """One database transaction, shared by the commands of a batch: their merged changes, written at the end.
+
+    `asking`: how many questions of handlers the database has not answered yet.
+    """
 
     def __init__(self, service: Service, session: WriteSession) -> None:
         self.service = service
@@ -110,12 +114,23 @@ class Unit:
         self.appended: Sequence[Message] = ()
         self.read_at: dict[tuple[int, str], int] = {}
         self.loaded_singly: list[Slot] = []
+        self.asking = 0
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """The database is asked something inside."""
+        self.asking += 1
+        try:
+            yield
+        finally:
+            self.asking -= 1
 
     async def row(self, table: Table, key: Key) -> Row | None:
         """The row with this key as it is in this unit, loaded where it was not yet; None for none."""
         slot = (table, key)
         if slot not in self.rows:
-            rows = await self.session.load(table, [key])
+            with self.answering():
+                rows = await self.session.load(table, [key])
             self.rows[slot] = rows[0] if rows else None
             self.loaded_singly.append(slot)
         return self.rows[slot]
@@ -281,10 +296,11 @@ class Transaction(Reads):
 
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""
-        await self._flush()
-        self.written = True
-        self._unit.rows.clear()
-        return await super().execute(sql, *parameters)
+        with self._unit.answering():
+            await self._flush()
+            self.written = True
+            self._unit.rows.clear()
+            return await super().execute(sql, *parameters)
 
     def merge(self) -> list[Pending]:
         """Make the changes part of the unit; returns the events, in order."""
@@ -297,11 +313,13 @@ class Transaction(Reads):
         return self._changes[table, key] if (table, key) in self._changes else await self._unit.row(table, key)
 
     async def _find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
-        await self._flush()
-        return await super()._find(table, where)
+        with self._unit.answering():
+            await self._flush()
+            return await super()._find(table, where)
 
     async def _history(self, key: str) -> list[Message]:
-        stored = await super()._history(key)
+        with self._unit.answering():
+            stored = await super()._history(key)
         partition = partition_of(key, self._service.partitions)
         at = stored[-1].number if stored else 0
         if self._unit.read_at.setdefault((partition, key), at) != at:

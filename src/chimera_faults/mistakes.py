@@ -95,14 +95,14 @@ class Mistake(NamedTuple):
 def _checkpoint_first(at: Patching) -> None:
     together = execute.Executor._try_together  # noqa: SLF001
 
-    async def early(self: Any, tasks: Any, moves: Any) -> Any:
+    async def early(self: Any, tasks: Any, moves: Any, apart: Any) -> Any:
         if not moves or not at.wrong():
-            return await together(self, tasks, moves)
+            return await together(self, tasks, moves, apart)
         async with self.context.store.transaction() as session:
             unit = Unit(self.context.service, session)
             await move_checkpoints(unit, self.consumer, moves)
             await unit.flush()
-        return await together(self, tasks, [])
+        return await together(self, tasks, [], apart)
 
     at.replace(execute.Executor, "_try_together", early)
 

@@ -141,7 +141,7 @@ async def test_counting_reads_nothing_of_what_is_parked_but_where_it_is(context:
     await project(context, bank.balance)
     store, views = NotingStore(context.store), NotingViews(context.views)
     assert await parked_counts(replace(context, store=store, views=views)) == {"commands": 2, "balance": 3}
-    assert store.columns == {"consumer", "key", "partition", "number", "state", "due", "unread_by"}
+    assert store.columns == {"consumer", "key", "partition", "number", "state", "due", "tried_by", "ends", "unread_by"}
     assert views.scanned
     assert not views.scanned & {"balance.parked", "balance"}
 

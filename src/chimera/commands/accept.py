@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.commands.apart.direct import Direct
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
 from chimera.commands.inbox import NAMESPACE, Outcome, command_id, fingerprint_of
@@ -119,7 +120,8 @@ class Intake:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._appends: Coalescer[Message, None] = Coalescer(self._append)
-        self._directs: Coalescer[Task, Outcome] = Coalescer(direct_executor(context).run, limit=DIRECT_BATCH)
+        self._direct = Direct(direct_executor(context), context.limits.apart)
+        self._directs: Coalescer[Task, Outcome] = Coalescer(self._direct.run, limit=DIRECT_BATCH)
         self._reuse = Reuse(context)
         self._held = 0
 
@@ -151,6 +153,11 @@ class Intake:
         """Wait until everything taken is answered."""
         await self._appends.drain()
         await self._directs.drain()
+        await self._direct.drain()
+
+    async def close(self) -> None:
+        """Stop the handlers that still run."""
+        await self._direct.close()
 
     def _submit(self, message: Message) -> asyncio.Future[None]:
         self._check_room(len(self._appends))

@@ -9,9 +9,9 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import cast
 
+from chimera.commands.apart.redriving import keep_redriving
 from chimera.commands.execute import Task
 from chimera.commands.handlers import commands_executor, parking_of
-from chimera.commands.parking import keep_redriving
 from chimera.core.aio.tasks import finish, reading_ahead
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
@@ -39,7 +39,7 @@ class CommandConsumer:
     async def run(self, partitions: frozenset[int]) -> None:
         """Work until cancelled. Raises Unavailable when an engine can't be reached."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_redriving(parking_of(self._context, COMMANDS), self._executor))
+            tasks.create_task(keep_redriving(parking_of(self._context, COMMANDS), self._executor, partitions))
             for lane in range(LANES):
                 if part := sorted(partitions)[lane::LANES]:
                     tasks.create_task(self._consume(frozenset(part)))

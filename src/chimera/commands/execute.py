@@ -11,18 +11,23 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from chimera.commands.inbox import FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
+from chimera.commands.apart.detached import detached
+from chimera.commands.apart.limits import Overdue, TimeLimit, SlowTypes
+from chimera.commands.apart.rules import rules_of
+from chimera.commands.inbox import APART, FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
+from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
 from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
-from chimera.journal.failures import ProcessEnded, text_of
+from chimera.journal.failures import ProcessEnded, TookTooLong, text_of
 from chimera.messages import Message, Position, json_of
-from chimera.ports import Checkpoint, Move, Session
+from chimera.ports import Checkpoint, Move, Session, WriteSession
 from chimera.service import Reply
 from chimera.share.changes import emit_changed, record_changes
 from chimera.transaction import Pending, Transaction, Unit
@@ -39,6 +44,14 @@ class Task(NamedTuple):
     message: Message
     number: int = 0
     offset: int = 0
+
+
+class LeftBehind(Exception):  # noqa: N818 - what happens next
+    """A handler kept others waiting after it had written to the database, or would not stop."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(message_id)
+        self.message_id = message_id
 
 
 class RefusedLate(Exception):  # noqa: N818 - a refusal, not an error
@@ -61,6 +74,9 @@ class FailurePolicy(Protocol):
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         """Park a message because it failed with `error`."""
 
+    def set_apart(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
+        """Have a message handled alone, because it would keep others waiting; those of its key wait for it."""
+
 
 class ToldToCaller:
     """Nothing is parked: somebody waits for the answer and is told that it failed."""
@@ -69,7 +85,7 @@ class ToldToCaller:
         return {}
 
     def queue(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
-        raise AssertionError("nothing is ever blocked here")
+        return Outcome("apart", APART)
 
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         if isinstance(error, Conflict):
@@ -83,6 +99,10 @@ class ToldToCaller:
             exc_info=error,
         )
         return Outcome("failed", type(error).__name__, text_of(error), status=status)
+
+    def set_apart(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
+        blocked[task.message.key] = 0
+        return Outcome("apart", APART)
 
 
 class Executor:
@@ -109,6 +129,9 @@ class Executor:
         self._inbox = inbox
         self._batch = batch
         self._prefetch = Prefetch()
+        self._rules = rules_of(context, consumer)
+        self._slow = SlowTypes()
+        self.set_apart = Signal()
 
     async def run(self, tasks: Sequence[Task], moves: Sequence[Move] = ()) -> list[Outcome | Unavailable]:
         """Handle the tasks and move the checkpoints; one outcome per task.
@@ -157,12 +180,55 @@ class Executor:
 
     async def attempt(self, unit: Unit, task: Task) -> Outcome:
         """Handle one message in a unit that the caller commits. Raises what the handler raises, but for a refusal."""
-        handled = await self._handle(unit, [task])
+        limit_s = self._rules(task.message.type).limit_s
+        limit = TimeLimit(self.context.clock, limit_s, limit_s, lambda: unit.asking > 0)
+        began = self.context.clock.monotonic()
+        try:
+            return await limit.run(self._attempt(unit, task, limit))
+        except Overdue as error:
+            raise TookTooLong(limit_s) from error.__cause__
+        finally:
+            took_s = self.context.clock.monotonic() - began
+            self._slow.learn(task.message.type, took_long=took_s > 2 * self.context.timing.quick_s)
+
+    async def attempt_apart(self, task: Task) -> Outcome:
+        """Handle one message in a transaction of its own that holds nothing while it waits for something else."""
+
+        async def attempt() -> Outcome:
+            async with self.apart() as session:
+                unit = Unit(self.context.service, session)
+                known = (await self._known(unit, [task])).get(task.message.id)
+                outcome = repeated(known, task.message) if known else await self.attempt(unit, task)
+                await unit.flush()
+            self.context.committed.give(unit.appended)
+            return outcome
+
+        try:
+            outcome = await again_on_conflict(attempt, self.context.clock)
+        except (Unavailable, Moved) as error:
+            if not isinstance(error, CutShort):
+                raise
+            return await self._settle_failure(task, [], error)
+        except Exception as error:  # noqa: BLE001 - whatever the handler raises is settled
+            return await self._settle_failure(task, [], error)
+        self.committed([outcome])
+        return outcome
+
+    def apart(self) -> AbstractAsyncContextManager[WriteSession]:
+        """A transaction that holds nothing of the store while it is not used."""
+        return detached(self.context.store, self.context.room, self.context.timing.let_go_s)
+
+    def is_slow(self, type_: str) -> bool:
+        """True when handlers of messages of a type have taken long, more often than not, of late."""
+        return type_ in self._slow
+
+    async def _attempt(self, unit: Unit, task: Task, limit: TimeLimit) -> Outcome:
+        handled = await self._handle(unit, [task], limit)
         return (await self._conclude(unit, [task], [handled]))[0]
 
     def remember(self, unit: Unit, message: Message, outcome: Outcome, at: datetime | None = None) -> None:
         """Remember in the inbox how a message ended, and when: now, or `at`."""
-        if self._inbox and not outcome.duplicate and outcome.state not in ("failed", "reused"):
+        if self._inbox and not outcome.duplicate and outcome.state not in ("failed", "reused", "apart"):
             unit.put(kept_outcome(message, outcome, at or self.context.clock.now()))
 
     def committed(self, outcomes: Iterable[Outcome]) -> None:
@@ -173,20 +239,38 @@ class Executor:
             self.context.metrics.handled(self.context.service.name, self.consumer, state, count)
 
     async def _together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome | Unavailable]:
-        outcomes = await again_on_conflict(lambda: self._try_together(tasks, moves), self.context.clock)
+        apart: set[str] = set()
+        while True:
+            try:
+                outcomes = await again_on_conflict(lambda: self._try_together(tasks, moves, apart), self.context.clock)
+                break
+            except LeftBehind as left:  # only a rollback undoes what it did in the database: once more, without it
+                apart.add(left.message_id)
         self.committed(outcomes)
+        if any(outcome.reason == APART for outcome in outcomes):
+            self.set_apart.notify()
         return [*outcomes]
 
-    async def _try_together(self, tasks: Sequence[Task], moves: Sequence[Move]) -> list[Outcome]:
-        async with self.context.store.transaction() as session:
+    async def _try_together(
+        self, tasks: Sequence[Task], moves: Sequence[Move], apart: Collection[str]
+    ) -> list[Outcome]:
+        timing, rule = self.context.timing, self._rules(tasks[0].message.type if tasks else "")
+        async with self.apart() if self._batch and tasks else self.context.store.transaction() as session:
             unit = Unit(self.context.service, session)
             await move_checkpoints(unit, self.consumer, moves)
-            outcomes = await self._handle_all(unit, tasks)
+            limits = (rule.limit_s, rule.limit_s) if self._batch else (timing.quick_s, timing.quick_store_s)
+            limit = TimeLimit(self.context.clock, *limits, lambda: unit.asking > 0)
+            try:
+                outcomes = await limit.run(self._handle_all(unit, tasks, apart, limit)) if tasks else []
+            except Overdue as error:
+                if self._batch:
+                    raise TookTooLong(rule.limit_s) from error.__cause__
+                raise LeftBehind(limit.at_work) from error
             await unit.flush()
         self.context.committed.give(unit.appended)
         return outcomes
 
-    async def _handle_all(self, unit: Unit, tasks: Sequence[Task]) -> list[Outcome]:
+    async def _handle_all(self, unit: Unit, tasks: Sequence[Task], apart: Collection[str], limit: TimeLimit) -> list[Outcome]:
         known: dict[str, tuple[Outcome, list[Pending]]] = {
             message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
         }
@@ -206,8 +290,10 @@ class Executor:
                 result = again, [] if again.state == "reused" else events
             elif message.key in blocked:
                 result = self._policy.queue(unit, group[0], blocked), []
+            elif not self._batch and (message.id in apart or message.type in self._slow):
+                result = self._policy.set_apart(unit, group[0], blocked), []
             else:
-                result = await self._handle(unit, group)
+                result = await self._handle_quickly(unit, group, blocked, limit)
             if self._inbox and message.id not in known:
                 known[message.id], came[message.id] = result, message
             order += group
@@ -221,11 +307,25 @@ class Executor:
         ready = [task for task in tasks if task.message.key not in blocked]
         return [group for group in (ready, *([task] for task in tasks if task.message.key in blocked)) if group]
 
-    async def _handle(self, unit: Unit, group: Sequence[Task]) -> tuple[Outcome, list[Pending]]:
+    async def _handle_quickly(
+        self, unit: Unit, group: Sequence[Task], blocked: dict[str, int], limit: TimeLimit
+    ) -> tuple[Outcome, list[Pending]]:
+        """As `_handle`; a message that keeps the others waiting is set apart."""
+        try:
+            return await self._handle(unit, group, limit)
+        except Overdue as error:
+            self._slow.learn(group[0].message.type, took_long=True)
+            if self._batch or error.in_store or error.written:
+                raise
+            return self._policy.set_apart(unit, group[0], blocked), []
+
+    async def _handle(self, unit: Unit, group: Sequence[Task], limit: TimeLimit) -> tuple[Outcome, list[Pending]]:
         messages = [task.message for task in group]
         tx = Transaction(unit, messages[0].id, messages[0].time, messages[0].traceparent)
+        limit.begin(messages[0].id)
         try:
             result = await self._invoke(messages, tx)
+            limit.stopped()  # it did not mind
         except Rejected as refusal:
             if not self._inbox:
                 raise  # an event has happened: there is nobody to refuse, so this is a failure like any other
@@ -233,6 +333,9 @@ class Executor:
                 raise RefusedLate(refusal) from refusal
             return refused(refusal), []
         except asyncio.CancelledError as error:
+            if overdue := limit.stopped():
+                overdue.written = tx.written
+                raise overdue from error
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             raise RuntimeError("the handler was cancelled from within") from error
@@ -241,6 +344,7 @@ class Executor:
         except Unavailable as error:  # whatever it is that can't be reached, others may not need it
             raise CutShort(str(error)) from error
         finally:
+            limit.end()
             self._prefetch.learn(unit, messages)
         events = tx.merge()
         status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)

@@ -22,13 +22,17 @@ logger = logging.getLogger("chimera")
 
 NAMESPACE = uuid.UUID("9a3f7c1e-6b52-5d0a-8f4e-2c7d1b90e6a4")
 
-State = Literal["done", "rejected", "retrying", "parked", "behind", "failed", "reused"]
+State = Literal["done", "rejected", "retrying", "parked", "behind", "failed", "reused", "apart"]
 """The end of a message, or its state until then. `retrying`: it failed and is tried again; `parked`: it waits for a
 person; `behind`: it waits for an earlier one of its key; `failed`: it failed, and whoever waits for it is told;
-`reused`: its id is that of another message, which stands."""
+`reused`: its id is that of another message, which stands; `apart`: its handler runs alone, nothing is known yet."""
 
 FINAL = ("done", "rejected")
 """The states in which nothing more becomes of a message."""
+
+
+APART = "apart"
+"""The reason of an outcome that is not known yet, because the handler runs alone."""
 
 
 class Outcome(NamedTuple):

@@ -9,8 +9,8 @@ keys go ahead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from datetime import datetime
 
 import msgspec
@@ -18,7 +18,7 @@ import msgspec
 from chimera.commands.apart.contracts import code_of
 from chimera.commands.apart.rules import Rules
 from chimera.commands.execute import Executor, RefusedLate, Task
-from chimera.commands.inbox import Outcome, State, refused
+from chimera.commands.inbox import APART, Outcome, State, refused
 from chimera.core.context import Context
 from chimera.core.names import kept_key
 from chimera.core.tables import Parked, ParkedPlace
@@ -60,6 +60,13 @@ class Parking:
         unit.put(_parked(self.consumer, task._replace(number=blocked[key]), "behind", cause, 0, now, None))
         return Outcome("behind", "behind", "an earlier message of the same key is parked")
 
+    def set_apart(self, unit: Unit, task: Task, blocked: dict[str, int]) -> Outcome:
+        """Its turn is now, but apart from the others."""
+        now, cause = self._clock.now(), "its handler takes longer than others may wait, so it runs alone"
+        blocked[task.message.key] = task.number
+        unit.put(_parked(self.consumer, task, "retrying", cause, 0, now, now))
+        return Outcome("retrying", APART, cause)
+
     def park(self, unit: Unit, task: Task, error: Exception) -> Outcome:
         now = self._clock.now()
         tries = error.times if isinstance(error, ProcessEnded) else 0
@@ -68,12 +75,16 @@ class Parking:
         unit.put(failed)
         return outcome
 
-    async def due(self, executor: Executor, now: datetime) -> list[str]:
-        """The keys whose first message is to be tried again by now."""
+    async def due(self, executor: Executor, now: datetime, partitions: Collection[int] | None = None) -> list[str]:
+        """The keys whose first message is to be tried again by now, in these partitions, or all.
+
+        What other code could not read is for any that can.
+        """
         async with executor.context.store.snapshot(once=True) as session:
             rows = await self._rows(session, {"state": ["retrying", "unread"]})
         self.is_retrying = any(row.state == "retrying" for row in rows)
-        return list({row.key: None for row in rows if self._is_due(row, now)})
+        here = [row for row in rows if partitions is None or row.partition in partitions or row.state == "unread"]
+        return list({row.key: None for row in here if self._is_due(row, now)})
 
     def _is_due(self, row: ParkedPlace, now: datetime) -> bool:
         if row.state == "unread":
@@ -129,8 +140,10 @@ class Parking:
     async def _try_alone(
         self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None, by_hand: bool
     ) -> Outcome | None:
-        """Try a message, announced and alone in this process, because it may be one at which the process ends."""
-        async with executor.context.process.alone:
+        """Try a message, announced, because it may be one at which the process ends; alone where one has ended."""
+        process = executor.context.process
+        is_suspect = bool(row.ends) or row.tried_by not in (None, process.name)
+        async with process.alone if is_suspect else nullcontext():
             ended = await again_on_conflict(lambda: self._announce(executor, row, by_hand), self._clock)
             if ended is not None:
                 return ended
@@ -173,7 +186,7 @@ class Parking:
     async def _try_first(self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None) -> Outcome | None:
         first: Parked | None = None
         try:
-            async with executor.context.store.transaction() as session:
+            async with executor.apart() as session:
                 unit = Unit(executor.context.service, session)
                 first, behind = await self._hold(session, row, following)
                 if first is None:
@@ -290,16 +303,6 @@ class Parking:
         if following is not None:
             unit.put(msgspec.structs.replace(following, state="retrying", due=self._clock.now()))
         executor.remember(unit, message_of(first), outcome)
-
-
-async def keep_redriving(parking: Parking, executor: Executor) -> None:
-    """Try again what is parked and due, until cancelled."""
-    context = executor.context
-    pace = context.pace(context.timing.redrive_s, context.store)
-    while True:
-        for key in await parking.due(executor, context.clock.now()):
-            await parking.redrive(executor, key)
-        await pace.pause(quiet=not parking.is_retrying)
 
 
 def _order(row: ParkedPlace | Parked) -> tuple[int, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from chimera.commands.apart.redriving import keep_redriving
 from chimera.commands.execute import Executor, Task
 from chimera.commands.handlers import parking_of, reaction_executor
-from chimera.commands.parking import keep_redriving
 from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
 from chimera.journal.checkpoints import Moved
@@ -25,7 +25,7 @@ async def keep_reacting(context: Context, reaction: Reaction, source: str, held:
     executor = reaction_executor(context, reaction, source)
     partitions = await partitions_of(context, source, held)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor))
+        tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor, partitions))
         tasks.create_task(_react(context, executor, reaction, source, partitions))
 
 

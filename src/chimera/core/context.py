@@ -22,6 +22,9 @@ from chimera.errors import ChimeraError
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, Wakes
 from chimera.service import Handling, Mode, Service
 
+ROOM = 3
+"""Handlers that run alone and use the store at once; a pool has connections for more than them."""
+
 
 class Process:
     """This process, as it signs what it writes down. `alone` is held while a message is handled alone.
@@ -120,7 +123,7 @@ class Context:
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
-    stands still here.
+    stands still here. `room` is held by each handler that runs alone while it uses the store.
     """
 
     service: Service
@@ -141,6 +144,7 @@ class Context:
     committed: HandOver = field(default_factory=HandOver)
     moved: Signal = field(default_factory=Signal)
     troubles: Troubles = field(default_factory=Troubles)
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROOM))
 
     @property
     def commands_topic(self) -> str:

@@ -87,6 +87,8 @@ class ParkedPlace(_Own, key=("consumer", "key", "partition", "number"), table=na
     number: int
     state: str
     due: datetime | None = None
+    tried_by: str | None = None
+    ends: int | None = None
     unread_by: str | None = None
 
 

@@ -19,8 +19,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     parked messages that are due. `restart_first_s`, `restart_longest_s`: the pause before a work that failed is done
     again. `lease_s`: how long a dead worker's partitions lie idle. `audit_s`: between two audits of a share or a copy,
     0 for none. `finish_s`: what may still be finished once it is to stop. `handler_s`: a handler's limit where no other
-    is set. `stands_s`: what has
-    failed for so long stands still, and status and readiness say so.
+    is set. `quick_s`: what a handler may keep others waiting that share its transaction, `quick_store_s` while it waits
+    for the store; then it goes on alone. `let_go_s`: what such a one may hold the store without using it. `stands_s`:
+    what has failed for so long stands still, and status and readiness say so.
 
     The journal. `heads_s`: between two comparisons of a feed with its owner's heads. `heads_kept_s`: how long heads are
     shared within a process. `refetch_s`: the pause before missing events are asked for again.
@@ -63,6 +64,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     finish_s: float = 3.0
     stands_s: float = 10.0
     handler_s: float = 10.0
+    quick_s: float = 0.005
+    quick_store_s: float = 0.25
+    let_go_s: float = 0.005
 
     heads_s: float = 1.0
     heads_kept_s: float = 0.5
@@ -111,8 +115,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     `waiting_commands`, `held_bytes`: commands taken in that are not answered yet, and their bodies. `reuse_keys`,
     `reuse_looks`: Idempotency-Keys known without the inbox, and lookups in it under way. `flights`: keys that wait for
     an owner. `absent_keys`: keys believed to have no document. `ahead_keys`: keys that were shown as their owner has
-    them, before the copy has it. `keeps`: answers that wait to be remembered as last known. `audit_keys`: keys of a
-    copy held at once while it is compared. `trim_page`: rows of a transaction that drops what is old.
+    them, before the copy has it. `keeps`: answers that wait to be remembered as last known. `apart`: handlers of a
+    consumer that run alone at once. `audit_keys`: keys of a copy held at once while it is compared. `trim_page`: rows
+    of a transaction that drops what is old.
     """
 
     commands_page: int = 500
@@ -128,6 +133,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     absent_keys: int = 50_000
     ahead_keys: int = 50_000
     keeps: int = 1_000
+    apart: int = 200
     audit_keys: int = 50_000
     trim_page: int = 500
 

@@ -81,7 +81,8 @@ class ReadHead:
             async with asyncio.timeout(self.context.timing.drain_s):
                 await self._intake.drain()
         except TimeoutError:
-            logger.warning("%s: commands that no engine has confirmed are given up", self.context.service.name)
+            logger.warning("%s: commands that are not done yet are given up", self.context.service.name)
+        await self._intake.close()
         for work in self.works.values():
             work.cancel()
         await asyncio.gather(*self.works.values(), return_exceptions=True)

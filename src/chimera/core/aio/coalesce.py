@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -15,12 +16,13 @@ class Coalescer(Generic[Item, Result]):
 
     While `concurrency` calls are under way, further items wait and become the next call: under load a
     batch grows by itself to what the engine behind it can take (group commit). A result that is an
-    exception, or one raised by `run`, is raised to the caller of that item.
+    exception, or one raised by `run`, is raised to the caller of that item; one that is a future is still to come, and
+    no further item waits for it.
     """
 
     def __init__(
         self,
-        run: Callable[[list[Item]], Awaitable[Sequence[Result | BaseException]]],
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | BaseException | asyncio.Future[Result]]]],
         *,
         concurrency: int = 1,
         limit: int = 500,
@@ -66,7 +68,7 @@ class Coalescer(Generic[Item, Result]):
         self._start()
 
     async def _call(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
-        answers: Sequence[tuple[tuple[Item, asyncio.Future[Result]], Result | BaseException]]
+        answers: Sequence[tuple[tuple[Item, asyncio.Future[Result]], Result | BaseException | asyncio.Future[Result]]]
         try:
             answers = list(zip(batch, await self._run([item for item, _ in batch]), strict=True))
         except BaseException as error:  # noqa: BLE001 - whatever went wrong belongs to those who wait
@@ -74,7 +76,20 @@ class Coalescer(Generic[Item, Result]):
         for (_, future), result in answers:
             if future.done():
                 continue
-            if isinstance(result, BaseException):
+            if isinstance(result, asyncio.Future):
+                result.add_done_callback(partial(_pass_on, to=future))
+            elif isinstance(result, BaseException):
                 future.set_exception(result)
             else:
                 future.set_result(result)
+
+
+def _pass_on(come: asyncio.Future[Result], to: asyncio.Future[Result]) -> None:
+    if to.done():
+        return
+    if come.cancelled():
+        to.cancel()
+    elif error := come.exception():
+        to.set_exception(error)
+    else:
+        to.set_result(come.result())

@@ -1,0 +1,50 @@
+"""Trying again what is parked and due: key beside key, each in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from chimera.commands.execute import Executor
+from chimera.commands.parking import Parking
+from chimera.core.aio.tasks import stop
+from chimera.errors import Conflict, Unavailable
+
+logger = logging.getLogger("chimera")
+
+
+async def keep_redriving(parking: Parking, executor: Executor, partitions: Collection[int] | None = None) -> None:
+    """Try again what is due in these partitions, until cancelled; many keys at once, so that none waits for another.
+
+    What is set apart by a batch of this process is tried at once.
+    """
+    clock, most = executor.context.clock, executor.context.limits.apart
+    trying: dict[str, asyncio.Task[object]] = {}
+    try:
+        while True:
+            for key in await parking.due(executor, clock.now(), partitions):
+                if key not in trying and len(trying) < most:
+                    trying[key] = asyncio.ensure_future(parking.redrive(executor, key))
+            await executor.set_apart.wait(executor.context.timing.redrive_s)
+            for key in [key for key, task in trying.items() if task.done()]:
+                _tell(parking, key, trying.pop(key))
+    finally:
+        for task in trying.values():
+            task.cancel()
+        for task in trying.values():
+            await stop(task)
+
+
+def _tell(parking: Parking, key: str, task: asyncio.Task[object]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        expected = isinstance(error, Unavailable | Conflict)
+        logger.log(
+            logging.INFO if expected else logging.ERROR,
+            "%s: what is parked of key %r could not be tried: %s",
+            parking.consumer,
+            key,
+            error,
+            exc_info=None if expected else error,
+        )
