@@ -54,7 +54,7 @@ from chimera.views.projector import Projector
 PARTITIONS = 4
 TIME = "2026-01-02T03:04:05.000006Z"
 AT_ONCE = Retry(tries=2, first_s=0.0, longest_s=0.0)
-QUICK = Timing(heads_s=0.01, refetch_s=0.005)
+QUICK = Timing(heads_s=0.01, refetch_s=0.005, quick_s=5.0, quick_store_s=5.0)
 
 
 class Account(Entity, key="account_id", table="accounts"):

@@ -290,7 +290,7 @@ class Executor:
                 result = again, [] if again.state == "reused" else events
             elif message.key in blocked:
                 result = self._policy.queue(unit, group[0], blocked), []
-            elif not self._batch and (message.id in apart or message.type in self._slow):
+            elif (apart or self._slow.any) and not self._batch and (message.id in apart or message.type in self._slow):
                 result = self._policy.set_apart(unit, group[0], blocked), []
             else:
                 result = await self._handle_quickly(unit, group, blocked, limit)

@@ -89,6 +89,10 @@ class DetachedSession:
         events: Sequence[Message] = await self._ask("history", partition, key, after)
         return events
 
+    async def heads(self) -> Mapping[int, int]:
+        heads: Mapping[int, int] = await self._ask("heads")
+        return heads
+
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         await self._ask("save", table, tuple(rows))
 
@@ -180,7 +184,9 @@ async def _done(session: WriteSession, name: str, arguments: tuple[Any, ...]) ->
 
 
 def _alike(asked: _Asked, found: object) -> bool:
-    """Whether an answer is the same again; rows by key come in any order."""
+    """Whether an answer is the same again. Rows by key come in any order; heads are of when they were asked for."""
+    if asked.name == "heads":
+        return True
     if asked.name == "load":
         table = asked.arguments[0]
         return bool(sorted(asked.found, key=table.key_of) == sorted(found, key=table.key_of))  # type: ignore[call-overload]

@@ -25,6 +25,11 @@ class Direct:
 
     async def run(self, tasks: Sequence[Task]) -> list[Answer]:
         """Handle commands that came together; one answer each. Raises Unavailable."""
+        if not self._last:
+            answers = await self._executor.run(tasks)
+            if not any(isinstance(each, Outcome) and each.reason == APART for each in answers):
+                return [*answers]
+            return [self._answer(*each) for each in zip(tasks, answers, strict=True)]
         together = [task for task in tasks if task.message.key not in self._last]
         outcomes = await self._executor.run(together)
         found = {id(task): outcome for task, outcome in zip(together, outcomes, strict=True)}

@@ -31,10 +31,11 @@ class Overdue(Exception):  # noqa: N818 - what happened
 
 
 class SlowTypes:
-    """The types of messages whose handlers have taken long, more often than not, of late."""
+    """The types of messages whose handlers have taken long, more often than not, of late; `any`: there are some."""
 
     def __init__(self) -> None:
         self._shares: dict[str, float] = {}
+        self.any = False
 
     def __contains__(self, type_: str) -> bool:
         return self._shares.get(type_, 0.0) > OFTEN
@@ -44,6 +45,7 @@ class SlowTypes:
         if took_long or type_ in self._shares:
             share = self._shares.get(type_, 0.0)
             self._shares[type_] = share + WEIGHT * (took_long - share)
+            self.any = max(self._shares.values()) > OFTEN
 
 
 class TimeLimit:
