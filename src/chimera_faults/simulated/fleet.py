@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from chimera.core.timing import Timing
 from chimera.testing.fleets.state import State
 from chimera.testing.plans.fleet import Fleet
 from chimera_faults.simulated.board import next_board
@@ -12,7 +13,7 @@ from chimera_faults.simulated.echo import Heard, echo
 from chimera_faults.simulated.naming import next_echo
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow
-from chimera_faults.tally.owner import AGEING, Account, Note, tally
+from chimera_faults.tally.owner import AGEING, HANGING, SLOW, Account, Note, tally
 
 KEYS = 4
 
@@ -21,7 +22,8 @@ def fleet() -> Fleet:
     """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
     commands = {Add: _draw(Add), AddNow: _draw(AddNow)}
     builds = {"board": [next_board], "echo": [next_echo]}
-    return Fleet(tally, board, echo, builds=builds, commands=commands, writers=3, readers=2)
+    timing = Timing(audit_s=3.0, keep_s=0.5, handler_s=1.0)
+    return Fleet(tally, board, echo, builds=builds, commands=commands, writers=3, readers=2, timing=timing)
 
 
 def _draw(command: type[Add] | type[AddNow]) -> Callable[[Random], Add | AddNow]:
@@ -30,10 +32,20 @@ def _draw(command: type[Add] | type[AddNow]) -> Callable[[Random], Add | AddNow]
     def draw(chance: Random) -> Add | AddNow:
         number = 2 * chance.randint(1, KEYS // 2) - (command is AddNow)
         amount = -1 if chance.random() < 0.15 else chance.randint(1, 9)
-        poison = f"{AGEING}{chance.choice((0.2, 0.6, 3.0))}" if chance.random() < 0.1 and command is Add else ""
+        poison = _poison(chance, command)
         return command(f"k-{number}", f"l{chance.randrange(10**9):09d}", amount, poison)
 
     return draw
+
+
+def _poison(chance: Random, command: type[Add] | type[AddNow]) -> str:
+    """Now and then a handler takes its time; of commands from the log one may fail, or hang, for a while."""
+    drawn = chance.random()
+    if drawn < (0.25 if command is AddNow else 0.05):
+        return f"{SLOW}{chance.choice((0.004, 0.05, 0.4))}"
+    if command is AddNow or drawn > 0.2:
+        return ""
+    return f"{AGEING if drawn < 0.15 else HANGING}{chance.choice((0.2, 0.6, 3.0))}"
 
 
 def every_effect_once(state: State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -17,6 +18,10 @@ tally = Service("tally", partitions=4)
 
 AGEING = "younger than "
 """A poison of so many seconds: the command fails until it is that old."""
+HANGING = "hangs until "
+"""A poison of so many seconds: the command's handler never returns until it is that old."""
+SLOW = "takes "
+"""A poison of so many seconds: the command's handler waits for so long, for something that is not the store."""
 ANTIDOTE = "antidote"
 """The file in the rig's folder that ends every poison."""
 
@@ -84,7 +89,7 @@ async def _add(command: Add | AddNow, tx: Transaction) -> None:
     if command.amount < 0:
         raise Rejected("negative", "an amount is not negative")
     if command.poison:
-        _take(command.poison, tx.now.timestamp())
+        await _take(command.poison, tx.now.timestamp())
     account.count += 1
     account.total += command.amount
     account.labels.append(command.label)
@@ -92,7 +97,14 @@ async def _add(command: Add | AddNow, tx: Transaction) -> None:
     tx.emit(Added(command.account_id, command.label, command.amount))
 
 
-def _take(poison: str, accepted_at: float) -> None:
+async def _take(poison: str, accepted_at: float) -> None:
+    if poison.startswith(SLOW):
+        await asyncio.sleep(float(poison.removeprefix(SLOW)))
+        return
+    if poison.startswith(HANGING):
+        if time.time() < accepted_at + float(poison.removeprefix(HANGING)):
+            await asyncio.Event().wait()
+        return
     if poison.startswith(AGEING):
         if time.time() < accepted_at + float(poison.removeprefix(AGEING)):
             raise RuntimeError(f"poisoned: {poison}")
