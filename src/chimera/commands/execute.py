@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from chimera.commands.apart.detached import detached
-from chimera.commands.apart.limits import Overdue, TimeLimit, SlowTypes
+from chimera.commands.apart.limits import Overdue, SlowTypes, TimeLimit
 from chimera.commands.apart.rules import rules_of
 from chimera.commands.inbox import APART, FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
@@ -270,7 +270,9 @@ class Executor:
         self.context.committed.give(unit.appended)
         return outcomes
 
-    async def _handle_all(self, unit: Unit, tasks: Sequence[Task], apart: Collection[str], limit: TimeLimit) -> list[Outcome]:
+    async def _handle_all(
+        self, unit: Unit, tasks: Sequence[Task], apart: Collection[str], limit: TimeLimit
+    ) -> list[Outcome]:
         known: dict[str, tuple[Outcome, list[Pending]]] = {
             message_id: (outcome, []) for message_id, outcome in (await self._known(unit, tasks)).items()
         }

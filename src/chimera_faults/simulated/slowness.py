@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from chimera.commands.apart import detached, pace
+from chimera.commands.apart import detached, limits
 from chimera_faults.mistakes import Mistake, Patching
 
 
 def _never_stopped(at: Patching) -> None:
-    look = pace.Pace._look  # noqa: SLF001
+    look = limits.TimeLimit._look  # noqa: SLF001
 
     def patient(self: Any) -> None:
         if not at.wrong():
             look(self)
 
-    at.replace(pace.Pace, "_look", patient)
+    at.replace(limits.TimeLimit, "_look", patient)
 
 
 def _not_asked_again(at: Patching) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
+from typing import Any
 
 from chimera.commands.execute import Executor
 from chimera.commands.parking import Parking
 from chimera.core.aio.tasks import stop
 from chimera.errors import Conflict, Unavailable
 
+A_DAY_S = 86_400.0
 logger = logging.getLogger("chimera")
 
 
@@ -19,14 +21,17 @@ async def keep_redriving(parking: Parking, executor: Executor, partitions: Colle
 
     What is set apart by a batch of this process is tried at once.
     """
-    clock, most = executor.context.clock, executor.context.limits.apart
+    context, most = executor.context, executor.context.limits.apart
+    pace = context.pace(context.timing.redrive_s, context.store)
     trying: dict[str, asyncio.Task[object]] = {}
     try:
         while True:
-            for key in await parking.due(executor, clock.now(), partitions):
+            heard = executor.set_apart.times
+            for key in await parking.due(executor, context.clock.now(), partitions):
                 if key not in trying and len(trying) < most:
                     trying[key] = asyncio.ensure_future(parking.redrive(executor, key))
-            await executor.set_apart.wait(executor.context.timing.redrive_s)
+            if executor.set_apart.times == heard:
+                await _either(pace.pause(quiet=not (trying or parking.is_retrying)), executor.set_apart.wait(A_DAY_S))
             for key in [key for key, task in trying.items() if task.done()]:
                 _tell(parking, key, trying.pop(key))
     finally:
@@ -34,6 +39,16 @@ async def keep_redriving(parking: Parking, executor: Executor, partitions: Colle
             task.cancel()
         for task in trying.values():
             await stop(task)
+
+
+async def _either(*works: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of these is over; stop the others."""
+    under_way = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in under_way:
+            await stop(each)
 
 
 def _tell(parking: Parking, key: str, task: asyncio.Task[object]) -> None:
