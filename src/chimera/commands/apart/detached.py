@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from chimera.core.aio.tasks import stop, take_exception
 from chimera.entities import Key, Row, Table
 from chimera.errors import Conflict
 from chimera.messages import Message
-from chimera.ports import Store, WriteSession
+from chimera.ports import Store, Tip, WriteSession
 
 COMMIT = "commit"
 
@@ -99,9 +99,9 @@ class DetachedSession:
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
         await self._ask("delete", table, tuple(keys))
 
-    async def reserve(self, counts: Mapping[int, int]) -> Mapping[int, int]:
-        numbers: Mapping[int, int] = await self._ask("reserve", dict(counts))
-        return numbers
+    async def hold(self, partitions: Collection[int]) -> Mapping[int, Tip]:
+        tips: Mapping[int, Tip] = await self._ask("hold", tuple(partitions))
+        return tips
 
     async def expire(self, table: Table, column: str, before: datetime, limit: int) -> int:
         count: int = await self._ask("expire", table, column, before, limit)
