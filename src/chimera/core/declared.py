@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from types import ModuleType
 from typing import Literal, NamedTuple
@@ -20,17 +20,24 @@ KINDS: tuple[Kind, ...] = ("events", "commands", "views", "reactions", "tables",
 
 
 class DeclaredName(NamedTuple):
-    """A name and where it is declared. `also`: what else is read as it; `detail`: of a command, its route.
+    """A name, and the class or function that has it, or the place of it. `python`: what it is called in the code.
 
-    `python`: what it is called in the code.
+    `also`: what else is read as it; `detail`: of a command, its route.
     """
 
     kind: Kind
     name: str
     python: str
-    where: str
+    at: type | Callable[..., object] | str
     also: tuple[str, ...] = ()
     detail: str = ""
+
+    @property
+    def where(self) -> str:
+        """The file and line of its declaration; looked for only when it is told, for that takes a while."""
+        if isinstance(self.at, str):
+            return self.at
+        return class_at(self.at) if isinstance(self.at, type) else located(self.at)
 
 
 def declared_names(service: Service) -> list[DeclaredName]:
@@ -42,7 +49,7 @@ def declared_names(service: Service) -> list[DeclaredName]:
                 "commands",
                 name,
                 handler.command.__name__,
-                located(handler.function),
+                handler.function,
                 handler.command.__names__[1:],
                 handler.route or "",
             )
@@ -53,12 +60,12 @@ def declared_names(service: Service) -> list[DeclaredName]:
             for view in service.views.values()
         ),
         *(
-            DeclaredName("reactions", each.name, each.function.__name__, located(each.function), each.also)
+            DeclaredName("reactions", each.name, each.function.__name__, each.function, each.also)
             for each in service.reactions.values()
         ),
         *_tables(service),
         *(
-            DeclaredName("shares", share.name, share.name, located(share.function), share.also)
+            DeclaredName("shares", share.name, share.name, share.function, share.also)
             for share in service.shares.values()
         ),
     ]
@@ -102,7 +109,7 @@ def class_at(class_: type) -> str:
 
 
 def _of_class(kind: Kind, class_: type, names: Sequence[str]) -> DeclaredName:
-    return DeclaredName(kind, names[0], class_.__name__, class_at(class_), tuple(names[1:]))
+    return DeclaredName(kind, names[0], class_.__name__, class_, tuple(names[1:]))
 
 
 def _tables(service: Service) -> list[DeclaredName]:
