@@ -21,6 +21,7 @@ from chimera.core.timing import Doors
 from chimera.errors import SettingsError
 from chimera.run.engines import about, admit_all, opened
 from chimera.run.settings import Settings
+from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home
 from chimera.web.http import ASGIApp
@@ -69,6 +70,7 @@ async def serve(
             settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
         contexts = await stack.enter_async_context(opened(settings, names, fleet=fleet))
         await admit_all(settings, contexts)
+        await stack.enter_async_context(watched([context.service for context in contexts], contexts[0].clock))
         if write:
             works |= _write_heads(contexts)
             stack.push_async_callback(stop_all, list(works.values()))

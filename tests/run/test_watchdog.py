@@ -1,0 +1,30 @@
+"""Whoever keeps the event loop is named in the log: service, handler, how long, where."""
+
+import asyncio
+import time
+
+import pytest
+
+from chimera import Command, Service, Transaction
+from chimera.core.clock import Clock
+from chimera.run.watchdog import watched
+
+
+class Think(Command, key="name"):
+    name: str
+
+
+async def test_a_handler_that_keeps_the_loop_is_named_with_how_long_and_where(caplog: pytest.LogCaptureFixture) -> None:
+    shop = Service("shop")
+
+    @shop.handle()
+    async def think(command: Think, tx: Transaction) -> None:
+        time.sleep(0.6)  # noqa: ASYNC251 - that is the fault
+
+    async with watched([shop], Clock()):
+        await asyncio.sleep(0.25)
+        await think(Think("a"), None)  # type: ignore[arg-type]
+        await asyncio.sleep(0.25)
+    [told] = [record.getMessage() for record in caplog.records if "waiting for" in record.getMessage()]
+    assert told.startswith("shop: the handler think did not let go at test_watchdog.py, line ")
+    assert " for 0." in told
