@@ -91,7 +91,7 @@ def _functions_of(services: Sequence[Service]) -> Mapping[CodeType, str]:
             ("reaction", service.reactions),
             ("query", service.queries),
         ):
-            for each in declared.values():  # type: ignore[attr-defined]
+            for each in declared.values():
                 if isinstance(code := getattr(each.function, "__code__", None), CodeType):
                     found[code] = f"{service.name}: the {kind} {each.function.__name__}"
     return found
