@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from msgspec import Struct
 from chimera import Command, Event, Service, Transaction
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
+from chimera.core.aio.handover import HandOver
+from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
 from chimera.run.engines import context_of
 from chimera.run.write_head import WriteHead
@@ -134,23 +137,13 @@ def test_what_happens_after_an_idle_hour_is_seen_at_once(elsewhere: bool) -> Non
         loop = asyncio.get_running_loop()
         began = loop.time()
         assert isinstance(context.store, Counting)
-        if elsewhere:  # another process commits, and this one is told
-            async with context.store.transaction() as session:
-                [first] = (await session.reserve({0: 1})).values()
-                event = message_of(Put("a"))
-                await session.append([_event(event, first)])
+        at_work = replace(context, committed=HandOver(), moved=Signal()) if elsewhere else context
+        await direct_executor(at_work).run([Task(message_of(Put("a")))])
+        if elsewhere:  # another process has committed, and this one is told
             context.store.heard()
-        else:
-            await direct_executor(context).run([Task(message_of(Put("a")))])
         while not await context.views.get("account", ["a"]):
             assert loop.time() < began + 1.0
             await asyncio.sleep(0.001)
         assert loop.time() - began < 0.02
 
     run(after)
-
-
-def _event(message: Any, number: int) -> Any:
-    return message.__class__(
-        message.id, "accounts", "accounts.WasPut", "a", message.time, b'{"account_id":"a"}', 0, number
-    )
