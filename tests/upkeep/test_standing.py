@@ -1,22 +1,32 @@
 """What stands still is known: by readiness, by the status, in whichever process, with its cause."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
 
+from chimera.borrow.reads import BorrowedReads
 from chimera.core.aio.again import persist
 from chimera.core.aio.standing import Troubles
 from chimera.core.clock import Clock
 from chimera.core.context import Context
+from chimera.core.timing import Timing
 from chimera.errors import Unavailable
+from chimera.journal.consumers import consumers_of
 from chimera.journal.feed import Feed
 from chimera.ports import Checkpoint
+from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.standing import keep_telling, standing_works
-from chimera.upkeep.status import service_status
-from tests.support import QUICK, Bank, Deposit, Engines, direct, opened
+from chimera.upkeep.standing import Unmoved, keep_telling, standing_works
+from chimera.upkeep.status import consumer_rows, service_status
+from chimera.views.documents import Documents
+from chimera.views.generations import GenerationReads
+from chimera.web.http import Call
+from chimera.web.probes import Probes
+from tests.support import QUICK, Ahead, Bank, Deposit, Engines, Shop, direct, opened, project
 
 SOON = msgspec.structs.replace(QUICK, stands_s=0.05, lease_s=0.05, restart_first_s=0.005, restart_longest_s=0.02)
 
@@ -98,3 +108,52 @@ class Away:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._context.store.heads()
+
+
+async def test_a_view_that_nobody_moves_is_told_by_whoever_reads_it(bank: Bank, engines: Engines) -> None:
+    clock = Ahead()
+    context = await opened(bank.service, engines, clock=clock, timing=Timing(heads_kept_s=0.0))
+    await direct(context, Deposit("a", 5))
+    unmoved, probes = Unmoved(context), Probes(context)
+
+    async def seen() -> dict[str, str]:
+        rows = await consumer_rows(context, consumers_of(bank.service))
+        return {each.work: each.cause for each in unmoved.see(rows)}
+
+    assert await seen() == {}
+    await answered(probes)
+    clock.ahead_s += context.timing.stands_s + 1
+    await project(context, bank.balance)
+    found = await seen()
+    assert "accounts balance accounts" not in found
+    assert found["accounts total accounts"] == "it is 2 events behind accounts and does not move"
+    [shown] = (await answered(probes))["standing"]
+    assert shown["work"] == "accounts total accounts"
+    await project(context, bank.total)
+    assert "accounts total accounts" not in await seen()
+
+
+async def answered(probes: Probes) -> dict[str, Any]:
+    """What readiness answers."""
+    sent: list[Any] = []
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    async def receive() -> Any: ...
+
+    await probes.ready(Call({"query_string": b"", "headers": []}, receive, send, {}))
+    assert sent[0]["status"] == 200
+    found: dict[str, Any] = json.loads(sent[1]["body"])
+    return found
+
+
+async def test_a_borrow_whose_owner_does_not_answer_is_told_by_its_read_head() -> None:
+    shop = Shop(mode="async")
+    context = await opened(shop.service, memory_engines(), timing=msgspec.structs.replace(SOON, switch_look_s=0.01))
+    reads = BorrowedReads(context, shop.cards, Documents(context, GenerationReads(context)))
+    async with running(reads.keep_looking()):
+        await eventually(lambda: context.troubles.standing(context.clock, 0.05))
+    [stuck] = context.troubles.standing(context.clock, 0.05)
+    assert stuck.work == "shop borrow cards's age"
+    assert "the owner is down" in stuck.cause

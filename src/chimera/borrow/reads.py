@@ -15,6 +15,7 @@ from chimera.borrow.copies import CopyAge
 from chimera.borrow.fetch import GARBAGE, Fetches
 from chimera.borrow.modes import ModeFollower
 from chimera.borrowed import Borrowed
+from chimera.core.aio.again import cause_of_all
 from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
@@ -62,14 +63,17 @@ class BorrowedReads(Generic[Doc]):
 
         Each by itself: a slow owner does not hold up the looks, or reads would have to look.
         """
-        await asyncio.gather(self._keep(self._follower.follow), self._keep(self._watch_age))
+        await asyncio.gather(self._keep("mode", self._follower.follow), self._keep("age", self._watch_age))
 
-    async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        troubles, name = self._context.troubles, f"{self._context.service.name} borrow {self._borrow.name}'s {what}"
         while True:
             try:
                 await work()
+                troubles.gets_on(name)
             except Exception as error:  # noqa: BLE001 - whatever an owner does, it never ends a read head
                 logger.debug("borrow %s: %r", self._borrow.name, error)
+                troubles.failed(name, cause_of_all(error), self._context.clock)
             await self._context.clock.sleep(self._timing.switch_look_s)
 
     async def _watch_age(self) -> None:

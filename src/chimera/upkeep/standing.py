@@ -5,6 +5,10 @@ It is written among the leases, as what it is: true for a while, by whoever says
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
 import msgspec
 
 from chimera.core.aio.standing import Stuck
@@ -61,3 +65,38 @@ async def standing_works(context: Context) -> list[Stuck]:
         for lease in sorted(leases, key=lambda lease: lease.name)
         if lease.name.startswith(STANDING) and lease.until > now
     ]
+
+
+class Unmoved:
+    """Who has something to do and does not move, as whoever only reads sees it: no work has to be there to tell."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._seen: dict[tuple[str, str, int], tuple[int, float, datetime]] = {}
+        self.found: list[Stuck] = []
+
+    def see(self, rows: Sequence[Mapping[str, Any]]) -> list[Stuck]:
+        """Look at rows as `answers.ConsumerShown` has them; those that have not moved for `stands_s` are `found`."""
+        clock, seen = self._context.clock, self._seen
+        now, lags = clock.monotonic(), dict[tuple[str, str], list[tuple[datetime, int]]]()
+        for row in rows:
+            place = (row["consumer"], row["source"], row["partition"])
+            number, began, since = seen.pop(place, (row["checkpoint"], now, clock.now()))
+            if not row["lag"]:
+                continue
+            if number != row["checkpoint"]:
+                number, began, since = row["checkpoint"], now, clock.now()
+            seen[place] = number, began, since
+            if now - began >= self._context.timing.stands_s:
+                lags.setdefault(place[:2], []).append((since, row["lag"]))
+        name = self._context.service.name
+        self.found = [
+            Stuck(
+                f"{name} {consumer} {source}",
+                min(since for since, _ in lagging),
+                0,
+                f"it is {sum(lag for _, lag in lagging)} events behind {source} and does not move",
+            )
+            for (consumer, source), lagging in sorted(lags.items())
+        ]
+        return self.found

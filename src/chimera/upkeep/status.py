@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from chimera.entities import table_of
 from chimera.errors import Trimmed
 from chimera.journal.consumers import Consumer, consumers_of, document_consumers
 from chimera.ports import Checkpoint
-from chimera.service import Borrow, Mode
+from chimera.service import Borrow
 from chimera.upkeep.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
 from chimera.upkeep.standing import standing_works
@@ -26,26 +26,33 @@ from chimera.views.rebuild import last_report, why_held
 
 async def service_status(context: Context) -> dict[str, Any]:
     """The status as `chimera.web.answers.Status` has it: checkpoint, head and lag of every consumer, and the rest."""
-    rows: list[dict[str, Any]] = []
-    borrows, modes = [], dict[str, set[Mode]]()
+    borrows = []
     for borrow in context.service.borrows.values():
         setting = await read_mode(context, borrow)
         shown = {"name": borrow.name, "owner": borrow.owner, "mode": setting.mode, "wanted": setting.wanted}
         borrows.append({**shown, "audit": await last_audit(context, borrow)})
-        modes[borrow.name] = {setting.mode, setting.wanted}
-    for consumer in consumers_of(context.service):
-        if not isinstance(consumer.declared, Borrow) or consumer.mode in modes[consumer.declared.name]:
-            rows += await _rows_of(context, consumer)
     return {
         "service": context.service.name,
         "partitions": context.service.partitions,
-        "consumers": rows,
+        "consumers": await consumer_rows(context, consumers_of(context.service)),
         "parked": await parked_counts(context),
         "borrows": borrows,
         "rebuilds": await rebuilds(context),
         "standing": [each._asdict() for each in await standing_works(context)],
         "retention": await retention_status(context),
     }
+
+
+async def consumer_rows(context: Context, consumers: Iterable[Consumer]) -> list[dict[str, Any]]:
+    """The rows of consumers as `chimera.web.answers.ConsumerShown` has them; of copies only those that are wanted."""
+    rows: list[dict[str, Any]] = []
+    for consumer in consumers:
+        if isinstance(consumer.declared, Borrow):
+            setting = await read_mode(context, consumer.declared)
+            if consumer.mode not in (setting.mode, setting.wanted):
+                continue
+        rows += await _rows_of(context, consumer)
+    return rows
 
 
 async def rebuilds(context: Context) -> list[dict[str, Any]]:

@@ -8,13 +8,17 @@ from functools import partial
 
 from chimera.core.context import Context
 from chimera.errors import ChimeraError
-from chimera.upkeep.status import service_status
+from chimera.journal.consumers import consumers_of
+from chimera.upkeep.standing import Unmoved
+from chimera.upkeep.status import consumer_rows, service_status
 from chimera.web import answers, openapi
 from chimera.web.http import Call, NoQuery, answer_problem, read_query
 from chimera.web.openapi import added_route
 from chimera.web.routing import Route
 
 METRICS = "Metrics of this process, for Prometheus"
+LOOKS = 4
+"""Readiness looks at views and copies so often in the time after which they stand still."""
 EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -24,6 +28,8 @@ class Probes:
     def __init__(self, context: Context, *, serves: bool = True) -> None:
         self._context = context
         self._serves = serves
+        self._unmoved = Unmoved(context)
+        self._looked_at = float("-inf")
 
     def routes(self) -> Sequence[Route]:
         """The service's own probes, below `/_chimera/<service>`."""
@@ -43,7 +49,9 @@ class Probes:
     async def status(self, call: Call) -> None:
         """Answer with `answers.Status`."""
         read_query(call, NoQuery)
-        await call.answer_json(await service_status(self._context))
+        status = await service_status(self._context)
+        status["standing"] += [each._asdict() for each in self._unmoved.see(status["consumers"])]
+        await call.answer_json(status)
 
     async def live(self, call: Call) -> None:
         """Answer with 200, which says that the process serves; no engine is asked."""
@@ -53,7 +61,8 @@ class Probes:
     async def ready(self, call: Call) -> None:
         """Answer with 200 once store, log and views have answered within `Timing.check_s`, else with 503.
 
-        A work that stands still is named; where nothing is served besides the works, that is a 503.
+        A work that stands still is named; where nothing is served besides the works, that is a 503. So are views and
+        copies that lag and do not move, whoever is to move them: what is read of them is old, and better than nothing.
         """
         read_query(call, NoQuery)
         try:
@@ -61,6 +70,7 @@ class Probes:
                 await self._context.store.heads()
                 await self._context.log.ends(self._context.commands_topic)
                 await self._context.views.checkpoints("")
+                await self._look()
         except (ChimeraError, TimeoutError) as error:
             cause = str(error) or "it takes too long"
             await answer_problem(call, 503, f"an engine does not answer: {cause}", headers=[(b"retry-after", b"1")])
@@ -70,8 +80,16 @@ class Probes:
         if own and not self._serves:
             await answer_problem(call, 503, f"{own[0].work} stands still: {own[0].cause}")
             return
-        shown = [answers.StandingShown(*each) for each in own]
+        shown = [answers.StandingShown(*each) for each in (*own, *(self._unmoved.found if self._serves else ()))]
         await call.answer_json(answers.Ready(standing=shown) if shown else answers.Ready())
+
+    async def _look(self) -> None:
+        """Look, now and then, which views and copies move."""
+        now = self._context.clock.monotonic()
+        if self._serves and now >= self._looked_at + self._context.timing.stands_s / LOOKS:
+            self._looked_at = now
+            kept = [each for each in consumers_of(self._context.service) if each.keeps_documents]
+            self._unmoved.see(await consumer_rows(self._context, kept))
 
     async def metrics(self, call: Call) -> None:
         """Answer with the process's metrics as Prometheus reads them."""
