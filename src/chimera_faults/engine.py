@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from chimera.entities import Key, Row, Table
+from chimera.errors import Unfit
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.run.engines import Kind
@@ -57,6 +58,8 @@ class FaultyLog(WrappedLog):
         await self._trip.pass_by("log.call")
         await self._trip.pass_by(f"{kind}.append.before")
         kept = [message for message in messages if not self._trip.distorts(f"{kind}.append.before", "drop")]
+        if any(self._trip.distorts(f"{kind}.append.before", "refuse") for _ in messages):
+            raise Unfit("a message is larger than the log takes")
         if kept:
             await super().append(topic, kept)
         await self._trip.pass_by(f"{kind}.append.after")

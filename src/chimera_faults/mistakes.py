@@ -20,7 +20,7 @@ from chimera.core.clock import Clock
 from chimera.core.names import INBOX_TABLE
 from chimera.core.tables import Progress
 from chimera.errors import Unavailable
-from chimera.journal import feed, leases
+from chimera.journal import feed, leases, relay
 from chimera.journal.checkpoints import move_checkpoints
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Store, ViewStore, WriteSession
@@ -191,6 +191,28 @@ def _holes_ignored(at: Patching) -> None:
         return messages
 
     at.replace(feed.Feed, "_admit", lax)
+
+
+def _junk_ends_reading(at: Patching) -> None:
+    pass_over = feed.Feed._pass_over  # noqa: SLF001
+
+    def strict(self: Any, offset: int, message: Message) -> None:
+        if at.wrong():
+            raise Unavailable(f"the record at {offset} can't be read")
+        pass_over(self, offset, message)
+
+    at.replace(feed.Feed, "_pass_over", strict)
+
+
+def _relay_waits(at: Patching) -> None:
+    leave = relay.Relay._leave  # noqa: SLF001
+
+    async def stubborn(self: Any, event: Message, error: Exception, tries: int) -> None:
+        if at.wrong():
+            raise Unavailable(f"{event.id} can't be sent")
+        await leave(self, event, error, tries)
+
+    at.replace(relay.Relay, "_leave", stubborn)
 
 
 def _tail_not_compared(at: Patching) -> None:
@@ -379,6 +401,12 @@ MISTAKES = {
         "events before the checkpoint are not dropped", "delivered-five-times", _duplicates_admitted
     ),
     "holes-ignored": Mistake("a hole in the numbers is not noticed", "missing-from-the-middle", _holes_ignored),
+    "junk-ends-reading": Mistake(
+        "a record that is no event ends the reading of its topic", "junk-in-the-log", _junk_ends_reading
+    ),
+    "relay-waits": Mistake(
+        "the relay waits at an event that the log can't carry", "event-too-large-for-the-broker", _relay_waits
+    ),
     "tail-not-audited": Mistake("heads are not compared", "missing-from-the-tail", _tail_not_compared),
     "views-overwrite": Mistake(
         "documents are written without a look at their revision", "view-writers-collide", views=CarelessViews

@@ -23,7 +23,7 @@ from chimera.errors import SettingsError, Unavailable
 
 FOLDER = "FAULTS"
 
-Action = Literal["kill", "raise", "delay", "pause", "drop", "repeat", "clock"]
+Action = Literal["kill", "raise", "delay", "pause", "drop", "repeat", "refuse", "clock"]
 
 POINTS = {
     "commands.append.before": "the read head is about to append commands to the log",
@@ -65,8 +65,8 @@ class Armed(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `kill` ends the process with SIGKILL, after `seconds` while it goes on; `raise` raises Unavailable, which at a
     point that ends in `after` is a lost reply; `delay` holds it up for `seconds`; `pause` stops the process with
-    SIGSTOP; `drop` loses, and `repeat` delivers five times, what the log is given or gives; `clock` sets the
-    process's clock forward by `seconds`.
+    SIGSTOP; `drop` loses, and `repeat` delivers five times, what the log is given or gives; `refuse` has the
+    log refuse a call because of one message in it, as too large; `clock` sets the process's clock forward by `seconds`.
 
     Each process counts its passes from when the fault was armed: it strikes from the `nth` on, `times` times in all
     processes together (0: as long as it is armed), in those alone whose command line holds `where`.

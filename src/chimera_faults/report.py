@@ -58,7 +58,8 @@ An engine whose address begins with `faulty:`, such as `faulty:sqlite:///data/or
 Chimera knows of them. `FAULTS` names a folder, and its `armed.json` says what strikes, also while processes run:
 `[{{"name": "a", "point": "commands.commit.after", "action": "kill", "nth": 3}}]`. Actions: `kill` (SIGKILL, with
 `seconds` that much later), `raise` (at a point that ends in `after`: a lost reply), `delay`, `pause` (SIGSTOP), and for
-logs `drop` and `repeat`; `clock` sets a process's wall clock forward. What struck is in the folder's `fired.jsonl`.
+logs `drop`, `repeat` and `refuse` (as too large); `clock` sets a process's wall clock forward. What struck is in the
+folder's `fired.jsonl`.
 
 {points}
 

@@ -188,6 +188,13 @@ SCENARIOS = (
         stacks=EVERY_STACK,
     ),
     Scenario(
+        "event-too-large-for-the-broker",
+        "the log refuses events as too large, whole calls of them and alone; they are fetched from the journal",
+        [_at("events.append.before", "refuse", 10, 40)],
+        parks=True,
+        stacks=EVERY_STACK,
+    ),
+    Scenario(
         "missing-from-the-tail",
         "the log confirms events and loses them, every one until the end",
         [_at("events.append.before", "drop", 10, 0)],
@@ -247,7 +254,7 @@ SCENARIOS = (
     ),
     Scenario(
         "junk-in-the-log",
-        "commands of unknown types, in broken JSON and of the wrong schema, and events with strange numbers",
+        "junk: unknown types, broken JSON, the wrong schema, fields that nothing holds; events with strange numbers",
         strike=add_junk,
         parks=True,
         stacks=EVERY_STACK,

@@ -127,21 +127,37 @@ async def add_junk(run: Run) -> None:
             for index, (kind, data) in enumerate(JUNK)
             for key in [f"{run.tag}-junk-{index}"]
         ]
+        name, stamp = f"{run.tag}-junk-of-fields", context.clock.stamp()
+        commands += [
+            Message(f"{name}-1" + "x" * 300, "somebody", f"{OWNER}.None", f"{name}-1", stamp, b"\xff\xfe", 0),
+            Message(f"{name}-2", "somebody", "", f"{name}-2", stamp, b"", 0),
+            Message(f"{name}-3", "somebody", f"{OWNER}.None", f"{name}-3", "no time" * 50, b"[" * 10_000, 0),
+        ]
         await context.log.append(commands_topic(OWNER), commands)
+
+        async def begun() -> bool:
+            return all((await context.log.ends(events_topic(OWNER))).values())
+
+        await run.until(begun, "every partition has an event in the log")
         heads = await context.store.heads()
         events = [
             Message(
                 f"{OWNER}/{p}@{number}", OWNER, f"{OWNER}.Added", "junk", context.clock.stamp(), b"{broken", p, number
             )
             for p, head in heads.items()
-            for number in (1, head + 1_000_000)  # one that everybody has passed long ago, one that is far ahead
+            # One that everybody has passed long ago, where there is one, and one that is far ahead.
+            for number in (*((1,) if head else ()), head + 1_000_000)
+        ]
+        events += [
+            Message("other", "other", "other.Happened", "k", stamp, b"{}", 0, 1),
+            Message("", "", "", "", "", b"\xff\xfe", 1),
         ]
         await context.log.append(events_topic(OWNER), events)
         run.struck("junk was put into both logs")
 
         async def parked() -> bool:
-            parked = [row for row in await every_row(context, Parked) if row.state == "parked"]
-            return len([row for row in parked if row.key.startswith(f"{run.tag}-junk")]) == len(JUNK)
+            rows = [row for row in await every_row(context, Parked) if row.state in ("parked", "unread")]
+            return len([row for row in rows if row.key.startswith(f"{run.tag}-junk")]) == len(commands)
 
         await run.until(parked, "the junk was set aside")
 

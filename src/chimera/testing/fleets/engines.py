@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from chimera.entities import Key, Row, Table
-from chimera.errors import Conflict
+from chimera.errors import Conflict, Unfit
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
@@ -34,6 +34,8 @@ class ReachedLog(WrappedLog):
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         await self._way.before("log.append")
+        if topic.endswith(EVENTS) and not all(map(self._way.trouble.carries, messages)):
+            raise Unfit("an event is too large for the log")
         await super().append(topic, self._kept(messages) if topic.endswith(EVENTS) else messages)
         await self._way.after("log.append")
         if topic.endswith(EVENTS) and self._way.trouble.hit("late", "log", PROCESS.get()):

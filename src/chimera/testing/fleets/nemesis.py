@@ -38,6 +38,8 @@ class Nemesis:
             "mode changed": self._change_mode,
             "rebuilt": self._rebuild,
             "retried": self._retry,
+            "junk": self._write_junk,
+            "uncarried": self._narrow,
         }
 
     async def run(self) -> None:
@@ -158,6 +160,13 @@ class Nemesis:
         for key in await parked_keys(context, Wanted()):
             self._struck(fault)
             await retry_key(context, key)
+
+    async def _write_junk(self, fault: Fault) -> None:
+        self._struck(fault)
+        self._world.write_junk(fault.process)
+
+    async def _narrow(self, fault: Fault) -> None:
+        self._world.trouble.is_narrow = True
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from random import Random
+from zlib import crc32
 
 from chimera.errors import Unavailable
+from chimera.messages import Message
 from chimera.testing.plans.plan import Fault, Kind
 from chimera.testing.virtual.loop import PROCESS, SimLoop, SimProcess
 
@@ -20,6 +22,7 @@ class Trouble:
 
     def __init__(self, loop: SimLoop, seed: object) -> None:
         self.struck: Counter[Kind] = Counter()
+        self.is_narrow = False
         self.delayed = 0.0
         self.latency_s = 0.0
         self.network_s = 0.0
@@ -58,6 +61,13 @@ class Trouble:
                 self.struck[kind] += 1
                 return fault
         return None
+
+    def carries(self, message: Message) -> bool:
+        """Whether the log takes an event. One that it does not take it never takes, also once nothing is wrong."""
+        if not self.is_narrow or crc32(message.id.encode()) % 3:
+            return True
+        self.struck["uncarried"] += 1
+        return False
 
     def exponential(self, mean_s: float) -> float:
         return self._chance.expovariate(1 / mean_s) if mean_s else 0.0

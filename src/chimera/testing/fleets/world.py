@@ -13,6 +13,7 @@ from chimera.core.context import Context, Process
 from chimera.core.metrics import Metrics
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError
+from chimera.messages import Message, unreadable
 from chimera.ports import Features, Owner
 from chimera.run.engines import context_of
 from chimera.run.write_head import WriteHead
@@ -161,6 +162,15 @@ class World:
     def empty_log(self, service: str) -> None:
         """Make the log of a service's events anew."""
         self.log.remake(events_topic(service))
+
+    def write_junk(self, service: str) -> None:
+        """Write what is no message of a service into its topics, as somebody else might."""
+        topic, time = events_topic(service), self.plain[service].clock.stamp()
+        for partition in range(self.fleet.services[service].partitions):
+            junk = unreadable(f"{topic}/{partition}", partition, b"\xff\xfe", "it is junk")
+            other = Message("other", "other", "other.Happened", "k", time, b"{}", partition, 1)
+            forged = Message("forged", service, f"{service}.Forged", "k", time, b"{}", partition, 10**9)
+            self.log.smuggle(topic, [junk, other, forged])
 
     def _restore(self, name: str, moment: ViewsState) -> None:
         self.views[name].restore(moment)

@@ -125,6 +125,8 @@ class _Faults:
             "mode changed": self._mode,
             "rebuilt": self._rebuild,
             "retried": self._of_service,
+            "junk": self._of_service,
+            "uncarried": self._on_process,
         }
         self._upgraded = [name for name, builds in fleet.builds.items() if len(builds) > 1]
 

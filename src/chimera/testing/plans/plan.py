@@ -38,6 +38,8 @@ Kind = Literal[
     "mode changed",
     "rebuilt",
     "retried",
+    "junk",
+    "uncarried",
 ]
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 
@@ -58,6 +60,8 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
       lost, or they take `by_s` seconds in the mean.
     - `mode changed`: `process` borrows `what` in the mode `to`. `rebuilt`: `process` builds the view `what` anew.
       `retried`: a person has all that `process` has parked tried again.
+    - `junk`: somebody writes records into the topics of the service `process` that are no messages of it. `uncarried`:
+      from then on the log refuses one event of three, whenever it is sent, and with it all that are sent in one call.
     """
 
     at: float

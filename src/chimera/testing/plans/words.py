@@ -29,6 +29,8 @@ _WORDS: dict[Kind, str] = {
     "request slow": "{share} requests on {where} take {by_s:.2f} s in the mean",
     "mode changed": "{process} is to borrow {what} in the mode {to}",
     "rebuilt": "{process} is to build the view {what} anew",
+    "junk": "somebody writes junk into the topics of {process}",
+    "uncarried": "the log can't carry one event of three any more",
     "retried": "a person has all tried again that {process} has parked",
 }
 
