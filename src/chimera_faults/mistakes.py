@@ -123,7 +123,7 @@ def _no_check_of_checkpoints(at: Patching) -> None:
             await move_checkpoints(unit, consumer, moves)
             return
         for each in moves:
-            unit.put(Progress(consumer, each.source, each.partition, each.after.number, each.after.offset))
+            unit.put(Progress.of(consumer, each.source, each.partition, each.after))
 
     at.replace(execute, "move_checkpoints", move)
 

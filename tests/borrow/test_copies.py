@@ -388,7 +388,8 @@ async def test_the_events_after_a_filling_are_applied_once_and_those_before_it_n
     heads, ends = await town.bank.store.heads(), await town.shop.log.ends("accounts.events")
     await filling_of(town.shop, town, "async").fill(range(4))
     at = await town.shop.views.checkpoints(copy_name(town.borrow.name, "async"))
-    assert at == {("accounts", p): Checkpoint(heads[p], ends[p]) for p in heads if heads[p]}
+    chain = await town.bank.store.chain(heads)
+    assert at == {("accounts", p): Checkpoint(heads[p], ends[p], chain[p]) for p in heads if heads[p]}
     assert await town.is_complete("async")
     await town.deposit("k1", "later")
     async with kept(town):

@@ -77,6 +77,13 @@ class _Gone(Unavailable):
     """The owner had what it was asked for, and has it no more."""
 
 
+class _NotFound(Unavailable):
+    """The owner does not know the route."""
+
+
+_MEANING: Mapping[int, type[Unavailable]] = {HTTPStatus.GONE: _Gone, HTTPStatus.NOT_FOUND: _NotFound}
+
+
 class Transport(Protocol):
     """The way to a service's read head."""
 
@@ -171,7 +178,10 @@ class HttpOwner:
 
     async def _chain_at(self, partition: int, number: int) -> str:
         query = [("partition", str(partition)), ("number", str(number))]
-        answer = await self._get("/journal/chain", query, ChainAnswer)
+        try:
+            answer = await self._get("/journal/chain", query, ChainAnswer)
+        except _NotFound:  # an earlier release knows of no chains
+            return ""
         self._check_partition("/journal/chain", partition, answer.partition)
         return answer.chain
 
@@ -195,8 +205,9 @@ class HttpOwner:
     ) -> Answer:
         status, answer = await self._transport.request(method, self._path + path, query, body)
         if status != 200:
-            kind = _Gone if status == HTTPStatus.GONE else Unavailable
-            raise kind(f"{self._base}{path} answered {status}: {answer[:200].decode(errors='replace')}")
+            raise _MEANING.get(status, Unavailable)(
+                f"{self._base}{path} answered {status}: {answer[:200].decode(errors='replace')}"
+            )
         try:
             return msgspec.json.decode(answer, type=type_)
         except GARBAGE as error:

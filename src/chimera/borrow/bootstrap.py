@@ -69,9 +69,12 @@ class Bootstrap:
         ends = await self._context.log.ends(events_topic(self._borrow.owner))
         async with asyncio.timeout(self._context.timing.ask_s):
             heads = await self._owner.heads()
+            chain = await self._owner.chain(heads)
         for partition, now in to_fill.items():
             if (head := heads.get(partition, 0)) > now.number:
-                await self._fill_partition(partition, now, Checkpoint(head, ends.get(partition, 0)))
+                await self._fill_partition(
+                    partition, now, Checkpoint(head, ends.get(partition, 0), chain.get(partition, ""))
+                )
 
     async def _fill_partition(self, partition: int, now: Checkpoint, full: Checkpoint) -> None:
         owner, share = self._borrow.owner, self._borrow.share

@@ -173,7 +173,7 @@ async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: froz
     filling = Bootstrap(context, borrow, projection.name, projector)
     await filling.fill(partitions)
     at, heads = await projector.checkpoints(borrow.owner, partitions), partial(context.owners.known_heads, borrow.owner)
-    feed = Feed(context, borrow.owner, at)
+    feed = Feed(context, borrow.owner, at, projection.name)
     again = asyncio.ensure_future(filling.keep_trying(partitions))
     try:
         async with watching(context, projection.name, borrow.owner, at, heads, in_views=True) as watch:

@@ -421,10 +421,10 @@ class Executor:
 
 
 def _place_of(task: Task) -> MessageAt:
-    return MessageAt(task.message.partition, task.number, task.offset)
+    return MessageAt(task.message.partition, task.number, task.offset, task.message.chain)
 
 
 def _up_to(move: Move, task: Task) -> Move:
     if task.number == move.after.number:
         return move
-    return move._replace(after=Checkpoint(task.number, task.offset))
+    return move._replace(after=Checkpoint(task.number, task.offset, task.message.chain))

@@ -32,7 +32,7 @@ async def keep_reacting(context: Context, reaction: Reaction, source: str, held:
 async def _react(context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int]) -> None:
     wanted = {type_ for event in reaction.events for type_ in event.wire_types()}
     at = await executor.checkpoints(source, partitions)
-    feed = Feed(context, source, at)
+    feed = Feed(context, source, at, executor.consumer)
     heads = partial(context.owners.known_heads, source)
     try:
         async with watching(context, executor.consumer, source, at, heads) as watch:

@@ -46,6 +46,12 @@ class Metrics:
         self._fetches = Counter(
             "chimera_owner_calls", "Calls to owners.", ["service", "share", "outcome"], registry=self._registry
         )
+        self._diverged = Gauge(
+            "chimera_diverged",
+            "Partitions in which a consumer stands on a history that its owner does not have.",
+            ["service", "consumer", "source"],
+            registry=self._registry,
+        )
         self._circuit = Gauge(
             "chimera_owner_circuit_open",
             "Whether an owner is left alone because it keeps failing.",
@@ -118,6 +124,10 @@ class Metrics:
     def owner_called(self, service: str, share: str, outcome: str) -> None:
         """A call to an owner, by how it ended."""
         self._fetches.labels(service, share, outcome).inc()
+
+    def diverged(self, service: str, consumer: str, source: str, partitions: int) -> None:
+        """The partitions in which a consumer stands on a history that its owner does not have."""
+        self._diverged.labels(service, consumer, source).set(partitions)
 
     def circuit(self, service: str, share: str, *, is_open: bool) -> None:
         """The circuit to an owner: open while it is left alone because it keeps failing."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from chimera.core import names
 from chimera.entities import Entity, Table, table_of
+from chimera.ports import Checkpoint
 
 
 class _Own(Entity):
@@ -37,13 +38,27 @@ class Handled(_Own, key="command_id", table=names.INBOX_TABLE):
 
 
 class Progress(_Own, key=("consumer", "source", "partition"), table=names.CHECKPOINTS_TABLE):
-    """A checkpoint that moves with effects in this store. Of a log of commands, the number is an offset."""
+    """A checkpoint that moves with effects in this store. Of a log of commands, the number is an offset.
+
+    `chain`: see `Checkpoint.stands_on`.
+    """
 
     consumer: str
     source: str
     partition: int
     number: int
     offset: int
+    chain: str | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint without whose it is."""
+        return Checkpoint.standing(self.number, self.offset, self.chain)
+
+    @classmethod
+    def of(cls, consumer: str, source: str, partition: int, at: Checkpoint) -> Progress:
+        """A consumer's checkpoint, as it is stored."""
+        return cls(consumer, source, partition, at.number, at.offset, at.stands_on)
 
 
 class Parked(_Own, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):

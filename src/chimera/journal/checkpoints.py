@@ -52,7 +52,7 @@ async def read_checkpoints(
     table, wanted = table_of(Progress), list(partitions)
     async with store.snapshot(once=True) as session:
         rows = await session.load(table, [(consumer, source, partition) for partition in wanted])
-    at = {row.partition: Checkpoint(row.number, row.offset) for row in map(table.from_row, rows)}
+    at = {row.partition: row.checkpoint for row in map(table.from_row, rows)}
     return {partition: at.get(partition, Checkpoint()) for partition in wanted}
 
 
@@ -67,7 +67,7 @@ async def move_checkpoints(unit: Unit, consumer: str, moves: Sequence[Move]) -> 
         number = at.get((move.source, move.partition), 0)
         if number != move.before:
             raise Moved(f"{consumer}: {move.source}/{move.partition} is at {number}, not {move.before}")
-        unit.put(Progress(consumer, move.source, move.partition, move.after.number, move.after.offset))
+        unit.put(Progress.of(consumer, move.source, move.partition, move.after))
 
 
 def floor_of(positions: Iterable[Position]) -> dict[Place, int]:

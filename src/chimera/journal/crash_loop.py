@@ -40,11 +40,12 @@ Ends = Callable[[], Awaitable[Mapping[int, int]]]
 
 
 class MessageAt(NamedTuple):
-    """A message's partition, its number (or offset) there, and its offset in the log where that is known (else 0)."""
+    """A message's partition, its number (or offset) there, its offset in the log where known (else 0), its chain."""
 
     partition: int
     number: int
     offset: int = 0
+    chain: str = ""
 
 
 At = Callable[[Item], MessageAt]
@@ -181,7 +182,7 @@ class Watch:
         """The part of a move that leads up to a message; without its offset it hints where this consumer started."""
         if place.number == move.after.number:
             return move
-        return move._replace(after=Checkpoint(place.number, place.offset or self._hints[move.partition]))
+        return move._replace(after=Checkpoint(place.number, place.offset or self._hints[move.partition], place.chain))
 
     def _together(self, partition: int) -> int:
         """The number of a partition's suspects to handle together next: about as many as were harmless so far."""

@@ -18,6 +18,7 @@ from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
+from chimera.journal.history import divergences, fits
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move, Record, Wakes
 
@@ -39,13 +40,25 @@ class Batch(NamedTuple):
     beside: Sequence[Document] = ()
 
 
+class Compared(NamedTuple):
+    """The owner's heads, the checkpoints that were in doubt, and why some of them do not stand on its history."""
+
+    heads: Mapping[int, int]
+    doubted: Mapping[int, Checkpoint]
+    diverged: Mapping[int, str]
+
+
 class Feed:
     """Reads some partitions of a source's events, from the log and, for what is missing, from the owner.
 
-    `checkpoints` say after what, by partition.
+    `checkpoints` say after what, by partition; `consumer` is whose they are. Of a partition in which they do not stand
+    on the owner's history it reads nothing, and says so, until they do.
     """
 
-    def __init__(self, context: Context, source: str, checkpoints: Mapping[int, Checkpoint]) -> None:
+    def __init__(
+        self, context: Context, source: str, checkpoints: Mapping[int, Checkpoint], consumer: str = ""
+    ) -> None:
+        self._consumer = consumer
         self._context = context
         self._source = source
         self._topic = events_topic(source)
@@ -57,6 +70,8 @@ class Feed:
         self._clock = context.clock
         self._at: dict[int, Checkpoint] = dict(checkpoints)
         self._known: dict[int, int] = {}
+        self._doubted = set(self._at)
+        self._diverged: dict[int, str] = {}
         self._compared: dict[int, tuple[int, int]] = {}
         self._compare_at = float("-inf")
         self._compare_s = context.timing.heads_s
@@ -65,7 +80,7 @@ class Feed:
         self._refetch_at = float("-inf")
         self._records: AsyncIterator[Sequence[Record]] | None = None
         self._reading: asyncio.Task[Sequence[Record]] | None = None
-        self._asking: asyncio.Future[Mapping[int, int]] | None = None
+        self._asking: asyncio.Future[Compared] | None = None
 
     @property
     def source(self) -> str:
@@ -79,9 +94,11 @@ class Feed:
 
     def reset(self, checkpoints: Mapping[int, Checkpoint]) -> None:
         """Go on from other checkpoints: somebody else moved them, or they were deleted."""
-        if any(checkpoint.number != self._at[partition].number for partition, checkpoint in checkpoints.items()):
+        if any(_is_elsewhere(checkpoint, self._at[partition]) for partition, checkpoint in checkpoints.items()):
             self._at = dict(checkpoints)
             self._stop_reading()
+            self._doubted = set(self._at)
+            self._tell({})
 
     async def next(self) -> Batch:
         """The next events, as soon as there are some; none after a comparison with heads, to look at checkpoints.
@@ -107,6 +124,7 @@ class Feed:
     async def close(self) -> None:
         """Stop what is under way, and wait until it has stopped."""
         self._context.troubles.gets_on(self._work, id(self))
+        self._tell({})
         under_way: list[asyncio.Future[Any]] = [task for task in (self._reading, self._asking) if task is not None]
         self._stop_reading()
         if self._asking is not None:
@@ -157,12 +175,17 @@ class Feed:
         return max(0.0, min(due) - self._clock.monotonic()) if due else None
 
     def _behind(self) -> list[int]:
-        return [partition for partition, number in self._known.items() if number > self._at[partition].number]
+        return [
+            partition
+            for partition, number in self._known.items()
+            if number > self._at[partition].number and partition not in self._diverged
+        ]
 
     def _admit(self, records: Sequence[Record]) -> list[Message]:
         """The messages of the records that come next; remembers how far ahead the others are."""
         messages: list[Message] = []
-        numbers = {partition: at.number for partition, at in self._at.items()}
+        last: dict[int, Message] = {}
+        numbers = {partition: at.number for partition, at in self._at.items() if partition not in self._diverged}
         offsets = {partition: at.offset for partition, at in self._at.items()}
         for offset, message in records:
             partition, number = message.partition, message.number
@@ -172,15 +195,46 @@ class Feed:
             if number < 1 or message.source != self._source:
                 self._pass_over(offset, message)
                 offsets[partition] = max(offset, offsets[partition])
-            elif number == at + 1:
-                numbers[partition], offsets[partition] = number, offset
+            elif number == at + 1 and (partition in last or fits(message, self._at[partition])):
+                numbers[partition], offsets[partition], last[partition] = number, offset, message
                 messages.append(message)
             elif number <= at:
                 offsets[partition] = max(offset, offsets[partition])
+                if number == at and message.chain != (last.get(partition) or self._at[partition]).chain:
+                    self._doubt(partition)
             else:
                 self._known[partition] = max(number, self._known.get(partition, 0))
-        self._at = {partition: Checkpoint(number, offsets[partition]) for partition, number in numbers.items()}
+        for partition in numbers:
+            chain = last[partition].chain if partition in last else self._at[partition].chain
+            self._at[partition] = Checkpoint(numbers[partition], offsets[partition], chain)
         return messages
+
+    def _doubt(self, partition: int) -> None:
+        """Have a look soon whether the checkpoint stands on the owner's history."""
+        self._doubted.add(partition)
+        self._compare_at = self._clock.monotonic()
+
+    def _tell(self, diverged: Mapping[int, str]) -> None:
+        """Say which partitions are diverged from now on."""
+        service = self._context.service.name
+        for partition in diverged.keys() - self._diverged.keys():
+            logger.error(
+                "%s: %s %s, which was put back or made anew: nothing of that is taken here; run: chimera recover %s",
+                service,
+                self._consumer,
+                diverged[partition],
+                self._source,
+            )
+        for partition in self._diverged.keys() - diverged.keys():
+            logger.info("%s: %s goes on in partition %d of %s", service, self._consumer, partition, self._source)
+        work, me = f"{service} {self._consumer}", id(self)
+        if diverged:
+            self._context.troubles.failed(work, "diverged: it " + "; ".join(diverged.values()), self._clock, me)
+        elif self._diverged:
+            self._context.troubles.gets_on(work, me)
+        if diverged or self._diverged:
+            self._context.metrics.diverged(service, self._consumer, self._source, len(diverged))
+        self._diverged = dict(diverged)
 
     def _pass_over(self, offset: int, message: Message) -> None:
         """Tell of a record that somebody else has written among the events: nothing of the owner's is lost with it."""
@@ -211,6 +265,8 @@ class Feed:
             except ChimeraError as error:
                 self._postpone(str(error))
                 break
+            if page and not fits(page[0], self._at[partition]) and not await self._is_the_owners(partition):
+                continue
             taken = self._follow(partition, page)
             if not (taken or page) and await self._was_made_up(partition):
                 continue
@@ -225,6 +281,18 @@ class Feed:
         self._context.metrics.repaired(self._context.service.name, self._source, len(messages))
         return messages
 
+    async def _is_the_owners(self, partition: int) -> bool:
+        """False where the checkpoint is not on the owner's history, or where that can't be known now."""
+        try:
+            found = await divergences(self._source, self._owner, {partition: self._at[partition]})
+        except ChimeraError as error:
+            self._postpone(str(error))
+            return False
+        if found:
+            self._doubted.add(partition)
+            self._tell({**self._diverged, **found})
+        return not found
+
     async def _was_made_up(self, partition: int) -> bool:
         """True where the owner has never had what was seen in the log; then it is passed over."""
         try:
@@ -233,6 +301,8 @@ class Feed:
             return False
         if head > self._at[partition].number:
             return False
+        if head < self._at[partition].number:
+            self._doubt(partition)
         logger.warning(
             "%s: a record of partition %d says that it is number %d, but %s has none after %d: it is passed over",
             self._topic,
@@ -250,7 +320,7 @@ class Feed:
             at = self._at[partition]
             if message.number != at.number + 1:
                 break
-            self._at[partition] = Checkpoint(message.number, at.offset)
+            self._at[partition] = Checkpoint(message.number, at.offset, message.chain)
             taken.append(message)
         return taken
 
@@ -266,18 +336,22 @@ class Feed:
         """
         if self._asking is None:
             if self._clock.monotonic() >= self._compare_at:
-                self._asking = asyncio.ensure_future(self._heads())
+                self._asking = asyncio.ensure_future(self._look({each: self._at[each] for each in self._doubted}))
             return False
         if not self._asking.done():
             return False
         asking, self._asking = self._asking, None
         try:
-            heads = asking.result()
+            heads, looked_at, diverged = asking.result()
         except ChimeraError:
-            heads = {}
+            heads, looked_at, diverged = {}, {}, dict(self._diverged)
+        self._tell({**{p: why for p, why in self._diverged.items() if p not in looked_at}, **diverged})
+        self._doubted -= looked_at.keys() - diverged.keys()
         for partition, (head, before) in self._compared.items():
             if head > before == self._at[partition].number:
                 self._known[partition] = max(head, self._known.get(partition, 0))
+            if heads.get(partition, before) < before:
+                self._doubt(partition)
         compared = {
             partition: (head, self._at[partition].number) for partition, head in heads.items() if partition in self._at
         }
@@ -287,3 +361,12 @@ class Feed:
         apart = 1 - APART + 2 * APART * self._clock.random() if is_quiet else 1.0
         self._compare_at = self._clock.monotonic() + self._compare_s * apart
         return True
+
+    async def _look(self, doubted: Mapping[int, Checkpoint]) -> Compared:
+        """The heads; a history is asked for only where there is a doubt."""
+        heads = await self._heads()
+        return Compared(heads, doubted, await divergences(self._source, self._owner, doubted) if doubted else {})
+
+
+def _is_elsewhere(one: Checkpoint, other: Checkpoint) -> bool:
+    return one.number != other.number or (one.chain != other.chain and bool(one.chain and other.chain))

@@ -405,7 +405,7 @@ async def _write(context: Context, rows: Sequence[StoredName], beginnings: Seque
             if await session.load(progress, [(consumer, source, partition) for partition in at]):
                 continue
             for partition, checkpoint in at.items():
-                unit.put(Progress(consumer, source, partition, checkpoint.number, checkpoint.offset))
+                unit.put(Progress.of(consumer, source, partition, checkpoint))
         await unit.flush()
 
 

@@ -347,4 +347,4 @@ class Projector:
 
 
 def _place_of(message: Message) -> MessageAt:
-    return MessageAt(message.partition, message.number)
+    return MessageAt(message.partition, message.number, chain=message.chain)

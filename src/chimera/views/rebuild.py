@@ -129,7 +129,7 @@ class ViewKeeper:
             context = self._context
             projector = Projector(context, ViewProjection(self._view, name))
             at = await projector.checkpoints(source, await partitions_of(context, source, held))
-            feed = Feed(context, source, at)
+            feed = Feed(context, source, at, name)
             try:
                 heads = partial(context.owners.known_heads, source)
                 async with watching(context, name, source, at, heads, in_views=True) as watch:

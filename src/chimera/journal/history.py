@@ -1,0 +1,36 @@
+"""Which history a checkpoint stands on: its owner's, or one that its owner does not have (any more).
+
+A checkpoint remembers the chain of its partition. An owner that was put back to an earlier moment, or was made anew,
+ends before the checkpoint or has another chain there. Whoever consumes is therefore a witness of what was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chimera.messages import Message, follows
+from chimera.ports import Checkpoint, Owner
+
+
+def fits(message: Message, at: Checkpoint) -> bool:
+    """False where an event is not the one after a checkpoint; what has no chain says nothing about it."""
+    return not at.chain or bool(message.chain and follows(message, at.chain))
+
+
+async def divergences(source: str, owner: Owner, at: Mapping[int, Checkpoint]) -> dict[int, str]:
+    """Why checkpoints do not stand on their owner's history, by partition; those that do, or may, are left out.
+
+    They have to be older than the call. Raises Unavailable when the owner can't be asked.
+    """
+    heads = await owner.heads()
+    within = {partition: each for partition, each in at.items() if each.number <= heads.get(partition, each.number)}
+    chains = await owner.chain({partition: each.number for partition, each in within.items() if each.chain})
+    found = {
+        partition: f"stands at {source}/{partition}@{each.number}, but {source} ends at {heads[partition]}"
+        for partition, each in at.items()
+        if partition not in within
+    }
+    for partition, chain in chains.items():
+        if chain != (each := within[partition]).chain:
+            found[partition] = f"stands at {source}/{partition}@{each.number}, where {source} has another event"
+    return found
