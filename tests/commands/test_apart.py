@@ -182,11 +182,26 @@ async def test_a_kind_of_command_that_is_slow_again_and_again_runs_alone_from_th
     intake = Intake(context)
     for name in "abc":
         running = asyncio.ensure_future(intake.execute(message_of(Now(name))))
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.1)
         desk.waiting[name].set()
         await running
     assert desk.began.count("a") == 2
     assert desk.began.count("c") == 1
+
+
+async def test_many_that_hang_in_one_batch_are_set_apart_one_right_after_the_other(
+    context: Context, desk: Desk
+) -> None:
+    names = [f"slow{n}" for n in range(10)]
+    desk.hold(*names)
+    intake = Intake(context)
+    slow = [asyncio.ensure_future(intake.execute(message_of(Now(name)))) for name in names]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1.5):
+        assert (await intake.execute(message_of(Now("quick")))).state == "done"
+    for name in names:
+        desk.waiting[name].set()
+    assert {(await each).state for each in slow} == {"done"}
 
 
 async def test_a_stop_ends_while_a_handler_hangs(context: Context, desk: Desk) -> None:

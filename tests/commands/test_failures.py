@@ -1,16 +1,19 @@
 """One message's failure is one message's: what becomes of it, by what it is, and what goes on meanwhile."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from chimera import Command, Handling, Rejected, Service, Transaction, Unavailable
 from chimera.commands.apart.contracts import code_of
+from chimera.commands.apart.redriving import keep_redriving
 from chimera.commands.execute import Task
 from chimera.commands.handlers import commands_executor, parking_of
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
-from chimera.core.timing import Retry
+from chimera.core.tables import Handled
+from chimera.core.timing import Retry, Timing
 from chimera.errors import CutShort
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Move
@@ -31,9 +34,11 @@ from tests.support import (
     parked_of,
     reaction_of,
     redrive,
+    rows,
 )
 
 CUTS = 3
+QUICKLY = Timing(redrive_s=0.02)
 MANY = Retry(tries=10, first_s=0.0, longest_s=0.0, cuts=CUTS)
 
 
@@ -168,3 +173,21 @@ def shop_of(command: type[Command], handling: Handling = AS_SET, *, fails: bool 
 def placed(key: str) -> Message:
     """A command as new code sends it."""
     return message_of(new_place()(key, "n"))
+
+
+async def test_while_old_code_goes_and_new_code_comes_nothing_waits_for_a_person(engines: Engines) -> None:
+    heads = [await opened(shop_of(place()), engines, retry=MANY, timing=QUICKLY) for place in (old_place, new_place)]
+    old, new = (commands_executor(head) for head in heads)
+    redriving = [
+        asyncio.ensure_future(keep_redriving(parking_of(head, COMMANDS), executor, range(4)))
+        for head, executor in zip(heads, (old, new), strict=True)
+    ]
+    messages = await accept(heads[0], *[placed(f"o{n}") for n in range(5)])
+    await consume(heads[0], executor=old)
+    async with asyncio.timeout(10):
+        while await parked_of(heads[0]):  # noqa: ASYNC110 - a store is looked at
+            await asyncio.sleep(0.01)
+    for each in redriving:
+        each.cancel()
+    await asyncio.gather(*redriving, return_exceptions=True)
+    assert {(await rows(heads[0].store, Handled))[each.id].state for each in messages} == {"done"}

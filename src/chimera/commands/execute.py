@@ -184,12 +184,12 @@ class Executor:
         limit = TimeLimit(self.context.clock, limit_s, limit_s, lambda: unit.asking > 0)
         began = self.context.clock.monotonic()
         try:
-            return await limit.run(self._attempt(unit, task, limit))
+            outcome = await limit.run(self._attempt(unit, task, limit))
         except Overdue as error:
             raise TookTooLong(limit_s) from error.__cause__
-        finally:
-            took_s = self.context.clock.monotonic() - began
-            self._slow.learn(task.message.type, took_long=took_s > 2 * self.context.timing.quick_s)
+        took_s = self.context.clock.monotonic() - began
+        self._slow.learn(task.message.type, took_long=took_s > 4 * self.context.timing.quick_s)
+        return outcome
 
     async def attempt_apart(self, task: Task) -> Outcome:
         """Handle one message in a transaction of its own that holds nothing while it waits for something else."""
@@ -314,9 +314,10 @@ class Executor:
     ) -> tuple[Outcome, list[Pending]]:
         """As `_handle`; a message that keeps the others waiting is set apart."""
         try:
-            return await self._handle(unit, group, limit)
+            handled = await self._handle(unit, group, limit)
+            self._slow.learn(group[0].message.type, took_long=False)
+            return handled
         except Overdue as error:
-            self._slow.learn(group[0].message.type, took_long=True)
             if self._batch or error.in_store or error.written:
                 raise
             return self._policy.set_apart(unit, group[0], blocked), []

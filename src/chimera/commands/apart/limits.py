@@ -31,7 +31,10 @@ class Overdue(Exception):  # noqa: N818 - what happened
 
 
 class SlowTypes:
-    """The types of messages whose handlers have taken long, more often than not, of late; `any`: there are some."""
+    """The types of messages whose handlers have taken long, more often than not, of late; `any`: there are some.
+
+    Only those count that came to an end: one that hangs says nothing about others.
+    """
 
     def __init__(self) -> None:
         self._shares: dict[str, float] = {}
@@ -65,6 +68,7 @@ class TimeLimit:
         self.at_work = ""
         self._work: asyncio.Task[Any] | None = None
         self._is_stuck: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, message_id: str) -> None:
         """The handler of a message begins; it is `at_work`."""
@@ -82,6 +86,7 @@ class TimeLimit:
         self._stopped = None
         if self._work is not None:
             self._work.uncancel()
+        self._look_in(self._limit_s)
         return Overdue(in_store=self._was_in_store)
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -89,14 +94,15 @@ class TimeLimit:
         loop = asyncio.get_running_loop()
         self._work = working = asyncio.ensure_future(work)
         self._is_stuck = stuck = loop.create_future()
-        self._timer = loop.call_later(self._limit_s, self._look)
+        self._look_in(self._limit_s)
         try:
             await asyncio.wait((working, stuck), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise Overdue(in_store=self._was_in_store)
             return working.result()
         finally:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             stuck.cancel()
             if not working.done():
                 working.cancel()
@@ -117,4 +123,9 @@ class TimeLimit:
             if next_s <= 0 and self._work is not None:
                 self._stopped, self._was_in_store, next_s = now, self._in_store(), PATIENCE_S
                 self._work.cancel()
-        self._timer = asyncio.get_running_loop().call_later(max(next_s, 0.001), self._look)
+        self._look_in(max(next_s, 0.001))
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
