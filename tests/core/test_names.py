@@ -18,6 +18,7 @@ CONSTANTS = {
     "SHARED_TABLE": "chimera_shared",
     "CONSUMERS_TABLE": "chimera_consumers",
     "NAMES_TABLE": "chimera_names",
+    "STANDING": "standing/",
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
     "AUDITS": "chimera.audits",
