@@ -134,6 +134,12 @@ class Event(Keyed):
         return [f"{cls.__source__}.{name}" for name in cls.__names__]
 
 
+def types_of(source: str, of: type[Event] = Event) -> set[str]:
+    """The types that the classes of a source's events are read from, as far as this process has them."""
+    found = {type_ for each in of.__subclasses__() if each.__source__ == source for type_ in each.wire_types()}
+    return found.union(*(types_of(source, each) for each in of.__subclasses__()))
+
+
 class Position(msgspec.Struct, frozen=True, order=True):
     """The position of an event in its journal; written `orders/3@1042`. Numbers count from 1."""
 

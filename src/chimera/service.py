@@ -14,7 +14,7 @@ import msgspec
 from chimera.entities import Entity
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Doc_co, Fold, KeyOf, Page, View, key_of_event
-from chimera.messages import Command, Event, RenamedFrom, names_of
+from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Result = TypeVar("Result")
@@ -162,6 +162,7 @@ class Service:
         self.name = name
         self.partitions = partitions
         self.declared_at = _declared_at()
+        self._read: frozenset[str] | set[str] = frozenset()
         self.forgot: dict[str, frozenset[str]] = {}
         self.entities: dict[type[Entity], None] = {}
         self.folds: dict[type[msgspec.Struct], Fold[msgspec.Struct]] = {}
@@ -210,6 +211,13 @@ class Service:
         }
         for what, gone in given.items():
             self.forgot[what] = self.forgot.get(what, frozenset()) | ({gone} if isinstance(gone, str) else {*gone})
+
+    def reads(self, type_: str) -> bool:
+        """True for a type in this service's journal that a class is read from, or that was given up, or of a share."""
+        if type_ not in self._read and type_.startswith(f"{self.name}."):
+            given_up = {f"{self.name}.{name}" for name in self.forgot.get("events", ())}
+            self._read = types_of(self.name) | given_up
+        return type_ in self._read or type_.startswith(f"{self.name}.share.") or not type_.startswith(f"{self.name}.")
 
     def schema(self, statements: Mapping[str, Sequence[str]]) -> None:
         """SQL of the service's own, by dialect, run when the store is opened; it must be idempotent."""

@@ -57,8 +57,14 @@ class Reads:
         if issubclass(entity, Entity):
             row = await self._row(self._table(entity), key)
             return None if row is None else cast("Kept", table_of(entity).from_row(row))
-        folder = self._folder(entity)
-        return cast("Kept | None", folder.fold(str(key[0]), await self._history(str(key[0]))))
+        folder, history = self._folder(entity), await self._history(str(key[0]))
+        for message in history:
+            if message.type not in folder.steps and not self._service.reads(message.type):
+                raise ChimeraError(
+                    f"{entity.__name__} {str(key[0])!r} can't be folded: {message.position} is of type {message.type}, "
+                    "which this code does not know (an older build, or a class that was renamed); see docs/names.md"
+                )
+        return cast("Kept | None", folder.fold(str(key[0]), history))
 
     async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
         """The entities whose columns have these values (each one value, or a list of them), ordered by key."""

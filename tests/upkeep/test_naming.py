@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import DeclarationError, Service, SettingsError
+from chimera import ChimeraError, DeclarationError, Reads, Service, SettingsError
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
 from chimera.core.context import Context
@@ -399,6 +399,28 @@ async def test_a_build_that_ran_before_starts_whatever_came_after_it(engines: En
     assert dict(await engines.store.types()) == {"shop.Placed": 2, "shop.Paid": 1}
     await order(old, "d")
     await mailed(old, "a", "b", "d")
+
+
+async def test_an_entity_is_not_folded_over_an_event_that_nobody_knows(engines: Engines) -> None:
+    """As old code would after a rollback: it would decide on half of what has happened."""
+    text = SHOP + (
+        "\nclass Told(Struct):\n    order_id: str\n    count: int = 0\n"
+        'told = shop.event_sourced(Told, key="order_id")\n'
+        "@told.on(Placed)\ndef tell(state: Told, event: Placed) -> None:\n    state.count += 1\n"
+    )
+    context = await started(build(text=text), engines)
+    await order(context, "a")
+    for changes, known in (((), True), ((("Placed", "OrderPlaced"),), False)):
+        service = build(*changes, text=text)
+        context = await opened(service, engines, timing=TIMING)
+        [document] = service.folds
+        async with context.store.snapshot() as session:
+            reads = Reads(service, session)
+            if known:
+                assert (await reads.load(document, "a")) == document("a", 1)
+                continue
+            with pytest.raises(ChimeraError, match=r"Told 'a' can't be folded: shop/.@1 is of type shop.Placed, which"):
+                await reads.load(document, "a")
 
 
 async def test_a_store_of_the_build_before_names_is_taken_over(engines: Engines) -> None:
