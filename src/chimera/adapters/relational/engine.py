@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from chimera.adapters.relational.pool import WAIT_S, Pool, finished
-from chimera.adapters.relational.read_set import GUARDS, Contention, ReadSet, TableReads, came_since, together
+from chimera.adapters.relational.read_set import GUARDS, Contention, ReadSet, TableReads, together
 from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
 from chimera.adapters.rows import (
     Where,
@@ -85,6 +85,7 @@ class Database(ABC):
         self._name = name
         self._lock_s = lock_s
         self.partitions = 0
+        self.guarded: set[str] = set()
         self.contention = Contention()
         self.pool: Pool[Connection] = Pool(name, pool_size, self.connect, self.disconnect, self.is_fit, wait_s=wait_s)
 
@@ -222,7 +223,7 @@ class RelationalSession(ABC):
         self._connection: Connection | None = connection
         self._failure: Exception | None = None
         self._ran_sql = False
-        self._seen = ReadSet()
+        self._seen = ReadSet(database.contention)
         self._locks = locks
         self._lock = " FOR UPDATE" if locks else ""
 
@@ -290,17 +291,14 @@ class RelationalSession(ABC):
         looked_in = self._seen.looked_in()
         if not looked_in:
             return
-        if self._ran_sql:
-            await self.select_where(GUARDS, {})
-        else:
-            await self.select(GUARDS, self._seen.guards())
+        own = self._seen.guards()
+        await self.select(GUARDS, [(name,) for name in sorted(self._database.guarded)] if self._ran_sql else own)
         self._lock = ""
         for seen in looked_in:
             rows = await self._relied_on(seen)
             came = seen.has_come_beside_sql(seen.table, rows) if self._ran_sql else seen.has_come(seen.table, rows)
             if came is not None:
-                self._database.contention.note(seen.table.name)
-                raise came_since(seen.table, came)
+                raise self._seen.came_since(seen.table, came)
 
     async def _relied_on(self, seen: TableReads) -> Sequence[Row]:
         """All rows that were looked for, as they are now. Of SQL's own, those that others can see as well."""
@@ -327,20 +325,16 @@ class RelationalSession(ABC):
 
     async def find(self, table: Table, where: Where) -> Sequence[Row]:
         check_columns(table, where)
-        rows = await self.select_where(table, where)
+        if self._locks and (queues := self._seen.queues(table, where)):
+            await self.select(GUARDS, queues)
+        try:
+            rows = await self.select_where(table, where)
+        except Conflict:
+            self._database.contention.note(table.name)
+            raise
         if self._locks:
-            if table.guarded and self._database.contention.is_likely(table.name):
-                rows = await self._settled(table, where, rows)
             self._seen.found(table, where, rows, sql=self._ran_sql)
         return rows
-
-    async def _settled(self, table: Table, where: Where, rows: Sequence[Row]) -> Sequence[Row]:
-        """These rows, and those that came while they were waited for; whoever wants them waits from now on."""
-        while True:
-            found = await self.select_where(table, where)
-            if len(found) == len(rows):
-                return found
-            rows = found
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         latest = _latest_by_key(table, rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
+from zlib import crc32
 
 import msgspec
 
@@ -17,13 +18,23 @@ from chimera.errors import Conflict
 
 
 class Guard(Entity, key="name", table="chimera_guards"):
-    """The row of a table that whoever has looked for rows holds from its last look until its commit."""
+    """A row that stands for a table: whoever has looked for rows there holds it from its last look until its commit.
+
+    Those named `table#number` stand for values that are looked for: who was in each other's way waits there in turn.
+    """
 
     name: str
 
 
 GUARDS = table_of(Guard)
 _CAUTIOUS = 200
+_QUEUES = 64
+_MOST_QUEUES = 4
+
+
+def guards_of(table: str) -> list[str]:
+    """The names of all rows that stand for a table."""
+    return [table, *(f"{table}#{number}" for number in range(_QUEUES))]
 
 
 class Look(msgspec.Struct):
@@ -125,7 +136,7 @@ class TableReads:
 
 
 class Contention:
-    """The tables in which a row came where it was looked for, lately: who looks there again had better wait first."""
+    """The tables in which a row came where it was looked for, lately: who looks there again waits in turn."""
 
     def __init__(self) -> None:
         self._left: dict[str, int] = {}
@@ -145,7 +156,9 @@ class Contention:
 class ReadSet:
     """What a transaction knows of each table, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, contention: Contention) -> None:
+        self._contention = contention
+        self._queues: set[Key] = set()
         self._tables: dict[str, TableReads] = {}
         self._steps = count(1)
 
@@ -170,6 +183,17 @@ class ReadSet:
         elif not where:
             seen.is_whole = True
         seen.take(keys)
+
+    def queues(self, table: Table, where: Where) -> list[Key]:
+        """The keys of the guards to wait for before a look, in order: few, so that nobody waits in a circle."""
+        if not (where and table.guarded and self._contention.is_likely(table.name)):
+            return []
+        values = min(where.values(), key=len)
+        wanted = {(f"{table.name}#{crc32(repr(value).encode()) % _QUEUES}",) for value in values} - self._queues
+        if len(self._queues) + len(wanted) > _MOST_QUEUES:
+            return []
+        self._queues |= wanted
+        return sorted(wanted)
 
     def unknown(self, table: Table, keys: Iterable[Key], *, wanted: bool) -> list[Key]:
         """The keys among these of which it has to be known whether they are free, and is not.
@@ -218,13 +242,13 @@ class ReadSet:
     def _check(self, table: Table, rows: Sequence[Row], *, sql: bool) -> TableReads:
         seen = self.of(table)
         if not sql and (key := seen.has_come(table, rows)) is not None:
-            raise came_since(table, key)
+            raise self.came_since(table, key)
         return seen
 
-
-def came_since(table: Table, key: Key) -> Conflict:
-    """The error of a row that is there now, and was not when it was looked for."""
-    return Conflict(f"{table.name} {', '.join(map(str, key))} came since it was looked for")
+    def came_since(self, table: Table, key: Key) -> Conflict:
+        """The error of a row that is there now, and was not when it was looked for."""
+        self._contention.note(table.name)
+        return Conflict(f"{table.name} {', '.join(map(str, key))} came since it was looked for")
 
 
 def together(looks: Iterable[Look]) -> list[Where]:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from types import MappingProxyType
 
 from chimera.adapters.relational.engine import Connection, Database, RelationalSession
-from chimera.adapters.relational.read_set import GUARDS
+from chimera.adapters.relational.read_set import GUARDS, guards_of
 from chimera.adapters.rows import COUNT_TYPES, events_of, unbroken
 from chimera.entities import Table
 from chimera.messages import Message
@@ -39,8 +39,9 @@ class RelationalStore:
 
     async def _guard(self, connection: Connection, names: Sequence[str]) -> None:
         session = self._session(self._database, connection, locks=False)
-        guarded = {name for (name,) in await session.find(GUARDS, {})}
-        if new := [(name,) for name in names if name not in guarded]:
+        there = {name for (name,) in await session.find(GUARDS, {})}
+        self._database.guarded = {name for name in {*there, *names} if "#" not in name}
+        if new := [(name,) for table in names for name in guards_of(table) if name not in there]:
             await session.insert(GUARDS, new)
 
     @asynccontextmanager
