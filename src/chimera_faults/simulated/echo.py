@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 
 from chimera import Entity, Event, Service, Transaction
+from chimera_faults.simulated.seating import with_seats
 from chimera_faults.tally.messages import Added, Standing
 
 echo = Service("echo", partitions=2)
+with_seats(echo)
 
 
 @echo.entity

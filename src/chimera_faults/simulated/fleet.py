@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from chimera import Command
 from chimera.core.timing import Timing
 from chimera.testing.fleets.state import State
 from chimera.testing.plans.fleet import Fleet
 from chimera_faults.simulated.board import next_board
 from chimera_faults.simulated.echo import Heard, echo
 from chimera_faults.simulated.naming import next_echo
+from chimera_faults.simulated.seating import Sit, draw_guest, nobody_stands
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow
 from chimera_faults.tally.owner import AGEING, HANGING, SLOW, Account, Note, tally
 
 KEYS = 4
+Commands = dict[type[Command], Callable[[Random], Command] | None]
 
 
 def fleet() -> Fleet:
     """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
-    commands = {Add: _draw(Add), AddNow: _draw(AddNow)}
+    commands: Commands = {Add: _draw(Add), AddNow: _draw(AddNow), Sit: draw_guest}
     builds = {"board": [next_board], "echo": [next_echo]}
     timing = Timing(audit_s=3.0, keep_s=0.5, handler_s=1.0)
     return Fleet(tally, board, echo, builds=builds, commands=commands, writers=3, readers=2, timing=timing)
@@ -69,8 +72,9 @@ def in_one_order(state: State) -> None:
 
 def as_the_model_says(state: State) -> None:
     """A model of the whole: the accounts hold what was done of what was sent, once, and nothing else."""
-    sent = {settled.sending.body["label"]: settled.sending.body for settled in state.commands}
-    done = [settled.sending.body["label"] for settled in state.commands if settled.state == "done"]
+    additions = [settled for settled in state.commands if "label" in settled.sending.body]
+    sent = {settled.sending.body["label"]: settled.sending.body for settled in additions}
+    done = [settled.sending.body["label"] for settled in additions if settled.state == "done"]
     shown = [label for account in state.rows(Account) for label in account.labels]
     assert sorted(shown) == sorted(done), f"done or shown, and not both: {sorted({*shown} ^ {*done})}"
     for account in state.rows(Account):
@@ -81,5 +85,5 @@ def as_the_model_says(state: State) -> None:
         assert document.total == sum(sent[label]["amount"] for label in shown), document  # type: ignore[attr-defined]
 
 
-INVARIANTS = (every_effect_once, in_one_order)
+INVARIANTS = (every_effect_once, in_one_order, nobody_stands)
 IN_THE_END = (as_the_model_says,)

@@ -9,6 +9,7 @@ from chimera.reader import Notes
 from chimera.views import documents
 from chimera_faults.mistakes import MISTAKES, Mistake, Patching
 from chimera_faults.simulated.naming import NAMING
+from chimera_faults.simulated.seating import SEATING
 from chimera_faults.simulated.slowness import SLOWNESS
 
 
@@ -73,5 +74,5 @@ READING = {
     "positions-not-waited-for": Mistake("a view is read without a look at where it is", "", _look_after_the_value),
     "lost-copies-believed": Mistake("a copy that was lost is asked for what there is not", "", _lost_copies_believed),
 }
-SIMULATED = MISTAKES | READING | NAMING | SLOWNESS
+SIMULATED = MISTAKES | READING | NAMING | SEATING | SLOWNESS
 """Every mistake that has to be found in simulated fleets."""
