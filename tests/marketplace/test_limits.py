@@ -42,6 +42,7 @@ async def test_a_seller_never_has_more_clients_than_may_be_nor_two_in_one_place(
     async with store.snapshot() as session:
         rows = await session.find(table_of(Client), {})
     clients: list[Client] = [table_of(Client).from_row(row) for row in rows]
+    assert not {*ends} - {"done", "rejected"}, ends
     for seller in SELLERS:
         wanted = min(MOST_CLIENTS, ALREADY[seller] + len(HEADS) * EACH)
         places = sorted(client.place for client in clients if client.seller_id == seller)
