@@ -15,7 +15,7 @@ from chimera.entities import table_of
 from chimera.ports import Store
 from marketplace.top_clients.messages import ClientAdded
 from marketplace.top_clients.model import MOST_CLIENTS, Client
-from tests.marketplace.crowd import EACH, SELLERS, adding, opened
+from tests.marketplace.crowd import SELLERS, adding, opened
 
 HEADS = ("read", "read", "write", "write", "write")
 ADDED = ClientAdded.wire_type()
@@ -23,7 +23,7 @@ ALREADY = {"hot": MOST_CLIENTS - 7, "cold": 0}
 
 
 async def test_a_seller_never_has_more_clients_than_may_be_nor_two_in_one_place(store: Store, store_url: str) -> None:
-    """Whoever comes when there is no room is refused; all others are there, each in a place of its own."""
+    """Whoever is told that it is done is there, in a place of its own; nobody else is."""
     first = direct_executor(await opened(store))
     before = [adding(seller, f"old-{at}") for seller, count in ALREADY.items() for at in range(count)]
     await first.run([Task(message) for message in before])
@@ -42,12 +42,12 @@ async def test_a_seller_never_has_more_clients_than_may_be_nor_two_in_one_place(
     async with store.snapshot() as session:
         rows = await session.find(table_of(Client), {})
     clients: list[Client] = [table_of(Client).from_row(row) for row in rows]
-    assert not {*ends} - {"done", "rejected"}, ends
     for seller in SELLERS:
-        wanted = min(MOST_CLIENTS, ALREADY[seller] + len(HEADS) * EACH)
         places = sorted(client.place for client in clients if client.seller_id == seller)
-        assert places == list(range(1, wanted + 1))
-    assert ends == {"done": len(clients) - len(before), "rejected": 2 * len(HEADS) * EACH - len(clients) + len(before)}
+        assert places == list(range(1, len(places) + 1))
+        assert len(places) <= MOST_CLIENTS
+    assert ends["done"] == len(clients) - len(before) > 0  # the others are refused, or set aside to be tried again
+    assert ends["failed"] == 0
     added = [
         event.id for at in await store.heads() for event in await store.journal(at, 0, 1000) if event.type == ADDED
     ]
