@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
-from chimera import Command, Entity, Event, Rejected, Service, Transaction
+from chimera import Command, Entity, Event, Handling, Rejected, Service, Transaction
 from chimera.entities import Row, Table
 from chimera.ports import Store, WriteSession
 from chimera.testing.broken import WrappedSession, WrappedStore, Wrong
@@ -44,7 +44,7 @@ def with_seats(service: Service) -> None:
     """Let guests take the seats of a service's rooms, for as long as there are some."""
     service.entity(Seat)
 
-    @service.handle("POST /seats", direct=True)
+    @service.handle("POST /seats", direct=True, handling=Handling(limit_s=60.0))
     async def sit(command: Sit, tx: Transaction) -> None:
         if len(await tx.find(Seat, room=command.room)) >= SEATS:
             raise Rejected("full", f"{command.room} has {SEATS} seats")
