@@ -14,9 +14,9 @@ from chimera.testing.broken import WrappedSession, WrappedStore, Wrong
 from chimera.testing.fleets.state import State
 from chimera_faults.mistakes import Mistake
 
-SEATS = 2
+SEATS = 1
 ROOMS = 2
-PAY_S = 0.3
+PAY_S = 1.0
 
 
 class Seat(Entity, key=("room", "guest"), table="seats"):
