@@ -25,6 +25,7 @@ from chimera.journal.checkpoints import Place, reach, short_of
 from chimera.journal.consumers import COPYING
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
+from chimera.journal.history import known_divergences
 from chimera.journal.leases import partitions_of
 from chimera.ports import Checkpoint
 from chimera.service import Borrow, Mode
@@ -122,6 +123,7 @@ class CopyAge:
         self._context = context
         self._borrow = borrow
         self._as_of: dict[Mode, float] = {}
+        self._stood: dict[tuple[Mode, int], Checkpoint] = {}
         self._heads: dict[Mode, Mapping[int, int]] = {}
         self._comparing: dict[Mode, tuple[float, Mapping[int, int]]] = {}
 
@@ -151,9 +153,28 @@ class CopyAge:
             self._comparing[mode] = await self._context.owners.heads(self._borrow.owner).dated()
         asked, heads = self._comparing[mode]
         if await reaches(self._context, self._borrow, mode, heads, self._context.timing.meet_s):
-            self.begin(mode, asked)
+            if await self._stands(mode, heads):
+                self.begin(mode, asked)
+            else:
+                self._as_of.pop(mode, None)
             self._heads[mode] = heads
             del self._comparing[mode]
+
+    async def _stands(self, mode: Mode, heads: Mapping[int, int]) -> bool:
+        """False when a copy that has reached its owner's heads did so on another history."""
+        name, owner = copy_name(self._borrow.name, mode), self._borrow.owner
+        stored = await self._context.views.checkpoints(name)
+        at = {
+            partition: checkpoint
+            for (source, partition), checkpoint in stored.items()
+            if source == owner
+            and checkpoint.number >= heads.get(partition, 0)
+            and checkpoint != self._stood.get((mode, partition))
+        }
+        if at and await known_divergences(self._context, owner, at):
+            return False
+        self._stood.update({(mode, partition): checkpoint for partition, checkpoint in at.items()})
+        return True
 
 
 def copy_projection(borrow: Borrow[Struct], mode: Mode) -> CopyProjection:

@@ -35,6 +35,12 @@ async def show_status(settings: Settings) -> None:
             journals.add_row(context.service.name, *_kept(status["retention"]))
             held += [each["why"] for each in status["rebuilds"] if each["why"]]
             held += [
+                f"{context.service.name}: {row['consumer']} {row['diverged']}: its journal was put back or made anew, "
+                "and nothing is taken from it until that is mended"
+                for row in status["consumers"]
+                if row["diverged"]
+            ]
+            held += [
                 f"{each['work']} stands still since {each['since']:%Y-%m-%d %H:%M:%S}, tried {each['tries']} times: "
                 f"{each['cause']}"
                 for each in status["standing"]

@@ -219,11 +219,10 @@ class Feed:
         service = self._context.service.name
         for partition in diverged.keys() - self._diverged.keys():
             logger.error(
-                "%s: %s %s, which was put back or made anew: nothing of that is taken here; run: chimera recover %s",
+                "%s: %s %s: its journal was put back or made anew, and nothing is taken from it until that is mended",
                 service,
                 self._consumer,
                 diverged[partition],
-                self._source,
             )
         for partition in self._diverged.keys() - diverged.keys():
             logger.info("%s: %s goes on in partition %d of %s", service, self._consumer, partition, self._source)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from chimera.core.context import Context
+from chimera.errors import ChimeraError
 from chimera.messages import Message, follows
 from chimera.ports import Checkpoint, Owner
 
@@ -15,6 +17,14 @@ from chimera.ports import Checkpoint, Owner
 def fits(message: Message, at: Checkpoint) -> bool:
     """False where an event is not the one after a checkpoint; what has no chain says nothing about it."""
     return not at.chain or bool(message.chain and follows(message, at.chain))
+
+
+async def known_divergences(context: Context, source: str, at: Mapping[int, Checkpoint]) -> dict[int, str]:
+    """As `divergences`; none while the owner can't be asked."""
+    try:
+        return await divergences(source, context.owners[source], at)
+    except ChimeraError:
+        return {}
 
 
 async def divergences(source: str, owner: Owner, at: Mapping[int, Checkpoint]) -> dict[int, str]:

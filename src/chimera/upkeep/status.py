@@ -14,6 +14,7 @@ from chimera.core.tables import ParkedPlace
 from chimera.entities import table_of
 from chimera.errors import Trimmed
 from chimera.journal.consumers import Consumer, consumers_of, document_consumers
+from chimera.journal.history import known_divergences
 from chimera.ports import Checkpoint
 from chimera.service import Borrow
 from chimera.upkeep.copy_audit import last_audit
@@ -149,7 +150,9 @@ async def _rows_of(context: Context, consumer: Consumer) -> list[dict[str, Any]]
         else:
             heads = await _heads_of(context, consumer)
             at = await checkpoints_of(context, consumer, name, heads)
-        rows += _rows(name if rows else consumer.name, consumer.source, at, heads)
+        follows = consumer.kind not in ("commands", "relay")
+        diverged = await known_divergences(context, consumer.source, at) if follows else {}
+        rows += _rows(name if rows else consumer.name, consumer.source, at, heads, diverged)
     return rows
 
 
@@ -162,7 +165,13 @@ async def _heads_of(context: Context, consumer: Consumer) -> Mapping[int, int]:
     return await context.owners.known_heads(consumer.source)
 
 
-def _rows(consumer: str, source: str, at: Mapping[int, Checkpoint], heads: Mapping[int, int]) -> list[dict[str, Any]]:
+def _rows(
+    consumer: str,
+    source: str,
+    at: Mapping[int, Checkpoint],
+    heads: Mapping[int, int],
+    diverged: Mapping[int, str],
+) -> list[dict[str, Any]]:
     rows = []
     for partition in sorted({*at, *heads}):
         number, head = at.get(partition, Checkpoint()).number, heads.get(partition)
@@ -174,6 +183,7 @@ def _rows(consumer: str, source: str, at: Mapping[int, Checkpoint], heads: Mappi
                 "checkpoint": number,
                 "head": head,
                 "lag": None if head is None else max(0, head - number),
+                "diverged": diverged.get(partition, ""),
             }
         )
     return rows

@@ -25,8 +25,10 @@ from chimera.folds import View
 from chimera.journal.checkpoints import Place, numbers_of, reach, settled_checkpoints
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
+from chimera.journal.history import known_divergences
 from chimera.journal.leases import Leases, partitions_of
 from chimera.journal.works import working
+from chimera.ports import Checkpoint
 from chimera.views.comparison import Comparison, compare
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generation, Generations, change, read_generations
@@ -147,7 +149,7 @@ class ViewKeeper:
             if building is None or not state.is_building(number) or building.phase != "building":
                 return
             old, new = (generation_name(self._view.name, each) for each in (state.serving.number, number))
-            if not await self._has(new, await self._at(old)):
+            if not await self._has(new, await self._at(old)) or await self._is_diverged(new):
                 return
             found = Comparison(state.serving.number, number)
             meet = partial(self._meet, state.serving, building.generation)
@@ -181,7 +183,8 @@ class ViewKeeper:
             return
         number, old = building.generation.number, generation_name(self._view.name, state.serving.number)
         try:
-            if await self._has(generation_name(self._view.name, number), await self._at(old)):
+            new = generation_name(self._view.name, number)
+            if await self._has(new, await self._at(old)) and not await self._is_diverged(new):
                 await self._change(lambda now: now.flipped(number))
                 self._context.moved.notify()
         except Unavailable as error:  # what is folded goes on meanwhile
@@ -218,6 +221,14 @@ class ViewKeeper:
         """True when a generation gets to these places in a moment: one that is busy is always a little behind."""
         floor = {place: number for place, number in floor.items() if place[0] in self._view.sources}
         return not await reach(self._context, name, floor, self._timing.meet_s)
+
+    async def _is_diverged(self, name: str) -> bool:
+        """True when a generation does not stand on the history of all its sources."""
+        stored = await self._context.views.checkpoints(name)
+        by_source: dict[str, dict[int, Checkpoint]] = {}
+        for (source, partition), checkpoint in stored.items():
+            by_source.setdefault(source, {})[partition] = checkpoint
+        return any([await known_divergences(self._context, source, at) for source, at in by_source.items()])
 
     async def _at(self, name: str) -> dict[Place, int]:
         return numbers_of(await self._context.views.checkpoints(name))

@@ -155,7 +155,10 @@ class Borrows(msgspec.Struct):
 
 
 class ConsumerShown(msgspec.Struct):
-    """A consumer's checkpoint in a partition of a source; `head` and `lag` are null while the owner can't be asked."""
+    """A consumer's checkpoint in a partition of a source; `head` and `lag` are null while the owner can't be asked.
+
+    `diverged`: why it does not stand on its source's history, and takes nothing of it; else empty.
+    """
 
     consumer: str
     source: str
@@ -163,6 +166,7 @@ class ConsumerShown(msgspec.Struct):
     checkpoint: Count
     head: Count | None
     lag: Count | None
+    diverged: str
 
 
 class JournalKept(msgspec.Struct):
