@@ -21,7 +21,7 @@ from chimera.core.names import (
     share_type,
     view_of,
 )
-from chimera.entities import Row, Table
+from chimera.entities import Key, Row, Table
 from chimera.journal.consumers import Consumer, document_consumers
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
@@ -68,6 +68,8 @@ class Promises:
         self._inboxes = {name: Inbox() for name in fleet.services}
         self._copies: dict[tuple[str, str], Consumer] = {}
         self._emitted: dict[tuple[str, str], dict[str, list[SharedVersion]]] = {}
+        self._lease_s = fleet.timing.lease_s
+        self._leased_at: dict[tuple[str, Key], float] = {}
         self._checkpoints: dict[tuple[str, str], dict[Place, int]] = {}
         self._of_source: dict[str, list[IdealView]] = {}
         for name, builds in fleet.builds.items():
@@ -231,12 +233,14 @@ class Promises:
     def _check_leases(self, service: str, changes: Changes) -> None:
         process = PROCESS.get(self._loop.world)
         now = self._clock.time() + process.most_skew_s - process.skew_s  # by whatever clock it has decided
+        renewed = self._loop.now - self._lease_s  # a lease that was not renewed since is nobody's, whatever it says
         for key, row in changes.rows.get(LEASES_TABLE, {}).items():
             before = changes.read.get((LEASES_TABLE, key))
+            written_at, self._leased_at[service, key] = self._leased_at.get((service, key), 0.0), self._loop.now
             if row is None or before is None or not str(key[0]).startswith(PARTITION):
                 continue
             holder, owner, until = row[1], before[1], before[2]
-            if holder and owner not in ("", holder) and now < until < now + 60.0:
+            if holder and owner not in ("", holder) and now < until < now + 60.0 and written_at > renewed:
                 self.breaks("a lease is its holder's", f"{holder} takes {key[0]} of {service} from {owner} too early")
 
     def _emit(self, service: str, event: Message) -> None:
