@@ -17,7 +17,7 @@ from chimera_faults.simulated.mutants import Hunt, hunt_all
 from chimera_faults.simulated.reading import SIMULATED
 from chimera_faults.simulated.report import hunts_page, page, summary
 
-MUTANT_SEEDS = 200
+MUTANT_SEEDS = 1000
 
 
 @click.command()
