@@ -160,6 +160,14 @@ async def test_a_record_that_does_not_fit_is_passed_over_where_the_owner_has_ano
         assert await taken(feed) == ["b", "c"]
 
 
+async def test_a_record_in_the_midst_that_has_no_chain_is_passed_over() -> None:
+    owner = await owner_with("a", "b", "c")
+    first, second, third = await owner.store.journal(0, 0, 10)
+    forged = msgspec.structs.replace(event(0, 2, "forged"), chain="")
+    async with feeding(await log_of(first, forged, second, third), owner, Checkpoint()) as feed:
+        assert await taken(feed) == ["a", "b", "c"]
+
+
 async def test_events_without_a_chain_are_the_owners_to_give() -> None:
     """As an older release of it writes them, before, between and after those that have one."""
     owner = await owner_with("a")

@@ -195,7 +195,7 @@ class Feed:
             if number < 1 or message.source != self._source:
                 self._pass_over(offset, message)
                 offsets[partition] = max(offset, offsets[partition])
-            elif number == at + 1 and (partition in last or fits(message, self._at[partition])):
+            elif number == at + 1 and self._fits(message, last.get(partition)):
                 numbers[partition], offsets[partition], last[partition] = number, offset, message
                 messages.append(message)
             elif number <= at:
@@ -208,6 +208,12 @@ class Feed:
             chain = last[partition].chain if partition in last else self._at[partition].chain
             self._at[partition] = Checkpoint(numbers[partition], offsets[partition], chain)
         return messages
+
+    def _fits(self, message: Message, before: Message | None) -> bool:
+        """False where an event is not the next one: hashed at the seam; behind it, none can be without a chain."""
+        if before is not None:
+            return bool(message.chain or not before.chain)
+        return fits(message, self._at[message.partition])
 
     def _doubt(self, partition: int) -> None:
         """Have a look soon whether the checkpoint stands on the owner's history."""
