@@ -6,6 +6,8 @@ import itertools
 import sys
 from types import ModuleType
 
+import pytest
+
 from chimera import Event, Service
 
 SHOP = """
@@ -79,3 +81,10 @@ def build(*changes: tuple[str, str], text: str = SHOP, keep: bool = False) -> Se
     found = module.__dict__["shop"]
     assert isinstance(found, Service)
     return found
+
+
+def hide_others_events(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the events of a source that other tests of this process have declared: they live on in their modules."""
+    for each in Event.__subclasses__():
+        if each.__source__ == source and each.__module__ not in LOADED:
+            monkeypatch.setattr(each, "__source__", "nobody")

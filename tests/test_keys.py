@@ -55,7 +55,7 @@ def test_a_command_with_a_key_that_is_too_long_is_refused_with_the_field_at_faul
 async def test_one_that_a_foreign_writer_sent_is_set_aside_and_nobody_waits_for_it(context: Context) -> None:
     await accept(context, Open(LONG), Open(LONG), Open("a"))
     outcomes = await consume(context)
-    assert [outcome.state for outcome in outcomes] == ["retrying", "behind", "done"]
+    assert [outcome.state for outcome in outcomes] == ["parked", "behind", "done"]
     first, second = await parked_of(context)
     assert len(first.key) <= MAX_KEY
     assert "at most 255" in first.cause

@@ -29,7 +29,7 @@ from chimera.upkeep.status import rebuilds
 from chimera.views.comparison import Comparison
 from chimera.views.generations import change, read_generations
 from chimera.views.rebuild import ask_for
-from tests.builds import LOADED, SHOP, build, forget_all
+from tests.builds import LOADED, SHOP, build, forget_all, hide_others_events
 from tests.support import TIME, Engines, NoOwner, opened
 from tests.views.test_rebuild import TIMING
 
@@ -563,7 +563,8 @@ def test_a_name_that_can_not_be_stored_is_refused(name: str) -> None:
         build(("@shop.on(Placed)", f'@shop.on(Placed, name="{name}")'))
 
 
-def test_what_the_page_about_names_shows_is_so() -> None:
+def test_what_the_page_about_names_shows_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_others_events("shop", monkeypatch)
     page = (Path(__file__).parents[2] / "docs" / "names.md").read_text()
     declared = declared_names(build(text=page.split("```python\n")[1].split("```")[0]))
     names = {(each.kind, each.python): each.name for each in declared}

@@ -73,6 +73,7 @@ class OwnStore:
                     f"{each.consumer[:64]!r} can't have number {each.number} of partition {each.partition}: "
                     f"the journal ends at {heads.get(each.partition, 'none such')}",
                     field="$.consumers",
+                    status=409,
                 )
         rows = [
             table.to_row(ReportedConsumer(each.consumer, each.partition, each.number, each.offset, seen))
@@ -82,7 +83,9 @@ class OwnStore:
             async with self._store.transaction() as session:
                 new = len(rows) - len(await session.load(table, list(map(table.key_of, rows))))
                 if new > 0 and new + len(await session.find(table, {})) > MOST_REPORTED:
-                    raise Invalid(f"{MOST_REPORTED:,} consumers are known already, by partition", field="$.consumers")
+                    raise Invalid(
+                        f"{MOST_REPORTED:,} consumers are known already, by partition", field="$.consumers", status=409
+                    )
                 await session.save(table, rows)
         except Conflict as error:
             raise Unavailable(f"somebody else told the same: {error}") from error

@@ -72,11 +72,11 @@ async def admit(context: Context) -> None:
     declared = declared_names(context.service)
     digest = digest_of_names(declared)
     stored = await _stored(context, digest)
+    if stranger := _stranger(context.service, stored):
+        raise SettingsError(stranger)
     if digest not in stored.builds and (found := await _misfits(context, declared, stored)):
         more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
         raise SettingsError(found[0] + more)
-    if stranger := _stranger(context.service, stored):
-        raise SettingsError(stranger)
     beginnings = await _beginnings(context, stored)
     if not beginnings and digest in stored.builds and not _news(declared, stored):
         return

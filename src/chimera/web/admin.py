@@ -97,7 +97,14 @@ class Admin:
         get = partial(added_route, name)
         what = "Say how far consumers of the journal are"
         consumers = partial(
-            openapi.added, name, "/consumers", what, answers.ConsumersKept, NoQuery, body=self._consumers_body
+            openapi.added,
+            name,
+            "/consumers",
+            what,
+            answers.ConsumersKept,
+            NoQuery,
+            body=self._consumers_body,
+            refusals={409: "The journal has no such event, or too many consumers are known."},
         )
         return [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),

@@ -15,6 +15,7 @@ from chimera_faults.points import FOLDER
 from chimera_faults.tally.messages import Add, Added, AddNow, Noted, Standing
 
 tally = Service("tally", partitions=4)
+tally.forgotten(events=["Old"])  # of the long history that the rig gives it
 
 AGEING = "younger than "
 """A poison of so many seconds: the command fails until it is that old."""

@@ -165,7 +165,7 @@ class _Faults:
         if kind == "conflict":
             engine = self._chance.choice(self._stores)
         process = self._role() if self._chance.random() < 0.4 else ""
-        share = self._chance.choice((0.02, 0.1, 0.5))
+        share = self._chance.choice((0.2, 0.5, 1.0) if kind == "conflict" else (0.02, 0.1, 0.5))
         by_s = self._chance.choice((0.01, 0.1, 0.5)) if kind == "slow" else 0.0
         return Fault(at, kind, process, engine, self._for_s(3.0), share=share, by_s=by_s)
 
