@@ -34,7 +34,7 @@ class Echoes(msgspec.Struct):
     labels: list[str] = []
 
 
-@echo.on(Added)
+@echo.on(Added, start="beginning")
 async def hear(event: Added, tx: Transaction) -> None:
     """Write the label down, and say it again."""
     heard = await tx.load(Heard, event.account_id) or Heard(event.account_id)

@@ -42,7 +42,7 @@ class Sayings(msgspec.Struct):
     labels: list[str] = []
 
 
-@next_echo.on(Added, renamed_from="hear")
+@next_echo.on(Added, renamed_from="hear", start="beginning")
 async def listen(event: Added, tx: Transaction) -> None:
     """As `hear`."""
     listened = await tx.load(Listened, event.account_id) or Listened(event.account_id)
