@@ -192,5 +192,6 @@ async def test_an_owner_that_can_not_be_asked_is_believed_where_its_events_fit()
 
 async def test_only_the_partitions_that_diverged_are_told() -> None:
     owner, at, _ = await put_back("c", "d")
-    assert await divergences(SOURCE, owner, {0: Checkpoint(2, 0, ""), 1: Checkpoint(7)}) == {}
-    assert (await divergences(SOURCE, owner, {0: at})).keys() == {0}
+    heads = await owner.heads()
+    assert await divergences(SOURCE, owner, heads, {0: Checkpoint(2, 0, ""), 1: Checkpoint(7)}) == {}
+    assert (await divergences(SOURCE, owner, heads, {0: at})).keys() == {0}

@@ -289,7 +289,8 @@ class Feed:
     async def _is_the_owners(self, partition: int) -> bool:
         """False where the checkpoint is not on the owner's history, or where that can't be known now."""
         try:
-            found = await divergences(self._source, self._owner, {partition: self._at[partition]})
+            heads = await self._heads.anew()
+            found = await divergences(self._source, self._owner, heads, {partition: self._at[partition]})
         except ChimeraError as error:
             self._postpone(str(error))
             return False
@@ -369,8 +370,10 @@ class Feed:
 
     async def _look(self, doubted: Mapping[int, Checkpoint]) -> Compared:
         """The heads; a history is asked for only where there is a doubt."""
-        heads = await self._heads()
-        return Compared(heads, doubted, await divergences(self._source, self._owner, doubted) if doubted else {})
+        if not doubted:
+            return Compared(await self._heads(), {}, {})
+        heads = await self._heads.anew()
+        return Compared(heads, doubted, await divergences(self._source, self._owner, heads, doubted))
 
 
 def _is_elsewhere(one: Checkpoint, other: Checkpoint) -> bool:

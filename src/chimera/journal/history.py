@@ -22,17 +22,19 @@ def fits(message: Message, at: Checkpoint) -> bool:
 async def known_divergences(context: Context, source: str, at: Mapping[int, Checkpoint]) -> dict[int, str]:
     """As `divergences`; none while the owner can't be asked."""
     try:
-        return await divergences(source, context.owners[source], at)
+        heads = await context.owners.heads(source).anew()
+        return await divergences(source, context.owners[source], heads, at)
     except ChimeraError:
         return {}
 
 
-async def divergences(source: str, owner: Owner, at: Mapping[int, Checkpoint]) -> dict[int, str]:
+async def divergences(
+    source: str, owner: Owner, heads: Mapping[int, int], at: Mapping[int, Checkpoint]
+) -> dict[int, str]:
     """Why checkpoints do not stand on their owner's history, by partition; those that do, or may, are left out.
 
-    They have to be older than the call. Raises Unavailable when the owner can't be asked.
+    They have to be older than the heads. Raises Unavailable when the owner can't be asked.
     """
-    heads = await owner.heads()
     within = {partition: each for partition, each in at.items() if each.number <= heads.get(partition, each.number)}
     chains = await owner.chain({partition: each.number for partition, each in within.items() if each.chain})
     found = {
