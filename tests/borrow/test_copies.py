@@ -12,13 +12,15 @@ import pytest
 
 from chimera import Unavailable
 from chimera.borrow import copies
+from chimera.borrow.ahead import read_marks
 from chimera.borrow.bootstrap import Bootstrap
 from chimera.borrow.copies import CopyKeeper, caught_up, copy_projection
 from chimera.borrow.modes import ModeSetting, change_mode, flip, read_mode, want_mode
 from chimera.borrow.reads import BorrowedReads
 from chimera.core.context import Context
-from chimera.core.names import all_of, copy_name, filling_view
+from chimera.core.names import all_of, copy_name
 from chimera.core.timing import Timing
+from chimera.journal.checkpoints import numbers_of
 from chimera.messages import Message
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Fetched, Move
 from chimera.service import Mode
@@ -459,7 +461,24 @@ async def test_a_copy_that_is_dropped_while_it_is_filled_is_filled_again(engines
     assert len(await town.shop.views.checkpoints(name)) < 4
     await filling.fill(range(4))
     assert await town.is_complete("async")
-    assert await town.shop.views.scan(filling_view(name)) == []
+    marks = (await read_marks(town.shop.views, name, "accounts", range(4))).values()
+    assert all(mark.ahead.filled for mark in marks)
+
+
+async def test_a_copy_says_how_far_what_it_was_filled_with_is_ahead_of_its_checkpoint(engines: Engines) -> None:
+    town = await make_full_town("async", engines)
+    name, heads, before = copy_name(town.borrow.name, "async"), town.owner.heads, await town.bank.store.heads()
+    await direct(town.bank, *(Deposit(f"k{number}", 1) for number in range(8)))
+    town.owner.heads = lambda: _answer(before)  # type: ignore[method-assign]
+    await filling_of(town.shop, town, "async").fill(range(4))
+    town.owner.heads = heads  # type: ignore[method-assign]
+    marks = await read_marks(town.shop.views, name, "accounts", range(4))
+    assert {partition: mark.ahead.through for partition, mark in marks.items()} == await town.bank.store.heads()
+    assert numbers_of(await town.shop.views.checkpoints(name)) == {("accounts", p): n for p, n in before.items()}
+
+
+async def _answer(heads: Mapping[int, int]) -> Mapping[int, int]:
+    return heads
 
 
 async def test_two_workers_that_fill_the_same_partitions_leave_what_one_would(engines: Engines) -> None:

@@ -5,8 +5,9 @@ the checkpoint moves from 0 to H. A document newer than H does no harm: its even
 record at or before the noted end has a number above H. Every write minds that the checkpoint is still at 0, so that
 whoever comes second changes nothing; what a filling that was cut off left behind, the next one writes over.
 
-A document says that the partition is being filled. Every write puts it anew, at the revision of the one before, and
-the last one deletes it: so a copy that was dropped, or put back to an earlier moment, in between is begun again.
+A mark says that the partition is being filled. Every write puts it anew, at the revision of the one before: so a copy
+that was dropped, or put back to an earlier moment, in between is begun again. The mark also says how far ahead the
+documents are.
 A copy that is older than what its owner keeps is filled in the same way, from where it is instead of from 0.
 """
 
@@ -18,13 +19,14 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
+from chimera.borrow.ahead import Mark, ahead_of, read_marks
 from chimera.core.context import Context
-from chimera.core.names import events_topic, filling_view, share_type, start_key
+from chimera.core.names import events_topic, share_type
 from chimera.core.paging import pages
 from chimera.errors import ChimeraError
 from chimera.journal.feed import Batch
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Entry, Move
+from chimera.ports import Checkpoint, Entry, Fetched, Move
 from chimera.service import Borrow
 from chimera.share.changes import change_data
 from chimera.share.digests import BUCKETS
@@ -32,8 +34,6 @@ from chimera.share.owner import LOOK
 from chimera.views.projector import Projector
 
 logger = logging.getLogger("chimera")
-
-FILLING = b"{}"
 
 
 class Bootstrap:
@@ -79,25 +79,27 @@ class Bootstrap:
     async def _fill_partition(self, partition: int, now: Checkpoint, full: Checkpoint) -> None:
         owner, share = self._borrow.owner, self._borrow.share
         still = Move(owner, partition, now.number, now)
-        view, key = filling_view(self._name), start_key(owner, partition)
-        before = await self._context.views.get(view, [key])
-        revision = before[key].revision if key in before else 0
+        mark = (await read_marks(self._context.views, self._name, owner, [partition]))[partition]
         for first in range(0, BUCKETS, LOOK):
             entries = await self._owner.entries(share, partition, range(first, first + LOOK))
             for keys in pages(sorted(entries)):
-                messages = await self._changes(partition, {key: entries[key] for key in keys})
-                filling = Document(view, key, FILLING, revision)
+                messages, through = await self._changes(partition, {key: entries[key] for key in keys})
+                filling = mark.moved(through, filled=False)
                 if not (revision := await self._projector.apply(Batch(messages, [still], [filling]))):
                     return
-        done = [Document(view, key, None, revision)] if revision else []
+                mark = Mark(mark.view, mark.key, ahead_of(filling.data), revision)
+        done = [mark.moved(0, filled=True)] if mark.revision else []
         if await self._context.views.write(self._name, done, [Move(owner, partition, now.number, full)]):
             self._context.moved.notify()
 
-    async def _changes(self, partition: int, entries: dict[str, Entry]) -> Sequence[Message]:
-        """The owner's documents as if they were the changes that led to them."""
+    async def _changes(self, partition: int, entries: dict[str, Entry]) -> tuple[Sequence[Message], int]:
+        """The owner's documents as if they were the changes that led to them, and the number that none is beyond."""
         owner, share = self._borrow.owner, self._borrow.share
         existing = [key for key, entry in entries.items() if entry.digest]
-        documents = (await self._owner.fetch(share, existing)).documents if existing else {}
+        documents, positions = await self._owner.fetch(share, existing) if existing else Fetched({})
+        through = max(
+            (*(each.number for each in entries.values()), *(each.number for each in positions.values())), default=0
+        )
         return [
             Message(
                 f"{owner}/{partition}@{entry.number}",
@@ -110,4 +112,4 @@ class Bootstrap:
                 entry.number,
             )
             for key, entry in entries.items()
-        ]
+        ], through

@@ -11,13 +11,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from chimera.borrow.ahead import ahead_of
 from chimera.borrow.copies import CopyAge
 from chimera.borrow.fetch import GARBAGE, Fetches
 from chimera.borrow.modes import ModeFollower
 from chimera.borrowed import Borrowed
 from chimera.core.aio.again import cause_of_all
 from chimera.core.context import Context
-from chimera.core.names import copy_name
+from chimera.core.names import copy_name, filling_view, start_key
 from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
 from chimera.messages import Position, partition_of
 from chimera.reader import Notes
@@ -141,8 +142,9 @@ class BorrowedReads(Generic[Doc]):
         may_be_dropped = not self._follower.looked_within(self._timing.switch_grace_s)
         is_known = found.age is not None and found.age <= self._borrow.max_age
         if found.state == "absent" and is_known and not may_be_dropped:
-            # A copy that was lost has no keys either.
+            # A copy that was lost has no keys either, and may have been filled again since: so it is read once more.
             is_known = self._age.holds(mode, await self._documents.reached(name))
+            found = await self._copied(key, mode)
         if found.state == "stale" or (found.state == "absent" and (may_be_dropped or not is_known)):
             anew = bool(notes.after(self._borrow.owner)) or may_be_dropped or self._follower.is_careful
             return await self._ask(key, until, notes, anew=anew, mode=mode) or await self._remembered(key, mode, notes)
@@ -188,10 +190,15 @@ class BorrowedReads(Generic[Doc]):
     async def _cover(self, key: str, mode: Mode, notes: Notes) -> None:
         """Note where the copy is that was read just now, for a reader who follows."""
         if notes.follows:
-            at = numbers_of(await self._documents.shown(self._name(mode)))
-            partitions = self._context.owners.heads(self._borrow.owner).partitions
-            own = (self._borrow.owner, partition_of(key, partitions)) if partitions else None
-            notes.saw(Position(*place, number) for place, number in at.items() if own in (None, place))
+            name, owner = self._name(mode), self._borrow.owner
+            at = numbers_of(await self._documents.shown(name))
+            partitions = self._context.owners.heads(owner).partitions
+            own = (owner, partition_of(key, partitions)) if partitions else None
+            places = [place for place in at if own in (None, place)] or ([own] if own else [])
+            marks = [ahead_of(await self._documents(filling_view(name), start_key(*place))) for place in places]
+            notes.saw(
+                Position(*place, max(at.get(place, 0), mark.through)) for place, mark in zip(places, marks, strict=True)
+            )
 
     async def _reach(self, mode: Mode, positions: Sequence[Position], until: float) -> bool:
         """Wait until the copy has reached these positions, but not beyond `until`; says whether it has."""

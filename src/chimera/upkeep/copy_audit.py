@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.borrow.ahead import read_marks
 from chimera.borrow.modes import read_mode
 from chimera.core import names
 from chimera.core.aio.again import at_times
@@ -67,12 +68,16 @@ class CopiedKey(NamedTuple):
 
 
 class Drifted(NamedTuple):
-    """A key to be repaired: the owner's document, or None for none, to be put over this revision."""
+    """A key to be repaired: the owner's document, or None for none, to be put over this revision.
+
+    `number`: all that the document has is up to there, as far as is known.
+    """
 
     key: str
     kind: str
     document: bytes | None
     revision: int
+    number: int = 0
 
 
 class Audit:
@@ -197,7 +202,7 @@ class Audit:
 
         Such a key was changed by the owner without an event, and it is the owner's audit that says so.
         """
-        documents = (await self._owner.fetch(self._borrow.share, keys)).documents
+        documents, positions = await self._owner.fetch(self._borrow.share, keys)
         drifted = []
         for key in keys:
             digest, revision = copied.get(key, CopiedKey())
@@ -208,7 +213,10 @@ class Audit:
                 same = digest == ("" if document is None else digest_of(document))
             if not same:
                 kind = kind_of(digest, entries.get(key, NOTHING).digest)
-                drifted.append(Drifted(key, kind, KNOWN if document and self._keys_only else document, revision))
+                number = positions[key].number if key in positions else 0
+                drifted.append(
+                    Drifted(key, kind, KNOWN if document and self._keys_only else document, revision, number)
+                )
         return drifted
 
     async def _entries(self, places: set[Slot]) -> dict[str, Entry]:
@@ -247,6 +255,16 @@ class Audit:
 
     async def _write(self, drifted: Sequence[Drifted]) -> bool:
         documents = [Document(self._name, each.key, each.document, each.revision) for each in drifted]
+        ahead: dict[int, int] = {}
+        for each in drifted:
+            partition = self._partition(each.key)
+            ahead[partition] = max(each.number, ahead.get(partition, 0))
+        marks = await read_marks(self._context.views, self._name, self._borrow.owner, ahead)
+        documents += [
+            mark.moved(ahead[partition], filled=mark.ahead.filled)
+            for partition, mark in marks.items()
+            if ahead[partition] > mark.ahead.through
+        ]
         return bool(await self._context.views.write(self._name, documents, []))
 
     def _is_valid(self, drifted: Drifted) -> bool:
