@@ -72,11 +72,11 @@ async def admit(context: Context) -> None:
     declared = declared_names(context.service)
     digest = digest_of_names(declared)
     stored = await _stored(context, digest)
-    if stranger := _stranger(context.service, stored):
-        raise SettingsError(stranger)
-    if digest not in stored.builds and (found := await _misfits(context, declared, stored)):
-        more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
-        raise SettingsError(found[0] + more)
+    while found := await _judged(context, declared, digest, stored):
+        before, stored = stored, await _stored(context, digest)
+        if stored.builds == before.builds:  # else another head was admitted meanwhile, and has begun to work
+            more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
+            raise SettingsError(found[0] + more)
     beginnings = await _beginnings(context, stored)
     if not beginnings and digest in stored.builds and not _news(declared, stored):
         return
@@ -95,11 +95,15 @@ async def admit(context: Context) -> None:
 async def misfits(context: Context) -> list[str]:
     """What is wrong with a service's names, a line each; nothing is written. Raises DeclarationError as `admit`."""
     declared = declared_names(context.service)
-    stored = await _stored(context, digest_of_names(declared))
+    digest = digest_of_names(declared)
+    return await _judged(context, declared, digest, await _stored(context, digest))
+
+
+async def _judged(context: Context, declared: Sequence[DeclaredName], digest: str, stored: Stored) -> list[str]:
+    """What is wrong, a line each: with whose store it is, and with the names of a build that is not known yet."""
     stranger = _stranger(context.service, stored)
-    if digest_of_names(declared) in stored.builds:
-        return [stranger] if stranger else []
-    return [*([stranger] if stranger else []), *await _misfits(context, declared, stored)]
+    found = [] if digest in stored.builds else await _misfits(context, declared, stored)
+    return [stranger, *found] if stranger else found
 
 
 async def _stored(context: Context, digest: str) -> Stored:
