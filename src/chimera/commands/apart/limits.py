@@ -16,6 +16,10 @@ WEIGHT = 0.3
 """The weight of the last handler among those of its type."""
 PATIENCE_S = 0.25
 """Seconds that a handler which is stopped may take to clean up; then nobody waits for it any more."""
+LATE_S = 0.1
+"""A look that comes so many seconds late shows that the process stood still meanwhile, or that its loop was held."""
+LOOKS = 4
+"""Looks within a limit."""
 
 
 class Overdue(Exception):  # noqa: N818 - what happened
@@ -64,6 +68,8 @@ class TimeLimit:
         self._in_store = in_store
         self._began: float | None = None
         self._stopped: float | None = None
+        self._due = 0.0
+        self._stood_s = 0.0
         self._was_in_store = False
         self.at_work = ""
         self._work: asyncio.Task[Any] | None = None
@@ -74,6 +80,7 @@ class TimeLimit:
         """The handler of a message begins; it is `at_work`."""
         self.at_work = message_id
         self._began = self._clock.monotonic()
+        self._stood_s = 0.0
 
     def end(self) -> None:
         """The handler has ended."""
@@ -86,7 +93,7 @@ class TimeLimit:
         self._stopped = None
         if self._work is not None:
             self._work.uncancel()
-        self._look_in(self._limit_s)
+        self._look_in(self._limit_s / LOOKS)
         return Overdue(in_store=self._was_in_store)
 
     async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -94,7 +101,7 @@ class TimeLimit:
         loop = asyncio.get_running_loop()
         self._work = working = asyncio.ensure_future(work)
         self._is_stuck = stuck = loop.create_future()
-        self._look_in(self._limit_s)
+        self._look_in(self._limit_s / LOOKS)
         try:
             await asyncio.wait((working, stuck), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -111,7 +118,13 @@ class TimeLimit:
 
     def _look(self) -> None:
         """Stop the handler that has taken too long; see to it that nobody waits for one that does not stop."""
-        now, next_s = self._clock.monotonic(), self._limit_s
+        now, next_s = self._clock.monotonic(), self._limit_s / LOOKS
+        if (
+            self._began is not None
+            and (late_s := now - max(self._due, self._began)) > LATE_S
+            and self._stood_s < self._limit_s
+        ):
+            self._began, self._stood_s = self._began + late_s, self._stood_s + late_s  # it could not work meanwhile
         if self._stopped is not None:
             next_s = self._stopped + PATIENCE_S - now
             if next_s <= 0 and self._is_stuck is not None and not self._is_stuck.done():
@@ -119,7 +132,7 @@ class TimeLimit:
                 return
         elif self._began is not None:
             limit_s = self._store_s if self._in_store() else self._limit_s
-            next_s = self._began + limit_s - now
+            next_s = min(self._began + limit_s - now, limit_s / LOOKS)
             if next_s <= 0 and self._work is not None:
                 self._stopped, self._was_in_store, next_s = now, self._in_store(), PATIENCE_S
                 self._work.cancel()
@@ -128,4 +141,5 @@ class TimeLimit:
     def _look_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._due = self._clock.monotonic() + seconds
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
