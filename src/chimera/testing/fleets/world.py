@@ -12,7 +12,7 @@ from chimera.adapters.http import HttpOwner
 from chimera.core.context import Context, Process
 from chimera.core.metrics import Metrics
 from chimera.core.names import events_topic
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, DeclarationError, SettingsError
 from chimera.messages import Message, unreadable
 from chimera.ports import Features, Owner
 from chimera.run.engines import context_of
@@ -202,6 +202,9 @@ class World:
                 if head is not None:
                     await head.start()
                 break
+            except (DeclarationError, SettingsError) as refusal:
+                self.promises.breaks("whoever is started starts", f"{role}: {refusal}")
+                return
             except ChimeraError:
                 await asyncio.sleep(START_S)
         if head is None:

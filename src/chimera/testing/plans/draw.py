@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,9 @@ from chimera.testing.plans.values import draw_body
 CLIENTS = 4
 COMMANDS = 7
 """The most commands of a client."""
+CROWD = 10
+"""The most clients of a crowd."""
+MOMENT_S = 0.01
 POINTS = ("log.append", "store.begin", "store.save", "store.commit", "store.journal", "views.get", "views.write")
 UNLIKELY: dict[Kind, float] = {"upgraded": 0.5, "restored": 0.4, "wiped": 0.4, "emptied": 0.4, "skewed": 0.4}
 """Kinds that are drawn less often than others, by how much."""
@@ -74,23 +77,52 @@ def _commands(fleet: Fleet, chance: Random, span_s: float) -> list[Sending]:
         if handler.route and fleet.commands.get(handler.command, ...) is not None
     ]
     sendings: list[Sending] = []
-    for client in range(chance.randint(2, CLIENTS) if every else 0):
-        first, last = 0.0, span_s
-        if chance.random() < 0.3:  # a burst
-            first = chance.uniform(0.0, span_s)
-            last = first + 0.01
-        times = sorted(chance.uniform(first, last) for _ in range(chance.randint(2, COMMANDS)))
+    wanted = chance.choice(every) if every else None
+    for client in _clients(chance, span_s) if every else ():
+        times = sorted(chance.uniform(client.first, client.last) for _ in range(chance.randint(*client.commands)))
         for number, at in enumerate(times, 1):
-            service, handler = chance.choice(every)
+            service, handler = wanted if wanted and client.is_crowd else chance.choice(every)
             draw = fleet.commands.get(handler.command)
             body: dict[str, Any] = (
                 msgspec.to_builtins(draw(chance)) if draw is not None else draw_body(handler.command, chance)
             )
-            label = f"c{client}-{number}"
-            sendings.append(
-                Sending(round(at, 3), f"c{client}", service.name, handler.command.__names__[0], body, label)
+            command, label, reads = (
+                handler.command.__names__[0],
+                f"{client.name}-{number}",
+                chance.random() < client.looks,
             )
+            sendings.append(Sending(round(at, 3), client.name, service.name, command, body, label, reads))
     return sorted(sendings, key=lambda sending: sending.at)
+
+
+class _Client(NamedTuple):
+    """When a client sends, at least and at most how many commands, and how often it looks at what became of one.
+
+    A crowd sends commands of one type.
+    """
+
+    name: str
+    first: float
+    last: float
+    commands: tuple[int, int] = (2, COMMANDS)
+    looks: float = 1.0
+    is_crowd: bool = False
+
+
+def _clients(chance: Random, span_s: float) -> list[_Client]:
+    """A few that send now and then, or all at one moment; and now and then a crowd of others in one more moment."""
+    clients: list[_Client] = []
+    for number in range(chance.randint(2, CLIENTS)):
+        first, last = 0.0, span_s
+        if chance.random() < 0.3:
+            first = chance.uniform(0.0, span_s)
+            last = first + MOMENT_S
+        clients.append(_Client(f"c{number}", first, last))
+    if chance.random() < 0.4:
+        first = chance.uniform(0.0, span_s)
+        crowd = range(chance.randint(3, CROWD))
+        clients += [_Client(f"d{number}", first, first + MOMENT_S, (1, 3), 0.1, True) for number in crowd]
+    return clients
 
 
 class _Faults:
