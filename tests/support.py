@@ -36,6 +36,7 @@ from chimera.ports import (
     ConsumerAt,
     Document,
     Entry,
+    Epoch,
     Fetched,
     Log,
     Move,
@@ -322,6 +323,9 @@ class NoOwner:
 
     async def heads(self) -> Mapping[int, int]:
         self.calls += 1
+        raise self.cause
+
+    async def epochs(self) -> Sequence[Epoch]:
         raise self.cause
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:

@@ -322,6 +322,19 @@ class Fetched(NamedTuple):
     positions: Mapping[str, Position] = {}
 
 
+class Epoch(NamedTuple):
+    """Where a partition's history began anew, because its journal was put back or made anew, and was recovered.
+
+    It is the same up to `number`, where its chain is `chain` (empty: not known). Records of the log up to `offset` with
+    a higher number are of the history before, or are in the journal as well.
+    """
+
+    partition: int
+    number: int
+    chain: str
+    offset: int
+
+
 class Owner(Protocol):
     """Another service, as those who borrow from it or consume its events see it.
 
@@ -355,6 +368,9 @@ class Owner(Protocol):
 
     async def heads(self) -> Mapping[int, int]:
         """As `Store.heads`, of the owner's store."""
+
+    async def epochs(self) -> Sequence[Epoch]:
+        """Where its history began anew, oldest first; none where it never did."""
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         """Tell how far these consumers of the owner's events are, so that it keeps what they still need."""

@@ -92,7 +92,7 @@ class Reads:
         return list(await self._session.history(partition_of(key, self._service.partitions), key))
 
     def _table(self, entity: type[Entity]) -> Table:
-        if entity not in self._service.entities:
+        if entity not in self._service.entities and entity.__guarded__:
             raise ChimeraError(
                 f"service {self._service.name} does not declare the entity {entity.__name__}; "
                 f"add {self._service.name.replace('-', '_')}.entity({entity.__name__})"

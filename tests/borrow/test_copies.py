@@ -27,7 +27,7 @@ from chimera.service import Mode
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.share_audit import complete
+from chimera.upkeep.drift.share_audit import complete
 from chimera.views.documents import Documents
 from chimera.views.generations import GenerationReads
 from chimera.views.parked import all_parked

@@ -24,7 +24,7 @@ from chimera.core.names import copy_name, share_type
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch
 from chimera.messages import Message, Position
-from chimera.ports import Checkpoint, ConsumerAt, Document, Fetched, LastKnown, Move
+from chimera.ports import Checkpoint, ConsumerAt, Document, Epoch, Fetched, LastKnown, Move
 from chimera.reader import Notes
 from chimera.service import Mode
 from chimera.share.changes import change_data
@@ -76,6 +76,9 @@ class Owner:
 
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         return {}
+
+    async def epochs(self) -> Sequence[Epoch]:
+        return []
 
     async def heads(self) -> Mapping[int, int]:
         await self._behave()

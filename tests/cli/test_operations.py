@@ -17,7 +17,7 @@ from chimera.ports import Checkpoint, Document, Move
 from chimera.run.write_head import WriteHead
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.share_audit import complete
+from chimera.upkeep.drift.share_audit import complete
 from chimera.upkeep.status import service_status
 from tests.support import (
     PARTITIONS,

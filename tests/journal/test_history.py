@@ -112,7 +112,7 @@ async def test_an_owner_that_ends_before_the_checkpoint_is_noticed_without_a_new
         [told] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
     assert told == (
         "sales: totals stands at contract/0@4, but contract ends at 2: its journal was put back or made anew, "
-        "and nothing is taken from it until that is mended"
+        "and nothing is taken from it until that is mended; type: chimera recover contract"
     )
 
 

@@ -18,8 +18,8 @@ from chimera.service import Share
 from chimera.share.changes import SharedChange, shared_documents
 from chimera.share.owner import OwnStore
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.audits import AuditReport
-from chimera.upkeep.share_audit import audit_share, complete
+from chimera.upkeep.drift.audits import AuditReport
+from chimera.upkeep.drift.share_audit import audit_share, complete
 from tests.support import (
     PARTITIONS,
     QUICK,

@@ -24,9 +24,9 @@ from chimera.service import Mode
 from chimera.share.owner import OwnStore
 from chimera.testing.engines import memory_engines, sqlite_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.audits import AuditReport
-from chimera.upkeep.copy_audit import audit_copy, keep_auditing, last_audit
-from chimera.upkeep.share_audit import complete
+from chimera.upkeep.drift.audits import AuditReport
+from chimera.upkeep.drift.copy_audit import audit_copy, keep_auditing, last_audit
+from chimera.upkeep.drift.share_audit import complete
 from chimera.views.projector import Projector
 from tests.support import PARTITIONS, QUICK, Bank, Card, Close, Deposit, Engines, Shop, TurnMeter, direct, opened
 

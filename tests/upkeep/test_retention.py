@@ -32,9 +32,9 @@ from chimera.testing.broken import WrappedSession, WrappedStore
 from chimera.testing.contracts.bank import trimmed
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running
+from chimera.upkeep.drift.share_audit import complete
 from chimera.upkeep.positions import floors, keep_reporting, keeps_events
 from chimera.upkeep.retention import Trimming
-from chimera.upkeep.share_audit import complete
 from chimera.upkeep.status import parked_counts, service_status
 from chimera.web.answers import RetentionShown
 from tests.support import QUICK, Bank, Deposit, Engines, all_of, direct, handled, opened, project, read_all, stored

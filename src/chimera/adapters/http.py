@@ -13,7 +13,7 @@ import msgspec
 
 from chimera.errors import Trimmed, Unavailable
 from chimera.messages import CloudEvent, Message, Position
-from chimera.ports import BucketDigest, ConsumerAt, Entry, Fetched
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 
@@ -65,6 +65,21 @@ class EntriesAnswer(msgspec.Struct):
 
     partition: int
     entries: dict[str, Entry]
+
+
+class EpochAnswer(msgspec.Struct):
+    """Where a partition's history began anew."""
+
+    partition: int
+    number: int
+    chain: str
+    offset: int
+
+
+class EpochsAnswer(msgspec.Struct):
+    """Where an owner's history began anew."""
+
+    epochs: list[EpochAnswer]
 
 
 class ConsumersAnswer(msgspec.Struct):
@@ -184,6 +199,13 @@ class HttpOwner:
             return ""
         self._check_partition("/journal/chain", partition, answer.partition)
         return answer.chain
+
+    async def epochs(self) -> Sequence[Epoch]:
+        try:
+            answer = await self._get("/journal/epochs", [], EpochsAnswer)
+        except _NotFound:  # an earlier release knows of none
+            return []
+        return [Epoch(each.partition, each.number, each.chain, each.offset) for each in answer.epochs]
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         for start in range(0, len(consumers), CONSUMERS_PER_CALL):

@@ -236,6 +236,37 @@ def audit(config: str, service: str | None, share: str | None, no_repair: bool, 
 
 @main.command()
 @click.argument("service")
+@click.option("--yes", is_flag=True, help="Mend it; else only say what there is.")
+@click.option("--keep", multiple=True, metavar="REACTION=WHAT", help="Whose effects stay: all, none or positions.")
+@click.option("--common", multiple=True, metavar="PARTITION@NUMBER", help="Where histories part, if no log tells.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 86_400),
+    default=120.0,
+    show_default=True,
+    help="Most seconds to wait.",
+)
+@click.pass_obj
+def recover(config: str, service: str, yes: bool, keep: tuple[str, ...], common: tuple[str, ...], wait: float) -> None:
+    """Say what a service lost whose journal was put back, and who has seen it; then mend all, with proof.
+
+    The status is 1 when something is left to be mended or decided.
+    """
+    from chimera.cli.recover import recover as recover_service
+    from chimera.cli.recover import wish_of
+
+    settings, well = settings_of(config), []
+
+    async def work() -> None:
+        well.append(await recover_service(settings, service, wish_of(service, keep, common), yes=yes, wait_s=wait))
+
+    run(work())
+    if not all(well):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("service")
 @click.argument("share")
 @click.argument("mode", type=click.Choice(["sync", "async", "hybrid"]))
 @click.option(

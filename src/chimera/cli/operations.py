@@ -16,9 +16,9 @@ from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
 from chimera.service import Borrow, Mode, Share
-from chimera.upkeep.audits import AuditReport
-from chimera.upkeep.copy_audit import audit_copy
-from chimera.upkeep.share_audit import audit_share
+from chimera.upkeep.drift.audits import AuditReport
+from chimera.upkeep.drift.copy_audit import audit_copy
+from chimera.upkeep.drift.share_audit import audit_share
 from chimera.upkeep.status import service_status
 
 
@@ -36,7 +36,7 @@ async def show_status(settings: Settings) -> None:
             held += [each["why"] for each in status["rebuilds"] if each["why"]]
             held += [
                 f"{context.service.name}: {row['consumer']} {row['diverged']}: its journal was put back or made anew, "
-                "and nothing is taken from it until that is mended"
+                f"and nothing is taken from it until that is mended; type: chimera recover {row['source']}"
                 for row in status["consumers"]
                 if row["diverged"]
             ]

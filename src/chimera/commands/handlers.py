@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
+from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.rules import rules_of
 from chimera.commands.execute import Executor, Invoke, ToldToCaller
 from chimera.commands.parking import Parking
@@ -37,11 +38,11 @@ def direct_executor(context: Context) -> Executor:
     return Executor(context, names.DIRECT, _handle_commands(context.service), ToldToCaller(), inbox=True)
 
 
-def reaction_executor(context: Context, reaction: Reaction, source: str) -> Executor:
-    """The executor of a reaction, on one source's events."""
+def reaction_executor(context: Context, reaction: Reaction, source: str, kept: KeptEvents | None = None) -> Executor:
+    """The executor of a reaction, on one source's events; those that are `kept` are not handled again."""
     consumer = names.reaction_consumer(reaction.name, source)
-    parking = parking_of(context, consumer)
-    return Executor(context, consumer, _handle_events(reaction), parking, batch=reaction.batch)
+    parking, invoke = parking_of(context, consumer), _handle_events(reaction, kept or KeptEvents(context, consumer))
+    return Executor(context, consumer, invoke, parking, batch=reaction.batch)
 
 
 def executor_of(context: Context, consumer: Consumer) -> Executor:
@@ -83,13 +84,14 @@ def _read(decoder: msgspec.json.Decoder[Read], message: Message) -> Read:
         raise Unreadable(f"{message.type}: {error}") from error
 
 
-def _handle_events(reaction: Reaction) -> Invoke:
+def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
     decoders: dict[str, msgspec.json.Decoder[Event]] = {
         type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
     }
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
-        events = [_read(decoders[message.type], message) for message in messages]
-        await reaction.function(events if reaction.batch else events[0], tx)
+        events = [_read(decoders[message.type], message) for message in await kept.new_of(messages, tx)]
+        if events:
+            await reaction.function(events if reaction.batch else events[0], tx)
 
     return invoke

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.redriving import keep_redriving
 from chimera.commands.execute import Executor, Task
 from chimera.commands.handlers import parking_of, reaction_executor
 from chimera.core.aio.tasks import finish
 from chimera.core.context import Context
+from chimera.core.names import reaction_consumer
 from chimera.journal.checkpoints import Moved
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
@@ -22,14 +24,17 @@ async def keep_reacting(context: Context, reaction: Reaction, source: str, held:
 
     Raises Unavailable when an engine can't be reached, Trimmed when what comes next is nowhere any more.
     """
-    executor = reaction_executor(context, reaction, source)
+    kept = KeptEvents(context, reaction_consumer(reaction.name, source))
+    executor = reaction_executor(context, reaction, source, kept)
     partitions = await partitions_of(context, source, held)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor, partitions))
-        tasks.create_task(_react(context, executor, reaction, source, partitions))
+        tasks.create_task(_react(context, executor, reaction, source, partitions, kept))
 
 
-async def _react(context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int]) -> None:
+async def _react(
+    context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int], kept: KeptEvents
+) -> None:
     wanted = {type_ for event in reaction.events for type_ in event.wire_types()}
     at = await executor.checkpoints(source, partitions)
     feed = Feed(context, source, at, executor.consumer)
@@ -41,7 +46,11 @@ async def _react(context: Context, executor: Executor, reaction: Reaction, sourc
                 tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
                 try:
                     await finish(executor.run_watched(tasks, batch.moves, watch), context.timing.finish_s)
+                    is_elsewhere = feed.is_diverged  # until it is recovered: then its checkpoint is moved
                 except Moved:
+                    is_elsewhere = True
+                if is_elsewhere:
+                    kept.look_again()
                     feed.reset(await executor.checkpoints(source, partitions))
     finally:
         await feed.close()

@@ -13,6 +13,7 @@ from chimera.core.aio.pace import Pace
 from chimera.core.aio.signals import Signal
 from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import take_exception
+from chimera.core.aio.trust import Trust
 from chimera.core.clock import Clock
 from chimera.core.metrics import Metrics
 from chimera.core.tables import framework_tables
@@ -141,6 +142,7 @@ class Context:
     handling: Mapping[str, Handling] = field(default_factory=dict)
     retention: Retention = Retention()
     process: Process = field(default_factory=Process)
+    sent: Trust = field(default_factory=Trust)
     committed: HandOver = field(default_factory=HandOver)
     moved: Signal = field(default_factory=Signal)
     troubles: Troubles = field(default_factory=Troubles)

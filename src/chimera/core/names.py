@@ -23,6 +23,8 @@ LEASES_TABLE = "chimera_leases"
 SHARED_TABLE = "chimera_shared"
 CONSUMERS_TABLE = "chimera_consumers"
 NAMES_TABLE = "chimera_names"
+EPOCHS_TABLE = "chimera_epochs"
+KEPT_TABLE = "chimera_kept"
 
 # Documents of Chimera's own in a view store.
 BORROWS = "chimera.borrows"

@@ -171,9 +171,41 @@ class StoredName(Entity, key=("kind", "name"), table=names.NAMES_TABLE):
     gone: bool = False
 
 
+class StoredEpoch(_Own, key=("partition", "offset"), table=names.EPOCHS_TABLE):
+    """An `Epoch` of this service's journal, and when it began."""
+
+    partition: int
+    offset: int
+    number: int
+    chain: str
+    at: datetime
+
+
+class KeptEvent(_Own, key=("consumer", "digest"), table=names.KEPT_TABLE):
+    """An event that a reaction has handled and its owner has lost since: what it did stays.
+
+    The same event (see `chimera.upkeep.recovery`), should it come again, is not handled again, so many `times`.
+    """
+
+    consumer: str
+    digest: str
+    times: int
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
     return [
         table_of(entity)
-        for entity in (Handled, Progress, Parked, Start, Lease, SharedKey, ReportedConsumer, StoredName)
+        for entity in (
+            Handled,
+            Progress,
+            Parked,
+            Start,
+            Lease,
+            SharedKey,
+            ReportedConsumer,
+            StoredName,
+            StoredEpoch,
+            KeptEvent,
+        )
     ]

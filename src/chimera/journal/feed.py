@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from chimera.core.aio.pace import APART, GROWTH
@@ -18,13 +19,15 @@ from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
-from chimera.journal.history import divergences, fits
+from chimera.journal.history import Epochs, divergences, fits
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move, Record, Wakes
 
 logger = logging.getLogger("chimera")
 
 
+EPOCHS_S = 1.0
+"""Seconds that an owner is waited for, at most, to say which records of the log are of a history that is over."""
 SHOWN_BYTES = 200
 """Bytes that are told of a record that is passed over."""
 
@@ -70,6 +73,7 @@ class Feed:
         self._clock = context.clock
         self._at: dict[int, Checkpoint] = dict(checkpoints)
         self._known: dict[int, int] = {}
+        self._epochs: Epochs | None = None
         self._doubted = set(self._at)
         self._diverged: dict[int, str] = {}
         self._compared: dict[int, tuple[int, int]] = {}
@@ -92,10 +96,16 @@ class Feed:
         """The partitions that it reads."""
         return list(self._at)
 
+    @property
+    def is_diverged(self) -> bool:
+        """True when it reads nothing of a partition, because its checkpoint is not on the owner's history."""
+        return bool(self._diverged)
+
     def reset(self, checkpoints: Mapping[int, Checkpoint]) -> None:
         """Go on from other checkpoints: somebody else moved them, or they were deleted."""
         if any(_is_elsewhere(checkpoint, self._at[partition]) for partition, checkpoint in checkpoints.items()):
             self._at = dict(checkpoints)
+            self._epochs = None
             self._stop_reading()
             self._doubted = set(self._at)
             self._tell({})
@@ -142,6 +152,7 @@ class Feed:
     async def _read(self, *, wait: bool) -> Sequence[Record]:
         """Records from the log; none when it has nothing before the next comparison or repair is due."""
         if self._records is None:
+            await self._learn_epochs()
             self._records = self._context.log.read(self._topic, await self._offsets(), self._page)
         if self._reading is None:
             self._reading = asyncio.ensure_future(anext(self._records))
@@ -161,6 +172,18 @@ class Feed:
         if len(page) >= self._page:  # there is more: it comes while these are worked on
             self._reading = asyncio.ensure_future(anext(self._records))
         return page
+
+    async def _learn_epochs(self) -> None:
+        """Ask the owner which records are of a history that is over; one that does not answer is asked the next time.
+
+        What is read of such a history until then is noticed as soon as the owner has another one.
+        """
+        if self._source == self._context.service.name:
+            await self._context.sent.wait()
+        if self._epochs is None:
+            with suppress(ChimeraError, TimeoutError):
+                async with asyncio.timeout(EPOCHS_S):
+                    self._epochs = Epochs(await self._owner.epochs())
 
     async def _offsets(self) -> dict[int, int]:
         """The offsets to read the log on after: the checkpoints' hints, but 0 for a partition that was made anew."""
@@ -190,7 +213,7 @@ class Feed:
         for offset, message in records:
             partition, number = message.partition, message.number
             at = numbers.get(partition)
-            if at is None:
+            if at is None or (self._epochs is not None and self._epochs.is_over(partition, number, offset)):
                 continue
             if number < 1 or message.source != self._source:
                 self._pass_over(offset, message)
@@ -225,14 +248,18 @@ class Feed:
         service = self._context.service.name
         for partition in diverged.keys() - self._diverged.keys():
             logger.error(
-                "%s: %s %s: its journal was put back or made anew, and nothing is taken from it until that is mended",
+                "%s: %s %s: its journal was put back or made anew, and nothing is taken from it until that is mended; "
+                "type: chimera recover %s",
                 service,
                 self._consumer,
                 diverged[partition],
+                self._source,
             )
         for partition in self._diverged.keys() - diverged.keys():
             logger.info("%s: %s goes on in partition %d of %s", service, self._consumer, partition, self._source)
         work, me = f"{service} {self._consumer}", id(self)
+        if diverged and self._source == service:
+            self._context.sent.doubt()
         if diverged:
             self._context.troubles.failed(work, "diverged: it " + "; ".join(diverged.values()), self._clock, me)
         elif self._diverged:

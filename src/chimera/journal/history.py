@@ -6,12 +6,26 @@ ends before the checkpoint or has another chain there. Whoever consumes is there
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chimera.core.context import Context
 from chimera.errors import ChimeraError
 from chimera.messages import Message, follows
-from chimera.ports import Checkpoint, Owner
+from chimera.ports import Checkpoint, Epoch, Owner
+
+
+class Epochs:
+    """An owner's epochs, by partition: which records of the log are of a history that it does not have any more."""
+
+    def __init__(self, epochs: Sequence[Epoch] = ()) -> None:
+        self._began: dict[int, list[Epoch]] = {}
+        for each in epochs:
+            self._began.setdefault(each.partition, []).append(each)
+
+    def is_over(self, partition: int, number: int, offset: int) -> bool:
+        """True for a record that may be of the history before; the journal has what is not."""
+        began = self._began.get(partition)
+        return began is not None and any(offset <= each.offset and number > each.number for each in began)
 
 
 def fits(message: Message, at: Checkpoint) -> bool:

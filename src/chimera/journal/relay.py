@@ -23,11 +23,15 @@ from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.failures import cause_of, traceback_of
-from chimera.messages import MAX_KEY, Message
+from chimera.messages import MAX_KEY, Message, follows
 from chimera.ports import Wakes
 from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
+
+
+class WentBack(Exception):  # noqa: N818 - what happened
+    """The journal does not go on after what was sent: it was put back to an earlier moment."""
 
 
 class Relay:
@@ -44,11 +48,25 @@ class Relay:
         self._look_at = float("-inf")
         self._poll_s = self._pause_s = self._store.features.poll_s
         self._longest_s = context.timing.quiet_s if isinstance(self._store, Wakes) else self._poll_s
+        self._sent: dict[int, str] = {}
 
     async def run(self, partitions: Iterable[int]) -> None:
-        """Relay until cancelled. Raises Unavailable when an engine can't be reached."""
-        stored = await read_checkpoints(self._store, RELAY, self._context.service.name, partitions)
-        at = {partition: checkpoint.number for partition, checkpoint in stored.items()}
+        """Relay until cancelled. Raises Unavailable when an engine can't be reached.
+
+        A journal that was put back is sent from where its own checkpoint is, put back with it.
+        """
+        while True:
+            try:
+                await self._run(partitions)
+            except WentBack:
+                self._context.sent.doubt()
+                name = self._context.service.name
+                logger.warning("%s: its journal was put back, and is sent from there on", name)
+
+    async def _run(self, partitions: Iterable[int]) -> None:
+        await self._context.sent.wait()  # what is sent now would hide that the log ends with what the journal lost
+        at = await self._start(partitions)
+        self._sent.clear()
         self._committed.keep(at)
         remembered, remember_at = dict(at), self._clock.monotonic() + self._context.timing.relayed_s
         try:
@@ -65,11 +83,20 @@ class Relay:
                 elif self._committed.times == heard:
                     left = remember_at - self._clock.monotonic() if at != remembered else self._longest_s
                     await self._pause(max(left, 0.0))
+        except WentBack:
+            remembered = dict(at)
+            raise
         finally:
             self._committed.keep(())
             if at != remembered:
                 with suppress(ChimeraError):
                     await self._remember(at, remembered)
+
+    async def _start(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where to go on: its checkpoints, but not beyond the end of a journal that was put back without them."""
+        stored = await read_checkpoints(self._store, RELAY, self._context.service.name, partitions)
+        heads = await self._store.heads()
+        return {partition: min(each.number, heads.get(partition, 0)) for partition, each in stored.items()}
 
     async def _pause(self, longest_s: float) -> None:
         """Wait for a commit: longer and longer where those of other processes are told, else for a moment."""
@@ -77,15 +104,24 @@ class Relay:
         self._pause_s = self._poll_s if woken else min(self._pause_s * GROWTH, self._longest_s)
 
     async def _next(self, at: Mapping[int, int]) -> list[Message]:
-        """The events after these numbers: those handed over, and now and then a page of what others have committed."""
+        """The events after these numbers: those handed over, and now and then a page of what others have committed.
+
+        Raises WentBack where the journal has other events than were sent.
+        """
         events = self._committed.take(at)
         if events and self._clock.monotonic() < self._look_at:
             return events
         reached = {**at, **{event.partition: event.number for event in events}}
         heads = await self._store.heads()
         for partition, number in reached.items():
-            if heads.get(partition, 0) > number:
-                events += await self._store.journal(partition, number, self._context.limits.journal_page)
+            if (head := heads.get(partition, 0)) > number:
+                page = await self._store.journal(partition, number, self._context.limits.journal_page)
+                sent = self._sent.get(partition) if number == at[partition] else None
+                if page and sent and not follows(page[0], sent):
+                    raise WentBack
+                events += page
+            elif head < number:
+                raise WentBack
         self._look_at = self._clock.monotonic() + self._store.features.poll_s
         return events
 
@@ -105,7 +141,7 @@ class Relay:
 
         async def leave_it(event: Message, why: Exception, tries: int) -> bool:
             await self._leave(event, why, tries)
-            at[event.partition] = event.number
+            at[event.partition], self._sent[event.partition] = event.number, event.chain
             return True
 
         await Apart(self._context, send, leave_it, self._answers).run(events, failed)
@@ -113,7 +149,7 @@ class Relay:
     async def _send(self, events: Sequence[Message], at: dict[int, int]) -> None:
         await self._context.log.append(self._context.events_topic, events)
         for event in events:
-            at[event.partition] = event.number
+            at[event.partition], self._sent[event.partition] = event.number, event.chain
         self._context.metrics.relayed(self._context.service.name, len(events))
 
     async def _leave(self, event: Message, error: Exception, tries: int) -> None:

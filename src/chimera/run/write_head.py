@@ -18,10 +18,11 @@ from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
 from chimera.journal.relay import Relay
 from chimera.service import Reaction
-from chimera.upkeep.copy_audit import keep_auditing
+from chimera.upkeep.drift.copy_audit import keep_auditing
+from chimera.upkeep.drift.share_audit import keep_announcing
 from chimera.upkeep.positions import keep_reporting
+from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
-from chimera.upkeep.share_audit import keep_announcing
 from chimera.upkeep.standing import keep_telling
 from chimera.views.fingerprints import fingerprint_of_all
 from chimera.views.rebuild import ViewKeeper
@@ -39,8 +40,10 @@ class WriteHead:
 
     async def run(self) -> None:
         """Work until cancelled, through whatever fails; finishes what it took, and gives back its leases at the end."""
+        self._context.sent.doubt()
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._persist("history", partial(keep_epochs, self._context)))
                 tasks.create_task(self._persist("leases", self._leases.keep))
                 tasks.create_task(self._persist("standing", partial(keep_telling, self._context)))
                 for name, work in self._works().items():

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from chimera.core.clock import Clock
 from chimera.core.names import looked_through
-from chimera.core.tables import Progress, ReportedConsumer, SharedKey
+from chimera.core.tables import Progress, ReportedConsumer, SharedKey, StoredEpoch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Invalid, Unavailable
 from chimera.messages import Message, position_of
-from chimera.ports import BucketDigest, ConsumerAt, Entry, Fetched, Owner, Store
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched, Owner, Store
 from chimera.service import Service
 from chimera.share.changes import shared_documents
 from chimera.share.digests import BUCKETS, BucketSum, bucket_of
@@ -63,6 +63,12 @@ class OwnStore:
 
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         return await self._store.chain(at)
+
+    async def epochs(self) -> Sequence[Epoch]:
+        table = table_of(StoredEpoch)
+        async with self._store.snapshot(once=True) as session:
+            rows: list[StoredEpoch] = list(map(table.from_row, await session.find(table, {})))
+        return [Epoch(each.partition, each.number, each.chain, each.offset) for each in rows]
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         """Raises Invalid for a number that the journal does not have, and for more consumers than are kept."""

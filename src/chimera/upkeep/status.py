@@ -17,7 +17,7 @@ from chimera.journal.consumers import Consumer, consumers_of, document_consumers
 from chimera.journal.history import known_divergences
 from chimera.ports import Checkpoint
 from chimera.service import Borrow
-from chimera.upkeep.copy_audit import last_audit
+from chimera.upkeep.drift.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
 from chimera.upkeep.standing import standing_works
 from chimera.views.generations import read_generations, serving_name
@@ -182,7 +182,7 @@ def _rows(
                 "partition": partition,
                 "checkpoint": number,
                 "head": head,
-                "lag": None if head is None else max(0, head - number),
+                "lag": None if head is None or partition in diverged else max(0, head - number),
                 "diverged": diverged.get(partition, ""),
             }
         )

@@ -119,8 +119,11 @@ class Generations(msgspec.Struct, frozen=True):
             return self
         return msgspec.structs.replace(self, building=msgspec.structs.replace(building, phase=phase))
 
-    def flipped(self, number: int) -> Generations:
-        """It serves; the one that served is kept or retired, and one that was kept is retired in its place."""
+    def flipped(self, number: int, *, anew: bool = False) -> Generations:
+        """It serves; the one that served is kept or retired, and one that was kept is retired in its place.
+
+        `anew`: what the one that served has more was lost by its source.
+        """
         if (building := self.building) is None or not (self.is_building(number) and self.is_flipping):
             return self
         kept = self.serving if building.keep_old else None
@@ -128,7 +131,7 @@ class Generations(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self,
             serving=building.generation,
-            before=self.serving.number,
+            before=0 if anew else self.serving.number,
             building=None,
             kept=kept,
             retired=(*self.retired, *retired),

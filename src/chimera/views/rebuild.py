@@ -149,7 +149,7 @@ class ViewKeeper:
             if building is None or not state.is_building(number) or building.phase != "building":
                 return
             old, new = (generation_name(self._view.name, each) for each in (state.serving.number, number))
-            if not await self._has(new, await self._at(old)) or await self._is_diverged(new):
+            if not await self._has(new, await self._floor(old)) or await self._diverged(new):
                 return
             found = Comparison(state.serving.number, number)
             meet = partial(self._meet, state.serving, building.generation)
@@ -184,8 +184,9 @@ class ViewKeeper:
         number, old = building.generation.number, generation_name(self._view.name, state.serving.number)
         try:
             new = generation_name(self._view.name, number)
-            if await self._has(new, await self._at(old)) and not await self._is_diverged(new):
-                await self._change(lambda now: now.flipped(number))
+            if await self._has(new, await self._floor(old)) and not await self._diverged(new):
+                anew = bool(await self._diverged(old))
+                await self._change(lambda now: now.flipped(number, anew=anew))
                 self._context.moved.notify()
         except Unavailable as error:  # what is folded goes on meanwhile
             logger.info("view %s can't flip yet: %s", self._view.name, error)
@@ -212,26 +213,38 @@ class ViewKeeper:
     async def _meet(self, old: Generation, new: Generation) -> bool:
         """True when each gets to where the other is now; an old one whose code nobody runs any more gets nowhere."""
         names = [generation_name(self._view.name, each.number) for each in (old, new)]
-        before, after = [numbers_of(await settled_checkpoints(self._context.views, name)) for name in names]
-        if not await self._has(names[1], before):
+        after = numbers_of(await settled_checkpoints(self._context.views, names[1]))
+        if not await self._has(names[1], await self._floor(names[0])):
             return False
-        return (old.code != new.code and self._leases.all_alike) or await self._has(names[0], after)
+        if old.code != new.code and self._leases.all_alike:
+            return True
+        stuck = await self._diverged(names[0])
+        return await self._has(names[0], {place: number for place, number in after.items() if place not in stuck})
 
     async def _has(self, name: str, floor: Mapping[Place, int]) -> bool:
         """True when a generation gets to these places in a moment: one that is busy is always a little behind."""
         floor = {place: number for place, number in floor.items() if place[0] in self._view.sources}
         return not await reach(self._context, name, floor, self._timing.meet_s)
 
-    async def _is_diverged(self, name: str) -> bool:
-        """True when a generation does not stand on the history of all its sources."""
+    async def _floor(self, name: str) -> dict[Place, int]:
+        """What one that takes over from a generation must have; of a source that lost some of it, all there is."""
+        floor, diverged = numbers_of(await settled_checkpoints(self._context.views, name)), await self._diverged(name)
+        for source, partition in diverged:
+            head = (await self._context.owners.known_heads(source)).get(partition, 0)
+            floor[source, partition] = min(floor[source, partition], head)
+        return floor
+
+    async def _diverged(self, name: str) -> set[Place]:
+        """Where a generation does not stand on the history of its source."""
         stored = await self._context.views.checkpoints(name)
         by_source: dict[str, dict[int, Checkpoint]] = {}
         for (source, partition), checkpoint in stored.items():
             by_source.setdefault(source, {})[partition] = checkpoint
-        return any([await known_divergences(self._context, source, at) for source, at in by_source.items()])
-
-    async def _at(self, name: str) -> dict[Place, int]:
-        return numbers_of(await self._context.views.checkpoints(name))
+        return {
+            (source, partition)
+            for source, at in by_source.items()
+            for partition in await known_divergences(self._context, source, at)
+        }
 
     async def _read(self) -> Generations:
         return (await read_generations(self._context.views, [self._view.name]))[self._view.name]

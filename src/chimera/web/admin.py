@@ -120,6 +120,7 @@ class Admin:
             get("/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/chain", self.chain, "The chain of a partition at a number", answers.Chain, self._chain_query),
+            get("/journal/epochs", self.epochs, "Where the journal's history began anew", answers.JournalEpochs),
             *self._share_routes(),
             Route("PUT", f"/_chimera/{name}/consumers", self.consumers, consumers),
             get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
@@ -206,6 +207,12 @@ class Admin:
         query: Any = read_query(call, self._chain_query)
         found = await self._context.store.chain({query.partition: query.number})
         await call.answer_json(answers.Chain(query.partition, query.number, found.get(query.partition, "")))
+
+    async def epochs(self, call: Call) -> None:
+        """Answer with where the journal's history began anew."""
+        read_query(call, NoQuery)
+        found = await self._context.owners[self._context.service.name].epochs()
+        await call.answer_json(answers.JournalEpochs([answers.Began(*each) for each in found]))
 
     async def consumers(self, call: Call) -> None:
         """Store the checkpoints that another service's consumers report, and answer with their count."""

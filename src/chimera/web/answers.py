@@ -81,6 +81,24 @@ class Chain(msgspec.Struct):
     chain: str
 
 
+class Began(msgspec.Struct):
+    """A partition's history is the same up to `number`, where its chain is `chain`, and began anew there.
+
+    Records of the log up to `offset` with a higher number are of the history before.
+    """
+
+    partition: Partition
+    number: Count
+    chain: str
+    offset: Count
+
+
+class JournalEpochs(msgspec.Struct):
+    """Where the journal's history began anew, because it was put back or made anew, and was recovered."""
+
+    epochs: list[Began]
+
+
 class ConsumersKept(msgspec.Struct):
     """The number of consumers' checkpoints that were reported, and are stored now."""
 
@@ -157,7 +175,8 @@ class Borrows(msgspec.Struct):
 class ConsumerShown(msgspec.Struct):
     """A consumer's checkpoint in a partition of a source; `head` and `lag` are null while the owner can't be asked.
 
-    `diverged`: why it does not stand on its source's history, and takes nothing of it; else empty.
+    `lag` is null as well where the consumer stands on what its owner has lost. `diverged`: why it does not stand on its
+    source's history, and takes nothing of it; else empty.
     """
 
     consumer: str

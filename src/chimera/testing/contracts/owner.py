@@ -22,7 +22,7 @@ from chimera.testing.contracts.bank import trimmed
 from chimera.testing.contracts.suite import NAMES
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
 from chimera.transaction import Reads, Transaction
-from chimera.upkeep.share_audit import complete
+from chimera.upkeep.drift.share_audit import complete
 
 SHARE = "notes"
 Change = Callable[[str, "str | None"], Awaitable[None]]

@@ -10,6 +10,7 @@ from chimera.ports import (
     BucketDigest,
     ConsumerAt,
     Entry,
+    Epoch,
     Fetched,
     Store,
 )
@@ -20,13 +21,15 @@ from chimera.share.owner import bucket_digests
 class MemoryOwner:
     """An owner in this process: its journal is a store's, and what it shares is a dict that a test may change.
 
-    `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition.
+    `shares` holds documents as JSON, by share and key; `reported` is what consumers told, by name and partition;
+    `began_anew` are its epochs.
     """
 
     def __init__(self, store: Store, shares: Mapping[str, Mapping[str, bytes]], name: str = "memory") -> None:
         self._name = name
         self._store = store
         self._shares = shares
+        self.began_anew: list[Epoch] = []
         self.reported: dict[tuple[str, int], ConsumerAt] = {}
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
@@ -57,6 +60,9 @@ class MemoryOwner:
 
     async def heads(self) -> Mapping[int, int]:
         return await self._store.heads()
+
+    async def epochs(self) -> Sequence[Epoch]:
+        return self.began_anew
 
     async def report(self, consumers: Sequence[ConsumerAt]) -> None:
         self.reported.update({(each.consumer, each.partition): each for each in consumers})

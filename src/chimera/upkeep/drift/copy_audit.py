@@ -34,7 +34,7 @@ from chimera.messages import partition_of
 from chimera.ports import Document, Entry
 from chimera.service import Borrow, Mode
 from chimera.share.digests import BucketSum, bucket_of, digest_of
-from chimera.upkeep.audits import AuditReport, by_kind, kind_of, tell
+from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 from chimera.views.parked import spans_of
 from chimera.views.projections import KNOWN
 

@@ -26,7 +26,7 @@ from chimera.share.changes import change_of, emitted_rows, record_changes, share
 from chimera.share.digests import BUCKETS, bucket_of, digest_of
 from chimera.share.owner import LOOK
 from chimera.transaction import Reads, Unit, UnitReads
-from chimera.upkeep.audits import AuditReport, by_kind, kind_of, tell
+from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 
 JOURNAL_PAGE = 1000
 

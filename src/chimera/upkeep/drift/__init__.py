@@ -1,0 +1,1 @@
+"""Drift: shares and copies compared with what was emitted of them, and mended."""
