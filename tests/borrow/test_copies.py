@@ -22,7 +22,7 @@ from chimera.core.names import all_of, copy_name
 from chimera.core.timing import Timing
 from chimera.journal.checkpoints import numbers_of
 from chimera.messages import Message
-from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Fetched, Move
+from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Epoch, Fetched, Move
 from chimera.service import Mode
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
@@ -98,6 +98,9 @@ class OwnerOf:
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         self._check()
         return await self._owner.chain(at)
+
+    async def epochs(self) -> Sequence[Epoch]:
+        return await self._owner.epochs()
 
     async def heads(self) -> Mapping[int, int]:
         self._check()

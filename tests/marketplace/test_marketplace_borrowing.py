@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from chimera.borrow.fetch import CALLS
 from chimera.core.context import Context
 from chimera.messages import Message
-from chimera.ports import BucketDigest, ConsumerAt, Document, Entry, Fetched
+from chimera.ports import BucketDigest, ConsumerAt, Document, Entry, Epoch, Fetched
 from chimera.run.engines import load_service, opened
 from chimera.run.serving import listening, stop_all
 from chimera.run.settings import read_settings
@@ -180,6 +180,9 @@ class Slow:
 
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         return {}
+
+    async def epochs(self) -> Sequence[Epoch]:
+        return []
 
     async def heads(self) -> Mapping[int, int]:
         return {}

@@ -112,6 +112,9 @@ class Away:
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         return await self._context.store.chain(at)
 
+    async def epochs(self) -> Sequence[object]:
+        return []
+
 
 async def test_a_view_that_nobody_moves_is_told_by_whoever_reads_it(bank: Bank, engines: Engines) -> None:
     clock = Ahead()
