@@ -17,7 +17,7 @@ from chimera_faults.simulated.mutants import Hunt, hunt_all
 from chimera_faults.simulated.reading import SIMULATED
 from chimera_faults.simulated.report import hunts_page, page, summary
 
-MUTANT_SEEDS = 1000
+MUTANT_SEEDS, CONTROL_SEEDS = 1000, 200
 
 
 @click.command()
@@ -84,7 +84,7 @@ def _tell(seeds: list[int], replay: Path | None, kinds: list[Kind] | None = None
 
 def _hunt(names: tuple[str, ...], workers: int, out: Path | None) -> int:
     hunts: list[Hunt] = []
-    for found in hunt_all(names, range(1, MUTANT_SEEDS + 1), workers=workers):
+    for found in hunt_all(names, MUTANT_SEEDS, CONTROL_SEEDS, workers=workers):
         hunts.append(found)
         click.echo(str(found))
     if out is not None:

@@ -74,10 +74,14 @@ def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
     return Hunt(name, control, tried, 0, "", runs_made, "")
 
 
-def hunt_all(names: Sequence[str], seeds: Sequence[int], *, workers: int) -> Iterator[Hunt]:
-    """Hunt for mistakes, and for each one's control, in so many processes."""
+def hunt_all(names: Sequence[str], seeds: int, controls: int, *, workers: int) -> Iterator[Hunt]:
+    """Hunt for mistakes in so many seeds, and for each one's control, in so many processes."""
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        hunts = [pool.submit(hunt, name, seeds, control=control) for name in names for control in (False, True)]
+        hunts = [
+            pool.submit(hunt, name, range(1, count + 1), control=control)
+            for name in names
+            for control, count in ((False, seeds), (True, controls))
+        ]
         yield from (each.result() for each in hunts)
 
 

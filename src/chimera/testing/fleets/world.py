@@ -150,8 +150,10 @@ class World:
         )
 
     def take_moment(self, engine: str) -> Callable[[], None]:
-        """What a view store, such as `views tally`, has now, to be put back later."""
-        name = engine.partition(" ")[2]
+        """What a view store, such as `views tally`, or a log of events, `log tally`, has now, to be put back later."""
+        kind, _, name = engine.partition(" ")
+        if kind == "log":
+            return self.log.moment(events_topic(name))
         moment = self.views[name].moment()
         return lambda: self._restore(name, moment)
 

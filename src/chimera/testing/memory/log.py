@@ -112,6 +112,17 @@ class MemoryLog:
             records.messages, records.trimmed = [], 0
         self._changed[topic].notify()
 
+    def moment(self, topic: str) -> Callable[[], None]:
+        """What a topic has now; calling it puts the topic back to that: what came since is lost."""
+        kept = [(list(records.messages), records.trimmed) for records in self._topics[topic]]
+
+        def put_back() -> None:
+            for records, (messages, trimmed) in zip(self._topics[topic], kept, strict=True):
+                records.messages, records.trimmed = list(messages), trimmed
+            self._changed[topic].notify()
+
+        return put_back
+
     def _topic(self, topic: str) -> list[_Records]:
         if topic not in self._topics:
             raise Unavailable(f"there is no topic {topic} yet")

@@ -133,6 +133,7 @@ class _Faults:
         self._roles = [f"{kind}/{number}" for kind, count in processes.items() for number in range(count)]
         self._stores = [f"store {name}" for name in fleet.services]
         self._views = [f"views {name}" for name in fleet.services]
+        self._logs = [f"log {name}" for name in fleet.services]
         self._borrows = [(each.name, borrow) for each in fleet.services.values() for borrow in each.borrows]
         self._built = [(each.name, view) for each in fleet.services.values() for view in each.views]
         self._draws: dict[Kind, Callable[[Kind, float], Fault]] = {
@@ -216,7 +217,8 @@ class _Faults:
 
     def _of_views(self, kind: Kind, at: float) -> Fault:
         by_s = round(self._chance.uniform(0.1, 3.0), 3) if kind == "restored" else 0.0
-        return Fault(at, kind, engine=self._chance.choice(self._views), by_s=by_s)
+        engines = [*self._views, *self._logs] if kind == "restored" else self._views
+        return Fault(at, kind, engine=self._chance.choice(engines), by_s=by_s)
 
     def _on_requests(self, kind: Kind, at: float) -> Fault:
         engine = f"http {self._chance.choice(list(self._fleet.services))}"

@@ -54,8 +54,8 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
       `refused` (no effect), `unanswered` (with effect), `slow` (`by_s` seconds in the mean), end in a `conflict`. All
       of them: `cut`. All that write: `full`.
     - Of the events appended to the log: `doubled`, `lost` (though confirmed), `late` (come again after later ones).
-    - `emptied`: the log of the events of the service `process` is made anew. `wiped`, `restored`: `engine` loses all it
-      has, or all it got within the last `by_s` seconds.
+    - `emptied`: the log of the events of the service `process` is made anew. `wiped`: `engine`, a view store, loses all
+      it has. `restored`: it, or `log SERVICE` (its events), loses what it got in the last `by_s` seconds.
     - For `for_s` seconds a `share` of the requests to the service `process`: are lost or doubled, or their answers are
       lost, or they take `by_s` seconds in the mean.
     - `mode changed`: `process` borrows `what` in the mode `to`. `rebuilt`: `process` builds the view `what` anew.
