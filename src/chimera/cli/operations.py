@@ -12,6 +12,7 @@ from rich.table import Table
 from chimera.borrow import modes
 from chimera.borrow.modes import read_mode
 from chimera.core.context import Context
+from chimera.core.names import COMMANDS
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
@@ -35,21 +36,32 @@ async def show_status(settings: Settings) -> None:
             journals.add_row(context.service.name, *_kept(status["retention"]))
             held += [each["why"] for each in status["rebuilds"] if each["why"]]
             held += [
-                f"{context.service.name}: {row['consumer']} {row['diverged']}: its journal was put back or made anew, "
-                f"and nothing is taken from it until that is mended; type: chimera recover {row['source']}"
+                f"{context.service.name}: {row['consumer']} {row['diverged']}: {_put_back(row)}"
                 for row in status["consumers"]
                 if row["diverged"]
             ]
-            held += [
-                f"{each['work']} stands still since {each['since']:%Y-%m-%d %H:%M:%S}, tried {each['tries']} times: "
-                f"{each['cause']}"
-                for each in status["standing"]
-            ]
+            held += map(_standing, status["standing"])
     console = Console()
     console.print(table)
     console.print(journals)
     for why in held:
         console.print(why, markup=False, highlight=False, soft_wrap=True)
+
+
+def _put_back(row: Mapping[str, Any]) -> str:
+    if row["consumer"] == COMMANDS:
+        return "the log was put back or made anew, and a write head reads it from its beginning as soon as it runs"
+    return (
+        "its journal was put back or made anew, and nothing is taken from it until that is mended; "
+        f"type: chimera recover {row['source']}"
+    )
+
+
+def _standing(each: Mapping[str, Any]) -> str:
+    if not each["tries"]:
+        return f"{each['work']}, {each['since']:%Y-%m-%d %H:%M:%S}: {each['cause']}"
+    since = f"{each['since']:%Y-%m-%d %H:%M:%S}"
+    return f"{each['work']} stands still since {since}, tried {each['tries']} times: {each['cause']}"
 
 
 async def audit(

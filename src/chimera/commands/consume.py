@@ -1,24 +1,37 @@
-"""Consuming a service's commands from the log: batches in order, lanes side by side, gaps told."""
+"""Consuming a service's commands from the log: batches in order, lanes side by side, gaps told.
+
+A log that was put back to an earlier moment, or made anew, gives its offsets to other commands. So a checkpoint
+remembers, beside its offset, the digest of the command there, and reading begins with that command.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from datetime import timedelta
 from functools import partial
 from typing import cast
+
+import msgspec
 
 from chimera.commands.apart.redriving import keep_redriving
 from chimera.commands.execute import Task
 from chimera.commands.handlers import commands_executor, parking_of
-from chimera.core.aio.tasks import finish, reading_ahead
+from chimera.commands.inbox import read_outcomes
+from chimera.core.aio.standing import Stuck
+from chimera.core.aio.tasks import finish, reading_ahead, stop
+from chimera.core.clock import stamp_of
 from chimera.core.context import Context
-from chimera.core.names import COMMANDS
-from chimera.errors import Unavailable
-from chimera.journal.checkpoints import Moved
+from chimera.core.names import COMMANDS, standing_row
+from chimera.core.tables import Lease
+from chimera.errors import ChimeraError, Unavailable
+from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints
 from chimera.journal.crash_loop import Watch, watching
+from chimera.messages import Message, chain_of
 from chimera.ports import Checkpoint, Move, Record
+from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
 
@@ -26,6 +39,59 @@ LANES = 2
 """Transactions of commands at once, each of partitions of its own: while one waits for its database, another works."""
 BUSY = 8
 """A batch of more commands than this, and not a full one, waits a moment for more."""
+TOLD_DAYS = 7.0
+"""How long the status tells of a log that was put back, where the inbox is kept for ever."""
+NAMED = 20
+"""Commands that a line of the log names."""
+WHAT_THEN = (
+    "it is read from its beginning, and what the inbox knows is not done again. What was answered 201 and is not in it "
+    "any more is lost, unless it was read: it is unknown to whoever asks for it by its id, and is done once for "
+    "whoever sends it again with its Idempotency-Key"
+)
+
+
+class PutBack(Exception):  # noqa: N818 - what happened
+    """The log is not the one that was read. `found`: by partition, what shows it."""
+
+    def __init__(self, found: Mapping[int, str]) -> None:
+        super().__init__("; ".join(found.values()))
+        self.found = found
+
+
+class Reading:
+    """What a batch of records adds to what was read of a log: `tasks`, and the checkpoints after them.
+
+    `again`: those of the tasks that may be a repetition; `gaps`: by partition, which offsets the log leaves out.
+    """
+
+    def __init__(self, at: Mapping[int, Checkpoint]) -> None:
+        self.tasks: list[Task] = []
+        self.again: list[Task] = []
+        self.gaps: dict[int, str] = {}
+        self._at = dict(at)
+        self._last: dict[int, Message] = {}
+
+    def take(self, record: Record) -> None:
+        """Take what comes next. Raises PutBack where another command stands at an offset that was read last."""
+        offset, message = record
+        partition, before = message.partition, self._at[message.partition]
+        if offset > before.number:
+            if offset > before.number + 1 and (before.number or not before.offset):
+                self.gaps[partition] = _gap(before.number, offset)
+            task = Task(message, offset, max(offset, before.offset), "")
+            self._at[partition], self._last[partition] = Checkpoint(offset, task.offset), message
+            self.tasks.append(task)
+            if offset <= before.offset:
+                self.again.append(task)
+        elif offset == before.number:
+            last = self._last.get(partition)
+            known = mark_of(last) if last else before.chain
+            if known and mark_of(message) != known:
+                raise PutBack({partition: f"at offset {offset} it has another command than was read there"})
+
+    def after(self) -> dict[int, Checkpoint]:
+        """The checkpoints after all that was taken."""
+        return self._at | {p: self._at[p]._replace(chain=mark_of(message)) for p, message in self._last.items()}
 
 
 class CommandConsumer:
@@ -45,58 +111,152 @@ class CommandConsumer:
                     tasks.create_task(self._consume(frozenset(part)))
 
     async def _consume(self, partitions: frozenset[int]) -> None:
-        context, topic, page = self._context, self._topic, self._context.limits.commands_page
         while True:
             with suppress(Moved):
-                at = await self._start(partitions)
-                start = {partition: Checkpoint(number, number) for partition, number in at.items()}
-                records = cast("AsyncGenerator[Sequence[Record], None]", context.log.read(topic, dict(at), page))
-                async with (
-                    watching(context, COMMANDS, topic, start, partial(context.log.ends, topic)) as watch,
-                    aclosing(records),
-                    aclosing(reading_ahead(records, page)) as batches,
-                ):
-                    async for batch in batches:
-                        await finish(self._execute(batch, at, watch), context.timing.finish_s)
-                        if BUSY < len(batch) < page:
-                            await context.clock.sleep(context.timing.collect_s)
-                raise Unavailable(f"the log ended while {topic} was read")
+                try:
+                    at = await self._executor.checkpoints(self._topic, partitions)
+                    self._compare(at, await self._context.log.ends(self._topic))
+                    await self._read_watched(at)
+                except PutBack as put_back:
+                    await self._begin_again(put_back.found)
 
-    async def _start(self, partitions: frozenset[int]) -> dict[int, int]:
-        """Offsets to read on after. A log that ends before its checkpoint was made anew; it is read from its beginning.
+    async def _read_watched(self, at: dict[int, Checkpoint]) -> None:
+        """Read on from the checkpoints, and look meanwhile whether the log has become shorter."""
+        reading, looking = asyncio.ensure_future(self._read(at)), asyncio.ensure_future(self._keep_looking(at))
+        try:
+            await asyncio.wait((reading, looking), return_when=asyncio.FIRST_COMPLETED)
+            (looking if looking.done() else reading).result()
+        finally:
+            await stop(looking)
+            await stop(reading)
 
-        What it may repeat, the inbox knows; to go on from the checkpoint would skip commands that were accepted.
+    async def _read(self, at: dict[int, Checkpoint]) -> None:
+        context, topic, page = self._context, self._topic, self._context.limits.commands_page
+        start = {partition: Checkpoint(each.number, each.number) for partition, each in at.items()}
+        after = {partition: max(0, each.number - 1) for partition, each in at.items()}
+        records = cast("AsyncGenerator[Sequence[Record], None]", context.log.read(topic, after, page))
+        async with (
+            watching(context, COMMANDS, topic, start, partial(context.log.ends, topic)) as watch,
+            aclosing(records),
+            aclosing(reading_ahead(records, page)) as batches,
+        ):
+            async for batch in batches:
+                await finish(self._execute(batch, at, watch), context.timing.finish_s)
+                if BUSY < len(batch) < page:
+                    await context.clock.sleep(context.timing.collect_s)
+        raise Unavailable(f"the log ended while {topic} was read")
+
+    async def _keep_looking(self, at: Mapping[int, Checkpoint]) -> None:
+        """Compare the log's ends with what was read of it, in pauses that grow while nothing comes. Raises PutBack.
+
+        A reader may bridge a restart of its broker, and would wait until the log has grown past what it has read.
+        """
+        timing = self._context.timing
+        pause_s = timing.heads_quiet_s
+        while True:
+            before = dict(at)
+            await self._context.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, timing.quiet_s) if before == at else timing.heads_quiet_s
+            before = dict(at)
+            with suppress(ChimeraError):
+                self._compare(before, await self._context.log.ends(self._topic))
+
+    def _compare(self, at: Mapping[int, Checkpoint], ends: Mapping[int, int]) -> None:
+        """Raises PutBack for a log that ends before what was read of it."""
+        shorter = {
+            partition: f"it ends at offset {ends.get(partition, 0)}, and was read up to {each.number}"
+            for partition, each in at.items()
+            if ends.get(partition, 0) < each.number
+        }
+        if shorter:
+            raise PutBack(shorter)
+
+    async def _begin_again(self, found: Mapping[int, str]) -> None:
+        """Have partitions read from their beginning, and tell why: to go on would skip commands that were accepted.
+
+        What that repeats the inbox knows. The checkpoint's offset remembers up to where it may be a repetition.
         """
         topic = self._topic
-        at = await self._executor.checkpoints(topic, partitions)
-        ends = await self._context.log.ends(topic)
-        anew = [Move(topic, p, at[p].number, Checkpoint()) for p in at if ends.get(p, 0) < at[p].number]
-        if anew:
-            logger.error("%s ends before what was read of it; it is read from its beginning", topic)
-            await self._executor.run([], anew)
-        return {p: checkpoint.number for p, checkpoint in at.items()} | {move.partition: 0 for move in anew}
+        at = await self._executor.checkpoints(topic, found)
+        moves = [Move(topic, p, at[p].number, Checkpoint(0, max(at[p].number, at[p].offset))) for p in found]
+        await self._tell(
+            {p: f"the log was put back or made anew: {why}: {WHAT_THEN}" for p, why in found.items()}, moves
+        )
 
-    async def _execute(self, batch: Sequence[Record], at: dict[int, int], watch: Watch) -> None:
-        topic, tasks, after = self._topic, list[Task](), dict(at)
-        for offset, message in batch:
-            if offset > after[message.partition]:
-                if offset > after[message.partition] + 1:
-                    _tell_gap(topic, message.partition, after[message.partition], offset)
-                after[message.partition] = offset
-                tasks.append(Task(message, offset, offset))
-        moves = [Move(topic, p, at[p], Checkpoint(offset, offset)) for p, offset in after.items() if offset != at[p]]
-        if tasks:
+    async def _execute(self, batch: Sequence[Record], at: dict[int, Checkpoint], watch: Watch) -> None:
+        topic = self._topic
+        read = Reading(at)
+        for record in batch:
+            read.take(record)
+        for partition, text in read.gaps.items():
+            await self._tell({partition: text})
+        forgotten = self._forgotten_before() if read.again else ""
+        old = [task.message for task in read.again if _is_older(task.message, forgotten)]
+        if old:
+            await self._pass_over(old)
+        after, passed = read.after(), {message.id for message in old}
+        tasks = [task for task in read.tasks if task.message.id not in passed] if old else read.tasks
+        moves = [Move(topic, p, at[p].number, each) for p, each in after.items() if each.number != at[p].number]
+        if moves:
             await self._executor.run_watched(tasks, moves, watch)
             at.update(after)
 
+    async def _tell(self, found: Mapping[int, str], moves: Sequence[Move] = ()) -> None:
+        """Say by partition what is wrong with the log: in the process's log and readiness, and in the service's status.
 
-def _tell_gap(topic: str, partition: int, before: int, offset: int) -> None:
+        The status tells it for as long as a command can be sent again; it is written together with the moves.
+        """
+        context, work = self._context, f"{self._context.service.name} commands"
+        until = context.clock.time() + timedelta(days=context.retention.inbox_days or TOLD_DAYS).total_seconds()
+        told = {p: Stuck(work, context.clock.now(), 0, f"{self._topic}/{p}: {text}") for p, text in found.items()}
+
+        async def write() -> None:
+            async with context.store.transaction() as session:
+                unit = Unit(context.service, session)
+                await move_checkpoints(unit, COMMANDS, moves)
+                for partition, each in told.items():
+                    name = standing_row(f"{work} {partition}")
+                    unit.put(Lease(name, msgspec.json.encode(each).decode(), until))
+                await unit.flush()
+
+        await again_on_conflict(write, context.clock)
+        for each in told.values():
+            logger.error("%s", each.cause)
+            context.troubles.tell(each, context.clock)
+
+    def _forgotten_before(self) -> str:
+        """Up to when the inbox has forgotten what was done; empty where it forgets nothing."""
+        days = self._context.retention.inbox_days
+        return stamp_of(self._context.clock.now() - timedelta(days=days)) if days else ""
+
+    async def _pass_over(self, old: Sequence[Message]) -> None:
+        """Tell of commands that are read again and are older than the inbox remembers: they were done long ago."""
+        async with self._context.store.snapshot(once=True) as session:
+            known = await read_outcomes(session, [message.id for message in old])
+        unknown = [message.id for message in old if message.id not in known]
+        if unknown:
+            logger.error(
+                "%s: %d commands that are read again are older than the inbox remembers, and are not done: %s%s",
+                self._topic,
+                len(unknown),
+                ", ".join(unknown[:NAMED]),
+                " …" if len(unknown) > NAMED else "",
+            )
+
+
+def mark_of(message: Message) -> str:
+    """The digest that tells a command in the log from any other, and from itself when it is sent again."""
+    return chain_of(message.id, message.type, message.key, message.time, message.data)
+
+
+def _is_older(message: Message, stamp: str) -> bool:
+    return len(message.time) == len(stamp) and message.time < stamp
+
+
+def _gap(before: int, offset: int) -> str:
     """A log does not skip offsets by itself; but one with retention of its own may have dropped what nobody read."""
-    logger.error(
-        "%s/%d goes on at offset %d after %d: if the broker's retention dropped what was between, commands are lost; "
-        "keep them for longer, see docs/retention.md",
-        topic,
-        partition,
-        offset,
-        before,
+    return (
+        f"it goes on at offset {offset} after {before}: if the broker's retention dropped what was between, "
+        f"{offset - before - 1} commands are lost, and are unknown to whoever asks for them by their ids; keep them "
+        "for longer, see docs/retention.md"
     )

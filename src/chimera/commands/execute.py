@@ -39,11 +39,20 @@ Invoke = Callable[[Sequence[Message], Transaction], Awaitable[object]]
 
 
 class Task(NamedTuple):
-    """A message to be handled, and the checkpoint after it (see `Checkpoint`) where it has one."""
+    """A message to be handled, and the checkpoint after it (see `Checkpoint`) where it has one.
+
+    `chain`: the checkpoint's; None for the message's own.
+    """
 
     message: Message
     number: int = 0
     offset: int = 0
+    chain: str | None = None
+
+    @property
+    def stands_on(self) -> str:
+        """The checkpoint's chain."""
+        return self.message.chain if self.chain is None else self.chain
 
 
 class LeftBehind(Exception):  # noqa: N818 - what happens next
@@ -422,10 +431,10 @@ class Executor:
 
 
 def _place_of(task: Task) -> MessageAt:
-    return MessageAt(task.message.partition, task.number, task.offset, task.message.chain)
+    return MessageAt(task.message.partition, task.number, task.offset, task.stands_on)
 
 
 def _up_to(move: Move, task: Task) -> Move:
     if task.number == move.after.number:
         return move
-    return move._replace(after=Checkpoint(task.number, task.offset, task.message.chain))
+    return move._replace(after=Checkpoint(task.number, task.offset, task.stands_on))

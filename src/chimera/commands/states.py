@@ -55,10 +55,11 @@ class CommandStates:
         return [_state(outcome, behind) for outcome in outcomes]
 
     async def _is_behind(self) -> bool:
-        """True as long as the log holds commands that were not handled yet."""
-        ends = await self._context.log.ends(self._context.commands_topic)
-        at = await read_checkpoints(self._context.store, names.COMMANDS, self._context.commands_topic, ends)
-        return any(at[partition].number < end for partition, end in ends.items())
+        """True as long as the log holds commands that were not handled yet, or was put back: then it is read again."""
+        topic = self._context.commands_topic
+        at = await read_checkpoints(self._context.store, names.COMMANDS, topic, range(self._context.service.partitions))
+        ends = await self._context.log.ends(topic)
+        return any(end != (at[partition].number if partition in at else 0) for partition, end in ends.items())
 
     async def _outcomes(self, command_ids: Sequence[str]) -> list[Outcome | None]:
         return [await future for future in [self._lookups.submit(command_id) for command_id in command_ids]]

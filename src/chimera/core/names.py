@@ -160,6 +160,11 @@ def partition_lease(partition: int) -> str:
     return f"{PARTITION}{partition}"
 
 
+def standing_row(work: str) -> str:
+    """The name of the row, among the leases, about a work that stands still."""
+    return f"{STANDING}{work}"[:MAX_KEY]
+
+
 PARTITION = "partition/"
 """How the name of every partition's lease begins."""
 

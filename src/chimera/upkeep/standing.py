@@ -13,10 +13,9 @@ import msgspec
 
 from chimera.core.aio.standing import Stuck
 from chimera.core.context import Context
-from chimera.core.names import STANDING
+from chimera.core.names import STANDING, standing_row
 from chimera.core.tables import Lease
 from chimera.entities import table_of
-from chimera.messages import MAX_KEY
 
 TRUE_FOR = 3
 """A word about what stands still is true for so many intervals in which it is given again."""
@@ -24,6 +23,8 @@ TRUE_FOR = 3
 
 async def keep_telling(context: Context) -> None:
     """Write down what stands still in this process, until cancelled. While nothing does, nothing is asked or written.
+
+    What was never tried and only told is written down by whoever tells it.
 
     Raises Unavailable.
     """
@@ -34,7 +35,7 @@ async def keep_telling(context: Context) -> None:
         standing = {
             each.work: each
             for each in context.troubles.standing(context.clock, context.timing.stands_s)
-            if each.work.startswith(own)
+            if each.work.startswith(own) and each.tries
         }
         if standing or told:
             await _tell(context, standing, told - standing.keys())
@@ -44,19 +45,16 @@ async def keep_telling(context: Context) -> None:
 async def _tell(context: Context, standing: dict[str, Stuck], over: set[str]) -> None:
     table, until = table_of(Lease), context.clock.time() + TRUE_FOR * context.timing.lease_s
     rows = [
-        table.to_row(Lease(_name(work), msgspec.json.encode(each).decode(), until)) for work, each in standing.items()
+        table.to_row(Lease(standing_row(work), msgspec.json.encode(each).decode(), until))
+        for work, each in standing.items()
     ]
     async with context.store.transaction() as session:
-        await session.delete(table, [(_name(work),) for work in over])
+        await session.delete(table, [(standing_row(work),) for work in over])
         await session.save(table, rows)
 
 
-def _name(work: str) -> str:
-    return f"{STANDING}{work}"[:MAX_KEY]
-
-
 async def standing_works(context: Context) -> list[Stuck]:
-    """The works of a service that stand still, in whichever process. Raises Unavailable."""
+    """The works of a service that stand still, in whichever process, and what was told of works. Raises Unavailable."""
     now, table = context.clock.time(), table_of(Lease)
     async with context.store.snapshot(once=True) as session:
         leases: list[Lease] = list(map(table.from_row, await session.find(table, {})))

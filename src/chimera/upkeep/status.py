@@ -150,10 +150,26 @@ async def _rows_of(context: Context, consumer: Consumer) -> list[dict[str, Any]]
         else:
             heads = await _heads_of(context, consumer)
             at = await checkpoints_of(context, consumer, name, heads)
-        follows = consumer.kind not in ("commands", "relay")
-        diverged = await known_divergences(context, consumer.source, at) if follows else {}
+        if consumer.kind == "commands":
+            diverged = await _put_back(context, consumer.source, at, heads)
+        else:
+            diverged = {} if consumer.kind == "relay" else await known_divergences(context, consumer.source, at)
         rows += _rows(name if rows else consumer.name, consumer.source, at, heads, diverged)
     return rows
+
+
+async def _put_back(
+    context: Context, topic: str, at: Mapping[int, Checkpoint], ends: Mapping[int, int]
+) -> dict[int, str]:
+    """Why checkpoints do not stand on the log, by partition: it ends before them. They are younger than its ends."""
+    if all(each.number <= ends.get(partition, 0) for partition, each in at.items()):
+        return {}
+    ends = await context.log.ends(topic)
+    return {
+        partition: f"stands at {topic}/{partition}@{each.number}, but {topic} ends at {ends.get(partition, 0)}"
+        for partition, each in at.items()
+        if each.number > ends.get(partition, 0)
+    }
 
 
 async def _heads_of(context: Context, consumer: Consumer) -> Mapping[int, int]:

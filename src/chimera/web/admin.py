@@ -18,6 +18,7 @@ from chimera.messages import MAX_KEY, to_cloud_event
 from chimera.ports import ConsumerAt
 from chimera.service import Borrow, Mode, Share
 from chimera.share.digests import BUCKETS
+from chimera.upkeep.standing import standing_works
 from chimera.web import answers, openapi
 from chimera.web.http import Call, NoQuery, read_query
 from chimera.web.openapi import added_route
@@ -171,9 +172,11 @@ class Admin:
         command_id = call.path["command_id"]
         state = await self._states.get(command_id, query.wait)
         if state.state == "unknown":
-            raise Rejected(
-                "command_unknown", f"{self._context.service.name} knows no command {command_id[:64]!r}", status=404
-            )
+            name = self._context.service.name
+            told = [each for each in await standing_works(self._context) if each.work == f"{name} commands"]
+            lost = [each for each in told if not each.tries]
+            why = "".join(f"; if it was sent before {each.since:%Y-%m-%d %H:%M:%S}: {each.cause}" for each in lost)
+            raise Rejected("command_unknown", f"{name} knows no command {command_id[:64]!r}{why}", status=404)
         headers = [(b"chimera-position", state.positions.encode())] if state.positions else []
         shown = answers.OneCommand(command_id, *state)  # type: ignore[arg-type]
         await call.answer_json(shown, headers=headers)

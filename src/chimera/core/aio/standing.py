@@ -8,9 +8,15 @@ from typing import NamedTuple
 
 from chimera.core.clock import Clock
 
+TOLD_S = 30.0
+"""For how long a process tells of something that has happened: a few looks of whoever asks whether it is ready."""
+
 
 class Stuck(NamedTuple):
-    """A work that does not get on: its name, since when, how often it was tried, and what it failed with last."""
+    """A work that does not get on: its name, since when, how often it was tried, and what it failed with last.
+
+    With no `tries` it does get on: `since` is when something happened to it that a person has to know, the `cause`.
+    """
 
     work: str
     since: datetime
@@ -31,6 +37,11 @@ class Troubles:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, int], _Trouble] = {}
+        self._told: dict[str, tuple[float, Stuck]] = {}
+
+    def tell(self, what: Stuck, clock: Clock) -> None:
+        """Something has happened to a work: it is among what stands still for TOLD_S seconds."""
+        self._told[what.cause] = clock.monotonic(), what
 
     def failed(self, work: str, cause: str, clock: Clock, who: int = 0) -> None:
         """A work has failed once more, since it last got on. `who`: which of several that do it."""
@@ -44,9 +55,10 @@ class Troubles:
         self._found.pop((work, who), None)
 
     def standing(self, clock: Clock, after_s: float) -> list[Stuck]:
-        """The works that have failed for at least so many seconds, and no longer ago."""
+        """The works that have failed for at least so many seconds, and no longer ago; and what was told just now."""
         now = clock.monotonic()
-        return [
+        self._told = {cause: (at, what) for cause, (at, what) in self._told.items() if now < at + TOLD_S}
+        return [what for _, what in self._told.values()] + [
             Stuck(work, each.since, each.tries, each.cause)
             for (work, _), each in sorted(self._found.items(), key=itemgetter(0))
             if each.tried_at - each.began >= after_s >= now - each.tried_at
