@@ -18,11 +18,12 @@ from typing import NamedTuple
 from chimera.errors import ChimeraError, SettingsError
 from chimera_faults.mistakes import MISTAKES
 from chimera_faults.mutants import Mutant, void_because
+from chimera_faults.own_user import drop_user, make_user
 from chimera_faults.rig import Rig
 from chimera_faults.scenario import EMBEDDED, Result, Scenario
 from chimera_faults.scenarios import SCENARIOS, scenario_named
 from chimera_faults.stacks import Stack, stack_of
-from chimera_faults.sweeping import take_away
+from chimera_faults.sweeping import drop_mongodb, take_away
 from chimera_faults.workload import Workload
 
 logger = logging.getLogger("chimera")
@@ -113,7 +114,7 @@ async def _run_group(plan: CampaignPlan, stack: str, group: Sequence[Scenario], 
     results: list[Result] = []
     told = 0
     try:
-        async with fleet(plan, stack, disk_bytes=group[0].disk_bytes, rows=group[0].rows) as rig:
+        async with fleet(plan, stack, group[0]) as rig:
             for turn, scenario in enumerate(group):
                 results.append(await rig.run(scenario, turn))
                 say(said(results[-1]))
@@ -144,7 +145,8 @@ async def run_mutants(plan: CampaignPlan, names: Sequence[str], say: Say) -> lis
 async def _run_mutant(plan: CampaignPlan, name: str, *, control: bool) -> Caught:
     scenario, began = scenario_named(MISTAKES[name].scenario), time.monotonic()
     mutant = Mutant(name, control)
-    async with fleet(plan, EMBEDDED, mutant=mutant, disk_bytes=scenario.disk_bytes, rows=scenario.rows) as rig:
+    stack = EMBEDDED if EMBEDDED in scenario.stacks else next(iter(scenario.stacks))
+    async with fleet(plan, stack, scenario, mutant=mutant) as rig:
         rig.bound_s = rig.bound_s if control else MUTANT_BOUND_S
         result = await rig.run(scenario)
         void = void_because(rig.folder.path, control=control)
@@ -154,23 +156,29 @@ async def _run_mutant(plan: CampaignPlan, name: str, *, control: bool) -> Caught
 
 
 MUTANT_BOUND_S = 15.0
+PLAIN = Scenario("", "")
 
 
 @asynccontextmanager
 async def fleet(
-    plan: CampaignPlan, stack_name: str, *, mutant: Mutant | None = None, disk_bytes: int = 0, rows: int = 0
+    plan: CampaignPlan, stack_name: str, scenario: Scenario = PLAIN, *, mutant: Mutant | None = None
 ) -> AsyncIterator[Rig]:
-    """A fleet that serves, in a folder of its own. Raises SettingsError where it can't be had."""
+    """A fleet that serves, as a scenario needs it, in a folder of its own. Raises SettingsError where it can't be."""
     folder = Path(tempfile.mkdtemp(prefix="chimera-faults-"))
     stack = stack_of(stack_name, f"f{uuid.uuid4().hex[:8]}")
-    mounted = disk_bytes and _mount(folder / "state", disk_bytes)
-    rig = Rig(stack, plan.workload, folder, seed=plan.seed, mutant=mutant, rows=rows)
+    if scenario.own_user:
+        await make_user(stack)
+        stack = stack.as_user(stack.tag)
+    if scenario.views:
+        stack = stack.with_views(scenario.views)
+    mounted = scenario.disk_bytes and _mount(folder / "state", scenario.disk_bytes)
+    rig = Rig(stack, plan.workload, folder, seed=plan.seed, mutant=mutant, rows=scenario.rows)
     try:
         await rig.start()
         yield rig
     finally:
         await rig.stop()
-        await _try_to_take_away(stack, rig.partitions())
+        await _try_to_take_away(stack, rig.partitions(), scenario)
         if plan.keep is not None:
             kept = plan.keep / f"{stack_name}-{mutant.name if mutant else 'plain'}-{int(time.time())}"
             shutil.copytree(folder, kept, dirs_exist_ok=True)
@@ -179,9 +187,13 @@ async def fleet(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _try_to_take_away(stack: Stack, services: Mapping[str, int]) -> None:
+async def _try_to_take_away(stack: Stack, services: Mapping[str, int], scenario: Scenario) -> None:
     try:
         await take_away(stack.name, stack.tag, services)
+        if scenario.views == "mongodb":
+            await drop_mongodb(stack.tag)
+        if scenario.own_user:
+            await drop_user(stack)
     except Exception as error:  # noqa: BLE001 - what a dead server keeps is no result of the scenarios
         logger.warning("what has %s in its name stays on the servers of %s: %r", stack.tag, stack.name, error)
 

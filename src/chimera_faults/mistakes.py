@@ -8,11 +8,9 @@ fails by itself, with a TypeError, is no mistake at all, and says that.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 from chimera.commands import accept, execute, inbox, parking
 from chimera.core.aio.tasks import take_exception
@@ -23,7 +21,7 @@ from chimera.errors import Unavailable
 from chimera.journal import feed, leases, relay
 from chimera.journal.checkpoints import move_checkpoints
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Store, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Store, WriteSession
 from chimera.share.changes import emit_changed
 from chimera.testing.broken import (
     CarelessViews,
@@ -35,61 +33,17 @@ from chimera.testing.broken import (
     Wrong,
 )
 from chimera.transaction import Unit
-
-BY_ITSELF = (TypeError, AttributeError, NameError)
-"""What a mutant's code raises when what it changes has changed."""
-
-
-class Patching:
-    """Puts mistakes into this process, and takes them out again.
-
-    `wrong` says whether the mistake is to be made now, and that it is; `failed` is told of one that fails by itself.
-    """
-
-    def __init__(self, wrong: Wrong, failed: Callable[[str], None]) -> None:
-        self.wrong = wrong
-        self._failed = failed
-        self._were: list[tuple[Any, str, Any]] = []
-
-    def replace(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
-        """Have `function` in the place of an attribute, until `undo`."""
-        self._were.append((owner, name, owner.__dict__[name]))
-        if inspect.iscoroutinefunction(function):
-
-            @wraps(function)
-            async def watched(*arguments: Any, **options: Any) -> Any:
-                try:
-                    return await function(*arguments, **options)
-                except BY_ITSELF as error:
-                    self._failed(f"{name}: {error!r}")
-                    raise
-        else:
-
-            @wraps(function)
-            def watched(*arguments: Any, **options: Any) -> Any:
-                try:
-                    return function(*arguments, **options)
-                except BY_ITSELF as error:
-                    self._failed(f"{name}: {error!r}")
-                    raise
-
-        setattr(owner, name, watched)
-
-    def undo(self) -> None:
-        """Everything as it was."""
-        for owner, name, was in reversed(self._were):
-            setattr(owner, name, was)
-        self._were.clear()
-
-
-class Mistake(NamedTuple):
-    """A bug: what it is, the rig's scenario that catches it, and how it is made: a patch, or a wrapped engine."""
-
-    what: str
-    scenario: str
-    patch: Callable[[Patching], None] | None = None
-    store: Callable[[Store, Wrong], Store] | None = None
-    views: Callable[[ViewStore, Wrong], ViewStore] | None = None
+from chimera_faults.oversights import (
+    lost_history_not_noticed,
+    never_stopped,
+    no_number_written,
+    offsets_trusted,
+    old_topic_read_on,
+    passed_over_untold,
+    read_only_is_a_failure,
+    too_large_waited_at,
+)
+from chimera_faults.patching import Mistake, Patching
 
 
 def _checkpoint_first(at: Patching) -> None:
@@ -418,6 +372,32 @@ MISTAKES = {
         "documents are written though the checkpoint has moved",
         "consumers-paused-past-their-leases",
         views=lambda views, wrong: CarelessViews(StubbornViews(views, wrong), wrong),
+    ),
+    "lost-history-not-noticed": Mistake(
+        "nobody looks whether a checkpoint stands on its owner's history", "owner-put-back", lost_history_not_noticed
+    ),
+    "old-topic-read-on": Mistake(
+        "a topic that was made anew is read on from where the old one was, and heads are not compared",
+        "events-topic-made-anew",
+        old_topic_read_on,
+    ),
+    "offsets-trusted": Mistake(
+        "a log of commands is read on from its checkpoint, whatever stands there", "commands-put-back", offsets_trusted
+    ),
+    "passed-over-untold": Mistake(
+        "a record that is no event is passed over without a word", "junk-in-the-log", passed_over_untold
+    ),
+    "hanging-ones-waited-for": Mistake("a handler that never returns is waited for", "handler-hangs", never_stopped),
+    "no-number-written": Mistake(
+        "a float that is no number is written as null", "no-number-emitted", no_number_written
+    ),
+    "too-large-waited-at": Mistake(
+        "a view waits at an event that makes a document too large", "document-too-large", too_large_waited_at
+    ),
+    "read-only-forgotten": Mistake(
+        "commands that came while nothing could be written are passed over",
+        "database-read-only",
+        read_only_is_a_failure,
     ),
     "share-not-emitted": Mistake("changes of a share are not emitted", "confirm-lost", _share_not_emitted),
     "leases-for-ever": Mistake("a lease never ends", "worker-killed-before-commit", _leases_for_ever),

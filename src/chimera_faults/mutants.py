@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from chimera.errors import SettingsError
 from chimera.ports import Store, ViewStore
-from chimera_faults.mistakes import KEEPING, MISTAKES, Mistake, Patching
+from chimera_faults.mistakes import KEEPING, MISTAKES
+from chimera_faults.patching import Mistake, Patching
 from chimera_faults.points import FOLDER, add_line
 
 MUTANT = "FAULTS_MUTANT"

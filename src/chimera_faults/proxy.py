@@ -69,6 +69,8 @@ class Proxy:
                 writer.transport.abort()
                 return
             await self._join(reader, writer)
+        except asyncio.CancelledError:
+            return  # closed; asyncio's streams would log it
         finally:
             self._running.discard(task)
 

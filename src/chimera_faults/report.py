@@ -21,7 +21,7 @@ processes that `chimera up --processes --workers 2` started; a ledger outside of
 answered. When the faults are over it waits until nothing is under way, and checks:
 
 - each command that was answered 2xx shows exactly once in every place where its effect belongs (the state, the journal,
-  a reaction's state and events, three views in two services), or was `rejected` with its reason, or is set aside;
+  a reaction's state and events, four views in two services), or was `rejected` with its reason, or is set aside;
 - nothing shows that nobody sent, that was refused, or that was sent once and answered 503 by a log that was down;
 - in every place the commands of a key stand in the order in which they were sent;
 - no journal has a hole, every view is what its events fold to, every copy is what its owner has now;

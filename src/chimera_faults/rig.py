@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from chimera.core.context import Context
 from chimera.core.timing import Timing
 from chimera.errors import ChimeraError, SettingsError
@@ -123,7 +125,10 @@ class Rig:
             result.void = str(error) or "it took too long"
         if not scenario.keep_armed:
             await run.heal()
-        await self.conclude(result, parks=scenario.parks, heal=run.heal)
+        if scenario.settles:
+            await self.conclude(result, parks=scenario.parks, heal=run.heal)
+        result.findings += [f"wrong: {text}" for text in run.wrong]
+        result.other += len(run.wrong)
         result.commands = len(self.ledger.entries) - sent_before
         result.fired = len(run.fired())
         result.void = result.void or run.unfired()
@@ -209,6 +214,7 @@ class Run:
         self.rig = rig
         self.tag = tag
         self.notes: list[str] = []
+        self.wrong: list[str] = []
         self.driver = Driver(f"http://127.0.0.1:{rig.client.port}", rig.workload, rig.ledger, rig.seed)
         self._scenario = scenario
         self._armed = [
@@ -216,6 +222,7 @@ class Run:
             for index, each in enumerate(scenario.armed)
         ]
         self._outside: set[str] = set()
+        self._log_began = rig.fleet.output.stat().st_size if rig.fleet.output.exists() else 0
         self._looked_at = 0.0
         self._all_fired = False
 
@@ -277,6 +284,31 @@ class Run:
             if time.monotonic() > give_up_at:
                 raise TimeoutError(f"it never came to this: {what}")
             await asyncio.sleep(LOOK_S)
+
+    async def must(self, condition: Callable[[], Any], what: str, within_s: float = FIRING_S) -> None:
+        """As `until`, but what never comes is wrong."""
+        try:
+            await self.until(condition, what, within_s)
+        except TimeoutError as error:
+            self.wrong.append(str(error))
+
+    async def ask(self, path: str) -> tuple[int, Any]:
+        """The status and the JSON that the fleet answers to a GET; 0 and nothing where it does not."""
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5.0)) as session,
+                session.get(self.rig.fleet.base + path) as response,
+            ):
+                return response.status, await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return 0, None
+
+    def logged(self, *words: str) -> bool:
+        """True where the fleet has logged a line with these words since this began."""
+        with self.rig.fleet.output.open("rb") as output:
+            output.seek(self._log_began)
+            lines = output.read().decode(errors="replace").splitlines()
+        return any(all(word in line for word in words) for line in lines)
 
     def _has_fired(self) -> bool:
         """True when everything armed has fired; looked at now and then, because many ask."""

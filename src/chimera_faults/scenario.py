@@ -28,6 +28,10 @@ class Scenario(NamedTuple):
     set aside at the end. Those that name a `fleet` share it with each other only; it may have all that it keeps on a
     disk of `disk_bytes`, or so many old `rows` in its first journal. It runs beside the others, or, with `last`, after
     them. A `slow` one is not for a quick run, a `long` one only for those who ask for it.
+
+    Its `strike` may note what is `wrong` by itself; where it does so for everything, because what was answered is not
+    there any more, it does not `settle`. The services' views may be in another engine, `views`; with `own_user` they
+    have a user of the database to themselves.
     """
 
     name: str
@@ -44,6 +48,9 @@ class Scenario(NamedTuple):
     last: bool = False
     slow: bool = False
     long: bool = False
+    settles: bool = True
+    views: str = ""
+    own_user: bool = False
 
 
 class Result(msgspec.Struct):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 
+from chimera_faults.back_in_time import make_events_anew, put_commands_back, put_owner_back
 from chimera_faults.driver import Traffic
+from chimera_faults.one_message import emit_no_number, grow_document, wait_for_hanging
+from chimera_faults.own_user import refuse_writes
 from chimera_faults.points import Action, Armed
 from chimera_faults.scenario import EVERY_STACK, SERVERS, Scenario
 from chimera_faults.strikes import (
@@ -25,6 +28,7 @@ from chimera_faults.strikes import (
     trouble_clients,
     wipe_views,
 )
+from chimera_faults.tally.owner import HANGING, NO_NUMBER
 
 RESTART = Traffic(more_s=100.0, pause_s=0.2)
 PATIENT = Traffic(more_s=180.0, pause_s=0.5)
@@ -258,6 +262,64 @@ SCENARIOS = (
         strike=add_junk,
         parks=True,
         stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "handler-hangs",
+        "handlers of two commands never return; others go on, and each counts as failed after its limit",
+        strike=wait_for_hanging,
+        traffic=Traffic(more_s=40.0, pause_s=0.2, poison=f"{HANGING}12", poisoned=2),
+        stacks=EVERY_STACK,
+        slow=True,
+    ),
+    Scenario(
+        "no-number-emitted",
+        "a handler emits a float that is no number, a direct command answers with one; both are refused there",
+        strike=emit_no_number,
+        traffic=Traffic(more_s=5.0, pause_s=0.2, poison=NO_NUMBER, poisoned=1),
+        parks=True,
+        stacks=EVERY_STACK,
+    ),
+    Scenario(
+        "document-too-large",
+        "a view's document grows beyond what its engine (FerretDB) takes; it is set aside for its key, others go on",
+        strike=grow_document(24),
+        traffic=Traffic(more_s=100.0, pause_s=0.5),
+        parks=True,
+        stacks=SERVERS,
+        fleet="documents",
+        views="mongodb",
+        slow=True,
+    ),
+    Scenario(
+        "events-topic-made-anew",
+        "the topic of events is deleted and made anew while everybody works",
+        strike=make_events_anew,
+        stacks=EVERY_STACK,
+        fleet="topic anew",
+    ),
+    Scenario(
+        "commands-put-back",
+        "the topic of commands is put back to an earlier moment, and grows past its old end before anybody reads it",
+        strike=put_commands_back,
+        stacks=EVERY_STACK,
+        fleet="commands back",
+    ),
+    Scenario(
+        "owner-put-back",
+        "the owner's database is put back to an earlier moment: all who have seen more say so, and the owner goes on",
+        strike=put_owner_back,
+        stacks=EVERY_STACK,
+        fleet="put back",
+        settles=False,
+        slow=True,
+    ),
+    Scenario(
+        "database-read-only",
+        "the database takes no writes for five seconds, as after a failover, and then takes them again",
+        strike=refuse_writes(5.0),
+        stacks=SERVERS,
+        fleet="read-only",
+        own_user=True,
     ),
     Scenario(
         "store-down",

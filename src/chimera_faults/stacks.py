@@ -31,8 +31,26 @@ class Stack(NamedTuple):
 
     def through(self, port: int) -> Stack:
         """The same stack, its store and views reached through a port on loopback."""
-        moved = {kind: self.urls[kind] if kind == "log" else _at_port(self.urls[kind], port) for kind in self.urls}
+        place = urlsplit(self.urls["store"]).netloc.rpartition("@")[2]
+        moved = {
+            kind: _at_port(url, port) if kind != "log" and place in url else url for kind, url in self.urls.items()
+        }
         return self._replace(urls=moved)
+
+    def as_user(self, name: str) -> Stack:
+        """The same stack, its store and views reached as another user, whose password is its name."""
+        moved = {kind: self.urls[kind] if kind == "log" else _as_user(self.urls[kind], name) for kind in self.urls}
+        return self._replace(urls=moved)
+
+    def with_views(self, engine: str) -> Stack:
+        """The same stack, its views in another engine."""
+        url = urlsplit(url_of(engine))._replace(path=f"/{self.tag}-{{service}}").geturl()
+        return self._replace(urls={**self.urls, "views": url})
+
+
+def _as_user(url: str, name: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{name}:{name}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
 def _at_port(url: str, port: int) -> str:

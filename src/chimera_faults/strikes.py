@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from chimera.core.context import Context
-from chimera.core.names import all_of, commands_topic, events_topic
+from chimera.core.names import COMMANDS, all_of, commands_topic, events_topic
 from chimera.core.tables import Handled, Parked
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
@@ -33,6 +35,9 @@ SOON_S = 0.3
 COMMIT_S = 10.0
 SERVICES = Path("services/run.py")
 OWNER, BORROWER = "tally", "board"
+TEXTS = ("", "\0", "x" * 5_000, "\u202e'; DROP TABLE journal; --", "é" * 300)
+"""What no field holds that Chimera writes."""
+FIELDS = ("id", "source", "type", "key", "time", "traceparent", "chain")
 JUNK = ((f"{OWNER}.NoSuchCommand", b"{}"), (f"{OWNER}.Add", b"{broken"), (f"{OWNER}.Add", b'{"amount": "many"}'))
 
 
@@ -133,6 +138,13 @@ async def add_junk(run: Run) -> None:
             Message(f"{name}-2", "somebody", "", f"{name}-2", stamp, b"", 0),
             Message(f"{name}-3", "somebody", f"{OWNER}.None", f"{name}-3", "no time" * 50, b"[" * 10_000, 0),
         ]
+        broken = f'{{"{run.tag} junk'.encode()
+        whole = Message(f"{name}-4", OWNER, f"{OWNER}.Add", f"{name}-4", stamp, broken, 0)
+        commands += [
+            msgspec.structs.replace(whole, **{"id": f"{name}-{field}-{index}", field: text})
+            for field in FIELDS
+            for index, text in enumerate(TEXTS)
+        ]
         await context.log.append(commands_topic(OWNER), commands)
 
         async def begun() -> bool:
@@ -152,14 +164,19 @@ async def add_junk(run: Run) -> None:
             Message("other", "other", "other.Happened", "k", stamp, b"{}", 0, 1),
             Message("", "", "", "", "", b"\xff\xfe", 1),
         ]
+        forged = Message(f"{OWNER}/0@{heads[0] + 1}", OWNER, f"{OWNER}.Added", "junk", stamp, broken, 0, heads[0] + 1)
+        events += [msgspec.structs.replace(forged, **{field: text}) for field in FIELDS for text in TEXTS]
+        events += [msgspec.structs.replace(forged, number=number) for number in (-5, 0, 2**62)]
         await context.log.append(events_topic(OWNER), events)
         run.struck("junk was put into both logs")
 
         async def parked() -> bool:
-            rows = [row for row in await every_row(context, Parked) if row.state in ("parked", "unread")]
-            return len([row for row in rows if row.key.startswith(f"{run.tag}-junk")]) == len(commands)
+            rows = [row for row in await every_row(context, Parked) if row.consumer == COMMANDS]
+            junk = [row for row in rows if row.key.startswith(f"{run.tag}-junk") or row.data == broken]
+            return len(junk) == len(commands)
 
         await run.until(parked, "the junk was set aside")
+        await run.must(partial(run.logged, "is no event of", "is passed over"), "what was passed over is told")
 
 
 def _partition(key: str) -> int:

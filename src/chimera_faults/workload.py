@@ -87,6 +87,7 @@ class Tallying:
             Place("the notes", reacted, await _rows(tally, Note)),
             Place("the notes' journal", reacted, noted),
             Place("view tallies", (*handled, "tally/tally"), await _documents(tally, "tally")),
+            Place("view told", (*handled, "tally/told"), await _documents(tally, "told")),
             Place("view noticed", (*reacted, "tally/noticed"), await _documents(tally, "noticed")),
             Place("view seen", (*handled, "board/seen"), await _documents(board, "seen")),
         ]

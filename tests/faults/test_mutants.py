@@ -11,7 +11,8 @@ import pytest
 from chimera.adapters.sqlite import SQLiteStore
 from chimera_faults import mutants
 from chimera_faults.campaign import Caught
-from chimera_faults.mistakes import MISTAKES, Patching
+from chimera_faults.mistakes import MISTAKES
+from chimera_faults.patching import Patching
 from chimera_faults.mutants import Mutant, changed_store, void_because
 from chimera_faults.points import FOLDER
 from chimera_faults.report import mutants_page

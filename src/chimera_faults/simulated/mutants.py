@@ -13,7 +13,7 @@ from chimera.core.context import Context
 from chimera.testing.fleets.world import World
 from chimera.testing.plans.draw import draw_plan
 from chimera.testing.simulate.run import play
-from chimera_faults.mistakes import Mistake, Patching
+from chimera_faults.patching import Mistake, Patching
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 from chimera_faults.simulated.reading import SIMULATED
 

@@ -12,7 +12,7 @@ import msgspec
 from chimera import Entity, Event, Service, Transaction
 from chimera.commands import react
 from chimera.commands.handlers import reaction_executor
-from chimera_faults.mistakes import Mistake, Patching
+from chimera_faults.patching import Mistake, Patching
 from chimera_faults.simulated.seating import with_seats
 from chimera_faults.tally.messages import Added, Standing
 

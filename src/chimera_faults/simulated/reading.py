@@ -7,7 +7,8 @@ from typing import Any
 from chimera.borrow import copies, reads
 from chimera.reader import Notes
 from chimera.views import documents
-from chimera_faults.mistakes import MISTAKES, Mistake, Patching
+from chimera_faults.mistakes import MISTAKES
+from chimera_faults.patching import Mistake, Patching
 from chimera_faults.simulated.naming import NAMING
 from chimera_faults.simulated.seating import SEATING
 from chimera_faults.simulated.slowness import SLOWNESS

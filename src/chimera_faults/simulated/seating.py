@@ -12,7 +12,7 @@ from chimera.entities import Row, Table
 from chimera.ports import Store, WriteSession
 from chimera.testing.broken import WrappedSession, WrappedStore, Wrong
 from chimera.testing.fleets.state import State
-from chimera_faults.mistakes import Mistake
+from chimera_faults.patching import Mistake
 
 SEATS = 1
 ROOMS = 2

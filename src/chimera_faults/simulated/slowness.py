@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from chimera.commands.apart import detached, limits
-from chimera_faults.mistakes import Mistake, Patching
-
-
-def _never_stopped(at: Patching) -> None:
-    look = limits.TimeLimit._look  # noqa: SLF001
-
-    def patient(self: Any) -> None:
-        if not at.wrong():
-            look(self)
-
-    at.replace(limits.TimeLimit, "_look", patient)
+from chimera.commands.apart import detached
+from chimera_faults.oversights import never_stopped
+from chimera_faults.patching import Mistake, Patching
 
 
 def _not_asked_again(at: Patching) -> None:
@@ -29,7 +20,7 @@ def _not_asked_again(at: Patching) -> None:
 
 
 SLOWNESS = {
-    "hanging-handlers-waited-for": Mistake("a handler that never returns is waited for", "", _never_stopped),
+    "hanging-handlers-waited-for": Mistake("a handler that never returns is waited for", "", never_stopped),
     "what-changed-meanwhile-overwritten": Mistake(
         "what others changed while a handler waited is not noticed", "", _not_asked_again
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from chimera import Service
+from chimera import Reader, Service
 from chimera_faults.tally.messages import Added, Standing
 
 board = Service("board", partitions=4)
@@ -17,6 +17,14 @@ class SeenNote(msgspec.Struct):
     labels: list[str] = []
 
 
+class Shown(msgspec.Struct):
+    """A standing as it is shown: its state says how far it can be trusted."""
+
+    account_id: str
+    state: str
+    last: str = ""
+
+
 seen = board.view(SeenNote, key="account_id", path="/seen/{account_id}", name="seen")
 standings = board.borrow("standings", Standing, owner="tally", mode="async")
 
@@ -25,3 +33,10 @@ standings = board.borrow("standings", Standing, owner="tally", mode="async")
 def saw(document: SeenNote, event: Added) -> None:
     """Add the label."""
     document.labels.append(event.label)
+
+
+@board.get("/standings/{account_id}")
+async def show_standing(account_id: str, read: Reader) -> Shown:
+    """Show what is borrowed of an account."""
+    found = await read.borrowed(standings, account_id)
+    return Shown(account_id, found.state, found.value.last if found.value else "")

@@ -8,12 +8,16 @@ from chimera import Command, Event
 
 
 class Add(Command, key="account_id"):
-    """Add to an account. A negative amount is refused; `poison` makes the handler fail or its process end."""
+    """Add to an account. A negative amount is refused; `poison` makes the handler fail or its process end.
+
+    The `text` comes with what is emitted, however long it is.
+    """
 
     account_id: str
     label: str
     amount: int
     poison: str = ""
+    text: str = ""
 
 
 class AddNow(Command, key="account_id"):
@@ -23,6 +27,7 @@ class AddNow(Command, key="account_id"):
     label: str
     amount: int
     poison: str = ""
+    text: str = ""
 
 
 class Added(Event, source="tally", key="account_id"):
@@ -31,6 +36,15 @@ class Added(Event, source="tally", key="account_id"):
     account_id: str
     label: str
     amount: int
+    text: str = ""
+
+
+class Weighed(Event, source="tally", key="account_id"):
+    """What an account weighs: a float, which may be none that JSON can hold."""
+
+    account_id: str
+    label: str
+    weight: float
 
 
 class Noted(Event, source="tally", key="account_id"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from chimera import Entity, Reads, Rejected, Service, Transaction
+from chimera import Entity, Reads, Rejected, Reply, Service, Transaction
 from chimera_faults.points import FOLDER
-from chimera_faults.tally.messages import Add, Added, AddNow, Noted, Standing
+from chimera_faults.tally.messages import Add, Added, AddNow, Noted, Standing, Weighed
 
 tally = Service("tally", partitions=4)
 tally.forgotten(events=["Old"])  # of the long history that the rig gives it
@@ -23,6 +24,8 @@ HANGING = "hangs until "
 """A poison of so many seconds: the command's handler never returns until it is that old."""
 SLOW = "takes "
 """A poison of so many seconds: the command's handler waits for so long, for something that is not the store."""
+NO_NUMBER = "no number"
+"""A poison: the handler emits a float that is no number, and a direct command's answers with one."""
 ANTIDOTE = "antidote"
 """The file in the rig's folder that ends every poison."""
 
@@ -61,6 +64,14 @@ class Sum(msgspec.Struct):
     total: int = 0
 
 
+class Told(msgspec.Struct):
+    """A view that keeps every text: a document may become larger than its engine holds."""
+
+    account_id: str
+    labels: list[str] = []
+    texts: list[str] = []
+
+
 class Noticed(msgspec.Struct):
     """A view of what the reaction emits."""
 
@@ -71,6 +82,7 @@ class Noticed(msgspec.Struct):
 tallies = tally.view(Tally, key="account_id", path="/tallies/{account_id}")
 sums = tally.view(Sum, key="name", path="/sums/{name}")
 noticed = tally.view(Noticed, key="account_id")
+told = tally.view(Told, key="account_id")
 
 
 @tally.handle("POST /additions")
@@ -80,22 +92,27 @@ async def add(command: Add, tx: Transaction) -> None:
 
 
 @tally.handle("POST /additions/now", direct=True)
-async def add_now(command: AddNow, tx: Transaction) -> None:
+async def add_now(command: AddNow, tx: Transaction) -> Reply[dict[str, float]] | None:
     """Add an amount before the answer."""
+    if command.poison == NO_NUMBER:
+        return Reply({"weight": math.nan})
     await _add(command, tx)
+    return None
 
 
 async def _add(command: Add | AddNow, tx: Transaction) -> None:
     account = await tx.load(Account, command.account_id) or Account(command.account_id)
     if command.amount < 0:
         raise Rejected("negative", "an amount is not negative")
-    if command.poison:
+    if command.poison == NO_NUMBER:
+        tx.emit(Weighed(command.account_id, command.label, math.nan))
+    elif command.poison:
         await _take(command.poison, tx.now.timestamp())
     account.count += 1
     account.total += command.amount
     account.labels.append(command.label)
     tx.save(account)
-    tx.emit(Added(command.account_id, command.label, command.amount))
+    tx.emit(Added(command.account_id, command.label, command.amount, command.text))
 
 
 async def _take(poison: str, accepted_at: float) -> None:
@@ -138,6 +155,14 @@ def summed(document: Sum, event: Added) -> None:
     """Add the amount to the one document of all accounts."""
     document.count += 1
     document.total += event.amount
+
+
+@told.on(Added)
+def kept(document: Told, event: Added) -> None:
+    """Keep the text."""
+    document.labels.append(event.label)
+    if event.text:
+        document.texts.append(event.text)
 
 
 @noticed.on(Noted)
