@@ -129,7 +129,10 @@ async def _run_group(plan: CampaignPlan, stack: str, group: Sequence[Scenario], 
 
 
 async def run_mutants(plan: CampaignPlan, names: Sequence[str], say: Say) -> list[Caught]:
-    """Strike each mutant and its control with its scenario, on an embedded fleet of its own; says each as it comes."""
+    """Strike each mutant and its control with its scenario, on a fleet of its own; says each as it comes.
+
+    It is an embedded one where the scenario has that.
+    """
     turns = asyncio.Semaphore(plan.fleets)
 
     async def in_turn(name: str, *, control: bool) -> Caught:
@@ -146,10 +149,13 @@ async def _run_mutant(plan: CampaignPlan, name: str, *, control: bool) -> Caught
     scenario, began = scenario_named(MISTAKES[name].scenario), time.monotonic()
     mutant = Mutant(name, control)
     stack = EMBEDDED if EMBEDDED in scenario.stacks else next(iter(scenario.stacks))
-    async with fleet(plan, stack, scenario, mutant=mutant) as rig:
-        rig.bound_s = rig.bound_s if control else MUTANT_BOUND_S
-        result = await rig.run(scenario)
-        void = void_because(rig.folder.path, control=control)
+    try:
+        async with fleet(plan, stack, scenario, mutant=mutant) as rig:
+            rig.bound_s = rig.bound_s if control else MUTANT_BOUND_S
+            result = await rig.run(scenario)
+            void = void_because(rig.folder.path, control=control)
+    except SettingsError as error:
+        return Caught(name, scenario.name, "", str(error), time.monotonic() - began, control)
     finding = next(iter(result.findings), "")
     void = void or (not finding and result.void) or ""
     return Caught(name, scenario.name, finding, void, time.monotonic() - began, control)

@@ -164,7 +164,8 @@ async def add_junk(run: Run) -> None:
             Message("other", "other", "other.Happened", "k", stamp, b"{}", 0, 1),
             Message("", "", "", "", "", b"\xff\xfe", 1),
         ]
-        forged = Message(f"{OWNER}/0@{heads[0] + 1}", OWNER, f"{OWNER}.Added", "junk", stamp, broken, 0, heads[0] + 1)
+        beyond = heads[0] + 500_000
+        forged = Message(f"{OWNER}/0@{beyond}", OWNER, f"{OWNER}.Added", "junk", stamp, broken, 0, beyond)
         events += [msgspec.structs.replace(forged, **{field: text}) for field in FIELDS for text in TEXTS]
         events += [msgspec.structs.replace(forged, number=number) for number in (-5, 0, 2**62)]
         await context.log.append(events_topic(OWNER), events)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,11 +18,14 @@ from chimera.core.names import COMMANDS
 from chimera.core.tables import Progress
 from chimera.core.timing import Retention
 from chimera.entities import table_of
+from chimera.errors import Rejected
 from chimera.messages import Message
 from chimera.testing.memory import MemoryLog
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.standing import standing_works
 from chimera.upkeep.status import service_status
+from chimera.web.admin import Admin
+from chimera.web.http import Call
 from tests.support import QUICK, Bank, Deposit, Engines, accept, balances, message_of, opened
 
 SOON = msgspec.structs.replace(QUICK, heads_quiet_s=0.02, quiet_s=0.05)
@@ -151,9 +155,8 @@ async def test_what_is_older_than_the_inbox_remembers_is_not_done_again_and_name
     put_back = await with_log(days, [forgotten, *new])
     with caplog.at_level(logging.ERROR):
         await consumed(put_back, new)
-    assert (
-        "1 commands that are read again are older than the inbox remembers, and are not done: forgotten" in caplog.text
-    )
+    assert "1 commands at offsets 1 to 1, which are read again, are older than the inbox remembers" in caplog.text
+    assert "forgotten" in caplog.text
     assert await balances(context) == {"a": 4}
 
 
@@ -189,3 +192,26 @@ async def test_before_a_write_head_runs_the_status_tells_and_new_commands_are_pe
         f"stands at accounts.commands/{new[0].partition}@3, but accounts.commands ends at 1"
     ]
     assert (await CommandStates(put_back).get("new-1")).state == "pending"
+
+
+async def test_who_asks_for_a_command_that_is_lost_with_its_log_is_told_since_when(context: Context) -> None:
+    old, new = deposits("old-1", "old-2"), deposits("new-1")
+    await consumed(await with_log(context, old), old)
+    put_back = await with_log(context, new)
+    await consumed(put_back, new)
+    admin = Admin(put_back, CommandStates(put_back), {})
+    with pytest.raises(Rejected, match=r"knows no command 'lost'; if it was sent before .* was put back or made anew"):
+        await admin.command(asked_for("lost"))
+    [told_] = (await service_status(put_back))["standing"]
+    assert (told_["work"], told_["tries"]) == ("accounts commands", 0)
+
+
+async def test_who_asks_for_an_unknown_command_of_a_log_that_is_as_it_was_is_told_that_alone(context: Context) -> None:
+    with pytest.raises(Rejected, match=r"knows no command 'lost'$"):
+        await Admin(context, CommandStates(context), {}).command(asked_for("lost"))
+
+
+def asked_for(command_id: str) -> Call:
+    async def nothing(*_: object) -> Any: ...
+
+    return Call({"query_string": b"", "headers": []}, nothing, nothing, {"command_id": command_id})

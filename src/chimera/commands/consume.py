@@ -191,11 +191,11 @@ class CommandConsumer:
         for partition, text in read.gaps.items():
             await self._tell({partition: text})
         forgotten = self._forgotten_before() if read.again else ""
-        old = [task.message for task in read.again if _is_older(task.message, forgotten)]
+        old = [task for task in read.again if _is_older(task.message, forgotten)]
         if old:
             await self._pass_over(old)
-        after, passed = read.after(), {message.id for message in old}
-        tasks = [task for task in read.tasks if task.message.id not in passed] if old else read.tasks
+        after, passed = read.after(), set(map(id, old))
+        tasks = [task for task in read.tasks if id(task) not in passed] if old else read.tasks
         moves = [Move(topic, p, at[p].number, each) for p, each in after.items() if each.number != at[p].number]
         if moves:
             await self._executor.run_watched(tasks, moves, watch)
@@ -229,18 +229,23 @@ class CommandConsumer:
         days = self._context.retention.inbox_days
         return stamp_of(self._context.clock.now() - timedelta(days=days)) if days else ""
 
-    async def _pass_over(self, old: Sequence[Message]) -> None:
+    async def _pass_over(self, old: Sequence[Task]) -> None:
         """Tell of commands that are read again and are older than the inbox remembers: they were done long ago."""
         async with self._context.store.snapshot(once=True) as session:
-            known = await read_outcomes(session, [message.id for message in old])
-        unknown = [message.id for message in old if message.id not in known]
-        if unknown:
+            known = await read_outcomes(session, [task.message.id for task in old])
+        unknown = [task for task in old if task.message.id not in known]
+        for partition in sorted({task.message.partition for task in unknown}):
+            named = [task for task in unknown if task.message.partition == partition]
             logger.error(
-                "%s: %d commands that are read again are older than the inbox remembers, and are not done: %s%s",
+                "%s/%d: %d commands at offsets %d to %d, which are read again, are older than the inbox remembers, and "
+                "are taken for done: %s%s",
                 self._topic,
-                len(unknown),
-                ", ".join(unknown[:NAMED]),
-                " …" if len(unknown) > NAMED else "",
+                partition,
+                len(named),
+                named[0].number,
+                named[-1].number,
+                ", ".join(task.message.id for task in named[:NAMED]),
+                " …" if len(named) > NAMED else "",
             )
 
 

@@ -176,7 +176,8 @@ class ConsumerShown(msgspec.Struct):
     """A consumer's checkpoint in a partition of a source; `head` and `lag` are null while the owner can't be asked.
 
     `lag` is null as well where the consumer stands on what its owner has lost. `diverged`: why it does not stand on its
-    source's history, and takes nothing of it; else empty.
+    source's history, and takes nothing of it; else empty. Of commands: why their log is not the one that was read; a
+    write head reads it from its beginning.
     """
 
     consumer: str
