@@ -6,12 +6,13 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from chimera.core.names import COMMANDS, commands_topic, events_topic
+from chimera.errors import ChimeraError
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.ports import Log, Record
 from chimera.testing.balance import every_row
@@ -27,6 +28,7 @@ OWNER, BORROWER = "tally", "board"
 NOTICED_S = 20.0
 OK = 200
 SOME = 20
+TRIES = 10
 OF_VIEWS = ("documents", "checkpoints", "revisions")
 """Tables of a view store that shares its database with the store."""
 CONSUMERS = {
@@ -168,15 +170,25 @@ async def _put_into_postgresql(schema: str, rows: Rows) -> None:
     connection = await asyncpg.connect(url_of("postgresql"))
     tables = {f'"{schema}"."{name}"': kept for name, kept in rows.items()}
     try:
-        async with connection.transaction():
-            await connection.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
-            for table, kept in tables.items():
-                await connection.execute(f"DELETE FROM {table}")  # noqa: S608
-                if kept:
-                    values = ", ".join(f"${place}" for place in range(1, len(kept[0]) + 1))
-                    await connection.executemany(f"INSERT INTO {table} VALUES ({values})", [tuple(row) for row in kept])  # noqa: S608
+        for _ in range(TRIES):
+            with suppress(asyncpg.DeadlockDetectedError):  # somebody has one of the tables, and wants another
+                return await _replace_rows(connection, tables)
+        raise ChimeraError(f"the tables of {schema} could not be locked")
     finally:
         await connection.close()
+
+
+async def _replace_rows(connection: Any, tables: Rows) -> None:
+    async with connection.transaction():
+        await connection.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
+        for table, kept in tables.items():
+            await connection.execute(f"DELETE FROM {table}")  # noqa: S608
+            if kept:
+                values = ", ".join(f"${place}" for place in range(1, len(kept[0]) + 1))
+                await connection.executemany(
+                    f"INSERT INTO {table} VALUES ({values})",  # noqa: S608
+                    [tuple(row) for row in kept],
+                )
 
 
 async def _mysql_rows(database: str) -> Rows:

@@ -17,7 +17,7 @@ class SeenNote(msgspec.Struct):
     labels: list[str] = []
 
 
-class Shown(msgspec.Struct):
+class ShownStanding(msgspec.Struct):
     """A standing as it is shown: its state says how far it can be trusted."""
 
     account_id: str
@@ -36,7 +36,7 @@ def saw(document: SeenNote, event: Added) -> None:
 
 
 @board.get("/standings/{account_id}")
-async def show_standing(account_id: str, read: Reader) -> Shown:
+async def show_standing(account_id: str, read: Reader) -> ShownStanding:
     """Show what is borrowed of an account."""
     found = await read.borrowed(standings, account_id)
-    return Shown(account_id, found.state, found.value.last if found.value else "")
+    return ShownStanding(account_id, found.state, found.value.last if found.value else "")
