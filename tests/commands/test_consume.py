@@ -137,7 +137,7 @@ async def test_a_checkpoint_of_an_earlier_release_says_nothing_about_the_log(con
     table = table_of(Progress)
     async with context.store.transaction() as session:
         [row] = [each for each in await session.find(table, {}) if table.from_row(each).consumer == COMMANDS]
-        await session.save(table, [table.to_row(replaced(table.from_row(row), chain=None))])  # type: ignore[type-var]
+        await session.save(table, [table.to_row(msgspec.structs.replace(table.from_row(row), chain=None))])
     other = await with_log(context, new)
     await consumed(other, new[1:])
     assert await told(other) == []
