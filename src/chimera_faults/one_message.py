@@ -122,15 +122,19 @@ def grow_document(times: int) -> Strike:
             partial(_is_aside, run, key), "the event that makes it too large is set aside for its key", 150.0
         )
         since = len(run.rig.ledger.entries)
-        await run.must(partial(_are_shown, run, since), "others are shown by the view", 60.0)
+        await run.must(partial(_are_shown, run, since), "others are shown by the view", 60.0, 2.0)
 
     return strike
 
 
 async def _is_aside(run: Run, key: str) -> bool:
+    if not run.logged("view told set aside", f"'{key}'"):
+        return False
     async with run.rig.contexts() as contexts:
         failed = await all_parked(contexts[OWNER].views, "told")
-    return any(failure.message.key == key for failure in failed) and {f.message.key for f in failed} == {key}
+    if others := {failure.message.key for failure in failed} - {key}:
+        run.wrong.append(f"also set aside by the view: {', '.join(sorted(others))}")
+    return True
 
 
 async def _are_shown(run: Run, since: int) -> bool:

@@ -272,8 +272,13 @@ class Run:
             missing.append("nothing was struck")
         return ", ".join(missing) and f"did not fire: {', '.join(missing)}"
 
-    async def until(self, condition: Callable[[], Any], what: str, within_s: float = FIRING_S) -> Any:
-        """Wait until a condition holds, and return its value. Raises TimeoutError that says `what` never came."""
+    async def until(
+        self, condition: Callable[[], Any], what: str, within_s: float = FIRING_S, look_s: float = LOOK_S
+    ) -> Any:
+        """Wait until a condition holds, and return its value. Raises TimeoutError that says `what` never came.
+
+        It is looked at every `look_s` seconds: what asks an engine takes that from the fleet.
+        """
         give_up_at = time.monotonic() + within_s
         while True:
             found = condition()
@@ -283,12 +288,14 @@ class Run:
                 return found
             if time.monotonic() > give_up_at:
                 raise TimeoutError(f"it never came to this: {what}")
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(look_s)
 
-    async def must(self, condition: Callable[[], Any], what: str, within_s: float = FIRING_S) -> None:
+    async def must(
+        self, condition: Callable[[], Any], what: str, within_s: float = FIRING_S, look_s: float = LOOK_S
+    ) -> None:
         """As `until`, but what never comes is wrong."""
         try:
-            await self.until(condition, what, within_s)
+            await self.until(condition, what, within_s, look_s)
         except TimeoutError as error:
             self.wrong.append(str(error))
 

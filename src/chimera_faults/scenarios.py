@@ -283,7 +283,7 @@ SCENARIOS = (
         "document-too-large",
         "a view's document grows beyond what its engine (FerretDB) takes; it is set aside for its key, others go on",
         strike=grow_document(24),
-        traffic=Traffic(keys=4, commands=2, more_s=240.0, pause_s=2.0),
+        traffic=Traffic(keys=4, commands=2, more_s=160.0, pause_s=1.0),
         parks=True,
         stacks=SERVERS,
         fleet="documents",
