@@ -12,12 +12,14 @@ from chimera.borrow.modes import read_mode
 from chimera.cli.surveys import events_of, print_proof, print_survey, say
 from chimera.core.context import Context
 from chimera.errors import ChimeraError, SettingsError
+from chimera.journal.checkpoints import read_checkpoints
 from chimera.messages import Position
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
 from chimera.upkeep.recovery.epochs import begin_epochs
 from chimera.upkeep.recovery.mend import HandledLost, by_reaction, mend_documents, settle
 from chimera.upkeep.recovery.survey import Survey, survey
+from chimera.upkeep.recovery.witnesses import Witness
 from chimera.views.generations import read_generations
 from chimera.views.rebuild import last_report, why_held
 
@@ -28,6 +30,15 @@ class Wish(NamedTuple):
 
     keep: Mapping[str, Collection[str] | None]
     common: Mapping[int, int]
+
+
+class Mending(NamedTuple):
+    """What is under way: the generations of views that are built anew, and the checkpoints of reactions that go on."""
+
+    owner: Context
+    contexts: Sequence[Context]
+    building: Sequence[tuple[Context, str, int]]
+    going: Sequence[Witness]
 
 
 def wish_of(service: str, keep: Sequence[str], common: Sequence[str]) -> Wish:
@@ -68,8 +79,8 @@ async def recover(settings: Settings, service: str, wish: Wish, *, yes: bool, wa
         if not found.is_well:
             await begin_epochs(owner, found.new)
             building = await mend_documents(found.witnesses)
-            held = [each for each in found.handled if not await _settled(console, each, wish)]
-            await _until_mended(owner, contexts, {each.witness.name for each in held}, building, wait_s)
+            going = [each.witness for each in found.handled if await _settled(console, each, wish)]
+            await _until_mended(Mending(owner, contexts, building, going), wait_s)
             found = await survey(owner, contexts, wish.common)
         is_whole = await print_proof(console, found)
         return is_whole and not found.diverged
@@ -103,16 +114,11 @@ async def _settled(console: Console, handled: HandledLost, wish: Wish) -> bool:
     return True
 
 
-async def _until_mended(
-    owner: Context,
-    contexts: Sequence[Context],
-    held: Collection[str],
-    building: Sequence[tuple[Context, str, int]],
-    wait_s: float,
-) -> None:
-    """Wait until views that are built anew serve, and copies are filled. Raises ChimeraError where that takes long."""
+async def _until_mended(mending: Mending, wait_s: float) -> None:
+    """Wait until views serve, copies are filled and reactions have gone on. Raises ChimeraError where that is long."""
+    owner = mending.owner
     until = owner.clock.monotonic() + wait_s
-    while left := await _not_mended(owner, contexts, held, building):
+    while left := [*await _building(mending), *await _behind(mending)]:
         if owner.clock.monotonic() > until:
             raise ChimeraError(
                 f"after {wait_s:g} s {'; '.join(left)}; write heads do that work: do they run? What was begun goes on; "
@@ -121,18 +127,25 @@ async def _until_mended(
         await owner.clock.sleep(owner.timing.watch_s)
 
 
-async def _not_mended(
-    owner: Context, contexts: Sequence[Context], held: Collection[str], building: Sequence[tuple[Context, str, int]]
-) -> list[str]:
+async def _building(mending: Mending) -> list[str]:
     left = []
-    for context, view, number in building:
+    for context, view, number in mending.building:
         state = (await read_generations(context.views, [view]))[view]
         if state.building is not None and state.building.generation.number == number:
             if state.building.phase == "held":
                 raise ChimeraError(why_held(context.service.name, view, await last_report(context, view)))
             left.append(f"view {view} of {context.service.name} is still being built anew")
-    heads = await owner.store.heads()
-    for context in contexts:
+    return left
+
+
+async def _behind(mending: Mending) -> list[str]:
+    """The copies and reactions that have not reached where their owner is."""
+    left, owner, heads = [], mending.owner, await mending.owner.store.heads()
+    for each in mending.going:
+        at = await read_checkpoints(each.context.store, each.name, owner.service.name, [each.partition])
+        if at[each.partition].number < heads[each.partition]:
+            left.append(f"{each.title} has not handled all that {owner.service.name} has")
+    for context in mending.contexts:
         for borrow in context.service.borrows.values():
             if borrow.owner != owner.service.name:
                 continue
