@@ -7,7 +7,8 @@ ChimeraError
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
 │   ├── CutShort       … in the middle of a work, which may itself be the cause
-│   └── OutOfService   … whatever the work is: it is read-only, a standby, or starts or ends
+│   ├── OutOfService   … whatever the work is: it is read-only, a standby, or starts or ends
+│   └── NotYet         … because only another build can do it; whoever asks is told
 ├── Unfit              what is to be written can't be kept as it is; trying again does not help
 ├── Trimmed            a journal no longer has the events asked for; trying again does not help
 └── Conflict           somebody else changed what this transaction relied on; run it again
@@ -66,6 +67,10 @@ class OutOfService(Unavailable):
 
     No work is the cause. Its connections are given up: another server, or this one later, may take it.
     """
+
+
+class NotYet(Unavailable):
+    """Only another build can do it, and none that runs is that one. Nothing was stored; the text says why."""
 
 
 class Unfit(ChimeraError):  # noqa: N818 - what something is

@@ -18,6 +18,9 @@ CONSTANTS = {
     "SHARED_TABLE": "chimera_shared",
     "CONSUMERS_TABLE": "chimera_consumers",
     "NAMES_TABLE": "chimera_names",
+    "EPOCHS_TABLE": "chimera_epochs",
+    "KEPT_TABLE": "chimera_kept",
+    "BUILDS_TABLE": "chimera_builds",
     "STANDING": "standing/",
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
@@ -59,6 +62,8 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("last_known_key", ("shop", "profiles", "u1"), "shop/profiles/u1"),
     ("worker_lease", ("w1", ""), "worker/w1"),
     ("worker_lease", ("w1", "3f2a"), "worker/w1/3f2a"),
+    ("code_in", ("worker/w1/3f2a", "w1"), "3f2a"),
+    ("code_in", ("worker/w1", "w1"), ""),
     ("partition_lease", (3,), "partition/3"),
 ]
 
@@ -95,4 +100,7 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_shared": "share partition bucket key number digest",
         "chimera_consumers": "consumer partition number offset seen",
         "chimera_names": "kind name detail gone",
+        "chimera_epochs": "partition offset number chain at",
+        "chimera_kept": "consumer digest times",
+        "chimera_builds": "code reads",
     }

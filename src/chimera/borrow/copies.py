@@ -193,6 +193,7 @@ async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: froz
     partitions = await partitions_of(context, borrow.owner, held)
     filling = Bootstrap(context, borrow, projection.name, projector)
     await filling.fill(partitions)
+    await projector.redrive_unread()
     at, heads = await projector.checkpoints(borrow.owner, partitions), partial(context.owners.known_heads, borrow.owner)
     feed = Feed(context, borrow.owner, at, projection.name)
     again = asyncio.ensure_future(filling.keep_trying(partitions))

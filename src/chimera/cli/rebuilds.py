@@ -15,10 +15,11 @@ from chimera.core.names import generation_name
 from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.leases import Leases
 from chimera.ports import Checkpoint
+from chimera.run.builds import build_of
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
 from chimera.views.comparison import Comparison
-from chimera.views.fingerprints import fingerprint, fingerprint_of_all
+from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generations, change, read_generations
 from chimera.views.rebuild import ask_for, last_report, why_held
 
@@ -87,7 +88,7 @@ def _known(context: Context, view: str) -> str:
 async def _watch(context: Context, view: str, number: int, *, quiet: bool) -> None:
     """Show its progress until it serves."""
     name, clock, idle_s = context.service.name, context.clock, context.timing.idle_s
-    leases, code = Leases(context, ""), fingerprint_of_all(context.service)
+    leases, code = Leases(context, ""), build_of(context.service)
     with Progress(disable=quiet) as progress:
         bar = progress.add_task(f"rebuilding {view}", total=None)
         worked_at = clock.monotonic()

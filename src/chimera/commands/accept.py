@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.direct import Direct
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
@@ -21,7 +22,7 @@ from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
-from chimera.errors import ChimeraError, Invalid, Unavailable, Unfit
+from chimera.errors import ChimeraError, Invalid, NotYet, Unavailable, Unfit
 from chimera.messages import MAX_KEY, Command, Message, partition_of
 from chimera.service import Handler
 
@@ -35,6 +36,15 @@ class Accepted(NamedTuple):
 
     message: Message
     command: Command
+
+
+class Misfit(Invalid):
+    """A body that is no command to this code; to other code it may be one. `data`: as its message would have it."""
+
+    def __init__(self, refused: Invalid, type_: str, data: bytes) -> None:
+        super().__init__(refused.detail, field=refused.field, status=refused.status)
+        self.type = type_
+        self.data = data
 
 
 class CommandDecoder:
@@ -98,7 +108,7 @@ class CommandDecoder:
             refused = invalid(error)
             if refused.field.removeprefix("$.") in self._path_fields:
                 refused.field = f"path.{refused.field.removeprefix('$.')}"
-            raise refused from error
+            raise Misfit(refused, self._type, data) from error
 
     def _command_id(self, idempotency_key: str | None) -> str:
         if idempotency_key is None:
@@ -123,6 +133,7 @@ class Intake:
         self._direct = Direct(direct_executor(context), context.limits.apart)
         self._directs: Coalescer[Task, Outcome] = Coalescer(self._direct.run, limit=DIRECT_BATCH)
         self._reuse = Reuse(context)
+        self._announced = Announced(context)
         self._held = 0
 
     def hold(self, size: int) -> None:
@@ -136,13 +147,30 @@ class Intake:
         self._held -= size
 
     async def append(self, message: Message) -> None:
-        """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused."""
+        """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused.
+
+        NotYet where write heads live and none of them can read it, because they run another build.
+        """
+        if why := await self._announced.misfit(message.type, message.data):
+            raise NotYet(
+                f"no write head of {self._context.service.name} that runs now can read this {message.type} ({why}), as "
+                "another build is coming or going; nothing was kept; send it again"
+            )
         fingerprint = fingerprint_of(message)
         if fingerprint is None:
             await self._submit(message)
             return
         with await self._reuse.claimed(message.id, fingerprint):
             await self._submit(message)
+
+    async def refusal(self, misfit: Misfit) -> Invalid | NotYet:
+        """How a body is refused that is no command to this code: for good, or until the build is here that reads it."""
+        if await self._announced.was_read_elsewhere(misfit.type, misfit.data):
+            return NotYet(
+                f"this process can't read this {misfit.type} ({misfit.field}: {misfit.detail}), but a write head can, "
+                "as another build is coming or going; nothing was kept; send it again"
+            )
+        return misfit
 
     async def execute(self, message: Message) -> Outcome:
         """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""

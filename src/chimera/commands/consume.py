@@ -16,7 +16,7 @@ from typing import cast
 
 import msgspec
 
-from chimera.commands.apart.redriving import keep_redriving
+from chimera.commands.apart.redriving import Share, keep_redriving
 from chimera.commands.execute import Task
 from chimera.commands.handlers import commands_executor, parking_of
 from chimera.commands.inbox import read_outcomes
@@ -95,17 +95,19 @@ class Reading:
 
 
 class CommandConsumer:
-    """Executes the commands of some partitions as they come, and tries again what is parked and due."""
+    """Executes the commands of some partitions as they come, and tries again what is parked and due (see there)."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, alike: Share | None = None) -> None:
         self._context = context
+        self._alike = alike
         self._topic = context.commands_topic
         self._executor = commands_executor(context)
 
     async def run(self, partitions: frozenset[int]) -> None:
         """Work until cancelled. Raises Unavailable when an engine can't be reached."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_redriving(parking_of(self._context, COMMANDS), self._executor, partitions))
+            parking = parking_of(self._context, COMMANDS)
+            tasks.create_task(keep_redriving(parking, self._executor, partitions, self._alike))
             for lane in range(LANES):
                 if part := sorted(partitions)[lane::LANES]:
                     tasks.create_task(self._consume(frozenset(part)))

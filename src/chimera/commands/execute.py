@@ -15,17 +15,19 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.detached import detached
 from chimera.commands.apart.limits import Overdue, SlowTypes, TimeLimit
 from chimera.commands.apart.rules import rules_of
 from chimera.commands.inbox import APART, FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
 from chimera.commands.prefetch import Prefetch
+from chimera.core import names
 from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
 from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
-from chimera.journal.failures import ProcessEnded, TookTooLong, text_of
+from chimera.journal.failures import ProcessEnded, TookTooLong, Unreadable, text_of
 from chimera.messages import Message, Position, json_of
 from chimera.ports import Checkpoint, Move, Session, WriteSession
 from chimera.service import Reply
@@ -138,6 +140,7 @@ class Executor:
         self._inbox = inbox
         self._batch = batch
         self._prefetch = Prefetch()
+        self._announced = Announced(context)
         self._rules = rules_of(context, consumer)
         self._slow = SlowTypes()
         self.set_apart = Signal()
@@ -409,8 +412,21 @@ class Executor:
             await self._together([], rest)
         return outcomes
 
+    async def look_elsewhere(self, message: Message, error: Exception, unread_by: str | None = None) -> None:
+        """Where this code can't read a message, see whether a write head of another build can: then it waits for that.
+
+        `unread_by`: the codes that could not either.
+        """
+        if isinstance(error, Unreadable) and message.type:
+            is_command = self.consumer == names.COMMANDS
+            name = message.type if is_command else f"{self.consumer.rpartition(':')[0]}/{message.type}"
+            error.elsewhere = await self._announced.is_read_elsewhere(
+                "commands" if is_command else "events", name, message.data, not_by=(unread_by or "").split()
+            )
+
     async def _settle_failure(self, task: Task, moves: Sequence[Move], error: Exception) -> Outcome:
         """Remember a refusal that needed a rollback, or park the message, in a new transaction."""
+        await self.look_elsewhere(task.message, error)
         outcome = await again_on_conflict(lambda: self._try_settle(task, moves, error), self.context.clock)
         self.committed([outcome])
         return outcome

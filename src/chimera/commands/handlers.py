@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 
@@ -14,12 +13,10 @@ from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.context import Context
 from chimera.journal.consumers import Consumer, consumers_of
-from chimera.journal.failures import Unreadable
+from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import Event, Message
 from chimera.service import Reaction, Service
 from chimera.transaction import Transaction
-
-Read = TypeVar("Read")
 
 
 def parking_of(context: Context, consumer: str) -> Parking:
@@ -72,16 +69,9 @@ def _handle_commands(service: Service) -> Invoke:
         if message.type not in handlers:
             raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
         decoder, function = handlers[message.type]
-        return await function(_read(decoder, message), tx)
+        return await function(decoded(decoder, message), tx)
 
     return invoke
-
-
-def _read(decoder: msgspec.json.Decoder[Read], message: Message) -> Read:
-    try:
-        return decoder.decode(message.data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise Unreadable(f"{message.type}: {error}") from error
 
 
 def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
@@ -90,7 +80,7 @@ def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
     }
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
-        events = [_read(decoders[message.type], message) for message in await kept.new_of(messages, tx)]
+        events = [decoded(decoders[message.type], message) for message in await kept.new_of(messages, tx)]
         if events:
             await reaction.function(events if reaction.batch else events[0], tx)
 

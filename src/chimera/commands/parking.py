@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -32,6 +32,8 @@ from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
 
+LEFT_S = 5.0
+"""What is left to a write head of another build is looked at again after so many seconds: that one may be gone."""
 CODES = 1_000
 """Characters of the digests that are remembered of code that could not read a message."""
 
@@ -75,20 +77,37 @@ class Parking:
         unit.put(failed)
         return outcome
 
-    async def due(self, executor: Executor, now: datetime, partitions: Collection[int] | None = None) -> list[str]:
+    async def due(
+        self,
+        executor: Executor,
+        now: datetime,
+        partitions: Collection[int] | None = None,
+        alike: Collection[int] | None = None,
+    ) -> list[str]:
         """The keys whose first message is to be tried again by now, in these partitions, or all.
 
-        What other code could not read is for any that can.
+        What other code could not read is for any build that can: `alike` are the partitions that are this worker's
+        among those that run the same.
         """
         async with executor.context.store.snapshot(once=True) as session:
             rows = await self._rows(session, {"state": ["retrying", "unread"]})
-        self.is_retrying = any(row.state == "retrying" for row in rows)
-        here = [row for row in rows if partitions is None or row.partition in partitions or row.state == "unread"]
+        self.is_retrying = any(row.state == "retrying" or row.due for row in rows)
+        count = self._service.partitions
+        here = [
+            row
+            for row in rows
+            if (
+                alike is None or row.partition % count in alike
+                if row.state == "unread"
+                else partitions is None or row.partition in partitions
+            )
+        ]
         return list({row.key: None for row in here if self._is_due(row, now)})
 
     def _is_due(self, row: ParkedPlace, now: datetime) -> bool:
         if row.state == "unread":
-            return code_of(self._service) not in (row.unread_by or "").split()
+            is_new = code_of(self._service) not in (row.unread_by or "").split()
+            return is_new or (row.due is not None and row.due <= now)
         return row.due is None or row.due <= now
 
     async def redrive(self, executor: Executor, key: str, *, by_hand: bool = False) -> list[Outcome]:
@@ -206,6 +225,7 @@ class Parking:
             if first is None:
                 raise
             cause = error
+            await executor.look_elsewhere(message_of(first), cause, first.unread_by)
             outcome = await again_on_conflict(lambda: self._fail_again(executor, row, following, cause), self._clock)
         executor.committed([outcome])
         return outcome
@@ -238,7 +258,10 @@ class Parking:
         if isinstance(error, ProcessEnded):
             tries = row.tries
         elif isinstance(error, Unreadable):
-            unread_by = f"{row.unread_by or ''} {code_of(self._service)}"[-CODES:].strip()
+            codes = [each for each in (row.unread_by or "").split() if each != code_of(self._service)]
+            unread_by = " ".join([*codes, code_of(self._service)])[-CODES:].strip()
+            if error.elsewhere:
+                state, due = "retrying", now + timedelta(seconds=LEFT_S)
         elif not isinstance(error, Rejected | Unfit):
             retry = self._rules(row.type).retry
             if isinstance(error, CutShort) and row.cause.startswith(CutShort.__name__):
@@ -252,10 +275,12 @@ class Parking:
             row.id,
             row.key,
             tries,
-            f"tried again in {(due - now).total_seconds():.1f} s"
-            if due
+            "left to a write head of another build, which can read it"
+            if unread_by and due
             else "parked until it can be read"
             if unread_by
+            else f"tried again in {(due - now).total_seconds():.1f} s"
+            if due
             else "parked",
             cause,
         )

@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 
 from chimera.commands.apart.kept import KeptEvents
-from chimera.commands.apart.redriving import keep_redriving
+from chimera.commands.apart.redriving import Share, keep_redriving
 from chimera.commands.execute import Executor, Task
 from chimera.commands.handlers import parking_of, reaction_executor
 from chimera.core.aio.tasks import finish
@@ -19,8 +19,10 @@ from chimera.journal.leases import partitions_of
 from chimera.service import Reaction
 
 
-async def keep_reacting(context: Context, reaction: Reaction, source: str, held: frozenset[int]) -> None:
-    """Run a reaction on what comes from the partitions that are held, until cancelled.
+async def keep_reacting(
+    context: Context, reaction: Reaction, source: str, alike: Share | None, held: frozenset[int]
+) -> None:
+    """Run a reaction on what comes from the partitions that are held, until cancelled. `alike`: see `keep_redriving`.
 
     Raises Unavailable when an engine can't be reached, Trimmed when what comes next is nowhere any more.
     """
@@ -28,7 +30,7 @@ async def keep_reacting(context: Context, reaction: Reaction, source: str, held:
     executor = reaction_executor(context, reaction, source, kept)
     partitions = await partitions_of(context, source, held)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor, partitions))
+        tasks.create_task(keep_redriving(parking_of(context, executor.consumer), executor, partitions, alike))
         tasks.create_task(_react(context, executor, reaction, source, partitions, kept))
 
 

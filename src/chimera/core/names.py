@@ -25,6 +25,7 @@ CONSUMERS_TABLE = "chimera_consumers"
 NAMES_TABLE = "chimera_names"
 EPOCHS_TABLE = "chimera_epochs"
 KEPT_TABLE = "chimera_kept"
+BUILDS_TABLE = "chimera_builds"
 
 # Documents of Chimera's own in a view store.
 BORROWS = "chimera.borrows"
@@ -153,6 +154,11 @@ def last_known_key(service: str, share: str, key: str) -> str:
 def worker_lease(holder: str, code: str) -> str:
     """The lease by which a worker says that it lives, and which code it runs (empty: it does not say)."""
     return f"{WORKER}{holder}/{code}" if code else f"{WORKER}{holder}"
+
+
+def code_in(lease: str, holder: str) -> str:
+    """The code that a worker's lease tells; empty where it does not."""
+    return lease.removeprefix(worker_lease(holder, "")).removeprefix("/")
 
 
 def partition_lease(partition: int) -> str:

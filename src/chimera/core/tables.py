@@ -65,7 +65,8 @@ class Parked(_Own, key=("consumer", "key", "partition", "number"), table=names.P
     """A parked message with its cause, or one that waits behind such a message of the same key.
 
     `state`: retrying (tried again when `due`), parked (waits for a person), behind (waits for its turn), unread (waits
-    for code that can read it, or for a person). `unread_by`: the kinds of code that could not, separated by spaces.
+    for code that can read it, or for a person; until `due`, where a write head said that it can). `unread_by`: the
+    kinds of code that could not, separated by spaces.
     `tried_by`: the process that tries it now, or ended meanwhile; `ends`: how many ended while they tried it.
     `long_key`: the whole key where it is too long to be one here. `traceback`: where the last try failed.
     """
@@ -192,6 +193,16 @@ class KeptEvent(_Own, key=("consumer", "digest"), table=names.KEPT_TABLE):
     times: int
 
 
+class Build(_Own, key="code", table=names.BUILDS_TABLE):
+    """A build of this service: the code that its write heads say they run (see `Leases`), and what that can read.
+
+    `reads` is JSON (see `contracts.CanRead`). It never changes, and is small; it stays when the build is gone.
+    """
+
+    code: str
+    reads: str
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
     return [
@@ -207,5 +218,6 @@ def framework_tables() -> list[Table]:
             StoredName,
             StoredEpoch,
             KeptEvent,
+            Build,
         )
     ]

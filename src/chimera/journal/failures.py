@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from chimera.messages import Message
+
+Read = TypeVar("Read")
 
 LONGEST_TRACEBACK = 8_000
 """Characters that are kept of a traceback: its last ones, which tell what was raised and where."""
@@ -19,7 +25,12 @@ class ProcessEnded(Exception):  # noqa: N818 - what happened
 
 
 class Unreadable(Exception):  # noqa: N818 - what a message is
-    """This code can't read a message: it knows no such type, or the data break what the type declares."""
+    """This code can't read a message: it knows no such type, or the data break what the type declares.
+
+    `elsewhere`: a write head that lives runs code that can.
+    """
+
+    elsewhere = False
 
 
 class TookTooLong(Exception):  # noqa: N818 - what happened
@@ -64,6 +75,14 @@ def storable(text: str) -> str:
 
 def _without_what_is_refused(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def decoded(decoder: msgspec.json.Decoder[Read], message: Message) -> Read:
+    """The command or event of a message. Raises Unreadable."""
+    try:
+        return decoder.decode(message.data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise Unreadable(f"{message.type}: {error}") from error
 
 
 class Write(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from chimera.core import names
 from chimera.core.aio.signals import Signal
@@ -18,6 +19,13 @@ FORGET_S = 60.0
 """A worker that has not renewed for so many seconds is forgotten."""
 
 
+class Worker(NamedTuple):
+    """A worker that lives, as it says: its name, and the code that it runs, empty where it does not say."""
+
+    holder: str
+    code: str
+
+
 class Leases:
     """Shares a service's partitions evenly among the workers that renew in time.
 
@@ -29,7 +37,8 @@ class Leases:
     is dead, whatever it says.
 
     Workers say which `code` they run. While not all of them run the same, each kind shares all partitions among its
-    own as well (`held_alike`), for work that only that code can do; then several may do the same, which is safe.
+    own as well (`held_alike`), for work that only that code can do; then several may do the same, which is safe. What a
+    code can read, its `Build` tells.
     """
 
     def __init__(self, context: Context, holder: str, *, code: str = "") -> None:
@@ -88,8 +97,8 @@ class Leases:
                 unit.put(Lease(name, self._holder, until))
             await unit.flush()
         alike = sorted(holder for name, holder in alive.items() if name == self._name(holder))
-        self.all_alike = len(alike) == len(alive)
-        self._hold(frozenset(held), None if self.all_alike else self._part(alike))
+        are_alike = len(alike) == len(alive)
+        self._hold(frozenset(held), None if are_alike else self._part(alike))
         return alone and len(mine) == self._service.partitions
 
     def _name(self, holder: str) -> str:
@@ -117,12 +126,16 @@ class Leases:
 
     async def codes(self) -> set[str]:
         """The code that the workers run that live now: one name for each kind, empty for those that do not say."""
+        return {worker.code for worker in await self.workers()}
+
+    async def workers(self) -> list[Worker]:
+        """The workers that live now. Raises Unavailable."""
         now, table = self._clock.time(), table_of(Lease)
         async with self._store.snapshot() as session:
             leases: list[Lease] = list(map(table.from_row, await session.find(table, {})))
         alive = [lease for lease in leases if now < lease.until < self._too_far()]
         named = [lease for lease in alive if lease.name.startswith(names.WORKER)]
-        return {lease.name.removeprefix(names.worker_lease(lease.holder, "")).removeprefix("/") for lease in named}
+        return [Worker(each.holder, names.code_in(each.name, each.holder)) for each in named]
 
     async def _leases(self, unit: Unit) -> dict[str, Lease]:
         table, too_far = table_of(Lease), self._too_far()
@@ -146,9 +159,9 @@ class Leases:
 
     def _hold(self, held: frozenset[int], held_alike: frozenset[int] | None = None) -> None:
         self._context.metrics.held(self._service.name, len(held))
-        before, self.held = (self.held, self.held_alike), held
+        before, self.held, self.all_alike = (self.held, self.held_alike, self.all_alike), held, held_alike is None
         self.held_alike = held if held_alike is None else held_alike
-        if before != (self.held, self.held_alike):
+        if before != (self.held, self.held_alike, self.all_alike):
             self.changed.notify()
 
 

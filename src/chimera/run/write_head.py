@@ -17,6 +17,7 @@ from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
 from chimera.journal.relay import Relay
+from chimera.run.builds import build_of, keep_build
 from chimera.service import Reaction
 from chimera.upkeep.drift.copy_audit import keep_auditing
 from chimera.upkeep.drift.share_audit import keep_announcing
@@ -24,7 +25,6 @@ from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
 from chimera.upkeep.standing import keep_telling
-from chimera.views.fingerprints import fingerprint_of_all
 from chimera.views.rebuild import ViewKeeper
 
 Work = Callable[[frozenset[int]], Awaitable[None]]
@@ -36,7 +36,7 @@ class WriteHead:
 
     def __init__(self, context: Context, holder: str) -> None:
         self._context = context
-        self._leases = Leases(context, holder, code=fingerprint_of_all(context.service))
+        self._leases = Leases(context, holder, code=build_of(context.service))
 
     async def run(self) -> None:
         """Work until cancelled, through whatever fails; finishes what it took, and gives back its leases at the end."""
@@ -44,7 +44,7 @@ class WriteHead:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._persist("history", partial(keep_epochs, self._context)))
-                tasks.create_task(self._persist("leases", self._leases.keep))
+                tasks.create_task(self._persist("leases", self._keep_leases))
                 tasks.create_task(self._persist("standing", partial(keep_telling, self._context)))
                 for name, work in self._works().items():
                     tasks.create_task(self._while_held(name, work, lambda: self._leases.held))
@@ -57,17 +57,25 @@ class WriteHead:
             with suppress(ChimeraError):
                 await self._leases.give_back()
 
+    async def _keep_leases(self) -> None:
+        await keep_build(self._context)  # before anybody hears of it by a lease
+        await self._leases.keep()
+
     def _works(self) -> dict[str, Work]:
         """The works by name, but for the views: those only their own code can fold."""
         context, service = self._context, self._context.service
+
+        def alike() -> frozenset[int]:
+            return self._leases.held_alike
+
         works: dict[str, Work] = {}
         for consumer in consumers_of(service):
             if consumer.kind == "commands":
-                works["commands"] = CommandConsumer(context).run
+                works["commands"] = CommandConsumer(context, alike).run
             elif consumer.kind == "relay":
                 works["relay"] = Relay(context).run
             elif isinstance(consumer.declared, Reaction):
-                reacting = partial(keep_reacting, context, consumer.declared, consumer.source)
+                reacting = partial(keep_reacting, context, consumer.declared, consumer.source, alike)
                 works[f"reaction {consumer.declared.name} {consumer.source}"] = reacting
         for borrow in service.borrows.values():
             works[f"copy {borrow.name}"] = partial(keep_copies, context, borrow)

@@ -216,7 +216,7 @@ def _executor_of(context: Context, consumer: str) -> Executor:
 
 def _of_row(context: Context, row: Parked) -> ParkedMessage:
     at, where = (row.first_at, row.last_at), row.traceback or ""
-    next_at = row.due if row.state == "retrying" else None
+    next_at = row.due if row.state in ("retrying", "unread") else None
     return ParkedMessage(context.service.name, row.consumer, message_of(row), row.cause, row.tries, *at, where, next_at)
 
 

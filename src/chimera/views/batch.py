@@ -10,7 +10,7 @@ from chimera.core.clock import Clock
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.core.timing import Limits
 from chimera.errors import Unavailable, Unfit
-from chimera.journal.failures import cause_of, traceback_of
+from chimera.journal.failures import Unreadable, cause_of, traceback_of
 from chimera.messages import Message
 from chimera.ports import Document
 from chimera.views.parked import ParkedEvent, Span, span_of
@@ -71,7 +71,7 @@ class BatchFold:
         if self._spans.get(kept_key(message.key)):
             self._queue(message, BEHIND, 0, left=left)
         else:
-            self._queue(message, cause_of(error), tries, traceback_of(error), left=left)
+            self._queue(message, cause_of(error), tries, error, left=left)
 
     def redo(self, failure: ParkedEvent, error: Exception | None = None, *, drop: bool = False) -> str:
         """Fold the first parked event of its key, or drop it, and it is parked no more. Else it stays; returns why.
@@ -112,6 +112,7 @@ class BatchFold:
             tries=failure.tries + 1,
             last_at=self._clock.now(),
             traceback=traceback_of(error),
+            unread_by=self._unread_by(error),
         )
 
     def _try(self, message: Message) -> Exception | None:
@@ -155,7 +156,12 @@ class BatchFold:
             return msgspec.json.encode(failure.without_data())
         return data
 
-    def _queue(self, message: Message, cause: str, tries: int, traceback: str = "", *, left: bool = False) -> None:
+    def _unread_by(self, error: Exception | None) -> str:
+        return self._projection.reads if isinstance(error, Unreadable) else ""
+
+    def _queue(
+        self, message: Message, cause: str, tries: int, error: Exception | None = None, *, left: bool = False
+    ) -> None:
         """Park an event as the last of its key."""
         key, now = kept_key(message.key), self._clock.now()
         span = self._spans.get(key, Span())
@@ -164,7 +170,8 @@ class BatchFold:
                 f"{self._projection.name} has set aside {len(span)} events of key {message.key!r} and waits; see: "
                 "chimera parked list"
             )
-        parked = ParkedEvent(message, cause, tries, now, now, traceback)
+        traceback = "" if error is None else traceback_of(error)
+        parked = ParkedEvent(message, cause, tries, now, now, traceback, unread_by=self._unread_by(error))
         self._events[parked_key(key, span.end)] = parked.without_data() if left else parked
         self._spans[key] = Span(span.first, span.end + 1)
         self._moved[key] = None

@@ -31,7 +31,7 @@ class ParkedEvent(msgspec.Struct, frozen=True):
     """An event that a projection failed on, or one that waits behind it (`tries` is 0 then).
 
     `traceback`: where the last try failed; empty where none is known. `left`: its data were too large to be kept here,
-    and are in its source's journal only.
+    and are in its source's journal only. `unread_by`: what could not read it (see `Projection.reads`), if it is that.
     Its data is stored in base64: it may be anything, and may be here because it is not JSON.
     """
 
@@ -42,6 +42,7 @@ class ParkedEvent(msgspec.Struct, frozen=True):
     last_at: datetime
     traceback: str = ""
     left: bool = False
+    unread_by: str = ""
 
     def without_data(self) -> ParkedEvent:
         """The same, with its data left in the journal."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from copy import copy
+from functools import cache
 from typing import Any, Protocol
 
 import msgspec
 
+from chimera.commands.apart.contracts import schema_of
 from chimera.folds import Folder, View
+from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import MAX_KEY, Event, Message, form_of
 from chimera.share.changes import SharedChange
+from chimera.share.digests import digest_of
 
 
 def _fitting(keys: list[str]) -> list[str]:
@@ -29,6 +33,8 @@ class Projection(Protocol):
     name: str
     sources: Collection[str]
     """The services whose events matter."""
+    reads: str
+    """A digest of what it can read of events: another one may read what this could not."""
 
     def wanted(self, message: Message) -> bool:
         """True for an event that matters here."""
@@ -52,6 +58,7 @@ class ViewProjection:
     def __init__(self, view: View[msgspec.Struct], name: str = "") -> None:
         self.name = name or view.name
         self.sources: Collection[str] = view.sources
+        self.reads = _reads_of(view)
         self._folder = Folder(view)
         self._decoder = msgspec.json.Decoder(view.document)
         form = form_of(view.document)
@@ -68,9 +75,9 @@ class ViewProjection:
         return message.type in self._folder.steps
 
     def prepare(self, message: Message) -> tuple[list[str], Event]:
-        """As `Projection.prepare`. Raises ValueError for a key that is too long, msgspec's errors for wrong data."""
+        """As `Projection.prepare`. Raises ValueError for a key that is too long, Unreadable for wrong data."""
         step = self._folder.steps[message.type]
-        event = step.decoder.decode(message.data)
+        event = decoded(step.decoder, message)
         return _fitting(self._folder.keys(step, event)), event
 
     def apply(self, key: str, document: Any, message: Message, event: Any) -> msgspec.Struct | None:
@@ -80,6 +87,16 @@ class ViewProjection:
     def decode(self, data: bytes) -> msgspec.Struct:
         """A stored document, as an object of its own."""
         return self._decoder.decode(data)
+
+
+@cache
+def _reads_of(view: View[msgspec.Struct]) -> str:
+    return digest_of(" ".join(sorted(f"{event.wire_type()} {_digest_of(event)}" for event in view.steps)).encode())
+
+
+@cache
+def _digest_of(struct: type[msgspec.Struct]) -> str:
+    return digest_of(msgspec.json.encode(schema_of(struct), order="sorted"))
 
 
 KNOWN = b"true"
@@ -93,6 +110,7 @@ class CopyProjection:
         self.sources: Collection[str] = (event_type.partition(".")[0],)
         self._event_type = event_type
         self._check = msgspec.json.Decoder(document)
+        self.reads = _digest_of(document)
         self._keys_only = keys_only
         self._changes = msgspec.json.Decoder(SharedChange)
 
@@ -100,9 +118,12 @@ class CopyProjection:
         return message.type == self._event_type
 
     def prepare(self, message: Message) -> tuple[list[str], SharedChange]:
-        change = self._changes.decode(message.data)
+        change = decoded(self._changes, message)
         if not change.removed:
-            self._check.decode(change.document)
+            try:
+                self._check.decode(change.document)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                raise Unreadable(f"{message.type}: {error}") from error
         return _fitting([change.key]), change
 
     def apply(self, key: str, document: object | None, message: Message, event: Any) -> bytes | None:

@@ -16,7 +16,15 @@ from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
 from chimera.views.batch import BEHIND, BatchFold
-from chimera.views.parked import ParkedEvent, events_of, parked_event_of, parked_events_of, span_of, whole
+from chimera.views.parked import (
+    ParkedEvent,
+    events_of,
+    first_parked,
+    parked_event_of,
+    parked_events_of,
+    span_of,
+    whole,
+)
 from chimera.views.projections import Projection
 from chimera.views.recent import Recent
 
@@ -316,6 +324,12 @@ class Projector:
                 self._moved.notify()
                 return done
         return []
+
+    async def redrive_unread(self) -> None:
+        """Fold again what is parked because another build could not read it, as far as this one can."""
+        async for event, _ in first_parked(self._views, self._projection.name):
+            if event.unread_by not in ("", self._projection.reads):
+                await self.redrive(event.message.key)
 
     async def rehearse(self, key: str) -> list[Rehearsed]:
         """The ends that `redrive` would come to with the events of a key, in order; nothing is written."""

@@ -39,6 +39,7 @@ from chimera.views.switch import Settling
 logger = logging.getLogger("chimera")
 
 Work = Callable[[], Awaitable[None]]
+A_DAY_S = 86_400.0
 
 
 class ViewKeeper:
@@ -111,9 +112,11 @@ class ViewKeeper:
         works: dict[str, Work] = {}
         for generation in generations:
             if generation is not None and generation.code == self._code:
+                name = generation_name(view, generation.number)
                 for source in sorted(self._view.sources):
-                    name = generation_name(view, generation.number)
                     works[f"view {name} {source}"] = self._folding(name, source, held)
+                if 0 in held:
+                    works[f"unread of {name}"] = self._reading(name)
         if 0 not in held:
             return works
         for number in state.retired:
@@ -138,6 +141,20 @@ class ViewKeeper:
                     await projector.run(feed, watch)
             finally:
                 await feed.close()
+
+        return work
+
+    def _reading(self, name: str) -> Work:
+        """Fold what other builds could not read, and have parked, or still park beside this one."""
+        projector = Projector(self._context, ViewProjection(self._view, name))
+
+        async def work() -> None:
+            while True:
+                await projector.redrive_unread()
+                if self._leases.all_alike:
+                    await self._leases.changed.wait(A_DAY_S)
+                else:
+                    await self._clock.sleep(self._timing.lease_s)
 
         return work
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from chimera.borrow.reads import BorrowedReads
-from chimera.commands.accept import Accepted, CommandDecoder, Intake
+from chimera.commands.accept import Accepted, CommandDecoder, Intake, Misfit
 from chimera.commands.inbox import Outcome
 from chimera.commands.reuse import key_reused
 from chimera.commands.states import CommandStates
@@ -108,6 +108,8 @@ class ReadHead:
             try:
                 accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
                 await answer(call, handler, method, accepted)
+            except Misfit as misfit:
+                raise await self._intake.refusal(misfit) from misfit
             finally:
                 self._intake.let_go(size)
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from chimera.core.shares import Shares
 from chimera.core.timing import Doors
-from chimera.errors import Invalid, Rejected, Unavailable
+from chimera.errors import Invalid, NotYet, Rejected, Unavailable
 from chimera.web.http import Call, Header, Receive, Scope, Send, answer_problem
 from chimera.web.routing import NoRoute, Route, Router
 
@@ -103,7 +103,7 @@ async def _answer_error(call: Call, error: Exception) -> None:
         await answer_problem(
             call,
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "it can't be done now, and nothing was kept; try again",
+            str(error) if isinstance(error, NotYet) else "it can't be done now, and nothing was kept; try again",
             headers=[(b"retry-after", b"1"), *_close(call)],
         )
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from chimera.commands.execute import Executor
@@ -16,10 +16,17 @@ A_DAY_S = 86_400.0
 logger = logging.getLogger("chimera")
 
 
-async def keep_redriving(parking: Parking, executor: Executor, partitions: Collection[int] | None = None) -> None:
+Share = Callable[[], Collection[int]]
+"""The partitions that are a worker's now, among those that run the same build."""
+
+
+async def keep_redriving(
+    parking: Parking, executor: Executor, partitions: Collection[int] | None = None, alike: Share | None = None
+) -> None:
     """Try again what is due in these partitions, until cancelled; many keys at once, so that none waits for another.
 
-    What is set apart by a batch of this process is tried at once.
+    What is set apart by a batch of this process is tried at once. What other builds could not read is tried in the
+    partitions that are `alike`, or in all.
     """
     context, most = executor.context, executor.context.limits.apart
     pace = context.pace(context.timing.redrive_s, context.store)
@@ -27,7 +34,7 @@ async def keep_redriving(parking: Parking, executor: Executor, partitions: Colle
     try:
         while True:
             heard = executor.set_apart.times
-            for key in await parking.due(executor, context.clock.now(), partitions):
+            for key in await parking.due(executor, context.clock.now(), partitions, alike and alike()):
                 if key not in trying and len(trying) < most:
                     trying[key] = asyncio.ensure_future(parking.redrive(executor, key))
             if executor.set_apart.times == heard:

@@ -64,7 +64,7 @@ class Network:
         self, service: str, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] = {}
     ) -> HttpAnswer:
         """The answer of whichever process of a service is reached. Raises Broken when none comes."""
-        return await self.within(service, lambda listener: _served(listener.app, method, path, body, headers))
+        return await self.within(service, lambda listener: served(listener.app, method, path, body, headers))
 
     async def within(self, service: str, work: Work[Result]) -> Result:
         """What comes of a work in whichever process of a service is reached. Raises Broken when nothing does."""
@@ -137,7 +137,8 @@ class SimTransport:
     async def close(self) -> None: ...
 
 
-async def _served(app: ASGIApp, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+async def served(app: ASGIApp, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    """What an ASGI application answers, without a network."""
     sent: list[Event] = []
     events: list[Event] = [{"type": "http.request", "body": body, "more_body": False}]
 
