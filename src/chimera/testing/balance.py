@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 
 from chimera.borrow.modes import read_mode
+from chimera.commands.apart.contracts import can_read, code_of
+from chimera.commands.apart.fitting import misfit_of
 from chimera.core.context import Context
-from chimera.core.names import copy_name
+from chimera.core.names import COMMANDS, copy_name
 from chimera.core.paging import pages
 from chimera.core.tables import Parked, SharedKey
 from chimera.entities import Entity, table_of
@@ -30,8 +32,6 @@ from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations, serving_name
 from chimera.views.parked import all_parked
 
-UNSETTLED = ("retrying",)
-
 
 async def pending(contexts: Mapping[str, Context]) -> list[str]:
     """The work still under way, in words: empty when every consumer has applied everything and nothing is retried."""
@@ -45,8 +45,21 @@ async def pending(contexts: Mapping[str, Context]) -> list[str]:
             elif row["lag"]:
                 late[row["consumer"]] += row["lag"]
         found += [f"{name}/{consumer} is {lag} behind" for consumer, lag in late.items()]
-        retried = [row for row in await every_row(context, Parked) if row.state in UNSETTLED]
-        found += [f"{name}/{row.consumer} tries {row.id} again" for row in retried]
+        code = code_of(context.service)
+        for row in await every_row(context, Parked):
+            if row.state == "retrying" or (row.state == "unread" and (row.due or code not in row.unread_by)):
+                found.append(f"{name}/{row.consumer} tries {row.id} again")
+    return found
+
+
+async def unread_for_nothing(context: Context) -> list[Parked]:
+    """The messages that are parked because a build could not read them, though this one can."""
+    reads, found = can_read(context.service), list[Parked]()
+    for row in await every_row(context, Parked):
+        name = row.type if row.consumer == COMMANDS else f"{row.consumer.rpartition(':')[0]}/{row.type}"
+        schema = (reads.commands if row.consumer == COMMANDS else reads.events).get(name)
+        if row.state == "unread" and schema is not None and not misfit_of(row.data, schema):
+            found.append(row)
     return found
 
 

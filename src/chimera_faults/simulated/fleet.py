@@ -9,9 +9,10 @@ from chimera import Command
 from chimera.core.timing import Timing
 from chimera.testing.fleets.state import State
 from chimera.testing.plans.fleet import Fleet
-from chimera_faults.simulated.board import next_board
-from chimera_faults.simulated.echo import Heard, echo
-from chimera_faults.simulated.naming import next_echo
+from chimera_faults.simulated.builds.board import next_board
+from chimera_faults.simulated.builds.echo import Heard, echo
+from chimera_faults.simulated.builds.next_echo import next_echo
+from chimera_faults.simulated.rolling import DRAWS, remembered_in_order, said_as_sent
 from chimera_faults.simulated.seating import Sit, draw_guest, nobody_stands
 from chimera_faults.tally.borrower import board
 from chimera_faults.tally.messages import Add, AddNow
@@ -23,7 +24,7 @@ Commands = dict[type[Command], Callable[[Random], Command] | None]
 
 def fleet() -> Fleet:
     """Tally, board and echo: with commands from a log and direct ones, refusals, and failures that are tried again."""
-    commands: Commands = {Add: _draw(Add), AddNow: _draw(AddNow), Sit: draw_guest}
+    commands: Commands = {Add: _draw(Add), AddNow: _draw(AddNow), Sit: draw_guest, **DRAWS}
     builds = {"board": [next_board], "echo": [next_echo]}
     timing = Timing(audit_s=3.0, keep_s=0.5, handler_s=1.0)
     return Fleet(tally, board, echo, builds=builds, commands=commands, writers=3, readers=2, timing=timing)
@@ -85,5 +86,5 @@ def as_the_model_says(state: State) -> None:
         assert document.total == sum(sent[label]["amount"] for label in shown), document  # type: ignore[attr-defined]
 
 
-INVARIANTS = (every_effect_once, in_one_order, nobody_stands)
-IN_THE_END = (as_the_model_says,)
+INVARIANTS = (every_effect_once, in_one_order, nobody_stands, remembered_in_order)
+IN_THE_END = (as_the_model_says, said_as_sent)

@@ -10,6 +10,7 @@ from chimera.views import documents
 from chimera_faults.mistakes import MISTAKES
 from chimera_faults.patching import Mistake, Patching
 from chimera_faults.simulated.naming import NAMING
+from chimera_faults.simulated.rolling import ROLLING
 from chimera_faults.simulated.seating import SEATING
 from chimera_faults.simulated.slowness import SLOWNESS
 
@@ -75,5 +76,5 @@ READING = {
     "positions-not-waited-for": Mistake("a view is read without a look at where it is", "", _look_after_the_value),
     "lost-copies-believed": Mistake("a copy that was lost is asked for what there is not", "", _lost_copies_believed),
 }
-SIMULATED = MISTAKES | READING | NAMING | SEATING | SLOWNESS
+SIMULATED = MISTAKES | READING | NAMING | ROLLING | SEATING | SLOWNESS
 """Every mistake that has to be found in simulated fleets."""

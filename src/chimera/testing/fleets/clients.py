@@ -61,8 +61,7 @@ class Client:
                 self._ledger.reads += await self._looks.follow(list(keys), after)
 
     async def _send(self, sending: Sending) -> tuple[HttpAnswer, str]:
-        service = self._world.fleet.services[sending.service]
-        handler = service.handlers[sending.command]
+        handler = self._world.fleet.handler(sending.service, sending.command)
         method, path, body = request_of(handler, sending.body)
         key = str(sending.body.get(handler.command.__key_fields__[0], ""))
         statuses = self._ledger.statuses.setdefault(sending.label, [])

@@ -120,12 +120,13 @@ class Nemesis:
             return
         self._struck(fault)
         world.deploy(fault.process, fault.build)
-        for role in world.roles:
+        for role in reversed(world.roles) if fault.late else world.roles:
             if role.startswith(f"{fault.process}/"):
                 await world.stop(role)
                 await asyncio.sleep(RESTART_S)
                 if not world.live[role].is_alive:
                     world.start(role)
+                await asyncio.sleep(fault.for_s)
 
     async def _skew(self, fault: Fault) -> None:
         self._struck(fault)

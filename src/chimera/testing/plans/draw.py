@@ -21,6 +21,8 @@ MOMENT_S = 0.01
 POINTS = ("log.append", "store.begin", "store.save", "store.commit", "store.journal", "views.get", "views.write")
 UNLIKELY: dict[Kind, float] = {"upgraded": 0.5, "restored": 0.4, "wiped": 0.4, "emptied": 0.4, "skewed": 0.4}
 """Kinds that are drawn less often than others, by how much."""
+DEPLOYED = 0.2
+"""The share of plans with a rolling deploy beside what else is drawn."""
 
 
 def draw_plan(fleet: Fleet, seed: int, kinds: Collection[Kind] = KINDS, chance: Random | None = None) -> Plan:
@@ -38,11 +40,15 @@ def draw_plan(fleet: Fleet, seed: int, kinds: Collection[Kind] = KINDS, chance: 
     possible = possible_kinds(fleet, kinds)
     weights = [UNLIKELY.get(kind, 1.0) for kind in possible]
     chosen = chance.choices(possible, weights, k=chance.randint(2, 10)) if possible else []
+    chosen += ["upgraded"] * ("upgraded" in possible and chance.random() < DEPLOYED)
     faults = sorted(_apart([drawing.draw(kind) for kind in chosen]), key=lambda fault: fault.at)
+    upgraded = {fault.process for fault in faults if fault.kind == "upgraded"}
+    for name in upgraded:  # so that builds are side by side
+        processes[f"{name}/write"] = max(processes[f"{name}/write"], min(2, fleet.writers))
     return Plan(
         seed=seed,
         processes=processes,
-        commands=_commands(fleet, chance, span_s),
+        commands=_commands(fleet, chance, span_s, upgraded),
         faults=faults,
         until_s=round(span_s, 3),
         shuffle=chance.random() < 0.2,
@@ -69,11 +75,11 @@ def possible_kinds(fleet: Fleet, kinds: Collection[Kind] = KINDS) -> list[Kind]:
     return [kind for kind in KINDS if kind in kinds and has.get(kind, True)]
 
 
-def _commands(fleet: Fleet, chance: Random, span_s: float) -> list[Sending]:
+def _commands(fleet: Fleet, chance: Random, span_s: float, upgraded: Collection[str]) -> list[Sending]:
     every = [
-        (service, handler)
-        for service in fleet.services.values()
-        for handler in service.handlers.values()
+        (fleet.services[name], handler)
+        for name in fleet.services
+        for handler in fleet.handlers(name, later=name in upgraded)
         if handler.route and fleet.commands.get(handler.command, ...) is not None
     ]
     sendings: list[Sending] = []
@@ -191,7 +197,9 @@ class _Faults:
 
     def _upgrade(self, kind: Kind, at: float) -> Fault:
         service = self._chance.choice(self._upgraded)
-        return Fault(at, kind, service, build=self._chance.randrange(len(self._fleet.builds[service])))
+        newest, late = len(self._fleet.builds[service]) - 1, self._chance.random() < 0.5
+        build = newest if self._chance.random() < 0.75 else self._chance.randrange(newest)
+        return Fault(at, kind, service, for_s=self._for_s(2.0), build=build, late=late)
 
     def _on_calls(self, kind: Kind, at: float) -> Fault:
         engine = self._engine()

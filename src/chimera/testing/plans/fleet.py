@@ -8,7 +8,7 @@ from random import Random
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.errors import DeclarationError
 from chimera.messages import Command
-from chimera.service import Service
+from chimera.service import Handler, Service
 
 Draw = Callable[[Random], Command]
 """From chance to a command."""
@@ -51,6 +51,16 @@ class Fleet:
         self.retry = retry
         self.retention = retention
         self._check_owners()
+
+    def handlers(self, service: str, *, later: bool = False) -> list[Handler]:
+        """The handlers of a service's first build; and `later`, those of the others that take something else."""
+        builds = self.builds[service] if later else self.builds[service][:1]
+        found = [handler for build in builds for handler in build.handlers.values()]
+        return list({handler.command: handler for handler in reversed(found)}.values())[::-1]
+
+    def handler(self, service: str, command: str) -> Handler:
+        """The handler of a command, in the first build that has it."""
+        return next(each for each in self.handlers(service, later=True) if command in each.command.__names__)
 
     def _check_owners(self) -> None:
         for service in self.services.values():

@@ -49,7 +49,8 @@ class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
 
     - `killed`, `stopped` (in order), `paused`: the process `process`, for `for_s` seconds. `killed at a call`: at its
       next call at `point` after `at`, before that has its effect, or after it when `late`. `upgraded`: all processes of
-      the service `process`, one after another, to the build number `build`. `skewed`: its wall clock by `by_s` seconds.
+      the service `process`, one after another, `for_s` seconds apart, to the build number `build`, the read heads first
+      when `late`. `skewed`: its wall clock by `by_s` seconds.
     - For `for_s` seconds a `share` (0 to 1) of the calls to `engine`, by `process` alone where it is named: are
       `refused` (no effect), `unanswered` (with effect), `slow` (`by_s` seconds in the mean), end in a `conflict`. All
       of them: `cut`. All that write: `full`.

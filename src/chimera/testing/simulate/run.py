@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chimera.core.names import INBOX_TABLE, PARKED_TABLE
-from chimera.testing.balance import imbalances, pending, rebuilding
+from chimera.testing.balance import imbalances, pending, rebuilding, unread_for_nothing
 from chimera.testing.fleets.clients import Client, SentCommands
 from chimera.testing.fleets.happenings import BrokenPromise
 from chimera.testing.fleets.nemesis import Nemesis
@@ -146,6 +146,10 @@ class _Run:
         self._state.commands = [self._settled(sending) for sending in world.plan.commands]
         for settled in self._state.commands:
             self._check_command(settled)
+        for name, context in world.plain.items():
+            for row in await unread_for_nothing(context):
+                what = f"{name}/{row.consumer} has parked {row.type} {row.id}, which its build can read: {row.cause}"
+                world.promises.breaks("a build does what it can read", what, row.key)
         keys = {key for name in world.fleet.services for key in _keys(world, name)}
         for name in world.plain:
             for each in await imbalances(name, world.plain, sorted(keys)):
@@ -163,7 +167,7 @@ class _Run:
         if not self._ledger.accepted(sending.label):
             return
         if state not in SETTLED or (state == "parked" and not self._is_parked(sending)):
-            command = self._world.fleet.services[sending.service].handlers[sending.command].command
+            command = self._world.fleet.handler(sending.service, sending.command).command
             self._world.promises.breaks(
                 "what was accepted is done",
                 f"{sending.label} ({sending.command}) was answered {settled.statuses[-1]}, and its state is {state}",
