@@ -41,6 +41,13 @@ class Process:
         self.setting_aside: set[str] = set()
 
 
+class Holding:
+    """The partitions that this process's write head works on; none where there is no write head."""
+
+    def __init__(self) -> None:
+        self.partitions: frozenset[int] = frozenset()
+
+
 class SharedHeads:
     """An owner's heads, asked for at most every `every_s` seconds however many in this process want them."""
 
@@ -124,7 +131,8 @@ class Context:
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
-    stands still here. `room` is held by each handler that runs alone while it uses the store.
+    stands still here; `held`: what is worked on here. `room` is taken by each handler that runs alone while it uses the
+    store.
     """
 
     service: Service
@@ -146,6 +154,7 @@ class Context:
     committed: HandOver = field(default_factory=HandOver)
     moved: Signal = field(default_factory=Signal)
     troubles: Troubles = field(default_factory=Troubles)
+    held: Holding = field(default_factory=Holding)
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROOM))
 
     @property

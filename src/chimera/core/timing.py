@@ -21,7 +21,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     0 for none. `finish_s`: what may still be finished once it is to stop. `handler_s`: a handler's limit where no other
     is set. `quick_s`: what a handler may keep others waiting that share its transaction, `quick_store_s` while it waits
     for the store; then it goes on alone. `let_go_s`: what such a one may hold the store without using it. `stands_s`:
-    what has failed for so long stands still, and status and readiness say so.
+    what has failed for so long stands still, and status and readiness say so. `stuck_s`: what has neither moved nor
+    failed for so long, with something to do, hangs, and liveness says so.
 
     The journal. `heads_s`: between two comparisons of a feed with its owner's heads. `heads_kept_s`: how long heads are
     shared within a process. `refetch_s`: the pause before missing events are asked for again.
@@ -63,6 +64,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     audit_s: float = 600.0
     finish_s: float = 3.0
     stands_s: float = 10.0
+    stuck_s: float = 300.0
     handler_s: float = 10.0
     quick_s: float = 0.005
     quick_store_s: float = 0.25

@@ -159,6 +159,7 @@ class Leases:
 
     def _hold(self, held: frozenset[int], held_alike: frozenset[int] | None = None) -> None:
         self._context.metrics.held(self._service.name, len(held))
+        self._context.held.partitions = held
         before, self.held, self.all_alike = (self.held, self.held_alike, self.all_alike), held, held_alike is None
         self.held_alike = held if held_alike is None else held_alike
         if before != (self.held, self.held_alike, self.all_alike):

@@ -9,6 +9,7 @@ from functools import partial
 from chimera.core.context import Context
 from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of
+from chimera.upkeep.liveness import Liveness
 from chimera.upkeep.standing import Unmoved
 from chimera.upkeep.status import consumer_rows, service_status
 from chimera.web import answers, openapi
@@ -29,6 +30,7 @@ class Probes:
         self._context = context
         self._serves = serves
         self._unmoved = Unmoved(context)
+        self._liveness = Liveness(context)
         self._looked_at = float("-inf")
 
     def routes(self) -> Sequence[Route]:
@@ -36,7 +38,7 @@ class Probes:
         get = partial(added_route, self._context.service.name)
         return [
             get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status),
-            get("/health/live", self.live, "Whether the process answers", answers.Live),
+            get("/health/live", self.live, "Whether the process answers, and its works don't hang", answers.Live),
             get("/health/ready", self.ready, "Whether the engines answer", answers.Ready),
             get("/metrics", self.metrics, METRICS, openapi.TEXT),
         ]
@@ -54,8 +56,15 @@ class Probes:
         await call.answer_json(status)
 
     async def live(self, call: Call) -> None:
-        """Answer with 200, which says that the process serves; no engine is asked."""
+        """Answer with 200, or with 503 where the write head here hangs, so that only a restart helps.
+
+        Nobody waits for an engine: what is told was found out by the call before.
+        """
         read_query(call, NoQuery)
+        self._liveness.look()
+        if self._liveness.stuck:
+            await answer_problem(call, 503, self._liveness.stuck)
+            return
         await call.answer_json(answers.Live())
 
     async def ready(self, call: Call) -> None:

@@ -54,6 +54,11 @@ class Troubles:
         """A work gets on, or is not wanted any more."""
         self._found.pop((work, who), None)
 
+    def failed_within(self, clock: Clock, seconds: float) -> bool:
+        """True where any work has failed within the last so many seconds."""
+        now = clock.monotonic()
+        return any(now - each.tried_at < seconds for each in self._found.values())
+
     def standing(self, clock: Clock, after_s: float) -> list[Stuck]:
         """The works that have failed for at least so many seconds, and no longer ago; and what was told just now."""
         now = clock.monotonic()
