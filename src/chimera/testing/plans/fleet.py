@@ -17,9 +17,9 @@ Draw = Callable[[Random], Command]
 class Fleet:
     """Services that run together, each in several processes, and what is different from production.
 
-    `builds`: by a service's name, the builds that it is upgraded to, one after another. `commands`: how to draw a
-    command of a type, where its fields' types don't say enough; None for one that is not sent. `writers`, `readers`:
-    the most processes of each kind that a service has.
+    `builds`: by a service's name, the builds that it is upgraded to, one after another; what only they take is sent in
+    plans in which it is. `commands`: how to draw a command of a type, where its fields' types don't say enough; None
+    for one that is not sent. `writers`, `readers`: the most processes of each kind that a service has.
     """
 
     def __init__(
