@@ -62,6 +62,7 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("last_known_key", ("shop", "profiles", "u1"), "shop/profiles/u1"),
     ("worker_lease", ("w1", ""), "worker/w1"),
     ("worker_lease", ("w1", "3f2a"), "worker/w1/3f2a"),
+    ("standing_row", ("orders relay",), "standing/orders relay"),
     ("code_in", ("worker/w1/3f2a", "w1"), "3f2a"),
     ("code_in", ("worker/w1", "w1"), ""),
     ("partition_lease", (3,), "partition/3"),
