@@ -214,7 +214,7 @@ class Database(ABC):
 class RelationalSession(ABC):
     """Statements on a connection, until the session ends. With `locks`, it locks what it loads.
 
-    An engine says how rows are selected, inserted and replaced.
+    `may_have_written`: something may have been changed. An engine says how rows are selected, inserted and replaced.
     """
 
     def __init__(self, database: Database, connection: Connection, *, locks: bool) -> None:
@@ -223,6 +223,7 @@ class RelationalSession(ABC):
         self._connection: Connection | None = connection
         self._failure: Exception | None = None
         self._ran_sql = False
+        self.may_have_written = False
         self._seen = ReadSet(database.contention)
         self._locks = locks
         self._lock = " FOR UPDATE" if locks else ""
@@ -337,6 +338,7 @@ class RelationalSession(ABC):
         return rows
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
+        self.may_have_written = True
         latest = _latest_by_key(table, rows)
         unknown = self._seen.unknown(table, latest, wanted=not self._database.spelling.upserts_by_key)
         if unknown:
@@ -349,6 +351,7 @@ class RelationalSession(ABC):
             await self.replace(table, replaced)
 
     async def delete(self, table: Table, keys: Sequence[Key]) -> None:
+        self.may_have_written = True
         self._seen.written(table)
         await self.remove(table, keys)
 
@@ -374,11 +377,12 @@ class RelationalSession(ABC):
         await self.run(self._database.spelling.trim, (partition, through))
 
     async def append(self, events: Sequence[Message]) -> None:
+        self.may_have_written = True
         await self.append_rows(journal_rows(events), tips_of(events))
 
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Raises the driver's error where SQL would write in a session that only reads: no server is out of service."""
-        self._ran_sql = True
+        self._ran_sql = self.may_have_written = True
         try:
             return await self.run(sql, parameters)
         except OutOfService as error:

@@ -8,10 +8,11 @@ views is a single statement. Transactions run READ COMMITTED and lock what they 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
@@ -27,7 +28,7 @@ from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import Where, converter, distinct, quoted
 from chimera.entities import ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError
-from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
+from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore, WriteSession
 
 _MANY = 32
 
@@ -166,14 +167,40 @@ class PostgreSQLStore(RelationalStore):
     """Entities and journal in one schema. `wait_s`, `lock_s`: seconds to wait for a connection, for a locked row."""
 
     def __init__(self, url: str, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S) -> None:
-        super().__init__(_PostgreSQL(url, _STORE_SETTINGS, wait_s=wait_s, lock_s=lock_s), _PostgreSQLSession)
+        self._here = _PostgreSQL(url, _STORE_SETTINGS, wait_s=wait_s, lock_s=lock_s)
+        super().__init__(self._here, _PostgreSQLSession)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with super().transaction() as session:
+            yield session
+        if cast("RelationalSession", session).may_have_written:
+            self._here.ring()
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """As `Wakes.listen`."""
+        self._here.listen(heard)
+
+    async def close(self) -> None:
+        await self._here.ignore()
+        await super().close()
 
 
 class PostgreSQLViews(RelationalViews):
     """Documents and checkpoints in one schema."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(_PostgreSQL(url, _VIEWS_SETTINGS))
+        self._here = _PostgreSQL(url, _VIEWS_SETTINGS)
+        super().__init__(self._here)
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """As `Wakes.listen`."""
+        self._here.listen(heard)
+
+    async def close(self) -> None:
+        """As `ViewStore.close`."""
+        await self._here.ignore()
+        await super().close()
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         rows = await self._database.read(_GET, (view, keys))
@@ -188,11 +215,14 @@ class PostgreSQLViews(RelationalViews):
                     [(revision,)] = await self._database.fetch(connection, _WRITE, parameters)
         except (asyncpg.UniqueViolationError, Conflict):
             return 0
+        if revision:
+            self._here.ring()
         return int(revision)
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
             await connection.execute(_DROP, consumer, views, timeout=SLOW_S)
+        self._here.ring()
 
 
 def _write_parameters(consumer: str, documents: Collection[Document], moves: Sequence[Move]) -> list[object]:

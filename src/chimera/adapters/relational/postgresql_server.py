@@ -1,10 +1,12 @@
-"""How PostgreSQL is reached, how it types columns, and what its errors mean."""
+"""How PostgreSQL is reached, how it types columns, what its errors mean, and how it tells of commits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache
 from urllib.parse import quote, urlencode
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
@@ -16,7 +18,7 @@ from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_addr
 from chimera.adapters.relational.schema import Dialect
 from chimera.adapters.rows import quoted
 from chimera.entities import Row
-from chimera.errors import Conflict, OutOfService, SettingsError, Unavailable
+from chimera.errors import ChimeraError, Conflict, OutOfService, SettingsError, Unavailable
 
 _POOL = 8
 _CONNECT_S = 10.0
@@ -34,6 +36,15 @@ _OTHERS_STATEMENTS = frozenset({"26000", "42P05"})
 _GREETING = "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('server_encoding')"
 _PID = "SELECT pg_backend_pid()"
 _SHARED_TRIES = 3
+
+_CHANNEL = "chimera"
+_RING = "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name"
+_RING_S = 0.005
+"""Seconds in which the commits of a process are told together."""
+_LISTEN_AGAIN_S = 1.0
+_LAST_RING_S = 1.0
+_ALIVE_S = 30.0
+"""Seconds of silence after which a connection that listens is tried."""
 
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
@@ -60,6 +71,102 @@ _TYPES = Dialect(
     key_text=sa.Text(collation="C"),
     key_text_shown="text",
 )
+
+
+logger = logging.getLogger("chimera")
+
+Heard = Callable[[], None]
+
+
+class Bell:
+    """Tells those who listen in other processes that something was committed in a schema of a database.
+
+    One connection of a process listens and rings for all its schemas, by LISTEN and NOTIFY: apart from the commits,
+    whose order a NOTIFY in them would hold up. While it is down, rings are kept; whenever it comes back, all hear.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: dict[object, tuple[str, Heard]] = {}
+        self._rung: set[str] = set()
+        self._ringing, self._all_rung = asyncio.Event(), asyncio.Event()
+        self._all_rung.set()
+        self._working: asyncio.Task[None] | None = None
+
+    def listen(self, schema: str, listener: object, heard: Heard, connect: Callable[[], Awaitable[Connection]]) -> None:
+        """Call `heard` whenever somebody else may have committed in a schema, until `ignore`."""
+        self._listeners[listener] = schema, heard
+        if self._working is None:
+            self._working = asyncio.ensure_future(self._keep(connect))
+
+    def ring(self, schema: str, by: object) -> None:
+        """Something was committed in a schema: tell all who listen to it, but for who did it."""
+        for listener, (listens_to, heard) in self._listeners.items():
+            if listens_to == schema and listener is not by:
+                heard()
+        if self._working is not None:
+            self._rung.add(schema)
+            self._ringing.set()
+            self._all_rung.clear()
+
+    async def ignore(self, listener: object) -> None:
+        """Call a listener no more."""
+        self._listeners.pop(listener, None)
+        if not self._listeners and self._working is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_RING_S):
+                    await self._all_rung.wait()
+            working, self._working = self._working, None
+            working.cancel()
+            await asyncio.wait((working,))
+
+    async def _keep(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        while True:
+            try:
+                connection = await connect()
+                try:
+                    await connection.add_listener(_CHANNEL, self._hear)
+                    self._wake(None)
+                    await self._ring(connection)
+                finally:
+                    connection.terminate()
+            except (*_FAILURES, ChimeraError) as error:
+                logger.debug("nobody listens: %r", error)
+            self._wake(None)
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _ring(self, connection: Connection) -> None:
+        """Ring when something was committed, and now and then see whether the connection is there. Raises when not."""
+        while True:
+            try:
+                async with asyncio.timeout(_ALIVE_S):
+                    await self._ringing.wait()
+                await asyncio.sleep(_RING_S)
+            except TimeoutError:
+                pass
+            self._ringing.clear()
+            rung, self._rung = self._rung, set()
+            try:
+                await connection.fetch(_RING, _CHANNEL, list(rung), timeout=_CONNECT_S)
+            except BaseException:
+                self._rung |= rung
+                self._ringing.set()
+                raise
+            if not self._rung:
+                self._all_rung.set()
+
+    def _hear(self, connection: Connection, pid: int, channel: str, schema: str) -> None:
+        if pid != connection.get_server_pid():
+            self._wake(schema)
+
+    def _wake(self, schema: str | None) -> None:
+        for listens_to, heard in list(self._listeners.values()):
+            if schema in (None, listens_to):
+                heard()
+
+
+@lru_cache(64)
+def _bell_of(dsn: str, loop: asyncio.AbstractEventLoop) -> Bell:
+    return Bell()
 
 
 class PostgreSQLDatabase(Database):
@@ -90,6 +197,21 @@ class PostgreSQLDatabase(Database):
         }
         self._keeps_sessions = False
         super().__init__(f"{self._address}?schema={self._schema}", size, wait_s=wait_s, lock_s=lock_s)
+
+    def listen(self, heard: Heard) -> None:
+        """Call `heard`, until `ignore`, soon after somebody else may have committed in this schema."""
+        self._bell().listen(self._schema, self, heard, self._logged_in)
+
+    def ring(self) -> None:
+        """Something was committed here."""
+        self._bell().ring(self._schema, self)
+
+    async def ignore(self) -> None:
+        """Hear nothing any more."""
+        await self._bell().ignore(self)
+
+    def _bell(self) -> Bell:
+        return _bell_of(self._dsn, asyncio.get_running_loop())
 
     async def connect(self) -> Connection:
         connection = await self._logged_in()
