@@ -163,3 +163,13 @@ async def test_a_borrow_whose_owner_does_not_answer_is_told_by_its_read_head() -
     [stuck] = context.troubles.standing(context.clock, 0.05)
     assert stuck.work == "shop borrow cards's age"
     assert "the owner is down" in stuck.cause
+
+
+async def test_what_stands_on_a_lost_history_is_told_at_once_by_who_only_reads(standing: Context) -> None:
+    """Its lag is not known, and it does not move."""
+    row = {"consumer": "balance", "source": "accounts", "partition": 0, "checkpoint": 5, "head": 3, "lag": None}
+    unmoved = Unmoved(standing)
+    assert unmoved.see([{**row, "diverged": ""}]) == []
+    [found] = unmoved.see([{**row, "diverged": "stands at accounts/0@5, but accounts ends at 3"}])
+    assert found.work == "accounts balance accounts"
+    assert found.cause == "diverged: it stands at accounts/0@5, but accounts ends at 3"

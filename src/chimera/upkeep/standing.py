@@ -74,12 +74,19 @@ class Unmoved:
         self.found: list[Stuck] = []
 
     def see(self, rows: Sequence[Mapping[str, Any]]) -> list[Stuck]:
-        """Look at rows as `answers.ConsumerShown` has them; those that have not moved for `stands_s` are `found`."""
-        clock, seen = self._context.clock, self._seen
+        """Look at rows as `answers.ConsumerShown` has them; those that have not moved for `stands_s` are `found`.
+
+        So are those that stand on a history that their source does not have, at once.
+        """
+        clock, seen, lost = self._context.clock, self._seen, dict[tuple[str, str], list[tuple[datetime, str]]]()
         now, lags = clock.monotonic(), dict[tuple[str, str], list[tuple[datetime, int]]]()
         for row in rows:
             place = (row["consumer"], row["source"], row["partition"])
             number, began, since = seen.pop(place, (row["checkpoint"], now, clock.now()))
+            if row["diverged"]:
+                seen[place] = number, began, since
+                lost.setdefault(place[:2], []).append((since, row["diverged"]))
+                continue
             if not row["lag"]:
                 continue
             if number != row["checkpoint"]:
@@ -96,5 +103,13 @@ class Unmoved:
                 f"it is {sum(lag for _, lag in lagging)} events behind {source} and does not move",
             )
             for (consumer, source), lagging in sorted(lags.items())
+        ] + [
+            Stuck(
+                f"{name} {consumer} {source}",
+                min(since for since, _ in places),
+                0,
+                "diverged: it " + "; ".join(why for _, why in places),
+            )
+            for (consumer, source), places in sorted(lost.items())
         ]
         return self.found

@@ -241,7 +241,7 @@ class RebuildShown(msgspec.Struct):
 class StandingShown(msgspec.Struct):
     """A work of a service that does not get on: since when, how often it was tried, and what it failed with last.
 
-    With no tries it does get on, and the cause is something that happened to it, which a person has to know.
+    With no tries, the cause is what somebody else sees of it, or what happened to it that a person has to know.
     """
 
     work: str

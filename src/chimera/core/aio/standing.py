@@ -15,7 +15,7 @@ TOLD_S = 30.0
 class Stuck(NamedTuple):
     """A work that does not get on: its name, since when, how often it was tried, and what it failed with last.
 
-    With no `tries` it does get on: `since` is when something happened to it that a person has to know, the `cause`.
+    With no `tries`, the `cause` is what somebody else sees of it, or what happened to it that a person has to know.
     """
 
     work: str
