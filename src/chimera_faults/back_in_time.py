@@ -28,7 +28,8 @@ OWNER, BORROWER = "tally", "board"
 NOTICED_S = 20.0
 OK = 200
 SOME = 20
-TRIES = 10
+TRIES = 100
+LOCK_S = 0.2
 OF_VIEWS = ("documents", "checkpoints", "revisions")
 """Tables of a view store that shares its database with the store."""
 CONSUMERS = {
@@ -171,8 +172,10 @@ async def _put_into_postgresql(schema: str, rows: Rows) -> None:
     tables = {f'"{schema}"."{name}"': kept for name, kept in rows.items()}
     try:
         for _ in range(TRIES):
-            with suppress(asyncpg.DeadlockDetectedError):  # somebody has one of the tables, and wants another
+            # somebody has one of the tables, and wants another
+            with suppress(asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError):
                 return await _replace_rows(connection, tables)
+            await asyncio.sleep(LOCK_S)
         raise ChimeraError(f"the tables of {schema} could not be locked")
     finally:
         await connection.close()
@@ -180,6 +183,7 @@ async def _put_into_postgresql(schema: str, rows: Rows) -> None:
 
 async def _replace_rows(connection: Any, tables: Rows) -> None:
     async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {int(LOCK_S * 1000)}")
         await connection.execute(f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
         for table, kept in tables.items():
             await connection.execute(f"DELETE FROM {table}")  # noqa: S608

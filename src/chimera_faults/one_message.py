@@ -118,9 +118,8 @@ def grow_document(times: int) -> Strike:
                 await run.driver.deliver(session, Request(f"{key}#{number}", key, "/additions", body))
         run.arm()
         run.struck(f"{times} events with {len(TEXT):,} characters each were emitted of one key")
-        await run.must(
-            partial(_is_aside, run, key), "the event that makes it too large is set aside for its key", 150.0
-        )
+        aside = partial(_is_aside, run, key)
+        await run.must(aside, "the event that makes it too large is set aside for its key", 240.0, 2.0)
         since = len(run.rig.ledger.entries)
         await run.must(partial(_are_shown, run, since), "others are shown by the view", 60.0, 2.0)
 
