@@ -217,6 +217,14 @@ class Wakes(Protocol):
         """
 
 
+@runtime_checkable
+class Removable(Protocol):
+    """A log or view store that can say how a person removes what it keeps; of others it is said in general."""
+
+    def removal(self, topics: Sequence[str]) -> str:
+        """The command to type: for all that a view store keeps, or for these topics of a log. It removes nothing."""
+
+
 class Document(NamedTuple):
     """A view's document: JSON bytes as they are served, or None for none; `revision` as it was read, 0 for new."""
 

@@ -25,6 +25,7 @@ CONSTANTS = {
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
     "AUDITS": "chimera.audits",
+    "MARKS": "chimera.marks",
     "PARTITION": "partition/",
     "WORKER": "worker/",
 }
@@ -37,6 +38,7 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("reported_consumer", ("shop", "thank"), "shop thank"),
     ("copy_name", ("profiles", "async"), "borrow.profiles.async"),
     ("copy_name", ("profiles", "hybrid"), "borrow.profiles.hybrid"),
+    ("borrow_name", ("profiles",), "borrow.profiles"),
     ("looked_through", ("profiles",), "share.profiles"),
     ("announced", ("profiles",), "announced.profiles"),
     ("generation_name", ("sales", 1), "sales"),

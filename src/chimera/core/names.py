@@ -31,6 +31,7 @@ BUILDS_TABLE = "chimera_builds"
 BORROWS = "chimera.borrows"
 GENERATIONS = "chimera.views"
 AUDITS = "chimera.audits"
+MARKS = "chimera.marks"
 
 
 def commands_topic(service: str) -> str:
@@ -66,6 +67,11 @@ def reported_consumer(service: str, name: str) -> str:
 def copy_name(share: str, mode: str) -> str:
     """The name of the copy that a mode (async or hybrid) keeps of a share: its consumer and its documents."""
     return f"borrow.{share}.{mode}"
+
+
+def borrow_name(share: str) -> str:
+    """The name by which a view store's marks tell whose the copies of a share are, in whatever mode."""
+    return f"borrow.{share}"
 
 
 def looked_through(share: str) -> str:

@@ -25,6 +25,7 @@ from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Handling, Mode, Service
 from chimera.share.owner import OwnStore
+from chimera.upkeep.marks import check_apart, check_store
 from chimera.upkeep.naming import admit
 
 logger = logging.getLogger("chimera")
@@ -175,6 +176,7 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = Fals
     engines = Engines(settings, fleet=fleet)
     try:
         contexts = [engines.context(name) for name in names]
+        check_apart(contexts)
         together = asyncio.Semaphore(PREPARED)
         preparing = (_prepare(context, together) for context in contexts)
         for failed in await asyncio.gather(*preparing, return_exceptions=True):
@@ -191,6 +193,7 @@ async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = Fals
 
 async def _prepare(context: Context, together: asyncio.Semaphore) -> None:
     async with together:
+        await check_store(context)
         await context.prepare()
 
 

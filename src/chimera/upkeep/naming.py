@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing, suppress
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import NamedTuple
 
 from chimera.core.context import Context
 from chimera.core.declared import (
@@ -30,6 +30,18 @@ from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import Checkpoint
 from chimera.service import Reaction, Service, located
 from chimera.transaction import Unit
+from chimera.upkeep.marks import (
+    StoreMark,
+    ViewsMarks,
+    last_records,
+    mark_in,
+    mark_views,
+    others_names,
+    put_mark,
+    read_marks,
+    store_of_another,
+    strangers,
+)
 
 logger = logging.getLogger("chimera")
 
@@ -41,13 +53,25 @@ class Stored(NamedTuple):
     """What a store knows of names: by kind, those that something is stored under, each with its detail.
 
     `builds`: the digests of those that were declared together. `consumers`: the checkpoints there are, by consumer.
-    `types`: how many events of each type the journal has, where that had to be counted.
+    `types`: how many events of each type the journal has, where that had to be counted. `mark`: whose the store is, and
+    `marks`: who has marked the view store.
     """
 
     names: Mapping[Kind, Mapping[str, str]]
     builds: Collection[str]
     consumers: Mapping[str, Sequence[Progress]]
     types: Mapping[str, int]
+    mark: StoreMark
+    marks: ViewsMarks
+
+    def incarnation(self, service: Service) -> str:
+        """The store's incarnation; empty for a store that is new.
+
+        One that was put back to a moment before there were marks is still what its view store belongs to.
+        """
+        if self.mark.incarnation or not (self.builds or self.consumers or self.types):
+            return self.mark.incarnation
+        return self.marks[service.name].incarnation if service.name in self.marks else ""
 
     @property
     def is_new(self) -> bool:
@@ -78,7 +102,9 @@ async def admit(context: Context) -> None:
             more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
             raise SettingsError(found[0] + more)
     beginnings = await _beginnings(context, stored)
-    if not beginnings and digest in stored.builds and not _news(declared, stored):
+    incarnation = stored.incarnation(context.service) or context.clock.random_bytes(16).hex()
+    if stored.mark.incarnation and not beginnings and digest in stored.builds and not _news(declared, stored):
+        await mark_views(context, incarnation)
         return
     rows = [StoredName(each.kind, each.name, each.detail) for each in declared]
     rows += [
@@ -87,9 +113,11 @@ async def admit(context: Context) -> None:
         if type_.startswith(f"{context.service.name}.") and not is_of_a_share(context.service, type_)
     ]
     gone = [] if digest in stored.builds else _gone(context.service, declared, stored)
-    await again_on_conflict(
-        lambda: _write(context, [*rows, *gone, StoredName(BUILD, digest)], beginnings), context.clock
+    mark = StoreMark(context.service.name, incarnation)
+    incarnation = await again_on_conflict(
+        lambda: _write(context, [*rows, *gone, StoredName(BUILD, digest)], beginnings, mark), context.clock
     )
+    await mark_views(context, incarnation)
 
 
 async def misfits(context: Context) -> list[str]:
@@ -101,13 +129,16 @@ async def misfits(context: Context) -> list[str]:
 
 async def _judged(context: Context, declared: Sequence[DeclaredName], digest: str, stored: Stored) -> list[str]:
     """What is wrong, a line each: with whose store it is, and with the names of a build that is not known yet."""
-    stranger = _stranger(context.service, stored)
-    found = [] if digest in stored.builds else await _misfits(context, declared, stored)
-    return [stranger, *found] if stranger else found
+    service = context.service
+    if line := store_of_another(service, stored.mark, {each.source for each in stored.consumers.get(RELAY, ())}):
+        return [line]
+    found = await strangers(context, stored.incarnation(service), stored.marks)
+    return found if found or digest in stored.builds else await _misfits(context, declared, stored)
 
 
 async def _stored(context: Context, digest: str) -> Stored:
     table, progress = table_of(StoredName), table_of(Progress)
+    marks = await read_marks(context.views)
     async with context.store.snapshot() as session:
         rows: list[StoredName] = list(map(table.from_row, await session.find(table, {})))
         checkpoints: list[Progress] = list(map(progress.from_row, await session.find(progress, {})))
@@ -126,13 +157,14 @@ async def _stored(context: Context, digest: str) -> Stored:
     builds = {row.name for row in rows if row.kind == BUILD}
     types: Mapping[str, int] = {}
     if not builds:
-        names["views"] |= dict.fromkeys(await _stored_views(context), "")
+        others = others_names(context.service, marks)
+        names["views"] |= {name: "" for name in await _stored_views(context) if name not in others}
         types = await _types(context)
     elif digest not in builds and {f"{context.service.name}.{name}" for name in names["events"]} - known_types(
         context.service
     ):
         types = await _types(context)
-    return Stored(names, builds, consumers, types)
+    return Stored(names, builds, consumers, types, mark_in(rows), marks)
 
 
 async def _stored_views(context: Context) -> list[str]:
@@ -172,19 +204,6 @@ async def _misfits(context: Context, declared: Sequence[DeclaredName], stored: S
         if reaction.start is None and (count := await _past(context, source))
     ]
     return found
-
-
-def _stranger(service: Service, stored: Stored) -> str:
-    """What to say where the store is that of another service."""
-    sent = {each.source for each in stored.consumers.get(RELAY, ())}
-    if not sent or service.name in sent:
-        return ""
-    owner = min(sent)
-    return (
-        f'{service.declared_at}: Service("{service.name}") has the store of {owner!r}, whose events stand in its '
-        f'journal; call it Service("{owner}") again, and [services.{owner}] (the variable may be called otherwise), '
-        f"or give [services.{service.name}] a store of its own"
-    )
 
 
 def _unknown_types(service: Service, declared: Sequence[DeclaredName], stored: Stored) -> list[str]:
@@ -361,20 +380,10 @@ async def _now(context: Context, source: str) -> dict[int, Checkpoint]:
 
 async def _last_of(context: Context, source: str, ends: Mapping[int, int]) -> dict[int, Checkpoint]:
     """The last records of a log's partitions, as checkpoints."""
-    left = {partition: end for partition, end in ends.items() if end}
     at = {partition: Checkpoint() for partition in ends}
-    if not left:
-        return at
-    reading: Any = context.log.read(events_topic(source), {partition: end - 1 for partition, end in left.items()})
-    async with aclosing(reading) as batches:
-        async for batch in batches:
-            for offset, message in batch:
-                if message.number > at[message.partition].number:
-                    at[message.partition] = Checkpoint(message.number, offset)
-                if offset >= left.get(message.partition, offset):
-                    left.pop(message.partition, None)
-            if not left:
-                break
+    for offset, message in await last_records(context.log, events_topic(source), ends):
+        if message.number > at[message.partition].number:
+            at[message.partition] = Checkpoint(message.number, offset)
     return at
 
 
@@ -393,11 +402,15 @@ def _gone(service: Service, declared: Sequence[DeclaredName], stored: Stored) ->
     ]
 
 
-async def _write(context: Context, rows: Sequence[StoredName], beginnings: Sequence[Beginning]) -> None:
-    """Put the rows, and the checkpoints of those that have none; a checkpoint that is there stays."""
+async def _write(context: Context, rows: Sequence[StoredName], beginnings: Sequence[Beginning], mark: StoreMark) -> str:
+    """Put the rows, the mark and the checkpoints of those that have none; a mark or checkpoint that is there stays.
+
+    Returns the store's incarnation from now on. Raises SettingsError where it is another service's by now.
+    """
     table, progress = table_of(StoredName), table_of(Progress)
     async with context.store.transaction() as session:
         unit = Unit(context.service, session)
+        incarnation = await put_mark(unit, mark)
         keys = [(row.kind, row.name) for row in rows]
         known: dict[tuple[str, str], Entity] = {
             (row.kind, row.name): row for row in map(table.from_row, await session.load(table, keys))
@@ -411,6 +424,7 @@ async def _write(context: Context, rows: Sequence[StoredName], beginnings: Seque
             for partition, checkpoint in at.items():
                 unit.put(Progress.of(consumer, source, partition, checkpoint))
         await unit.flush()
+    return incarnation
 
 
 def _events(count: int) -> str:

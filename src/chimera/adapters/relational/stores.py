@@ -30,12 +30,12 @@ class RelationalStore:
     ) -> None:
         """Adds optional columns that a table lacks; what would lose or misread data is refused."""
         async with self._database.creating("store") as connection:
+            self._database.pool.open()
             await self._database.fit_tables(connection, [*tables, GUARDS])
             await self._guard(connection, [table.name for table in tables if table.guarded])
             await self._database.number_partitions(connection, partitions)
             for statement in statements.get(self._database.spelling.dialect, ()):
                 await self._database.execute_slowly(connection, statement)
-        self._database.pool.open()
 
     async def _guard(self, connection: Connection, names: Sequence[str]) -> None:
         session = self._session(self._database, connection, locks=False)

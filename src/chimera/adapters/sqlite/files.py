@@ -7,6 +7,7 @@ file and process; what waits for the disk, the commit, runs in a thread.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -72,6 +73,11 @@ def connect(path: Path, lock_s: float, *pragmas: str) -> SQLiteConnection:
     for pragma in pragmas:
         connection.run(f"PRAGMA {pragma}")
     return connection
+
+
+def removal_of(paths: Sequence[Path]) -> str:
+    """The command that removes files with what SQLite keeps beside them."""
+    return f"rm -f {' '.join(f'{shlex.quote(str(path))} {shlex.quote(str(path))}-*' for path in paths)}"
 
 
 class SQLiteConnection(sqlite3.Connection):

@@ -12,7 +12,7 @@ from pathlib import Path
 from chimera.adapters.rows import (
     too_few_partitions,
 )
-from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile
+from chimera.adapters.sqlite.files import FEATURES, SQLiteConnection, SQLiteFile, removal_of
 from chimera.adapters.sqlite.tables import add_columns
 from chimera.core.aio.signals import Signal
 from chimera.entities import Row
@@ -84,6 +84,10 @@ class SQLiteLog:
 
     async def trim(self, topic: str, through: Mapping[int, int]) -> None:
         await (await self._opened(topic)).trim(through)
+
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        return removal_of([self._directory / f"{topic}.db" for topic in topics])
 
     async def close(self) -> None:
         for topic in list(self._topics.values()):

@@ -10,7 +10,14 @@ from pathlib import Path
 from chimera.adapters.rows import (
     distinct,
 )
-from chimera.adapters.sqlite.files import FEATURES, MAX_PARAMETERS, SQLiteConnection, SQLiteFile, question_marks
+from chimera.adapters.sqlite.files import (
+    FEATURES,
+    MAX_PARAMETERS,
+    SQLiteConnection,
+    SQLiteFile,
+    question_marks,
+    removal_of,
+)
 from chimera.adapters.sqlite.tables import add_columns
 from chimera.core.paging import pages
 from chimera.entities import Row
@@ -85,6 +92,10 @@ class SQLiteViews:
 
     def listen(self, heard: Callable[[], None]) -> None:
         self._file.listen(heard)
+
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        return removal_of([self._file.path])
 
     async def close(self) -> None:
         await self._file.close()

@@ -1,0 +1,286 @@
+"""Marks: whose a store, a view store and a topic are, so that nobody goes to work on what is another's.
+
+A store bears its service's name and its *incarnation*, a random id that no other store has; both are written once, with
+its first admission, and come back with a backup. A view store bears, for each service on it, the incarnation of that
+service's store and the names that it keeps there. A topic needs none: its events bear chains of their journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+
+from chimera.core.context import Context
+from chimera.core.names import MARKS, RELAY, borrow_name, commands_topic, events_topic
+from chimera.core.tables import Progress, StoredName
+from chimera.entities import table_of
+from chimera.errors import ChimeraError, SettingsError
+from chimera.journal.checkpoints import read_checkpoints
+from chimera.journal.register import Register
+from chimera.messages import Message
+from chimera.ports import Log, Record, Removable, ViewStore
+from chimera.service import Service
+from chimera.transaction import Unit
+
+logger = logging.getLogger("chimera")
+
+MARK = "mark"
+"""The kind of the names by which a store says whose it is."""
+SHOWN = 8
+"""Characters of an incarnation that people are shown."""
+_KEY = "services"
+
+
+class StoreMark(NamedTuple):
+    """Whose a store is: the name of its service, and its incarnation; both empty where it bears none yet."""
+
+    service: str = ""
+    incarnation: str = ""
+
+
+class ViewsMark(Struct, frozen=True):
+    """What a service has in a view store: its store's incarnation, and the names, in order, that it keeps there."""
+
+    incarnation: str
+    names: list[str]
+
+
+ViewsMarks = Mapping[str, ViewsMark]
+"""The marks of a view store, by the name of the service."""
+
+
+def mark_in(rows: Iterable[StoredName]) -> StoreMark:
+    """The mark among the names that a store has."""
+    found = {row.name: row.detail for row in rows if row.kind == MARK}
+    return StoreMark(found.get("service", ""), found.get("incarnation", ""))
+
+
+async def put_mark(unit: Unit, mark: StoreMark) -> str:
+    """Mark a store, unless it is marked; returns the incarnation that it has then.
+
+    Raises SettingsError where it is another service's.
+    """
+    table = table_of(StoredName)
+    rows = await unit.session.load(table, [(MARK, "service"), (MARK, "incarnation")])
+    found = mark_in(map(table.from_row, rows))
+    if found.service and found.service != mark.service:
+        raise SettingsError(others_store(unit.service, found.service))
+    for name, value in (("service", mark.service), ("incarnation", mark.incarnation)):
+        if not found.incarnation:
+            unit.put(StoredName(MARK, name, value))
+    return found.incarnation or mark.incarnation
+
+
+async def read_marks(views: ViewStore) -> ViewsMarks:
+    """The marks of a view store.
+
+    They are read before the store: by the time that they were written, the store has had its own.
+    """
+    return (await _register(views).get([_KEY])).get(_KEY, {})
+
+
+async def mark_views(context: Context, incarnation: str) -> None:
+    """Mark the view store for this service, unless it is marked. Raises SettingsError where it is another's."""
+    service = context.service
+    names = kept_names(service)
+
+    def step(marks: dict[str, ViewsMark]) -> dict[str, ViewsMark]:
+        if lines := others_views(context, incarnation, marks):
+            raise SettingsError(lines[0])
+        before = marks.get(service.name)
+        if before and names <= set(before.names):
+            return marks
+        also = before.names if before else []  # what an older build has kept is still there
+        return {**marks, service.name: ViewsMark(incarnation, sorted(names.union(also)))}
+
+    await _register(context.views).change(_KEY, {}, step)
+
+
+def kept_names(service: Service) -> set[str]:
+    """The names under which a service keeps documents in its view store: its views, and what it borrows."""
+    return {*service.views, *map(borrow_name, service.borrows)}
+
+
+def others_names(service: Service, marks: ViewsMarks) -> set[str]:
+    """The names under which other services keep documents in the same view store."""
+    return {name for other, mark in marks.items() if other != service.name for name in mark.names}
+
+
+def others_store(service: Service, owner: str, *, sent: bool = False) -> str:
+    """What to say where a service is given another's store; `sent`: the journal has events that were sent."""
+    why = ", whose events stand in its journal" if sent else ", which was the first to start on it"
+    return (
+        f'{service.declared_at}: Service("{service.name}") has the store of {owner!r}{why}; call it Service("{owner}") '
+        f"again, and [services.{owner}] (the variable may be called otherwise), or give [services.{service.name}] a "
+        "store of its own"
+    )
+
+
+async def strangers(context: Context, incarnation: str, marks: ViewsMarks) -> list[str]:
+    """What to say where the view store or the topic does not belong to this store, a line each.
+
+    `incarnation`: the store's; empty for one that is new.
+    """
+    return others_views(context, incarnation, marks, await others_events(context))
+
+
+def others_views(context: Context, incarnation: str, marks: ViewsMarks, event: Message | None = None) -> list[str]:
+    """As `strangers`; `event` is one of the topic that the journal never had."""
+    service = context.service
+    own = marks.get(service.name)
+    other = own.incarnation if own and own.incarnation != incarnation else ""
+    line = _installation(context, incarnation, other, event, alone=len(marks) == 1) if other or event else ""
+    return [each for each in (line, _shared(service, marks)) if each]
+
+
+async def others_events(context: Context) -> Message | None:
+    """An event of this service in its log that its journal never had, where that is empty and has sent nothing.
+
+    A journal that has events is not judged: one that was put back to an earlier moment has to go on.
+    """
+    if not await _is_blank(context):
+        return None
+    topic = events_topic(context.service.name)
+    ends = await context.log.ends(topic)
+    try:
+        async with asyncio.timeout(context.timing.ask_s):
+            records = await last_records(context.log, topic, ends)
+    except TimeoutError:  # as where all of it was dropped by the broker's own retention
+        logger.warning(
+            "%s: the last records of %s can't be read, and whose they are is not checked", context.service.name, topic
+        )
+        return None
+    found = [message for _, message in records if message.source == context.service.name and message.chain]
+    # Whatever was sent had been committed: what another head has begun to do meanwhile is in the journal by now.
+    return found[0] if found and await _is_blank(context) else None
+
+
+def check_apart(contexts: Sequence[Context]) -> None:
+    """Raises SettingsError where services of one process share a store, or a view store with names of both."""
+    for at, context in enumerate(contexts):
+        for other in contexts[:at]:
+            service, name = context.service, other.service.name
+            if name == service.name:
+                continue
+            if context.store is other.store:
+                raise SettingsError(
+                    f'{service.declared_at}: Service("{service.name}") has the same store as {name!r}: give it one of '
+                    f'its own, as [services.{service.name}] store = "…"'
+                )
+            kept = ViewsMark("", sorted(kept_names(other.service)))
+            if context.views is other.views and (line := _shared(service, {name: kept})):
+                raise SettingsError(line)
+
+
+async def check_store(context: Context) -> None:
+    """Open a store without making anything of this service's in it. Raises SettingsError where it is another's."""
+    tables = [table_of(StoredName), table_of(Progress)]
+    try:
+        await context.store.create(tables, context.service.partitions)
+    except SettingsError:  # as for another number of partitions: whose it is says more
+        if line := await _others_store_or_none(context):
+            raise SettingsError(line) from None
+        raise
+    if line := await _others_store_or_none(context):
+        raise SettingsError(line)
+
+
+def store_of_another(service: Service, mark: StoreMark, relays: Collection[str]) -> str:
+    """What to say where a store is another service's; else nothing. `relays`: the sources that were sent from it."""
+    if mark.service:
+        return "" if mark.service == service.name else others_store(service, mark.service)
+    if not relays or service.name in relays:
+        return ""
+    return others_store(service, min(relays), sent=True)
+
+
+async def last_records(log: Log, topic: str, ends: Mapping[int, int]) -> list[Record]:
+    """The last record of each partition of a topic that has one; `ends` as the log has told them."""
+    left = {partition: end for partition, end in ends.items() if end}
+    found: list[Record] = []
+    if not left:
+        return found
+    reading: Any = log.read(topic, {partition: end - 1 for partition, end in left.items()})
+    async with aclosing(reading) as batches:
+        async for batch in batches:
+            for record in batch:
+                found.append(record)
+                if record.offset >= left.get(record.message.partition, record.offset):
+                    left.pop(record.message.partition, None)
+            if not left:
+                break
+    return found
+
+
+def _register(views: ViewStore) -> Register[dict[str, ViewsMark]]:
+    return Register(views, MARKS, dict[str, ViewsMark])
+
+
+async def _others_store_or_none(context: Context) -> str:
+    names, progress = table_of(StoredName), table_of(Progress)
+    try:
+        async with context.store.snapshot() as session:
+            mark = mark_in(map(names.from_row, await session.find(names, {"kind": [MARK]})))
+            relays = [progress.from_row(row) for row in await session.find(progress, {"consumer": [RELAY]})]
+    except ChimeraError:
+        return ""
+    return store_of_another(context.service, mark, {row.source for row in relays})
+
+
+async def _is_blank(context: Context) -> bool:
+    """True for a journal that has never had an event, and whose relay has sent none."""
+    service = context.service
+    sent = await read_checkpoints(context.store, RELAY, service.name, range(service.partitions))
+    heads = await context.store.heads()
+    return not any(heads.values()) and not any(each.number for each in sent.values())
+
+
+def _shared(service: Service, marks: ViewsMarks) -> str:
+    """What to say where another service keeps documents under the same names; else nothing."""
+    for other in sorted(marks.keys() - {service.name}):
+        if same := sorted(kept_names(service).intersection(marks[other].names)):
+            kept = f"the view {same[0]!r}" if same[0] in service.views else f"what is copied as {same[0]!r}"
+            more = f" (and {len(same) - 1} more)" if len(same) > 1 else ""
+            return (
+                f'{service.declared_at}: Service("{service.name}") has the view store of {other!r}, and both keep '
+                f'{kept} there{more}: give it one of its own, as [services.{service.name}] views = "…"'
+            )
+    return ""
+
+
+def _installation(context: Context, incarnation: str, other: str, event: Message | None, *, alone: bool) -> str:
+    """What to say of another installation.
+
+    `other`: its incarnation, which the view store bears; `event`: one of its events, which the topic has.
+    `alone`: nobody else uses the view store.
+    """
+    service = context.service
+    store = f"the store {incarnation[:SHOWN]}" if incarnation else "a new store"
+    found, own, gone = [], [], []
+    if other:
+        found.append(f"its view store belongs to {service.name} with the store {other[:SHOWN]}")
+        own.append('views = "…"')
+        gone.append(_removal(context.views, []) if alone else "empty the view store of what is its")
+    if event:
+        topics = [events_topic(service.name), commands_topic(service.name)]
+        found.append(f"its topic {topics[0]} has events that its empty journal never had, such as {event.position}")
+        own.append('log = "…"')
+        gone.append(_removal(context.log, topics))
+    return (
+        f'{service.declared_at}: Service("{service.name}") has {store}, but {" and ".join(found)}: give this '
+        f"installation its own, as [services.{service.name}] {', '.join(own)} (on one server: another database or "
+        f"prefix); or put back the store that belongs to it; or, if that is lost and its data is given up: "
+        f"{'; '.join(gone)}"
+    )
+
+
+def _removal(engine: Log | ViewStore, topics: Sequence[str]) -> str:
+    """What to type or do to remove what a view store keeps, or these topics."""
+    if isinstance(engine, Removable):
+        return engine.removal(topics)
+    return f"delete the topics {' and '.join(topics)}" if topics else "empty the view store"
