@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from chimera import Service, SettingsError
+from chimera import Service, SettingsError, Unavailable
 from chimera.core.context import Context
 from chimera.core.names import MARKS, NAMES_TABLE, RELAY
 from chimera.core.tables import Progress, StoredName
 from chimera.entities import table_of
 from chimera.messages import Message
-from chimera.ports import Document, Log
+from chimera.ports import Document, Log, Move
 from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera.testing.engines import sqlite_engines
@@ -443,3 +443,33 @@ async def test_a_head_starts_whenever_another_has_begun_to_work(here: Installati
     await admit(second)
     assert sum((await engines.store.heads()).values()) == 2
     await mailed(second, "a", "b")
+
+
+class Shaky(WrappedViews):
+    """A view store that is away when it is to be marked, before or after it has done so."""
+
+    away: str = ""
+
+    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        away, self.away = self.away, ""
+        if away == "before":
+            raise Unavailable("it is away")
+        written = await super().write(consumer, documents, moves)
+        if away == "after":
+            raise Unavailable("it is away")
+        return written
+
+
+@pytest.mark.parametrize("away", ["before", "after"])
+async def test_a_start_that_was_cut_short_is_taken_up_where_it_was(here: Installation, away: str) -> None:
+    views = Shaky(here.engines.views)
+    views.away = away
+    context = await opened(build(), here.engines._replace(views=views), timing=TIMING)
+    with pytest.raises(Unavailable):
+        await admit(context)
+    first = await incarnation_of(here.engines)
+    contexts = [context, *[await opened(context.service, here.engines, timing=TIMING) for _ in range(2)]]
+    await asyncio.gather(*map(admit, contexts))
+    assert await incarnation_of(here.engines) == first
+    [document] = await here.engines.views.scan(MARKS)
+    assert first.encode() in (document.data or b"")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -19,7 +19,7 @@ from chimera.core.context import Context
 from chimera.core.names import MARKS, RELAY, borrow_name, commands_topic, events_topic
 from chimera.core.tables import Progress, StoredName
 from chimera.entities import table_of
-from chimera.errors import ChimeraError, SettingsError
+from chimera.errors import SettingsError
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.journal.register import Register
 from chimera.messages import Message
@@ -70,10 +70,11 @@ async def put_mark(unit: Unit, mark: StoreMark) -> str:
     found = mark_in(map(table.from_row, rows))
     if found.service and found.service != mark.service:
         raise SettingsError(others_store(unit.service, found.service))
-    for name, value in (("service", mark.service), ("incarnation", mark.incarnation)):
-        if not found.incarnation:
-            unit.put(StoredName(MARK, name, value))
-    return found.incarnation or mark.incarnation
+    if found.incarnation:
+        return found.incarnation
+    unit.put(StoredName(MARK, "service", mark.service))
+    unit.put(StoredName(MARK, "incarnation", mark.incarnation))
+    return mark.incarnation
 
 
 async def read_marks(views: ViewStore) -> ViewsMarks:
@@ -134,7 +135,7 @@ def others_views(context: Context, incarnation: str, marks: ViewsMarks, event: M
     service = context.service
     own = marks.get(service.name)
     other = own.incarnation if own and own.incarnation != incarnation else ""
-    line = _installation(context, incarnation, other, event, alone=len(marks) == 1) if other or event else ""
+    line = _installation(context, incarnation, other, event, sorted(marks.keys() - {service.name}))
     return [each for each in (line, _shared(service, marks)) if each]
 
 
@@ -182,11 +183,12 @@ async def check_store(context: Context) -> None:
     tables = [table_of(StoredName), table_of(Progress)]
     try:
         await context.store.create(tables, context.service.partitions)
-    except SettingsError:  # as for another number of partitions: whose it is says more
-        if line := await _others_store_or_none(context):
-            raise SettingsError(line) from None
-        raise
-    if line := await _others_store_or_none(context):
+    except SettingsError as error:  # as for another number of partitions: whose it is says more
+        line = ""
+        with suppress(Exception):  # whatever an engine raises for a table that could not be made
+            line = await _owner_of(context)
+        raise (SettingsError(line) if line else error) from None
+    if line := await _owner_of(context):
         raise SettingsError(line)
 
 
@@ -221,14 +223,12 @@ def _register(views: ViewStore) -> Register[dict[str, ViewsMark]]:
     return Register(views, MARKS, dict[str, ViewsMark])
 
 
-async def _others_store_or_none(context: Context) -> str:
+async def _owner_of(context: Context) -> str:
+    """As `store_of_another`, by what the store has."""
     names, progress = table_of(StoredName), table_of(Progress)
-    try:
-        async with context.store.snapshot() as session:
-            mark = mark_in(map(names.from_row, await session.find(names, {"kind": [MARK]})))
-            relays = [progress.from_row(row) for row in await session.find(progress, {"consumer": [RELAY]})]
-    except ChimeraError:
-        return ""
+    async with context.store.snapshot() as session:
+        mark = mark_in(map(names.from_row, await session.find(names, {"kind": [MARK]})))
+        relays = [progress.from_row(row) for row in await session.find(progress, {"consumer": [RELAY]})]
     return store_of_another(context.service, mark, {row.source for row in relays})
 
 
@@ -253,19 +253,21 @@ def _shared(service: Service, marks: ViewsMarks) -> str:
     return ""
 
 
-def _installation(context: Context, incarnation: str, other: str, event: Message | None, *, alone: bool) -> str:
-    """What to say of another installation.
+def _installation(context: Context, incarnation: str, other: str, event: Message | None, beside: Sequence[str]) -> str:
+    """What to say of another installation; nothing where there is no sign of one.
 
-    `other`: its incarnation, which the view store bears; `event`: one of its events, which the topic has.
-    `alone`: nobody else uses the view store.
+    `other`: its incarnation, which the view store bears; `event`: one of its events, which the topic has. `beside`: the
+    services that use the same view store.
     """
+    if not other and event is None:
+        return ""
     service = context.service
     store = f"the store {incarnation[:SHOWN]}" if incarnation else "a new store"
     found, own, gone = [], [], []
     if other:
         found.append(f"its view store belongs to {service.name} with the store {other[:SHOWN]}")
         own.append('views = "…"')
-        gone.append(_removal(context.views, []) if alone else "empty the view store of what is its")
+        gone.append(_removal(context.views, []) + (f" (there {', '.join(beside)} keep theirs too)" if beside else ""))
     if event:
         topics = [events_topic(service.name), commands_topic(service.name)]
         found.append(f"its topic {topics[0]} has events that its empty journal never had, such as {event.position}")
