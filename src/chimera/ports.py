@@ -222,7 +222,7 @@ class Removable(Protocol):
     """A log or view store that can say how a person removes what it keeps; of others it is said in general."""
 
     def removal(self, topics: Sequence[str]) -> str:
-        """The command to type: for all that a view store keeps, or for these topics of a log. It removes nothing."""
+        """What to type, and where: for all that a view store keeps, or these topics of a log. It removes nothing."""
 
 
 class Document(NamedTuple):

@@ -58,6 +58,44 @@ async def views(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await clear()
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+async def test_what_is_said_removes_views_and_leaves_a_store_beside_them(engine: str, tmp_path: Path) -> None:
+    url, clear = await own(engine, tmp_path)
+    store, views = open_engine("store", url), open_engine("views", url)
+    try:
+        await started(build(), Engines(MemoryLog(), store, views))
+        with pytest.raises(SettingsError) as refused:
+            await started(build(), with_views(views))
+        typed = str(refused.value).rpartition(": ")[2]
+        async with store.transaction() as session:
+            for statement in typed.split("; "):
+                await session.execute(statement)
+        await started(build(), with_views(views))
+        with pytest.raises(SettingsError, match=r"has the store .{8}, but its view store belongs to"):
+            await started(build(), Engines(MemoryLog(), store, views))
+    finally:
+        await store.close()
+        await views.close()
+        if clear is not None:
+            await clear()
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "said"),
+    [
+        ("views", "redis://me:hunter2@h:1/2?prefix=p", "in redis://h:1/2: redis-cli --scan --pattern 'p:*' | xargs"),
+        ("views", "mongodb://me:hunter2@h:1/x", "in mongodb://h:1/x: db.documents.drop(); db.heads.drop(); db.batches"),
+        ("log", "kafka://h:1?prefix=p-", "at kafka://h:1: kafka-topics.sh --delete --topic p-a; kafka-topics.sh"),
+        ("log", "rabbitmq://me:hunter2@h:1/?prefix=p-", "for each partition N: rabbitmqctl delete_queue p-a-N; rabbit"),
+    ],
+)
+async def test_what_to_type_has_the_place_and_no_password(kind: Any, url: str, said: str) -> None:
+    need_packages(url.partition(":")[0])
+    found = open_engine(kind, url).removal(["a", "b"] if kind == "log" else [])
+    assert said in found
+    assert "hunter2" not in found
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
 async def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], Store]]:
     """Opens the store, as each process does for itself."""

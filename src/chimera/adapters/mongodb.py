@@ -163,6 +163,10 @@ class MongoViews:
                         await self._settled(consumer)
                         return
 
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        return f"in {self.name}: db.documents.drop(); db.heads.drop(); db.batches.drop()"
+
     async def close(self) -> None:
         self._is_closed = True
         client, self._client = self._client, None

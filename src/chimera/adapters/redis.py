@@ -190,6 +190,11 @@ class RedisViews:
         names = [name for view in views for name in (self._documents(view), self._keys(view))]
         await self._server.write(("UNLINK", self._checkpoints(consumer), self._chains(consumer), *names))
 
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        keys = f"redis-cli --scan --pattern '{self._prefix}:*'"
+        return f"in {self._server.name}: {keys} | xargs -d '\\n' redis-cli unlink"
+
     async def close(self) -> None:
         await self._server.close()
 

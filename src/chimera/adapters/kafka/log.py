@@ -127,6 +127,11 @@ class KafkaLog:
         with self._doubting(topic):
             await self._controlling().trim(topic, through)
 
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        names = [f"kafka-topics.sh --delete --topic {self._cluster.prefix}{topic}" for topic in topics]
+        return f"at {self._cluster}: {'; '.join(names)}"
+
     async def close(self) -> None:
         """Readers end, and appends that are under way fail."""
         self._closed = True

@@ -126,6 +126,11 @@ class RabbitMQLog:
     async def trim(self, topic: str, through: Mapping[int, int]) -> None:
         """Nothing: a stream is only trimmed by its own retention."""
 
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`."""
+        streams = [f"rabbitmqctl delete_queue {self._prefix}{topic}-N" for topic in topics]
+        return f"at {self._address}, for each partition N: {'; '.join(streams)}"
+
     async def close(self) -> None:
         self._closed = True
         for reader in self._readers:

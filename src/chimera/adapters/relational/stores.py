@@ -105,6 +105,10 @@ class RelationalViews:
         rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
         return [Document(*row) for row in rows]
 
+    def removal(self, topics: Sequence[str]) -> str:
+        """As `ports.Removable`: a store may have its tables in the same schema."""
+        return f"in {self._database}: DELETE FROM documents; DELETE FROM checkpoints"  # noqa: S608 - to be read
+
     async def close(self) -> None:
         """As `ViewStore.close`."""
         await self._database.pool.close()
