@@ -16,6 +16,7 @@ from chimera.core.context import Context
 from chimera.core.names import MARKS, NAMES_TABLE, RELAY
 from chimera.core.tables import Progress, StoredName
 from chimera.entities import table_of
+from chimera.journal.history import Epochs
 from chimera.messages import Message
 from chimera.ports import Document, Log, Move
 from chimera.run.write_head import WriteHead
@@ -24,6 +25,8 @@ from chimera.testing.engines import sqlite_engines
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.marks import MARK, check_apart, check_store
 from chimera.upkeep.naming import admit, misfits
+from chimera.upkeep.recovery.epochs import begin_epochs
+from chimera.upkeep.recovery.forks import find_fork
 from tests.builds import SHOP, build, forget_all
 from tests.support import TIME, Engines, all_of, make_context, opened
 from tests.upkeep.test_naming import mailed, order
@@ -313,6 +316,17 @@ async def test_a_new_store_on_the_topic_of_another_installation_is_refused(
         f"rm -f {here.folder}/log/shop.events.db {here.folder}/log/shop.events.db-* {here.folder}/log/shop.comm" in said
     )
     await worked(build(), there.engines, "b")
+
+
+async def test_a_new_store_that_was_recovered_to_go_on_with_a_topic_starts(
+    here: Installation, there: Installation
+) -> None:
+    await worked(build(), here.engines, "a")
+    context = await opened(build(), there.engines._replace(log=here.engines.log), timing=TIMING)
+    began = Epochs(())
+    found = [await find_fork(context, partition, began) for partition in range(2)]
+    await begin_epochs(context, [fork for fork in found if fork is not None])
+    await admit(context)
 
 
 @pytest.mark.parametrize("sent", [True, False], ids=["its relay had sent", "its relay had sent nothing yet"])

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from chimera.core.context import Context
 from chimera.core.names import MARKS, RELAY, borrow_name, commands_topic, events_topic
-from chimera.core.tables import Progress, StoredName
+from chimera.core.tables import Progress, StoredEpoch, StoredName
 from chimera.entities import table_of
 from chimera.errors import SettingsError
 from chimera.journal.checkpoints import read_checkpoints
@@ -233,8 +233,11 @@ async def _owner_of(context: Context) -> str:
 
 
 async def _is_blank(context: Context) -> bool:
-    """True for a journal that has never had an event, and whose relay has sent none."""
+    """True for a journal that has never had an event, whose relay has sent none, and that nobody has recovered."""
     service = context.service
+    async with context.store.snapshot(once=True) as session:
+        if await session.find(table_of(StoredEpoch), {}):
+            return False
     sent = await read_checkpoints(context.store, RELAY, service.name, range(service.partitions))
     heads = await context.store.heads()
     return not any(heads.values()) and not any(each.number for each in sent.values())
