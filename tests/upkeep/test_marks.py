@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.marks import MARK, check_apart, check_store
+from chimera.upkeep.marks import MARK, check_apart, check_store, others_events
 from chimera.upkeep.naming import admit, misfits
 from chimera.upkeep.recovery.epochs import begin_epochs
 from chimera.upkeep.recovery.forks import find_fork
@@ -348,6 +349,16 @@ async def test_a_store_put_back_to_an_earlier_moment_starts_and_goes_on(here: In
     assert sum((await context.store.heads()).values()) == 2
 
 
+async def test_a_store_put_back_to_before_its_first_event_starts_and_goes_on(here: Installation) -> None:
+    await started(build(), here.engines)
+    await here.engines.close()
+    backup = shutil.copy(here.folder / "store.db", here.folder / "backup")
+    await worked(build(), await here.again(), "a")
+    await here.engines.close()
+    shutil.move(backup, here.folder / "store.db")
+    await started(build(), await here.again())
+
+
 async def test_what_somebody_else_has_written_does_not_make_a_topic_another_installations(here: Installation) -> None:
     engines = here.engines
     await opened(build(), engines, timing=TIMING)
@@ -425,9 +436,17 @@ class Slow(WrappedViews):
         return found
 
 
-@pytest.mark.parametrize("was", ["new", "of the build before", "admitted"])
-@pytest.mark.parametrize("where", ["the log's ends", "before the marks", "after the marks"])
-async def test_a_head_starts_whenever_another_has_begun_to_work(here: Installation, where: str, was: str) -> None:
+NEW = "the log's ends"
+MOMENTS = itertools.product(["before the marks", "after the marks"], ["new", "of the build before", "admitted"])
+
+
+@pytest.mark.parametrize(
+    ("judge", "where", "was"),
+    [(others_events, NEW, "new"), (admit, NEW, "new"), *((admit, where, was) for where, was in MOMENTS)],
+)
+async def test_a_head_starts_whenever_another_has_begun_to_work(
+    here: Installation, judge: Callable[[Context], Awaitable[object]], where: str, was: str
+) -> None:
     service, engines = build(), here.engines
     first = await opened(service, engines, timing=TIMING)
     if was != "new":
@@ -450,12 +469,13 @@ async def test_a_head_starts_whenever_another_has_begun_to_work(here: Installati
             await session.delete(table_of(Progress), [table_of(Progress).key_of(row) for row in rows])
 
     views = Slow(engines.views)
-    log = Late(engines.log, work) if where == "the log's ends" else engines.log
+    log = Late(engines.log, work) if where == NEW else engines.log
     if log is engines.log:
         views.meanwhile, views.before = work, where == "before the marks"
     second = await opened(service, engines._replace(log=log, views=views), timing=TIMING)
-    await admit(second)
+    assert not await judge(second)
     assert sum((await engines.store.heads()).values()) == 2
+    await admit(second)
     await mailed(second, "a", "b")
 
 

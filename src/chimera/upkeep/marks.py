@@ -122,12 +122,13 @@ def others_store(service: Service, owner: str, *, sent: bool = False) -> str:
     )
 
 
-async def strangers(context: Context, incarnation: str, marks: ViewsMarks) -> list[str]:
+async def strangers(context: Context, incarnation: str, marks: ViewsMarks, *, is_new: bool) -> list[str]:
     """What to say where the view store or the topic does not belong to this store, a line each.
 
-    `incarnation`: the store's; empty for one that is new.
+    `incarnation`: the store's, empty where it has none. `is_new`: nobody has started on it yet. The topic of another is
+    not judged: its store may have been put back to a moment before its first event, and has to go on.
     """
-    return others_views(context, incarnation, marks, await others_events(context))
+    return others_views(context, incarnation, marks, await others_events(context) if is_new else None)
 
 
 def others_views(context: Context, incarnation: str, marks: ViewsMarks, event: Message | None = None) -> list[str]:
@@ -140,10 +141,7 @@ def others_views(context: Context, incarnation: str, marks: ViewsMarks, event: M
 
 
 async def others_events(context: Context) -> Message | None:
-    """An event of this service in its log that its journal never had, where that is empty and has sent nothing.
-
-    A journal that has events is not judged: one that was put back to an earlier moment has to go on.
-    """
+    """An event of this service in its log that its journal never had, where that is empty and has sent nothing."""
     if not await _is_blank(context):
         return None
     topic = events_topic(context.service.name)

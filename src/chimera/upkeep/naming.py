@@ -132,7 +132,7 @@ async def _judged(context: Context, declared: Sequence[DeclaredName], digest: st
     service = context.service
     if line := store_of_another(service, stored.mark, {each.source for each in stored.consumers.get(RELAY, ())}):
         return [line]
-    found = await strangers(context, stored.incarnation(service), stored.marks)
+    found = await strangers(context, stored.incarnation(service), stored.marks, is_new=stored.is_new)
     return found if found or digest in stored.builds else await _misfits(context, declared, stored)
 
 
