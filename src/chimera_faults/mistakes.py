@@ -40,7 +40,6 @@ from chimera_faults.oversights import (
     offsets_trusted,
     old_topic_read_on,
     passed_over_untold,
-    read_only_is_a_failure,
     too_large_waited_at,
 )
 from chimera_faults.patching import Mistake, Patching
@@ -393,11 +392,6 @@ MISTAKES = {
     ),
     "too-large-waited-at": Mistake(
         "a view waits at an event that makes a document too large", "document-too-large", too_large_waited_at
-    ),
-    "read-only-forgotten": Mistake(
-        "commands that came while nothing could be written are passed over",
-        "database-read-only",
-        read_only_is_a_failure,
     ),
     "share-not-emitted": Mistake("changes of a share are not emitted", "confirm-lost", _share_not_emitted),
     "leases-for-ever": Mistake("a lease never ends", "worker-killed-before-commit", _leases_for_ever),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from chimera import messages
-from chimera.commands import consume, execute
+from chimera.commands import consume
 from chimera.commands.apart import limits
-from chimera.errors import OutOfService, Unavailable, Unfit
+from chimera.errors import Unavailable, Unfit
 from chimera.journal import feed, history
 from chimera.messages import Message
 from chimera.ports import Checkpoint
@@ -101,21 +100,6 @@ def too_large_waited_at(at: Patching) -> None:
         park(self, message, error, tries, left=left)
 
     at.replace(batch.BatchFold, "park", stubborn)
-
-
-def read_only_is_a_failure(at: Patching) -> None:
-    """Commands that come while nothing can be written are passed over."""
-    run = execute.Executor.run
-
-    async def hasty(self: Any, tasks: Sequence[Any], moves: Sequence[Any] = ()) -> Any:
-        try:
-            return await run(self, tasks, moves)
-        except OutOfService:
-            if not at.wrong():
-                raise
-        return await run(self, [], moves)
-
-    at.replace(execute.Executor, "run", hasty)
 
 
 def offsets_trusted(at: Patching) -> None:
