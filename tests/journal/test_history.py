@@ -168,6 +168,21 @@ async def test_a_record_in_the_midst_that_has_no_chain_is_passed_over() -> None:
         assert await taken(feed) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_record_right_behind_the_owners_is_passed_over(at: int, count: int, joined: bool) -> None:
+    """With its next number and any chain, in the midst of what is read at once and at its end."""
+    owner = await owner_with("a", "b", "c")
+    events = await owner.store.journal(0, 0, 10)
+    begun = events[at - 1].chain[::-1] if joined else "junk"
+    forged = chained(begun, [event(0, at + n, "forged") for n in range(1, count + 1)])
+    async with feeding(await log_of(*events[:at], *forged, *events[at:]), owner, Checkpoint()) as feed:
+        assert await taken(feed) == ["a", "b", "c"]
+        await feed.close()
+    assert not feed.is_diverged
+
+
 async def test_events_without_a_chain_are_the_owners_to_give() -> None:
     """As an older release of it writes them, before, between and after those that have one."""
     owner = await owner_with("a")

@@ -20,12 +20,14 @@ from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.history import Epochs, divergences, fits
-from chimera.messages import Message
+from chimera.messages import Message, follows
 from chimera.ports import Checkpoint, Document, Move, Record, Wakes
 
 logger = logging.getLogger("chimera")
 
 
+HASHED = 50
+"""Records that are read at once, at most, of which the chain of each is computed; of more, of those at both ends."""
 EPOCHS_S = 1.0
 """Seconds that an owner is waited for, at most, to say which records of the log are of a history that is over."""
 SHOWN_BYTES = 200
@@ -205,9 +207,14 @@ class Feed:
         ]
 
     def _admit(self, records: Sequence[Record]) -> list[Message]:
-        """The messages of the records that come next; remembers how far ahead the others are."""
+        """The messages of the records that come next; remembers how far ahead the others are.
+
+        Where one of a partition's is somebody else's, or two claim one number, the owner is asked for all of them.
+        """
         messages: list[Message] = []
-        last: dict[int, Message] = {}
+        taken: dict[int, list[Message]] = {}
+        forged: set[int] = set()
+        hashed = len(records) <= HASHED
         numbers = {partition: at.number for partition, at in self._at.items() if partition not in self._diverged}
         offsets = {partition: at.offset for partition, at in self._at.items()}
         for offset, message in records:
@@ -218,25 +225,37 @@ class Feed:
             if number < 1 or message.source != self._source:
                 self._pass_over(offset, message)
                 offsets[partition] = max(offset, offsets[partition])
-            elif number == at + 1 and self._fits(message, last.get(partition)):
-                numbers[partition], offsets[partition], last[partition] = number, offset, message
+            elif number == at + 1 and self._fits(message, own := taken.setdefault(partition, []), hashed=hashed):
+                numbers[partition], offsets[partition] = number, offset
+                own.append(message)
                 messages.append(message)
             elif number <= at:
                 offsets[partition] = max(offset, offsets[partition])
-                if number == at and message.chain != (last.get(partition) or self._at[partition]).chain:
+                if not self._is_known(message, taken.get(partition, ()), at):
+                    forged.update({partition} & taken.keys())
                     self._doubt(partition)
             else:
                 self._known[partition] = max(number, self._known.get(partition, 0))
-        for partition in numbers:
-            chain = last[partition].chain if partition in last else self._at[partition].chain
+        forged |= {each for each, own in taken.items() if not hashed and not _ends_well(own)}
+        for partition in forged:
+            self._known[partition] = max(numbers[partition], self._known.get(partition, 0))
+        for partition in numbers.keys() - forged:
+            chain = own[-1].chain if (own := taken.get(partition, [])) else self._at[partition].chain
             self._at[partition] = Checkpoint(numbers[partition], offsets[partition], chain)
-        return messages
+        return [each for each in messages if each.partition not in forged] if forged else messages
 
-    def _fits(self, message: Message, before: Message | None) -> bool:
-        """False where an event is not the next one: hashed at the seam; behind it, none can be without a chain."""
-        if before is not None:
-            return bool(message.chain or not before.chain)
-        return fits(message, self._at[message.partition])
+    def _fits(self, message: Message, taken: Sequence[Message], *, hashed: bool) -> bool:
+        """False where an event is not the next one. Of many, one behind another only has to have a chain."""
+        if not taken:
+            return fits(message, self._at[message.partition])
+        before = taken[-1].chain
+        return not before or (follows(message, before) if hashed else bool(message.chain))
+
+    def _is_known(self, message: Message, taken: Sequence[Message], at: int) -> bool:
+        """False for another event than was taken at this number, as far as that is still known."""
+        if taken and message.number >= taken[0].number:
+            return message.chain == taken[message.number - taken[0].number].chain
+        return message.number != at or message.chain == self._at[message.partition].chain
 
     def _doubt(self, partition: int) -> None:
         """Have a look soon whether the checkpoint stands on the owner's history."""
@@ -401,6 +420,11 @@ class Feed:
             return Compared(await self._heads(), {}, {})
         heads = await self._heads.anew()
         return Compared(heads, doubted, await divergences(self._source, self._owner, heads, doubted))
+
+
+def _ends_well(taken: Sequence[Message]) -> bool:
+    """False where the last event of a partition does not follow the one before it."""
+    return len(taken) < 2 or not taken[-2].chain or follows(taken[-1], taken[-2].chain)
 
 
 def _is_elsewhere(one: Checkpoint, other: Checkpoint) -> bool:

@@ -78,7 +78,7 @@ logger = logging.getLogger("chimera")
 Heard = Callable[[], None]
 
 
-class Bell:
+class Notices:
     """Tells those who listen in other processes that something was committed in a schema of a database.
 
     One connection of a process listens and rings for all its schemas, by LISTEN and NOTIFY: apart from the commits,
@@ -165,8 +165,8 @@ class Bell:
 
 
 @lru_cache(64)
-def _bell_of(dsn: str, loop: asyncio.AbstractEventLoop) -> Bell:
-    return Bell()
+def _notices_of(dsn: str, loop: asyncio.AbstractEventLoop) -> Notices:
+    return Notices()
 
 
 class PostgreSQLDatabase(Database):
@@ -200,18 +200,18 @@ class PostgreSQLDatabase(Database):
 
     def listen(self, heard: Heard) -> None:
         """Call `heard`, until `ignore`, soon after somebody else may have committed in this schema."""
-        self._bell().listen(self._schema, self, heard, self._logged_in)
+        self._notices().listen(self._schema, self, heard, self._logged_in)
 
     def ring(self) -> None:
         """Something was committed here."""
-        self._bell().ring(self._schema, self)
+        self._notices().ring(self._schema, self)
 
     async def ignore(self) -> None:
         """Hear nothing any more."""
-        await self._bell().ignore(self)
+        await self._notices().ignore(self)
 
-    def _bell(self) -> Bell:
-        return _bell_of(self._dsn, asyncio.get_running_loop())
+    def _notices(self) -> Notices:
+        return _notices_of(self._dsn, asyncio.get_running_loop())
 
     async def connect(self) -> Connection:
         connection = await self._logged_in()
