@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -94,6 +95,48 @@ def demanding_build() -> Service:
         note: Literal["plain", "gift"] = "plain"
 
     return shop_of(Place, Placed)
+
+
+def narrow_build() -> Service:
+    """A build with a reaction to one event."""
+    return reacting(more=False)
+
+
+def widened_build() -> Service:
+    """A build whose reaction handles one event more."""
+    return reacting(more=True)
+
+
+def reacting(*, more: bool) -> Service:
+    class Place(Command, key="order_id"):
+        order_id: str
+        note: Literal["plain"] = "plain"
+
+    class Placed(Event, source="stall", key="order_id"):
+        order_id: str
+        note: Literal["plain"] = "plain"
+
+    class Returned(Event, source="stall", key="order_id"):
+        order_id: str
+        note: Literal["returned"] = "returned"
+
+    class Return(Command, key="order_id"):
+        order_id: str
+
+    async def give_back(command: Return, tx: Transaction) -> None:
+        tx.emit(Returned(command.order_id))
+
+    async def note(events: list[Event], tx: Transaction) -> None:
+        for event in events:
+            known = await tx.load(Kept, f"noted {event.key}") or Kept(f"noted {event.key}")
+            tx.save(Kept(known.order_id, [*known.notes, event.note]))  # type: ignore[attr-defined]
+
+    service = shop_of(Place, Placed)
+    give_back.__annotations__["command"] = Return
+    if more:
+        service.handle("POST /returns")(give_back)
+    service.project(*([Placed, Returned] if more else [Placed]))(note)
+    return service
 
 
 def shop_of(place: type[Command], placed: type[Event]) -> Service:
@@ -269,6 +312,24 @@ async def test_an_event_that_an_old_build_can_not_read_is_folded_and_reacted_to_
         async with fleet.writes(new_build):
             await eventually(is_kept(new, "o1", "gift"), 20)
             await eventually(lambda: nothing_is_parked(new), 10)
+
+
+async def test_an_event_that_only_the_new_build_of_a_reaction_handles_is_not_passed_over_by_the_old_one(
+    fleet: Fleet,
+) -> None:
+    keys = [f"o{n}" for n in range(8)]
+    async with fleet.writes(narrow_build), fleet.writes(widened_build) as new:
+        for key in keys:
+            assert (await fleet.post(widened_build, "/returns", order_id=key)).status == 201
+        for key in keys:
+            await eventually(partial(has_noted, new, key, ["returned"]))
+            assert (await fleet.post(narrow_build, "/orders", order_id=key)).status == 201
+            await eventually(partial(has_noted, new, key, ["returned", "plain"]))
+        await eventually(lambda: nothing_is_parked(new))
+
+
+async def has_noted(context: Context, key: str, notes: list[str]) -> bool:
+    return await kept(context, f"noted {key}") == notes
 
 
 async def _are_parked(context: Context, consumers: set[str]) -> bool:

@@ -79,8 +79,13 @@ def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
         type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
     }
 
+    def read(message: Message) -> Event:
+        if message.type not in decoders:
+            raise Unreadable(f"the reaction {reaction.name!r} handles no {message.type} here; another build of it does")
+        return decoded(decoders[message.type], message)
+
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
-        events = [decoded(decoders[message.type], message) for message in await kept.new_of(messages, tx)]
+        events = list(map(read, await kept.new_of(messages, tx)))
         if events:
             await reaction.function(events if reaction.batch else events[0], tx)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.redriving import Share, keep_redriving
 from chimera.commands.execute import Executor, Task
@@ -37,7 +38,7 @@ async def keep_reacting(
 async def _react(
     context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int], kept: KeptEvents
 ) -> None:
-    wanted = {type_ for event in reaction.events for type_ in event.wire_types()}
+    wanted, announced = {type_ for event in reaction.events for type_ in event.wire_types()}, Announced(context)
     at = await executor.checkpoints(source, partitions)
     feed = Feed(context, source, at, executor.consumer)
     heads = partial(context.owners.known_heads, source)
@@ -45,7 +46,10 @@ async def _react(
         async with watching(context, executor.consumer, source, at, heads) as watch:
             while True:
                 batch = await feed.next()
-                tasks = [Task(message, message.number) for message in batch.messages if message.type in wanted]
+                types = {message.type for message in batch.messages}
+                if not types <= wanted:  # what another build handles is left to it, and not passed over
+                    types &= wanted | await announced.reacts_elsewhere(reaction.name)
+                tasks = [Task(message, message.number) for message in batch.messages if message.type in types]
                 try:
                     await finish(executor.run_watched(tasks, batch.moves, watch), context.timing.finish_s)
                     is_elsewhere = feed.is_diverged  # until it is recovered: then its checkpoint is moved

@@ -73,6 +73,12 @@ class Announced:
         others = [other for other in (await self._look()).others if other.code not in not_by]
         return any(not _misfit(other, kind, name, data) for other in others)
 
+    async def reacts_elsewhere(self, reaction: str) -> set[str]:
+        """The types of events that a reaction handles in other builds, as it was a second ago; none if nobody tells."""
+        start = f"{reaction}/"
+        names = [name for other in (await self._lately()).others for name in other.reads.events]
+        return {name.removeprefix(start) for name in names if name.startswith(start)}
+
     async def _lately(self) -> _Announcement:
         now = self._context.clock.monotonic()
         if self._looking is None or now >= self._look_at:
