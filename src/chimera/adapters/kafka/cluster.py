@@ -145,7 +145,11 @@ class WaitingThread:
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._work = work
-        threading.Thread(target=self._run, name=f"chimera-kafka-{name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"chimera-kafka-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin the work; whoever it tells knows this thread by now."""
+        self._thread.start()
 
     async def ended(self) -> None:
         """Wait until the thread has ended."""

@@ -191,6 +191,7 @@ class KafkaAppender:
         self._room = Signal()
         self._closing = False
         self._thread = WaitingThread("appender", self._report)
+        self._thread.start()
 
     @property
     def is_broken(self) -> bool:
@@ -276,6 +277,7 @@ class KafkaReader:
         self._room = threading.Semaphore(AHEAD)
         self._stopping = False
         self._thread = WaitingThread("reader", self._run)
+        self._thread.start()
 
     async def next(self) -> Sequence[Record]:
         """The next batch; empty at the end. Raises Unavailable, once, for what has ended the reading."""
