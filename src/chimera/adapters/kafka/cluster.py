@@ -214,7 +214,9 @@ class Controller:
 
     async def close(self) -> None:
         """End the admin client, in a thread, because that takes a while."""
-        await WaitingThread("closing", self._drop).ended()
+        closing = WaitingThread("closing", self._drop)
+        closing.start()
+        await closing.ended()
 
     def _drop(self) -> None:
         del self._admin
