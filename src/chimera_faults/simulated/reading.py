@@ -85,7 +85,7 @@ ON_ENGINES = {
     "no-number-written",
     "too-large-waited-at",
 }
-"""Mistakes that only show on engines: simulated ones hold documents of any size, and nothing puts a store back there."""
+"""Mistakes that only show on engines: simulated ones hold documents of any size, and no store is put back there."""
 SIMULATED = {name: each for name, each in MISTAKES.items() if name not in ON_ENGINES}
 SIMULATED |= READING | NAMING | ROLLING | SEATING | SLOWNESS
 """Every mistake that has to be found in simulated fleets."""
