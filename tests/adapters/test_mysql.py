@@ -1,5 +1,6 @@
 """MySQL and MariaDB keep the contracts, and what the adapter promises beyond them."""
 
+import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator
@@ -17,11 +18,11 @@ from chimera.adapters.relational.mysql import MySQLStore, MySQLViews, open_engin
 from chimera.adapters.relational.mysql_rows import padded, parts
 from chimera.adapters.relational.pool import parse_address
 from chimera.entities import Entity, table_of
-from chimera.errors import OutOfService, SettingsError, Unavailable
+from chimera.errors import CutShort, OutOfService, SettingsError, Unavailable
 from chimera.ports import Document
 from chimera.testing.contracts import StoreContract, ViewStoreContract
 from chimera.testing.contracts.bank import ACCOUNTS, TABLES, emitted, get, put
-from tests.adapters.relational import THING, Opened, RelationalGuarantees
+from tests.adapters.relational import THING, Opened, RelationalGuarantees, with_options
 from tests.adapters.services import url_of
 
 
@@ -106,6 +107,16 @@ class TestMySQLStore(RelationalGuarantees, StoreContract):
         for connection in engine._database.pool.opened:
             with suppress(MySQLError):
                 await administer(f"KILL {connection.thread_id()}")
+
+    async def test_the_server_ends_what_takes_longer_than_its_limit(self, url: str) -> None:
+        """Before a handler's limit does, so that it is known for the statement's failure, and nobody else's."""
+        store = self.open(with_options(url, "timeout=1"))
+        await store.create([], 1)
+        with pytest.raises(CutShort, match="max_statement_time"):
+            async with store.transaction() as session, asyncio.timeout(8):
+                await session.execute("SELECT SLEEP(20)")
+        assert await store.heads() == {0: 0}
+        await store.close()
 
     def impatient(self, url: str) -> MySQLStore:
         return MySQLStore(url, wait_s=0.05, lock_s=1)

@@ -132,15 +132,28 @@ class MySQLDatabase(Database):
             ssl=self._tls,
             stmt_cache_size=_PREPARED,
         )
+        self._is_mariadb = "mariadb" in connection.get_server_info().lower()
         try:
             async with connection.cursor() as cursor:
                 await cursor.execute(_SESSION.format(math.ceil(self._lock_s)))
                 await cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                await cursor.execute(self._limit(self._timeout))
         except BaseException:
             connection.close()
             raise
-        self._is_mariadb = "mariadb" in connection.get_server_info().lower()
         return connection
+
+    def _limit(self, seconds: float) -> str:
+        """The statement that has the server end what takes longer: MySQL only what selects."""
+        if self._is_mariadb:
+            return f"SET SESSION max_statement_time = {seconds}"
+        return f"SET SESSION max_execution_time = {math.ceil(seconds * 1000)}"
+
+    @asynccontextmanager
+    async def unhurried(self) -> AsyncIterator[Connection]:
+        async with super().unhurried() as connection:
+            await self.execute(connection, self._limit(_SLOW_S))
+            yield connection
 
     async def disconnect(self, connection: Connection) -> None:
         try:
