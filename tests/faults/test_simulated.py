@@ -22,7 +22,13 @@ pytestmark = pytest.mark.slow
 
 SEEDS, BLOCK = 300, 50
 MUTANT_SEEDS = 200
-RARE = {"lost-copies-believed"}
+RARE = {
+    "lost-copies-believed",
+    "failed-commit-confirmed",
+    "failed-batch-skipped",
+    "left-for-ever",
+    "phantoms-not-noticed",
+}
 """Mistakes that are seldom made: they are hunted by `make simulate ARGS=--mutants`, within a thousand seeds."""
 PLANS = sorted((Path(__file__).parent / "plans").glob("*.json"))
 
