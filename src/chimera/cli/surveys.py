@@ -23,7 +23,8 @@ SHOWN = 20
 def print_survey(console: Console, found: Survey) -> None:
     """Print what was lost, who stands on it, and what becomes of each."""
     service = found.owner.service.name
-    for fork in found.new:
+    stuck = {each.partition for each in found.diverged}
+    for fork in [each for each in found.forks.values() if each.is_new or each.partition in stuck]:
         say(
             console,
             f"{service}/{fork.partition}: the journal ends at {found.heads[fork.partition]}; its log has "
