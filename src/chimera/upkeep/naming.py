@@ -95,12 +95,10 @@ async def admit(context: Context) -> None:
     """
     declared = declared_names(context.service)
     digest = digest_of_names(declared)
-    stored = await _stored(context, digest)
-    while found := await _judged(context, declared, digest, stored):
-        before, stored = stored, await _stored(context, digest)
-        if stored.builds == before.builds:  # else another head was admitted meanwhile, and has begun to work
-            more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
-            raise SettingsError(found[0] + more)
+    stored, found = await _look(context, declared, digest)
+    if found:
+        more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
+        raise SettingsError(found[0] + more)
     beginnings = await _beginnings(context, stored)
     incarnation = stored.incarnation(context.service) or context.clock.random_bytes(16).hex()
     if stored.mark.incarnation and not beginnings and digest in stored.builds and not _news(declared, stored):
@@ -123,8 +121,18 @@ async def admit(context: Context) -> None:
 async def misfits(context: Context) -> list[str]:
     """What is wrong with a service's names, a line each; nothing is written. Raises DeclarationError as `admit`."""
     declared = declared_names(context.service)
-    digest = digest_of_names(declared)
-    return await _judged(context, declared, digest, await _stored(context, digest))
+    _, found = await _look(context, declared, digest_of_names(declared))
+    return found
+
+
+async def _look(context: Context, declared: Sequence[DeclaredName], digest: str) -> tuple[Stored, list[str]]:
+    """What is stored, and what is wrong with it; looked at again where another head was admitted meanwhile."""
+    stored = await _stored(context, digest)
+    while found := await _judged(context, declared, digest, stored):
+        before, stored = stored, await _stored(context, digest)
+        if stored.builds == before.builds:
+            break
+    return stored, found
 
 
 async def _judged(context: Context, declared: Sequence[DeclaredName], digest: str, stored: Stored) -> list[str]:
