@@ -173,6 +173,7 @@ async def test_a_head_that_slept_while_the_mode_changed_does_not_take_a_dropped_
     await direct(bank, Deposit("k", 1))
     await settle(reads)
     reads._age.begin("async", clock.monotonic())
+    reads._age._heads["async"] = {}  # it was compared before the owner had anything
     assert (await reads.get("k")).state == "absent"
 
     views.is_blind = True

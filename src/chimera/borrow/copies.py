@@ -137,16 +137,20 @@ class CopyAge:
         self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
 
     def holds(self, mode: Mode, at: Mapping[Place, Checkpoint]) -> bool:
-        """True when a copy with these checkpoints is still where it was compared; a copy that was lost is not."""
-        floor = {(self._borrow.owner, partition): number for partition, number in self._heads.get(mode, {}).items()}
-        return not short_of(at, floor)
+        """True when a copy with these checkpoints is still where it was compared; a copy that was lost is not.
+
+        Nor is one that was not compared yet: what it may be as old as says nothing about what it has.
+        """
+        heads = self._heads.get(mode)
+        return heads is not None and not short_of(at, {(self._borrow.owner, each): n for each, n in heads.items()})
 
     async def watch(self, mode: Mode) -> None:
         """Compare once: ask for the heads, wait a moment until the copy has reached them, else go on the next time.
 
         A copy that is not any more where it once was has no age.
         """
-        if not self.holds(mode, await self._context.views.checkpoints(copy_name(self._borrow.name, mode))):
+        at = await self._context.views.checkpoints(copy_name(self._borrow.name, mode))
+        if mode in self._heads and not self.holds(mode, at):
             self._as_of.pop(mode, None)
             self._heads.pop(mode, None)
         if mode not in self._comparing:
