@@ -17,6 +17,7 @@ from functools import partial
 
 import msgspec
 
+from chimera.core.aio.signals import A_DAY_S
 from chimera.core.context import Context
 from chimera.core.declared import is_of_a_share, own_events
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
@@ -39,7 +40,6 @@ from chimera.views.switch import Settling
 logger = logging.getLogger("chimera")
 
 Work = Callable[[], Awaitable[None]]
-A_DAY_S = 86_400.0
 
 
 class ViewKeeper:
@@ -166,7 +166,8 @@ class ViewKeeper:
             if building is None or not state.is_building(number) or building.phase != "building":
                 return
             old, new = (generation_name(self._view.name, each) for each in (state.serving.number, number))
-            if not await self._has(new, await self._floor(old)) or await self._diverged(new):
+            floor, _ = await self._floor(old)
+            if not await self._has(new, floor) or await self._diverged(new):
                 return
             found = Comparison(state.serving.number, number)
             meet = partial(self._meet, state.serving, building.generation)
@@ -201,9 +202,9 @@ class ViewKeeper:
         number, old = building.generation.number, generation_name(self._view.name, state.serving.number)
         try:
             new = generation_name(self._view.name, number)
-            if await self._has(new, await self._floor(old)) and not await self._diverged(new):
-                anew = bool(await self._diverged(old))
-                await self._change(lambda now: now.flipped(number, anew=anew))
+            floor, lost = await self._floor(old)
+            if await self._has(new, floor) and not await self._diverged(new):
+                await self._change(lambda now: now.flipped(number, anew=bool(lost)))
                 self._context.moved.notify()
         except Unavailable as error:  # what is folded goes on meanwhile
             logger.info("view %s can't flip yet: %s", self._view.name, error)
@@ -231,11 +232,11 @@ class ViewKeeper:
         """True when each gets to where the other is now; an old one whose code nobody runs any more gets nowhere."""
         names = [generation_name(self._view.name, each.number) for each in (old, new)]
         after = numbers_of(await settled_checkpoints(self._context.views, names[1]))
-        if not await self._has(names[1], await self._floor(names[0])):
+        floor, stuck = await self._floor(names[0])
+        if not await self._has(names[1], floor):
             return False
         if old.code != new.code and self._leases.all_alike:
             return True
-        stuck = await self._diverged(names[0])
         return await self._has(names[0], {place: number for place, number in after.items() if place not in stuck})
 
     async def _has(self, name: str, floor: Mapping[Place, int]) -> bool:
@@ -243,13 +244,16 @@ class ViewKeeper:
         floor = {place: number for place, number in floor.items() if place[0] in self._view.sources}
         return not await reach(self._context, name, floor, self._timing.meet_s)
 
-    async def _floor(self, name: str) -> dict[Place, int]:
-        """What one that takes over from a generation must have; of a source that lost some of it, all there is."""
+    async def _floor(self, name: str) -> tuple[dict[Place, int], set[Place]]:
+        """What one that takes over from a generation must have, and where it stands on what its source lost.
+
+        There it is all that the source has now.
+        """
         floor, diverged = numbers_of(await settled_checkpoints(self._context.views, name)), await self._diverged(name)
         for source, partition in diverged:
             head = (await self._context.owners.known_heads(source)).get(partition, 0)
             floor[source, partition] = min(floor[source, partition], head)
-        return floor
+        return floor, diverged
 
     async def _diverged(self, name: str) -> set[Place]:
         """Where a generation does not stand on the history of its source."""

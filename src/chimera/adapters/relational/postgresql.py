@@ -166,40 +166,42 @@ def open_engine(kind: Literal["log", "store", "views"], url: str) -> Store | Vie
 class PostgreSQLStore(RelationalStore):
     """Entities and journal in one schema. `wait_s`, `lock_s`: seconds to wait for a connection, for a locked row."""
 
+    _database: _PostgreSQL
+
     def __init__(self, url: str, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S) -> None:
-        self._here = _PostgreSQL(url, _STORE_SETTINGS, wait_s=wait_s, lock_s=lock_s)
-        super().__init__(self._here, _PostgreSQLSession)
+        super().__init__(_PostgreSQL(url, _STORE_SETTINGS, wait_s=wait_s, lock_s=lock_s), _PostgreSQLSession)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         async with super().transaction() as session:
             yield session
         if cast("RelationalSession", session).may_have_written:
-            self._here.ring()
+            self._database.ring()
 
     def listen(self, heard: Callable[[], None]) -> None:
         """As `Wakes.listen`."""
-        self._here.listen(heard)
+        self._database.listen(heard)
 
     async def close(self) -> None:
-        await self._here.ignore()
+        await self._database.ignore()
         await super().close()
 
 
 class PostgreSQLViews(RelationalViews):
     """Documents and checkpoints in one schema."""
 
+    _database: _PostgreSQL
+
     def __init__(self, url: str) -> None:
-        self._here = _PostgreSQL(url, _VIEWS_SETTINGS)
-        super().__init__(self._here)
+        super().__init__(_PostgreSQL(url, _VIEWS_SETTINGS))
 
     def listen(self, heard: Callable[[], None]) -> None:
         """As `Wakes.listen`."""
-        self._here.listen(heard)
+        self._database.listen(heard)
 
     async def close(self) -> None:
         """As `ViewStore.close`."""
-        await self._here.ignore()
+        await self._database.ignore()
         await super().close()
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
@@ -216,13 +218,13 @@ class PostgreSQLViews(RelationalViews):
         except (asyncpg.UniqueViolationError, Conflict):
             return 0
         if revision:
-            self._here.ring()
+            self._database.ring()
         return int(revision)
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
             await connection.execute(_DROP, consumer, views, timeout=SLOW_S)
-        self._here.ring()
+        self._database.ring()
 
 
 def _write_parameters(consumer: str, documents: Collection[Document], moves: Sequence[Move]) -> list[object]:

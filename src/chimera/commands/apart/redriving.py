@@ -9,10 +9,10 @@ from typing import Any
 
 from chimera.commands.execute import Executor
 from chimera.commands.parking import Parking
+from chimera.core.aio.signals import A_DAY_S
 from chimera.core.aio.tasks import stop
 from chimera.errors import Conflict, Unavailable
 
-A_DAY_S = 86_400.0
 logger = logging.getLogger("chimera")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+A_DAY_S = 86_400.0
+"""The timeout of who waits for as long as it takes."""
+
 
 class Signal:
     """Wakes everybody who waits. It carries no data: whoever wakes reads anew.

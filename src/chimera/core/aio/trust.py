@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chimera.core.aio.signals import Signal
-
-A_DAY_S = 86_400.0
+from chimera.core.aio.signals import A_DAY_S, Signal
 
 
 class Trust:
