@@ -145,6 +145,11 @@ class Reaction(typing.NamedTuple):
         """The services whose events it takes, in order."""
         return sorted({event.__source__ for event in self.events})
 
+    @property
+    def types(self) -> set[str]:
+        """The types on the wire of the events that it takes."""
+        return {type_ for event in self.events for type_ in event.wire_types()}
+
 
 class Service:
     """A bounded context: its commands, entities, events, views, what it shares and what it borrows.

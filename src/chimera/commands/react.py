@@ -38,7 +38,7 @@ async def keep_reacting(
 async def _react(
     context: Context, executor: Executor, reaction: Reaction, source: str, partitions: list[int], kept: KeptEvents
 ) -> None:
-    wanted, announced = {type_ for event in reaction.events for type_ in event.wire_types()}, Announced(context)
+    wanted, announced = reaction.types, Announced(context)
     at = await executor.checkpoints(source, partitions)
     feed = Feed(context, source, at, executor.consumer)
     heads = partial(context.owners.known_heads, source)

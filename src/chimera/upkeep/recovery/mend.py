@@ -44,9 +44,7 @@ async def handled_of(owner: Context, witness: Witness, fork: Fork | None, common
     number = events[0].number - 1 if events else common or 0
     chain = (await owner.store.chain({partition: number})).get(partition, "")
     reaction = witness.consumer.declared
-    types = (
-        {type_ for event in reaction.events for type_ in event.wire_types()} if isinstance(reaction, Reaction) else ()
-    )
+    types = reaction.types if isinstance(reaction, Reaction) else set()
     wanted = [each for each in events or () if each.type in types]
     return HandledLost(witness, Checkpoint(number, fork.end if fork else 0, chain), wanted)
 
