@@ -161,10 +161,9 @@ async def _warm_up(plan: LoadPlan, way: Way, known: float, context: Context, sit
     async with asyncio.timeout(STARTS_S):
         while not await caught_up(context, borrow, way):  # noqa: ASYNC110 - other processes have to get there too
             await asyncio.sleep(LOOK_S)
-        probes = set(plan.known_keys(known))
-        if way == "hybrid":
-            probes = set(plan.page_keys()) - probes
-        for key in sorted(probes)[:1]:
+        with_document = set(plan.known_keys(known))
+        without = set(plan.page_keys()) - with_document
+        for key in sorted(without)[:1] + (sorted(with_document)[:1] if way == "async" else []):
             while not await _is_settled(context, site, key):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(LOOK_S)
 

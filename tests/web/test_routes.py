@@ -459,6 +459,11 @@ def test_the_examples_of_the_front_page_work_as_they_are(served: Served) -> None
         served.settle()
 
 
+def _but_ages(body: bytes) -> bytes:
+    """How old a borrowed value is goes on between two answers, and with it the body's length."""
+    return re.sub(rb'"age_s":[0-9.]+', b'"age_s":0', body)
+
+
 def test_through_a_gateway_everything_is_as_without(gateway: Served, served: Served) -> None:
     described = served.ask("GET", "/openapi.json").json
     assert gateway.ask("GET", "/openapi.json").json["paths"] == described["paths"]
@@ -466,8 +471,9 @@ def test_through_a_gateway_everything_is_as_without(gateway: Served, served: Ser
         for method in ("GET", "HEAD"):
             through, direct = gateway.ask(method, path), served.ask(method, path)
             assert through.status == direct.status == 200
-            assert through.body == direct.body
-            for name in ("content-type", "content-length", "vary"):
+            assert _but_ages(through.body) == _but_ages(direct.body)
+            for name in ("content-type", "vary"):
                 assert through.headers.get(name) == direct.headers.get(name)
+            assert int(through.headers["content-length"]) == len(through.body) or method == "HEAD"
     assert gateway.ask("PATCH", "/orders").headers["allow"] == "POST"
     assert b"# TYPE chimera_handled_total counter" in gateway.ask("GET", "/metrics").body
