@@ -30,6 +30,7 @@ from chimera.core.timing import Retry, Timing
 from chimera.entities import table_of
 from chimera.journal.feed import Batch
 from chimera.messages import Message, Position, partition_of
+from chimera.parts import Mode
 from chimera.ports import (
     BucketDigest,
     Checkpoint,
@@ -46,7 +47,6 @@ from chimera.ports import (
     ViewStore,
 )
 from chimera.run.engines import context_of
-from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import OpenEngines
 from chimera.views.projections import ViewProjection

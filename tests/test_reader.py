@@ -11,9 +11,9 @@ from chimera.borrow.reads import BorrowedReads
 from chimera.commands.execute import Task
 from chimera.core.context import Context
 from chimera.core.names import copy_name
+from chimera.parts import Mode
 from chimera.ports import Checkpoint, Document, Move, ViewStore
 from chimera.reader import Notes
-from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.views.documents import Documents, ProjectedTables, Waiting

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from chimera import Command, DeclarationError, Event, Reads, Reply, Service, Transaction
-from chimera.service import path_parameters
+from chimera.parts import path_parameters
 from tests.support import Account, Balance, Card, Deposit, Deposited, Opened
 
 

@@ -145,7 +145,7 @@ def test_time_and_chance_come_from_the_clock_that_is_handed_in(name: str) -> Non
 DECLARING = {
     "chimera",
     *(f"chimera.{name}" for name in ("borrowed", "entities", "errors", "folds", "messages")),
-    *(f"chimera.{name}" for name in ("ports", "reader", "service", "transaction")),
+    *(f"chimera.{name}" for name in ("parts", "ports", "reader", "service", "transaction")),
 }
 ASKING = {
     "chimera.cli",

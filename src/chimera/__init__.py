@@ -5,8 +5,9 @@ from chimera.entities import Entity
 from chimera.errors import ChimeraError, Conflict, DeclarationError, Invalid, Rejected, SettingsError, Unavailable
 from chimera.folds import DELETED, View
 from chimera.messages import Command, Event, Message, Position
+from chimera.parts import Borrow, Handling, Reply
 from chimera.reader import Reader
-from chimera.service import Borrow, Handling, Reply, Service
+from chimera.service import Service
 from chimera.transaction import Reads, Transaction
 
 __all__ = [

@@ -11,8 +11,9 @@ from chimera.borrowed import Borrowed
 from chimera.entities import Entity, Row
 from chimera.folds import View
 from chimera.messages import Position
+from chimera.parts import Borrow, Mode
 from chimera.ports import Session
-from chimera.service import Borrow, Mode, Service
+from chimera.service import Service
 from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)

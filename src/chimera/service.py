@@ -3,152 +3,40 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
 from chimera.entities import Entity
 from chimera.errors import DeclarationError
-from chimera.folds import Absent, Doc_co, Fold, KeyOf, Page, View, key_of_event
+from chimera.folds import Absent, Fold, Page, View, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
+from chimera.parts import (
+    AS_SET,
+    MODES,
+    STARTS,
+    AllKeys,
+    Borrow,
+    Handler,
+    Handling,
+    Mode,
+    Query,
+    Reaction,
+    Share,
+    Start,
+    at_line,
+    located,
+    path_parameters,
+)
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
-Result = TypeVar("Result")
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
-Mode = Literal["sync", "async", "hybrid"]
-MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
-Start = Literal["now", "beginning"]
-STARTS: tuple[Start, ...] = ("now", "beginning")
-AllKeys = Callable[..., Awaitable[Iterable[str]]]
-
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
-_PARAMETER = re.compile(r"\{(\w+)\}")
-
-
-class Reply(typing.NamedTuple, Generic[Result]):
-    """An answer with its HTTP status, for a direct command's handler to return: 201 for created, 200 for replaced."""
-
-    body: Result
-    status: int = 200
-
-
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
-
-
-class Handling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a handler runs, declared or set; what is None is as it is set elsewhere.
-
-    `limit_s`: after so many seconds, those of its SQL included, it is stopped and counts as failed (10 unless it is
-    set). What failed is tried again, `tries` times in all (30), after pauses of `first_s` seconds (0.2) that double, up
-    to `longest_s` (60); later messages of its key wait. Then it is parked.
-    """
-
-    limit_s: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
-    tries: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
-    first_s: Seconds | None = None
-    longest_s: Seconds | None = None
-
-    def over(self, other: Handling) -> Handling:
-        """This, and what the other says where this says nothing."""
-        own = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-        return msgspec.structs.replace(other, **own)
-
-
-AS_SET = Handling()
-"""As it is set, or as ever."""
-
-
-class Handler(typing.NamedTuple):
-    """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
-
-    `direct`: it runs inside the request. `location`: the Location header of a 201. `result`: the type that the function
-    is annotated to return.
-    """
-
-    command: type[Command]
-    function: Callable[..., Awaitable[object]]
-    route: str | None
-    direct: bool
-    location: str | None
-    result: object
-    handling: Handling = AS_SET
-
-
-class Query(typing.NamedTuple):
-    """A read that is more than a view: a function of the path's and the query's parameters and a Reader."""
-
-    route: str
-    function: Callable[..., Awaitable[object]]
-    page: Page | None
-
-
-class Share(typing.NamedTuple):
-    """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
-
-    `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other
-    names.
-    """
-
-    name: str
-    document: object
-    function: Callable[..., Awaitable[Mapping[str, object]]]
-    changed_by: Mapping[type[Event], KeyOf]
-    keys: AllKeys | None = None
-    also: tuple[str, ...] = ()
-
-
-class Borrow(Generic[Doc_co]):
-    """The use of another service's share, and how it is got at unless it is set otherwise.
-
-    `budget`: seconds that a read may wait for the owner; `max_age`: seconds after which a copy is stale whose owner was
-    not heard of.
-    """
-
-    def __init__(
-        self, owner: str, share: str, document: type[Doc_co], mode: Mode, budget: float, max_age: float
-    ) -> None:
-        self.owner = owner
-        self.share = share
-        self.document = document
-        self.mode = mode
-        self.budget = budget
-        self.max_age = max_age
-
-    @property
-    def name(self) -> str:
-        """The name of the borrow, which is the share's."""
-        return self.share
-
-
-class Reaction(typing.NamedTuple):
-    """Work done on events inside a transaction of the service's own store, together with its checkpoint.
-
-    `name` is that of its checkpoints, `also` are its other names. `start`: where it begins in a source that has a past.
-    """
-
-    name: str
-    events: tuple[type[Event], ...]
-    function: Callable[..., Awaitable[None]]
-    batch: bool
-    start: Start | None = None
-    also: tuple[str, ...] = ()
-    handling: Handling = AS_SET
-
-    @property
-    def sources(self) -> list[str]:
-        """The services whose events it takes, in order."""
-        return sorted({event.__source__ for event in self.events})
-
-    @property
-    def types(self) -> set[str]:
-        """The types on the wire of the events that it takes."""
-        return {type_ for event in self.events for type_ in event.wire_types()}
 
 
 class Service:
@@ -313,7 +201,7 @@ class Service:
         if "~" in stored:
             raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")
         view = View(stored, document, key, path, absent, page, version, tuple(also), _declared_at())
-        if path and _PARAMETER.findall(path) != [key]:
+        if path and path_parameters(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")
         self._add(self.views, view.name, view, "view")
         return view
@@ -442,26 +330,11 @@ class Service:
         method, _, path = route.partition(" ")
         if method not in ("GET", "POST", "PUT", "PATCH", "DELETE") or not path.startswith("/"):
             raise DeclarationError(f"{route!r} is not a route; a route looks like: POST /orders/{{order_id}}/stage")
-        for parameter in _PARAMETER.findall(path):
+        for parameter in path_parameters(path):
             if parameter not in names:
                 raise DeclarationError(
                     f"{route}: nothing takes its parameter {parameter!r}; there are: {', '.join(names)}"
                 )
-
-
-def located(function: Callable[..., object]) -> str:
-    """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
-
-
-def at_line(path: str, line: int) -> str:
-    """A place in a file, as it is told to people."""
-    try:
-        near = os.path.relpath(path)
-    except ValueError:  # another drive
-        near = path
-    return f"{path if near.startswith('..') else near}:{line}"
 
 
 def _declared_at() -> str:
@@ -471,11 +344,6 @@ def _declared_at() -> str:
         frame = frame.f_back
     assert frame is not None
     return at_line(frame.f_code.co_filename, frame.f_lineno)
-
-
-def path_parameters(path: str) -> list[str]:
-    """The names between braces in a path, in order."""
-    return _PARAMETER.findall(path)
 
 
 def _hints(function: Callable[..., object]) -> dict[str, object]:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from chimera.core.names import share_type
 from chimera.errors import SettingsError, Unavailable
+from chimera.parts import MODES, Mode
 from chimera.run.settings import Settings
-from chimera.service import MODES, Mode
 from chimera_compare.exposition import counts
 
 TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=1.0)

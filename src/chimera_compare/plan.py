@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 from chimera.errors import SettingsError
-from chimera.service import Borrow, Mode, Service
+from chimera.parts import Borrow, Mode
+from chimera.service import Service
 
 Way = Literal["sync", "async", "hybrid", "monolith"]
 WAYS: tuple[Way, ...] = ("sync", "async", "hybrid", "monolith")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from chimera import Borrowed, Command, Entity, Event, Reader, Reads, Service, Transaction
-from chimera.service import Borrow, Mode
+from chimera.parts import Borrow, Mode
 
 OWNER = "owner"
 PAGE = "page"

@@ -10,8 +10,8 @@ from chimera.core.tables import Progress
 from chimera.entities import table_of
 from chimera.journal.consumers import consumers_of
 from chimera.messages import Message
+from chimera.parts import Borrow
 from chimera.ports import Checkpoint, Move
-from chimera.service import Borrow
 
 TIME = "2020-01-01T00:00:00.000000Z"
 DATA = b'{"order_id":"0123456789abcdef","seller_id":"0123456789abcdef","amount_cents":1200}'

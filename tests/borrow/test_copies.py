@@ -22,8 +22,8 @@ from chimera.core.names import all_of, copy_name
 from chimera.core.timing import Timing
 from chimera.journal.checkpoints import numbers_of
 from chimera.messages import Message
+from chimera.parts import Mode
 from chimera.ports import BucketDigest, Checkpoint, ConsumerAt, Entry, Epoch, Fetched, Move
-from chimera.service import Mode
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
 from chimera.testing.waiting import eventually, running

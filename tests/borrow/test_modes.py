@@ -19,9 +19,9 @@ from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.names import BORROWS, copy_name
 from chimera.journal.register import Register
+from chimera.parts import Mode
 from chimera.ports import Checkpoint, Document, Move
 from chimera.run.write_head import WriteHead
-from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running

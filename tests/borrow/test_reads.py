@@ -24,9 +24,9 @@ from chimera.core.names import copy_name, share_type
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch
 from chimera.messages import Message, Position
+from chimera.parts import Mode
 from chimera.ports import Checkpoint, ConsumerAt, Document, Epoch, Fetched, LastKnown, Move
 from chimera.reader import Notes
-from chimera.service import Mode
 from chimera.share.changes import change_data
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running

@@ -16,8 +16,8 @@ from chimera.core.tables import Handled
 from chimera.core.timing import Retry, Timing
 from chimera.errors import CutShort
 from chimera.messages import Message
+from chimera.parts import AS_SET
 from chimera.ports import Checkpoint, Move
-from chimera.service import AS_SET
 from tests.support import (
     Bank,
     Deposit,

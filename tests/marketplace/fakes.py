@@ -9,8 +9,8 @@ import msgspec
 from chimera import Borrowed, Event, Reader, Service, Transaction, View
 from chimera.entities import Entity
 from chimera.folds import Fold
+from chimera.parts import Borrow
 from chimera.ports import WriteSession
-from chimera.service import Borrow
 from chimera.transaction import Unit
 from marketplace.gig_page.model import Gig
 from marketplace.orders.model import Order

@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from chimera.borrow.fetch import CALLS
 from chimera.core.context import Context
 from chimera.messages import Message
+from chimera.parts import Mode
 from chimera.ports import BucketDigest, ConsumerAt, Document, Entry, Epoch, Fetched
 from chimera.run.engines import load_service, opened
 from chimera.run.serving import listening, stop_all
 from chimera.run.settings import read_settings
 from chimera.run.write_head import WriteHead
-from chimera.service import Mode
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually

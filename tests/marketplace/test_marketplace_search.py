@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from chimera import Borrowed, Reader, Transaction
 from chimera.entities import Row
 from chimera.errors import SettingsError
-from chimera.service import Borrow
+from chimera.parts import Borrow
 from marketplace.gig_page.messages import GigPublished
 from marketplace.search.index import SCHEMA, index
 from marketplace.search.model import LONGEST_WORD, asked_words, words_of

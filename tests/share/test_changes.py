@@ -13,8 +13,8 @@ from chimera.core.names import share_type
 from chimera.core.tables import Progress, SharedKey
 from chimera.entities import table_of
 from chimera.messages import Message
+from chimera.parts import Share
 from chimera.run.write_head import WriteHead
-from chimera.service import Share
 from chimera.share.changes import SharedChange, shared_documents
 from chimera.share.owner import OwnStore
 from chimera.testing.waiting import eventually, running

@@ -19,8 +19,8 @@ from chimera.core.names import copy_name
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch
 from chimera.messages import partition_of
+from chimera.parts import Mode
 from chimera.ports import Checkpoint, Document, Entry, Fetched, Move
-from chimera.service import Mode
 from chimera.share.owner import OwnStore
 from chimera.testing.engines import memory_engines, sqlite_engines
 from chimera.testing.waiting import eventually, running

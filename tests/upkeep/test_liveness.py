@@ -17,9 +17,9 @@ from chimera.core.names import COMMANDS, commands_topic
 from chimera.core.timing import Timing
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.journal.leases import Leases
+from chimera.parts import AS_SET
 from chimera.ports import Log, Record
 from chimera.run.write_head import WriteHead
-from chimera.service import AS_SET
 from chimera.testing.broken import WrappedLog
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually, running

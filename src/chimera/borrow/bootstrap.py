@@ -26,8 +26,8 @@ from chimera.core.paging import pages
 from chimera.errors import ChimeraError
 from chimera.journal.feed import Batch
 from chimera.messages import Message
+from chimera.parts import Borrow
 from chimera.ports import Checkpoint, Entry, Fetched, Move
-from chimera.service import Borrow
 from chimera.share.changes import change_data
 from chimera.share.digests import BUCKETS
 from chimera.share.owner import LOOK

@@ -27,8 +27,8 @@ from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.history import known_divergences
 from chimera.journal.leases import partitions_of
+from chimera.parts import Borrow, Mode
 from chimera.ports import Checkpoint
-from chimera.service import Borrow, Mode
 from chimera.views.projections import CopyProjection
 from chimera.views.projector import Projector
 from chimera.views.switch import Settling

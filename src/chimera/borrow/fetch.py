@@ -18,8 +18,8 @@ from chimera.core.context import Context
 from chimera.core.names import last_known_key
 from chimera.errors import Unavailable
 from chimera.messages import Position
+from chimera.parts import Borrow
 from chimera.ports import LastKnown
-from chimera.service import Borrow
 
 logger = logging.getLogger("chimera")
 

@@ -26,7 +26,7 @@ from chimera.core.context import Context
 from chimera.errors import ChimeraError
 from chimera.journal.register import Register
 from chimera.messages import Position, partition_of
-from chimera.service import Borrow, Mode
+from chimera.parts import Borrow, Mode
 from chimera.views.switch import Follower, Settling
 
 logger = logging.getLogger("chimera")

@@ -21,8 +21,8 @@ from chimera.core.context import Context
 from chimera.core.names import copy_name, filling_view, start_key
 from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
 from chimera.messages import Position, partition_of
+from chimera.parts import Borrow, Mode
 from chimera.reader import Notes
-from chimera.service import Borrow, Mode
 from chimera.views.documents import Documents
 
 logger = logging.getLogger("chimera")

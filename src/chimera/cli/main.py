@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
 
     from chimera.cli.rebuilds import Way
-    from chimera.service import Mode
+    from chimera.parts import Mode
     from chimera.upkeep.parked import Wanted
 
 Function = TypeVar("Function", bound=Callable[..., None])

@@ -14,9 +14,9 @@ from chimera.borrow.modes import read_mode
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
 from chimera.errors import ChimeraError, SettingsError
+from chimera.parts import Borrow, Mode, Share
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
-from chimera.service import Borrow, Mode, Share
 from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.copy_audit import audit_copy
 from chimera.upkeep.drift.share_audit import audit_share

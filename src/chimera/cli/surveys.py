@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from chimera.messages import Message
-from chimera.service import Borrow
+from chimera.parts import Borrow
 from chimera.upkeep.drift.copy_audit import audit_copy
 from chimera.upkeep.recovery.mend import HandledLost
 from chimera.upkeep.recovery.proof import Proof, prove_all

@@ -24,7 +24,7 @@ from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
 from chimera.errors import ChimeraError, Invalid, NotYet, Unavailable, Unfit
 from chimera.messages import MAX_KEY, Command, Message, partition_of
-from chimera.service import Handler
+from chimera.parts import Handler
 
 DIRECT_BATCH = 200
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -29,8 +29,8 @@ from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoin
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, TookTooLong, Unreadable, text_of
 from chimera.messages import Message, Position, json_of
+from chimera.parts import Reply
 from chimera.ports import Checkpoint, Move, Session, WriteSession
-from chimera.service import Reply
 from chimera.share.changes import emit_changed, record_changes
 from chimera.transaction import Pending, Transaction, Unit
 

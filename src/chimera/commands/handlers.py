@@ -15,7 +15,8 @@ from chimera.core.context import Context
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import Event, Message
-from chimera.service import Reaction, Service
+from chimera.parts import Reaction
+from chimera.service import Service
 from chimera.transaction import Transaction
 
 

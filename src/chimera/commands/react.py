@@ -17,7 +17,7 @@ from chimera.journal.checkpoints import Moved
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.leases import partitions_of
-from chimera.service import Reaction
+from chimera.parts import Reaction
 
 
 async def keep_reacting(

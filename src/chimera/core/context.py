@@ -20,8 +20,9 @@ from chimera.core.tables import framework_tables
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
+from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, Wakes
-from chimera.service import Handling, Mode, Service
+from chimera.service import Service
 
 ROOM = 3
 """Handlers that run alone and use the store at once; a pool has connections for more than them."""

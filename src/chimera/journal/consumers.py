@@ -8,7 +8,8 @@ import msgspec
 
 from chimera.core import names
 from chimera.folds import View
-from chimera.service import Borrow, Mode, Reaction, Service, located
+from chimera.parts import Borrow, Mode, Reaction, located
+from chimera.service import Service
 
 Kind = Literal["commands", "relay", "view", "reaction", "copy"]
 

@@ -20,10 +20,11 @@ from chimera.core.metrics import Metrics
 from chimera.core.timing import Retry, Timing
 from chimera.errors import DeclarationError, SettingsError
 from chimera.journal.consumers import consumers_of, declared_at
+from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
-from chimera.service import Handling, Mode, Service
+from chimera.service import Service
 from chimera.share.owner import OwnStore
 from chimera.upkeep.marks import check_apart, check_store
 from chimera.upkeep.naming import admit

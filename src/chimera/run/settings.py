@@ -15,7 +15,7 @@ import msgspec
 
 from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
-from chimera.service import Handling, Mode
+from chimera.parts import Handling, Mode
 
 PREFIX = "CHIMERA_"
 NAMES_FILE = "names.toml"

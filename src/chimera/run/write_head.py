@@ -17,8 +17,8 @@ from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
 from chimera.journal.relay import Relay
+from chimera.parts import Reaction
 from chimera.run.builds import build_of, keep_build
-from chimera.service import Reaction
 from chimera.upkeep.drift.copy_audit import keep_auditing
 from chimera.upkeep.drift.share_audit import keep_announcing
 from chimera.upkeep.positions import keep_reporting

@@ -16,8 +16,9 @@ from chimera.core.names import share_type
 from chimera.core.tables import SharedKey
 from chimera.entities import table_of
 from chimera.messages import Message, form_of, partition_of
+from chimera.parts import Share
 from chimera.ports import Session
-from chimera.service import Service, Share
+from chimera.service import Service
 from chimera.share.digests import bucket_of, digest_of
 from chimera.transaction import Pending, Reads, Unit, UnitReads
 

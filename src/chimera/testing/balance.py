@@ -24,7 +24,7 @@ from chimera.entities import Entity, table_of
 from chimera.errors import Trimmed
 from chimera.folds import Folder, View
 from chimera.messages import Message
-from chimera.service import Borrow
+from chimera.parts import Borrow
 from chimera.share.changes import shared_documents
 from chimera.transaction import Reads
 from chimera.upkeep.status import service_status

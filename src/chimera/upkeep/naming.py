@@ -27,8 +27,9 @@ from chimera.core.tables import Progress, StoredName
 from chimera.entities import Entity, table_of
 from chimera.errors import ChimeraError, SettingsError, Unavailable
 from chimera.journal.checkpoints import again_on_conflict
+from chimera.parts import Reaction, located
 from chimera.ports import Checkpoint
-from chimera.service import Reaction, Service, located
+from chimera.service import Service
 from chimera.transaction import Unit
 from chimera.upkeep.marks import (
     StoreMark,

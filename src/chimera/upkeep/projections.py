@@ -6,7 +6,7 @@ from chimera.borrow.copies import copy_projection
 from chimera.core.context import Context
 from chimera.folds import View
 from chimera.journal.consumers import Consumer
-from chimera.service import Borrow
+from chimera.parts import Borrow
 from chimera.views.generations import serving_name
 from chimera.views.projections import Projection, ViewProjection
 

@@ -15,8 +15,8 @@ from chimera.entities import table_of
 from chimera.errors import Trimmed
 from chimera.journal.consumers import Consumer, consumers_of, document_consumers
 from chimera.journal.history import known_divergences
+from chimera.parts import Borrow
 from chimera.ports import Checkpoint
-from chimera.service import Borrow
 from chimera.upkeep.drift.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
 from chimera.upkeep.standing import standing_works

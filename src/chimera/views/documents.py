@@ -15,9 +15,9 @@ from chimera.entities import table_of
 from chimera.journal.checkpoints import Look, Place, floor_of, reach, read_checkpoints, settled_checkpoints
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.messages import Position
+from chimera.parts import Reaction
 from chimera.ports import Checkpoint, Session, ViewStore
 from chimera.reader import Notes
-from chimera.service import Reaction
 from chimera.views.generations import GenerationReads
 from chimera.views.parked import Lacking, first_of_key, lacking_of
 from chimera.views.projections import ViewProjection

@@ -15,8 +15,8 @@ from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.errors import Rejected, Trimmed
 from chimera.messages import MAX_KEY, to_cloud_event
+from chimera.parts import Borrow, Mode, Share
 from chimera.ports import ConsumerAt
-from chimera.service import Borrow, Mode, Share
 from chimera.share.digests import BUCKETS
 from chimera.upkeep.standing import standing_works
 from chimera.web import answers, openapi

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from chimera.parts import Mode
 from chimera.ports import BucketDigest, Entry
-from chimera.service import Mode
 
 Count = Annotated[int, Meta(ge=0)]
 Partition = Annotated[int, Meta(ge=0, le=255)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from chimera.service import path_parameters
+from chimera.parts import path_parameters
 from chimera.web import openapi
 from chimera.web.http import HTML, Call
 from chimera.web.routing import Route

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from chimera.folds import Page, View
+from chimera.parts import Handler, Query, Reply, path_parameters
 from chimera.reader import POSITIONS_LIMIT
-from chimera.service import Handler, Query, Reply, Service, path_parameters
+from chimera.service import Service
 from chimera.web.http import BODY_LIMIT, NoQuery, Problem
 from chimera.web.routing import Endpoint, Route
 

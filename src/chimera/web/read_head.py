@@ -24,9 +24,9 @@ from chimera.core.json import invalid
 from chimera.errors import Invalid, Rejected
 from chimera.folds import Page, View
 from chimera.messages import Position
+from chimera.parts import Handler, Query, path_parameters
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
-from chimera.service import Handler, Query, path_parameters
 from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web import openapi

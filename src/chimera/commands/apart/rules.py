@@ -8,7 +8,7 @@ from typing import NamedTuple
 from chimera.core import names
 from chimera.core.context import Context
 from chimera.core.timing import Retry
-from chimera.service import AS_SET, Handling
+from chimera.parts import AS_SET, Handling
 
 
 class HandlerRule(NamedTuple):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from chimera.messages import Position
-from chimera.service import Handler, path_parameters
+from chimera.parts import Handler, path_parameters
 from chimera.testing.fleets.looks import Looks
 from chimera.testing.fleets.network import Broken, HttpAnswer
 from chimera.testing.fleets.world import World

@@ -11,8 +11,8 @@ import msgspec
 from chimera.borrowed import Borrowed
 from chimera.journal.checkpoints import Place, floor_of
 from chimera.messages import Position
+from chimera.parts import Borrow, Mode
 from chimera.reader import Notes
-from chimera.service import Borrow, Mode
 from chimera.testing.fleets.network import Broken, Listener
 from chimera.testing.fleets.promises import SharedVersion
 from chimera.testing.fleets.world import World

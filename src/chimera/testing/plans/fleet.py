@@ -8,7 +8,8 @@ from random import Random
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.errors import DeclarationError
 from chimera.messages import Command
-from chimera.service import Handler, Service
+from chimera.parts import Handler
+from chimera.service import Service
 
 Draw = Callable[[Random], Command]
 """From chance to a command."""

@@ -31,8 +31,8 @@ from chimera.core.paging import pages
 from chimera.errors import Unavailable
 from chimera.journal.register import Register
 from chimera.messages import partition_of
+from chimera.parts import Borrow, Mode
 from chimera.ports import Document, Entry
-from chimera.service import Borrow, Mode
 from chimera.share.digests import BucketSum, bucket_of, digest_of
 from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 from chimera.views.parked import spans_of

@@ -21,7 +21,7 @@ from chimera.entities import table_of
 from chimera.errors import Unavailable
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import partition_of
-from chimera.service import Share
+from chimera.parts import Share
 from chimera.share.changes import change_of, emitted_rows, record_changes, shared_documents, shared_key
 from chimera.share.digests import BUCKETS, bucket_of, digest_of
 from chimera.share.owner import LOOK

@@ -14,8 +14,8 @@ from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import Message
+from chimera.parts import Reaction
 from chimera.ports import Checkpoint
-from chimera.service import Reaction
 from chimera.transaction import Unit
 from chimera.upkeep.recovery.forks import Fork, JournalChains, led_to
 from chimera.upkeep.recovery.witnesses import Witness

@@ -9,8 +9,8 @@ from chimera.borrow.modes import read_mode
 from chimera.core.context import Context
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.history import divergences
+from chimera.parts import Borrow
 from chimera.ports import Checkpoint
-from chimera.service import Borrow
 from chimera.upkeep.positions import checkpoints_of, names_of
 
 

@@ -1,0 +1,165 @@
+"""The parts of a service as it declares them: data that opens nothing and runs nothing."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import typing
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Annotated, Generic, Literal, TypeVar
+
+import msgspec
+
+from chimera.folds import Doc_co, KeyOf, Page
+from chimera.messages import Command, Event
+
+Result = TypeVar("Result")
+
+Mode = Literal["sync", "async", "hybrid"]
+MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
+Start = Literal["now", "beginning"]
+STARTS: tuple[Start, ...] = ("now", "beginning")
+AllKeys = Callable[..., Awaitable[Iterable[str]]]
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class Reply(typing.NamedTuple, Generic[Result]):
+    """An answer with its HTTP status, for a direct command's handler to return: 201 for created, 200 for replaced."""
+
+    body: Result
+    status: int = 200
+
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
+
+
+class Handling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a handler runs, declared or set; what is None is as it is set elsewhere.
+
+    `limit_s`: after so many seconds, those of its SQL included, it is stopped and counts as failed (10 unless it is
+    set). What failed is tried again, `tries` times in all (30), after pauses of `first_s` seconds (0.2) that double, up
+    to `longest_s` (60); later messages of its key wait. Then it is parked.
+    """
+
+    limit_s: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
+    tries: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    first_s: Seconds | None = None
+    longest_s: Seconds | None = None
+
+    def over(self, other: Handling) -> Handling:
+        """This, and what the other says where this says nothing."""
+        own = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        return msgspec.structs.replace(other, **own)
+
+
+AS_SET = Handling()
+"""As it is set, or as ever."""
+
+
+class Handler(typing.NamedTuple):
+    """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
+
+    `direct`: it runs inside the request. `location`: the Location header of a 201. `result`: the type that the function
+    is annotated to return.
+    """
+
+    command: type[Command]
+    function: Callable[..., Awaitable[object]]
+    route: str | None
+    direct: bool
+    location: str | None
+    result: object
+    handling: Handling = AS_SET
+
+
+class Query(typing.NamedTuple):
+    """A read that is more than a view: a function of the path's and the query's parameters and a Reader."""
+
+    route: str
+    function: Callable[..., Awaitable[object]]
+    page: Page | None
+
+
+class Share(typing.NamedTuple):
+    """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
+
+    `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other
+    names.
+    """
+
+    name: str
+    document: object
+    function: Callable[..., Awaitable[Mapping[str, object]]]
+    changed_by: Mapping[type[Event], KeyOf]
+    keys: AllKeys | None = None
+    also: tuple[str, ...] = ()
+
+
+class Borrow(Generic[Doc_co]):
+    """The use of another service's share, and how it is got at unless it is set otherwise.
+
+    `budget`: seconds that a read may wait for the owner; `max_age`: seconds after which a copy is stale whose owner was
+    not heard of.
+    """
+
+    def __init__(
+        self, owner: str, share: str, document: type[Doc_co], mode: Mode, budget: float, max_age: float
+    ) -> None:
+        self.owner = owner
+        self.share = share
+        self.document = document
+        self.mode = mode
+        self.budget = budget
+        self.max_age = max_age
+
+    @property
+    def name(self) -> str:
+        """The name of the borrow, which is the share's."""
+        return self.share
+
+
+class Reaction(typing.NamedTuple):
+    """Work done on events inside a transaction of the service's own store, together with its checkpoint.
+
+    `name` is that of its checkpoints, `also` are its other names. `start`: where it begins in a source that has a past.
+    """
+
+    name: str
+    events: tuple[type[Event], ...]
+    function: Callable[..., Awaitable[None]]
+    batch: bool
+    start: Start | None = None
+    also: tuple[str, ...] = ()
+    handling: Handling = AS_SET
+
+    @property
+    def sources(self) -> list[str]:
+        """The services whose events it takes, in order."""
+        return sorted({event.__source__ for event in self.events})
+
+    @property
+    def types(self) -> set[str]:
+        """The types on the wire of the events that it takes."""
+        return {type_ for event in self.events for type_ in event.wire_types()}
+
+
+def located(function: Callable[..., object]) -> str:
+    """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
+
+
+def at_line(path: str, line: int) -> str:
+    """A place in a file, as it is told to people."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive
+        near = path
+    return f"{path if near.startswith('..') else near}:{line}"
+
+
+def path_parameters(path: str) -> list[str]:
+    """The names between braces in a path, in order."""
+    return _PARAMETER.findall(path)
