@@ -172,7 +172,7 @@ async def test_a_head_that_slept_while_the_mode_changed_does_not_take_a_dropped_
     reads = reads_of(shop, declared)
     await direct(bank, Deposit("k", 1))
     await settle(reads)
-    reads._age.begin("async", clock.monotonic())
+    reads._age.begin("async", clock.monotonic(), {})
     reads._age._heads["async"] = {}  # it was compared before the owner had anything
     assert (await reads.get("k")).state == "absent"
 

@@ -716,11 +716,11 @@ async def test_a_value_that_was_shown_ahead_of_the_copy_is_not_taken_back_by_the
     await asyncio.sleep(0.03)
     assert (await shop.get("a")).value == Card("a", 6)
     shop.owner.behaviour = Unavailable("down")
-    shop.reads._age.begin("async", time.monotonic())
+    shop.reads._age.begin("async", time.monotonic(), {})
     found = await shop.get("a")
     assert (found.value, found.state) == (Card("a", 6), "stale")
     await shop.keep("a", msgspec.json.encode(Card("a", 7)))
-    shop.reads._age.begin("async", time.monotonic())
+    shop.reads._age.begin("async", time.monotonic(), {})
     assert (await shop.get("a")).value == Card("a", 7)
     assert not shop.reads._ahead
 
@@ -731,7 +731,7 @@ async def test_an_absence_that_was_shown_ahead_of_the_copy_is_not_taken_back_eit
     shop.owner.positions["a"] = Position("accounts", 0, 2)
     await asyncio.sleep(0.03)
     assert (await shop.get("a")).state == "absent"
-    shop.reads._age.begin("async", time.monotonic())
+    shop.reads._age.begin("async", time.monotonic(), {})
     assert (await shop.get("a")).state == "absent"
 
 
@@ -827,9 +827,22 @@ async def test_a_copy_that_was_lost_does_not_make_its_keys_absent() -> None:
     assert shop.reads._age.seconds("async") is None
 
 
+async def test_a_copy_that_was_lost_after_it_reached_a_floor_does_not_make_its_keys_absent() -> None:
+    """It was compared before its owner had anything, and read since because it had what the owner had by then."""
+    shop = await borrower("async")
+    await shop.reads._age.watch("async")
+    await shop.keep("a", msgspec.json.encode(Card("a", 5)))
+    shop.reads._age.begin("async", time.monotonic(), {0: 1})
+    assert (await shop.get("a")).state == "fresh"
+    name = copy_name("cards", "async")
+    await shop.context.views.drop(name, [name])
+    shop.owner.behaviour = Unavailable("down")
+    assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
 async def test_a_copy_that_may_be_dropped_says_no_age_of_an_absence() -> None:
     shop = await borrower("async", timing=msgspec.structs.replace(QUICK, switch_grace_s=-1.0))
-    shop.reads._age.begin("async", time.monotonic())
+    shop.reads._age.begin("async", time.monotonic(), {})
     shop.owner.behaviour = Unavailable("down")
     assert await shop.get("a") == Borrowed(None, "absent", None)
 

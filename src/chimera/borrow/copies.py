@@ -132,9 +132,14 @@ class CopyAge:
         as_of = self._as_of.get(mode)
         return None if as_of is None else self._context.clock.monotonic() - as_of
 
-    def begin(self, mode: Mode, as_of: float) -> None:
-        """The copy is not read before it has everything that its owner had at that time (monotonic seconds)."""
+    def begin(self, mode: Mode, as_of: float, heads: Mapping[int, int]) -> None:
+        """The copy has these numbers, of partitions of its owner that had no more at that time (monotonic seconds).
+
+        It is not read before it has what all others had then.
+        """
         self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
+        if (known := self._heads.get(mode)) is not None:
+            self._heads[mode] = {**known, **{each: max(n, known.get(each, 0)) for each, n in heads.items()}}
 
     def holds(self, mode: Mode, at: Mapping[Place, Checkpoint]) -> bool:
         """True when a copy with these checkpoints is still where it was compared; a copy that was lost is not.
@@ -157,11 +162,11 @@ class CopyAge:
             self._comparing[mode] = await self._context.owners.heads(self._borrow.owner).dated()
         asked, heads = self._comparing[mode]
         if await reaches(self._context, self._borrow, mode, heads, self._context.timing.meet_s):
+            self._heads.setdefault(mode, heads)
             if await self._stands(mode, heads):
-                self.begin(mode, asked)
+                self.begin(mode, asked, heads)
             else:
                 self._as_of.pop(mode, None)
-            self._heads[mode] = heads
             del self._comparing[mode]
 
     async def _stands(self, mode: Mode, heads: Mapping[int, int]) -> bool:

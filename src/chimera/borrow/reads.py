@@ -119,7 +119,7 @@ class BorrowedReads(Generic[Doc]):
                 return await self._ask(key, until, notes, anew=True, mode=mode) or await self._remembered(
                     key, mode, notes
                 )
-            self._age.begin(mode, floor.as_of)
+            self._age.begin(mode, floor.as_of, {floor.position.partition: floor.position.number})
             self._follower.reached(floor)
         ahead = self._ahead.get(key)
         wanted = [*notes.after(self._borrow.owner), *([ahead] if ahead else [])]
