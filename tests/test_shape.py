@@ -179,6 +179,7 @@ def test_declaring_a_service_and_asking_for_help_load_nothing_of_what_runs_one(
 def test_the_public_names_are_these() -> None:
     assert chimera.__all__ == [
         "DELETED",
+        "Application",
         "Borrow",
         "Borrowed",
         "ChimeraError",
@@ -200,6 +201,7 @@ def test_the_public_names_are_these() -> None:
         "Transaction",
         "Unavailable",
         "View",
+        "asgi",
     ]
     assert all(hasattr(chimera, name) for name in chimera.__all__)
 

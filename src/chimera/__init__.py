@@ -1,5 +1,11 @@
 """Chimera: two-headed microservices with commands, events, O(1) views, and shared data in three strategies."""
 
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
 from chimera.borrowed import Borrowed
 from chimera.entities import Entity
 from chimera.errors import ChimeraError, Conflict, DeclarationError, Invalid, Rejected, SettingsError, Unavailable
@@ -12,6 +18,7 @@ from chimera.transaction import Reads, Transaction
 
 __all__ = [
     "DELETED",
+    "Application",
     "Borrow",
     "Borrowed",
     "ChimeraError",
@@ -33,4 +40,44 @@ __all__ = [
     "Transaction",
     "Unavailable",
     "View",
+    "asgi",
 ]
+
+Side = Literal["read", "write"]
+"""A head of a service."""
+READ: tuple[Side, ...] = ("read",)
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Application(Protocol):
+    """Services as one ASGI application, for any server, and below a path of any other application."""
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request, or run from a server's startup to its shutdown: a 503 until it is started."""
+
+    def lifespan(self, host: object = None) -> AbstractAsyncContextManager[None]:
+        """From start to stop, for a host that runs no lifespan of what is mounted in it: `FastAPI(lifespan=…)`.
+
+        At the start engines are opened and heads begin; at the end they stop in order. Raises ChimeraError.
+        """
+
+    def in_front_of(
+        self, other: Callable[[Any, Any, Any], Awaitable[None]], path: str
+    ) -> Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]:
+        """An application that answers below `path` as this one, and everywhere else as `other`, such as Django's.
+
+        Raises SettingsError for a path that is none.
+        """
+
+
+def asgi(
+    config: str | Path = "chimera.toml", *, services: Sequence[str] = (), heads: Sequence[Side] = READ
+) -> Application:
+    """The services of a settings file as an ASGI application; all of them unless `services` names some.
+
+    `heads`: with `("read", "write")` the write heads work in the server's processes as well. By themselves, as
+    `chimera run NAME --write`, they outlive its restarts. Settings are read when it starts, where what is wrong with
+    them is one line. Raises SettingsError for heads that there are not.
+    """
+    return cast("Application", import_module("chimera.run.hosting").hosting(config, services, heads))

@@ -20,7 +20,8 @@ from chimera.messages import Message
 from chimera.parts import Mode
 from chimera.ports import BucketDigest, ConsumerAt, Document, Entry, Epoch, Fetched
 from chimera.run.engines import load_service, opened
-from chimera.run.serving import listening, stop_all
+from chimera.run.hosting import stop_all
+from chimera.run.serving import listening
 from chimera.run.settings import read_settings
 from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedViews

@@ -21,7 +21,8 @@ from chimera.core.names import BORROWS
 from chimera.entities import table_of
 from chimera.run.engines import opened
 from chimera.run.gateway import Gateway
-from chimera.run.serving import listening, stop_all
+from chimera.run.hosting import stop_all
+from chimera.run.serving import listening
 from chimera.run.settings import Settings, read_settings
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -25,7 +25,7 @@ from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
-from chimera.share.owner import OwnStore
+from chimera.share.owner import OwnerBeside, OwnStore
 from chimera.upkeep.marks import check_apart, check_store
 from chimera.upkeep.naming import admit
 
@@ -59,9 +59,10 @@ ADAPTERS: dict[str, str] = {
 class Engines:
     """The engines of a process, opened once per URL, and the services built on them."""
 
-    def __init__(self, settings: Settings, *, fleet: bool) -> None:
+    def __init__(self, settings: Settings, *, fleet: bool, beside: Collection[str] = ()) -> None:
         self._settings = settings
         self._fleet = fleet
+        self._beside = beside
         self._open: dict[tuple[str, str], Engine] = {}
         self.metrics = Metrics()
         self._process = Process()
@@ -137,6 +138,9 @@ class Engines:
             raise SettingsError(
                 f"events or shares of {name!r} are used, but there is no [services.{name}] with its url"
             )
+        if name in self._beside:
+            service, store = load_service(self._settings.services[name].app), self._engine("store", name)
+            return OwnerBeside(service, cast("Store", store), self.clock)
         opened: Owner = importlib.import_module(OWNER).HttpOwner(name, self._settings.base(name, fleet=self._fleet))
         return opened
 
@@ -172,9 +176,14 @@ def context_of(
 
 
 @asynccontextmanager
-async def opened(settings: Settings, names: Sequence[str], *, fleet: bool = False) -> AsyncIterator[list[Context]]:
-    """The services with their engines open; `fleet`: each service runs on a port of its own."""
-    engines = Engines(settings, fleet=fleet)
+async def opened(
+    settings: Settings, names: Sequence[str], *, fleet: bool = False, beside: Collection[str] = ()
+) -> AsyncIterator[list[Context]]:
+    """The services with their engines open; `fleet`: each service runs on a port of its own.
+
+    `beside`: those that are asked within this process, as owners, whatever their address is.
+    """
+    engines = Engines(settings, fleet=fleet, beside=beside)
     try:
         contexts = [engines.context(name) for name in names]
         check_apart(contexts)

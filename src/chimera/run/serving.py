@@ -9,31 +9,21 @@ import os
 import resource
 import signal
 import socket
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from typing import Any
 
 import msgspec
 
-from chimera.core.context import Context
 from chimera.core.timing import Doors
 from chimera.errors import SettingsError
-from chimera.run.engines import about, admit_all, opened
+from chimera.run.hosting import SIDES, STOP_S, Hosting
 from chimera.run.settings import Settings
-from chimera.run.watchdog import watched
-from chimera.run.write_head import WriteHead
-from chimera.web.home import Home
 from chimera.web.http import ASGIApp
-from chimera.web.probes import Probes
-from chimera.web.read_head import ReadHead
-from chimera.web.routing import Route
 from chimera.web.server import Server, serve_until_told
-from chimera.web.site import Site
 
 logger = logging.getLogger("chimera")
 
-STOP_S = 5
 DESCRIPTORS = 65_536
 
 
@@ -61,56 +51,21 @@ async def serve(
     for name in names:
         settings.check_service(name)
     stop = stop_signal()
-    works: dict[str, asyncio.Future[None]] = {}
     if port is None:
         port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
+        changed = {"doors": settings.doors.within(descriptors())}
         if not fleet:
-            settings = msgspec.structs.replace(settings, port=listener.getsockname()[1])
-        contexts = await stack.enter_async_context(opened(settings, names, fleet=fleet))
-        await admit_all(settings, contexts)
-        await stack.enter_async_context(watched([context.service for context in contexts], contexts[0].clock))
-        if write:
-            works |= _write_heads(contexts)
-            stack.push_async_callback(stop_all, list(works.values()))
-        heads = [ReadHead(context) for context in contexts] if read else []
-        for head in heads:
-            await head.start()
-            stack.push_async_callback(head.stop)
-            works |= head.works
-        doors = settings.doors.within(descriptors())
-        site = Site([*heads, _home(settings, heads)] if read else [Lone(contexts)], doors=doors)
-        works["the HTTP server"] = await stack.enter_async_context(answering(site, listener, doors))
-        for head in heads:
-            stack.callback(head.leave)
+            changed["port"] = listener.getsockname()[1]
+        found = msgspec.structs.replace(settings, **changed)
+        sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
+        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet)
+        await stack.enter_async_context(hosting.running())
+        serving = await stack.enter_async_context(answering(hosting, listener, found.doors))
+        stack.callback(hosting.leave)
         ready(base_of(settings.host, listener))
-        await until(stop, works)
-
-
-class Lone:
-    """The site part of write heads without a read head: their probes."""
-
-    def __init__(self, contexts: Sequence[Context]) -> None:
-        self._probes = [Probes(context, serves=False) for context in contexts]
-
-    def routes(self) -> Sequence[Route]:
-        """The probes of each service, and those of the process."""
-        own = [route for probes in self._probes for route in probes.routes()]
-        return [*own, *self._probes[0].process_routes()]
-
-
-def _write_heads(contexts: Sequence[Context]) -> dict[str, asyncio.Future[None]]:
-    holder = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return {
-        f"{context.service.name}'s write head": asyncio.ensure_future(WriteHead(context, holder).run())
-        for context in contexts
-    }
-
-
-def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:
-    names = [head.context.service.name for head in heads]
-    return Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
+        await until(stop, {**hosting.works, "the HTTP server": serving})
 
 
 @asynccontextmanager
@@ -198,13 +153,3 @@ def stop_signal() -> asyncio.Event:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted)
     return stop
-
-
-async def stop_all(works: Sequence[asyncio.Future[None]], patience: float = STOP_S) -> None:
-    """Cancel works and wait until they have ended, unless an engine holds them up for too long."""
-    for work in works:
-        work.cancel()
-    if works:
-        _, left = await asyncio.wait(works, timeout=patience)
-        for work in left:
-            logger.warning("%r did not end in %.0f s and is left behind", work, patience)

@@ -15,7 +15,8 @@ from chimera.core.timing import pause_s
 from chimera.errors import SettingsError
 from chimera.run.engines import admit_all, opened
 from chimera.run.gateway import Gateway
-from chimera.run.serving import answering, base_of, listen, stop_all, stop_signal, until
+from chimera.run.hosting import stop_all
+from chimera.run.serving import answering, base_of, listen, stop_signal, until
 from chimera.run.settings import Settings
 
 logger = logging.getLogger("chimera")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Mapping, Sequence
 
 from chimera.core.clock import Clock
@@ -16,6 +17,8 @@ from chimera.service import Service
 from chimera.share.changes import shared_documents
 from chimera.share.digests import BUCKETS, BucketSum, bucket_of
 from chimera.transaction import Reads
+
+logger = logging.getLogger("chimera")
 
 LOOK = 8
 """Buckets that are read in one turn of the event loop."""
@@ -102,6 +105,19 @@ class OwnStore:
     def _check(self, share: str) -> None:
         if share not in self._service.shares:
             raise Unavailable(f"{self._service.name} does not share {share!r}")
+
+
+class OwnerBeside(OwnStore):
+    """Another service of this process as an owner: what fails in its code is its failure, as it is over HTTP."""
+
+    async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
+        try:
+            return await super().fetch(share, keys)
+        except Unavailable:
+            raise
+        except Exception as error:
+            logger.exception("%s could not tell %s", self._service.name, share)
+            raise Unavailable(f"{self._service.name} failed: {error!r}") from error
 
 
 async def bucket_digests(owner: Owner, share: str, partition: int) -> dict[int, BucketDigest]:

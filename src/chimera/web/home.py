@@ -38,6 +38,7 @@ overflow-x:auto;white-space:pre-wrap}
 ADDED = ("status", "heads", "borrows", "health/ready", "metrics")
 _HOST = re.compile(rb"[A-Za-z0-9._:\[\]-]{1,255}")
 _BASE = b"http://host.invalid"
+_ROOT = b"/root.invalid"
 
 
 class _Written(NamedTuple):
@@ -65,13 +66,18 @@ class Home:
     async def front(self, call: Call) -> None:
         """Answer with the front page as HTML; its examples name the host that was asked."""
         host = call.header(b"host") or ""
-        named = host.encode("latin-1")
-        base = b"http://" + named if _HOST.fullmatch(named) else b""
-        await call.answer((await self._written()).page.replace(_BASE, base), 200, HTML)
+        named, root = host.encode("latin-1"), call.root.encode()
+        scheme = b"https" if call.scope.get("scheme") == "https" else b"http"
+        base = b"%b://%b" % (scheme, named) if _HOST.fullmatch(named) else b""
+        page = (await self._written()).page.replace(_ROOT, escape(call.root).encode())
+        await call.answer(page.replace(_BASE, base + root), 200, HTML)
 
     async def described(self, call: Call) -> None:
-        """Answer with the OpenAPI description as JSON."""
-        await call.answer((await self._written()).described)
+        """Answer with the OpenAPI description as JSON; its server is where it is mounted."""
+        described = (await self._written()).described
+        if call.root:
+            described = b'{"servers":%b,' % msgspec.json.encode([{"url": call.root}]) + described[1:]
+        await call.answer(described)
 
     async def _written(self) -> _Written:
         """Both documents, written when first asked for: of a hundred services they take seconds."""
@@ -94,6 +100,7 @@ def _page(
         for index, (name, own) in enumerate(routes.items())
     )
     contents = "".join(f"<a href='#{name}'>{name}</a>" for name in routes) if len(routes) > 1 else ""
+    root = _ROOT.decode()
     count = f"{len(routes)} services are" if len(routes) > 1 else "One service is"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -102,7 +109,7 @@ def _page(
 <p>{count} served here. <code>POST</code>, <code>PUT</code>, <code>PATCH</code> and <code>DELETE</code> are commands:
 a command is done when it is answered, or it is accepted, and what became of it can be asked for.
 <code>GET</code> reads; pages come as JSON, and as HTML to a browser. The examples under <em>Try it</em> work as they
-are. For programs: <a href="/openapi.json">openapi.json</a>, <a href="/metrics">metrics</a>.</p>
+are. For programs: <a href="{root}/openapi.json">openapi.json</a>, <a href="{root}/metrics">metrics</a>.</p>
 <nav aria-label="Services">{contents}</nav>
 <main>{sections}</main></body></html>
 """
@@ -112,7 +119,7 @@ def _section(name: str, about: str, routes: Sequence[Route], document: openapi.D
     own = [route for route in routes if not route.template.startswith("/_chimera/")]
     rows = "".join(_row(route) for route in own)
     examples = "\n".join(_curl(route, document) for route in own)
-    added = "".join(f"<a href='/_chimera/{name}/{path}'>{path}</a>" for path in ADDED)
+    added = "".join(f"<a href='{_ROOT.decode()}/_chimera/{name}/{path}'>{path}</a>" for path in ADDED)
     return f"""<section aria-labelledby="{name}"><h2 id="{name}">{name}</h2><p>{_marked(about)}</p>
 <table><tbody>{rows}</tbody></table>
 <details{" open" if first else ""}><summary>Try it</summary><pre>{escape(examples)}</pre></details>
@@ -123,7 +130,7 @@ def _section(name: str, about: str, routes: Sequence[Route], document: openapi.D
 def _row(route: Route) -> str:
     path = escape(route.template)
     if route.method == "GET":
-        path = f"<a href='{escape(_filled(route.template))}'>{path}</a>"
+        path = f"<a href='{_ROOT.decode()}{escape(_filled(route.template))}'>{path}</a>"
     operation = route.describe() if route.describe else {}
     words = (
         operation.get("summary", "")

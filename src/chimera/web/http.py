@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
@@ -58,6 +58,8 @@ class Call(msgspec.Struct):
     """True when the body was given up before its end: nothing more can be asked on its connection."""
     firsts: dict[bytes, bytes] | None = None
     """The first value of each header, once one was asked for."""
+    root: str = ""
+    """The path, percent-encoded, below which all is served, as links need it; empty where nothing is mounted."""
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name; of several, the first."""
@@ -159,6 +161,37 @@ class Call(msgspec.Struct):
     async def answer_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
         """Send the whole answer: a value that msgspec can encode, as JSON."""
         await self.answer(msgspec.json.encode(value), status, JSON, headers)
+
+
+def mounted(scope: Scope) -> tuple[bytes, str]:
+    """A request's path below where the application is mounted, and where that is; both percent-encoded.
+
+    Servers and frameworks do not agree on whether a path holds its `root_path`, and Litestar cuts paths and says no
+    `root_path`; whichever they do, this finds it.
+    """
+    path = scope["path"]
+    raw_path: bytes = scope.get("raw_path") or quote(path).encode()
+    root: str = scope.get("root_path") or ""
+    if not root and len(raw_path) != len(path) and (whole := unquote(raw_path)) != path:
+        root = whole.rstrip("/").removesuffix(path.rstrip("/"))
+        root = "" if root == whole.rstrip("/") and path != "/" else root
+    if not (root := root.rstrip("/")):
+        return raw_path, ""
+    given = root.encode()
+    if not (raw_path.startswith(given) and raw_path[len(given) : len(given) + 1] in (b"/", b"")):
+        given = b"/".join(raw_path.split(b"/")[: root.count("/") + 1])
+        if unquote(given) != root:
+            return raw_path, quote(root)
+    return raw_path[len(given) :] or b"/", quote(root)
+
+
+def below(scope: Scope, path: str) -> Scope | None:
+    """The scope of an application that is mounted at `path` in the one of this scope; None for another path."""
+    root = scope.get("root_path", "")
+    within = scope["path"].removeprefix(root) if scope["path"].startswith(f"{root}/") else scope["path"]
+    if within != path and not within.startswith(f"{path}/"):
+        return None
+    return {**scope, "root_path": root + path}
 
 
 def _too_large(limit: int) -> Invalid:

@@ -119,7 +119,7 @@ class ReadHead:
         await self._intake.append(accepted.message)
         key = handler.command.__key_fields__[0]
         body = {"command_id": accepted.message.id, key: accepted.message.key}
-        await call.answer_json(body, 201, _location(handler, accepted))
+        await call.answer_json(body, 201, _location(call, handler, accepted))
 
     async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
         outcome = await self._intake.execute(accepted.message)
@@ -132,7 +132,9 @@ class ReadHead:
         key = handler.command.__key_fields__[0]
         body = outcome.body or msgspec.json.encode({"command_id": accepted.message.id, key: accepted.message.key})
         status = outcome.status or DEFAULT_STATUS[method]
-        await call.answer(body, status, JSON, [*headers, *(_location(handler, accepted) if status == 201 else ())])
+        await call.answer(
+            body, status, JSON, [*headers, *(_location(call, handler, accepted) if status == 201 else ())]
+        )
 
     def _query_route(self, query: Query) -> Route:
         parameters = _Parameters(query.function)
@@ -330,8 +332,8 @@ def _position(outcome: Outcome) -> list[Header]:
     return [(b"chimera-position", outcome.positions.encode())] if outcome.positions else []
 
 
-def _location(handler: Handler, accepted: Accepted) -> list[Header]:
+def _location(call: Call, handler: Handler, accepted: Accepted) -> list[Header]:
     if handler.location is None:
         return []
     fields = {name: quote(str(getattr(accepted.command, name)), safe="") for name in path_parameters(handler.location)}
-    return [(b"location", handler.location.format(**fields).encode())]
+    return [(b"location", (call.root + handler.location.format(**fields)).encode())]

@@ -13,7 +13,7 @@ from typing import Protocol
 from chimera.core.shares import Shares
 from chimera.core.timing import Doors
 from chimera.errors import Invalid, NotYet, Rejected, Unavailable
-from chimera.web.http import Call, Header, Receive, Scope, Send, answer_problem
+from chimera.web.http import Call, Header, Receive, Scope, Send, answer_problem, mounted
 from chimera.web.routing import NoRoute, Route, Router
 
 logger = logging.getLogger("chimera")
@@ -40,16 +40,11 @@ class Site:
         self._bodies = Shares(doors.body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
-        if scope["type"] != "http":
-            raise ValueError(f"chimera answers HTTP, not {scope['type']}")
         call = Call(scope, receive, send, {}, self._bodies)
         try:
-            raw_path = scope.get("raw_path") or scope["path"].encode()
-            if root := scope.get("root_path"):
-                raw_path = raw_path.removeprefix(root.encode())
+            raw_path = scope.get("raw_path")
+            if not raw_path or scope.get("root_path") or len(raw_path) != len(scope["path"]):
+                raw_path, call.root = mounted(scope)
             route, call.path = self._router.find(scope["method"], raw_path, scope["query_string"])
             call.service, call.client = route.service, client_of(scope)
             waits = call.header(b"chimera-after") is not None or b"wait=" in scope["query_string"]
@@ -113,11 +108,3 @@ async def _answer_error(call: Call, error: Exception) -> None:
 
 def _close(call: Call) -> list[Header]:
     return [(b"connection", b"close")] if call.is_unread else []
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        event = await receive()
-        await send({"type": f"{event['type']}.complete"})
-        if event["type"] == "lifespan.shutdown":
-            return
