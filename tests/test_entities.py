@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chimera import DeclarationError, Entity
-from chimera.entities import table_of, to_utc
+from chimera import ChimeraError, DeclarationError, Entity, Unique
+from chimera.entities import digest_under, table_of, to_utc
+from chimera.errors import Unfit
 
 
 class Colour(enum.Enum):
@@ -139,3 +140,39 @@ def test_fields_that_are_given_by_name_only_come_back_from_a_row() -> None:
     kept = Named(name="a", size=3, tags=("x",))
     assert table.from_row(table.to_row(kept)) == kept
     assert table.key_of(table.to_row(kept)) == ("a",)
+
+
+class Guest(Entity, key="name", unique=[Unique("email", normalise=str.casefold), ("hall", "seat")]):
+    name: str
+    email: str
+    hall: str = ""
+    seat: int | None = None
+
+
+def test_a_value_is_reserved_by_the_digest_that_earlier_releases_made() -> None:
+    email, seat = table_of(Guest).rules
+    assert (email.name, email.probe, seat.name, seat.probe) == (
+        "guest(email)",
+        "4ee6c8456a6bb9a9",
+        "guest(hall,seat)",
+        "",
+    )
+    row = table_of(Guest).to_row(Guest("ann", "Ann@x", "a", 7))
+    assert (email.digest_of(row), seat.digest_of(row)) == (
+        "cc9b334f95c668d435812558d8d5bf216ac27e3e",
+        "20256418c9264ad867e388a851dd2460300b1134",
+    )
+    assert email.digest_of(row) == email.digest_by({"email": "aNN@X"})
+    assert seat.digest_of(table_of(Guest).to_row(Guest("ann", "", "a"))) == ""
+    assert digest_under("seat", ("a", 7)) == "c46e316b714e89d07c820e7b2b728059a32219fd"
+
+
+def test_what_can_not_be_reserved_is_refused() -> None:
+    with pytest.raises(Unfit, match="a value of seat can't be reserved"):
+        digest_under("seat", 1.5)  # type: ignore[arg-type]
+    with pytest.raises(Unfit, match="a value of seat can't be reserved"):
+        digest_under("seat", "\ud800")
+    with pytest.raises(ChimeraError, match=r"can't name what is reserved; use up to 100 letters"):
+        digest_under("users(email)", "a")
+    with pytest.raises(ChimeraError, match=r"guest is not unique by name; it is by: email; hall, seat"):
+        table_of(Guest).rule_of({"name": "ann"})

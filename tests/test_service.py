@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chimera import Command, DeclarationError, Event, Reads, Reply, Service, Transaction
+from chimera import Command, DeclarationError, Entity, Event, Reads, Reply, Service, Transaction, Unique
 from chimera.parts import path_parameters
 from tests.support import Account, Balance, Card, Deposit, Deposited, Opened
 
@@ -52,6 +52,20 @@ async def query(account_id: str) -> None: ...
 def fold(document: Any, event: Any) -> None: ...
 
 
+class Numbered(Entity, key="name", unique=[("number",)]):
+    name: str
+    number: int
+
+
+def unique_by(unique: Any) -> type[Entity]:
+    class Sized(Entity, key="name", unique=unique):
+        name: str
+        size: float
+        tags: list[str]
+
+    return Sized
+
+
 def twice(declare: Callable[[], Any]) -> None:
     declare()
     declare()
@@ -88,6 +102,23 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: s.share("cards", key="account_id", changed_by=[Foreign])(cards), "owned by 'orders', not 'accounts'"),
     (lambda s: s.share("cards", key="colour", changed_by=[Opened])(cards), "Opened has no field 'colour'"),
     (lambda s: twice(lambda: s.share("cards", key="account_id", changed_by=[Opened])(cards)), "already has a share"),
+    (lambda s: s.view(Balance, key="account_id", unique=["account_id"]), "no view can be unique, .* tx.reserve"),  # type: ignore[arg-type]
+    (lambda s: s.view(Numbered, key="name"), r"tests/test_service.py:\d+: no view can be unique"),
+    (
+        lambda s: s.entity(unique_by([("colour",)])),
+        r"test_service.py:\d+: Sized has no field 'colour' to be",
+    ),
+    (
+        lambda s: s.entity(unique_by(["name"])),
+        r"takes a list of .*, not 'name'; type: .*unique=\[\(\"tags\",\)\]",
+    ),
+    (lambda s: s.entity(unique_by("name")), "takes a list of tuples of fields"),
+    (lambda s: s.entity(unique_by([()])), "takes a list of tuples of fields"),
+    (lambda s: s.entity(unique_by([("size",)])), "Sized.size can't be unique: of floats"),
+    (lambda s: s.entity(unique_by([("tags",)])), "Sized.tags can't be unique"),
+    (lambda s: s.entity(unique_by([Unique("name", normalise={"colour": str.lower})])), "no field 'colour'"),
+    (lambda s: s.entity(unique_by([Unique("name", normalise=len)])), "makes int of a text, not another text"),  # type: ignore[arg-type]
+    (lambda s: type("Sized", (Command,), {}, unique=[("name",)]), "Sized: only rows can be unique"),
     (lambda s: s.borrow("cards", Card, mode="copy"), "mode is one of sync, async, hybrid, not 'copy'"),  # type: ignore[arg-type]
     (lambda s: twice(lambda: s.borrow("cards", Card)), "already has a borrow 'cards'"),
     (lambda s: twice(lambda: s.on(Opened)(handler)), "already has a reaction 'handler'"),

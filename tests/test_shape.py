@@ -198,8 +198,10 @@ def test_the_public_names_are_these() -> None:
         "Reply",
         "Service",
         "SettingsError",
+        "Taken",
         "Transaction",
         "Unavailable",
+        "Unique",
         "View",
         "asgi",
     ]

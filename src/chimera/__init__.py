@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from chimera.borrowed import Borrowed
-from chimera.entities import Entity
-from chimera.errors import ChimeraError, Conflict, DeclarationError, Invalid, Rejected, SettingsError, Unavailable
+from chimera.entities import Entity, Unique
+from chimera.errors import (
+    ChimeraError,
+    Conflict,
+    DeclarationError,
+    Invalid,
+    Rejected,
+    SettingsError,
+    Taken,
+    Unavailable,
+)
 from chimera.folds import DELETED, View
 from chimera.messages import Command, Event, Message, Position
 from chimera.parts import Borrow, Handling, Reply
@@ -37,8 +46,10 @@ __all__ = [
     "Reply",
     "Service",
     "SettingsError",
+    "Taken",
     "Transaction",
     "Unavailable",
+    "Unique",
     "View",
     "asgi",
 ]

@@ -4,6 +4,7 @@ ChimeraError
 ├── DeclarationError   a service is declared wrongly; raised while it is being declared
 ├── SettingsError      chimera.toml or an environment variable is wrong
 ├── Rejected           a business refusal, raised by handlers and remembered with the command
+│   └── Taken          … because a value that only one may have is another's
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
 │   ├── CutShort       … in the middle of a work, which may itself be the cause
@@ -39,6 +40,20 @@ class Rejected(ChimeraError):  # noqa: N818 - a refusal is an answer, not an err
         self.reason = reason
         self.detail = detail
         self.status = status
+
+
+class Taken(Rejected):
+    """Another row, or whoever else reserved it, has a value that only one may have: a 409 unless a handler catches it.
+
+    `name` is that of the reservation, or of the unique fields with commas between; `value` what was asked for, as text;
+    `holder` who has it: the key of the row.
+    """
+
+    def __init__(self, name: str, value: str, holder: str) -> None:
+        super().__init__("taken", f"{name} is taken")
+        self.name = name
+        self.value = value
+        self.holder = holder
 
 
 class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"

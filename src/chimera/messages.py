@@ -48,7 +48,7 @@ def names_of(default: str, name: str | None, renamed_from: RenamedFrom) -> tuple
 
 @dataclass_transform(field_specifiers=(msgspec.field,))
 class KeyedMeta(msgspec.StructMeta):
-    """Lets a struct be declared with `key="field"` (and `source=`, `table=`, `name=`, `renamed_from=`) beside its name.
+    """Lets a struct be declared with `key="field"` (and `source=`, `table=`, `name=`, …) beside its name.
 
     msgspec fixes the class keywords of a struct, so this is the only way to that spelling.
     """
@@ -65,9 +65,14 @@ class KeyedMeta(msgspec.StructMeta):
         table: str | None = None,
         name: str | None = None,
         renamed_from: RenamedFrom = (),
+        unique: Sequence[Any] | None = None,
         **config: Any,
     ) -> KeyedMeta:
-        declared = {"__key_fields__": key, "__source__": source, "__table__": table}
+        declared = {"__key_fields__": key, "__source__": source, "__table__": table, "__unique__": unique}
+        if unique is not None and not any(hasattr(base, "__unique__") for base in bases):
+            raise DeclarationError(
+                f"{class_name}: only rows can be unique, as in: class …(Entity, …, unique={unique!r})"
+            )
         namespace["__names__"] = names_of(class_name, name or table, renamed_from)
         for attribute, value in declared.items():
             if value is not None:

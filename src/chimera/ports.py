@@ -108,6 +108,9 @@ class Session(Protocol):
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         """The rows whose columns each hold one of the values given for it, ordered by key."""
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        """At most `limit` rows, ordered by key, after a key (empty: from the first on). What it reads does not hold."""
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Run SQL of the engine's own dialect on this session's connection and return its rows.
 

@@ -157,6 +157,11 @@ class Reader(Reads):
         await self._waiting.reach_tables()
         return await super().find(entity, **where)
 
+    async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
+        """The entity with these values of fields that it is unique by, or None."""
+        await self._waiting.reach_tables()
+        return await super().load_by(entity, **fields)
+
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Rows of a query in the store's own SQL."""
         await self._waiting.reach_tables()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from chimera.entities import Entity
+from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Fold, Page, View, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
@@ -69,6 +69,11 @@ class Service:
 
     def entity(self, entity: type[AnyEntity]) -> type[AnyEntity]:
         """Declare an entity stored as rows; usable as a decorator."""
+        if entity.__unique__:
+            try:
+                table_of(entity)
+            except DeclarationError as error:
+                raise DeclarationError(f"{_declared_at()}: {error}") from error
         self.entities[entity] = None
         return entity
 
@@ -184,6 +189,7 @@ class Service:
         absent: Absent = "404",
         page: Page | None = None,
         version: str | int = "",
+        unique: None = None,
     ) -> View[Doc]:
         """Declare a view; `path` serves its documents by key, such as `/sellers/{seller_id}/sales?by=day`.
 
@@ -196,7 +202,15 @@ class Service:
 
         When the document or one of its functions changes, the view is built anew beside the old one. `version` is for
         what can't be seen of a change, such as one in a helper: another version is another view to build.
+
+        No view is `unique`: it is behind its events, so that it could only refuse what has happened.
         """
+        if unique is not None or bool(getattr(document, "__unique__", None)):
+            raise DeclarationError(
+                f"{_declared_at()}: no view can be unique, for it is behind its events: what it refuses has happened "
+                'already; type unique=[("email",)] where an entity is declared, or await tx.reserve("email", value) in '
+                "the handler"
+            )
         stored, *also = names_of(name or _snake(document.__name__), None, renamed_from)
         if "~" in stored:
             raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")

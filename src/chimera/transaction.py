@@ -9,15 +9,29 @@ can't be forgotten: then `written` is set, and the caller rolls the unit back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar, cast
 
 import msgspec
 
-from chimera.entities import Entity, Key, Row, Table, table_of
-from chimera.errors import ChimeraError, Conflict, Unfit
+from chimera.entities import (
+    RESERVED,
+    Entity,
+    Key,
+    Reservable,
+    Reserved,
+    Row,
+    Sought,
+    Table,
+    UniqueRule,
+    digest_under,
+    holder_of,
+    parts_of,
+    table_of,
+)
+from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.folds import Folder
 from chimera.messages import MAX_KEY, Event, Message, chain_of, form_of, partition_of
 from chimera.ports import Session, Tip, WriteSession
@@ -77,9 +91,27 @@ class Reads:
         values = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
         return [cast("Stored", table.from_row(row)) for row in await self._find(table, values)]
 
+    async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
+        """The entity with these values of fields that it is unique by, or None; as quick as by its key."""
+        table = self._table(entity)
+        rule = table.rule_of(fields)
+        digest = rule.digest_by(fields)
+        found = await self._reservation(digest) if digest else None
+        row = None if found is None else await self._row(table, table.key_in(found.holder))
+        return cast("Stored", table.from_row(row)) if row is not None and rule.digest_of(row) == digest else None
+
+    async def reserved(self, name: str, value: Reservable) -> str | None:
+        """Who has reserved a value under a name; None for nobody."""
+        found = await self._reservation(digest_under(name, value))
+        return None if found is None else found.by
+
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Rows of a query in the store's own SQL."""
         return await self._session.execute(sql, parameters)
+
+    async def _reservation(self, digest: str) -> Reserved | None:
+        row = await self._row(RESERVED, (digest,))
+        return None if row is None else cast("Reserved", RESERVED.from_row(row))
 
     async def _row(self, table: Table, key: Key) -> Row | None:
         rows = await self._session.load(table, [key])
@@ -108,7 +140,8 @@ class Reads:
 class Unit:
     """One database transaction, shared by the commands of a batch: their merged changes, written at the end.
 
-    `asking`: how many questions of handlers the database has not answered yet.
+    `asking`: how many questions of handlers the database has not answered yet. `loaded_singly`, `sought`: what was
+    loaded one by one, for whoever could have done it at once.
     """
 
     def __init__(self, service: Service, session: WriteSession) -> None:
@@ -120,6 +153,7 @@ class Unit:
         self.appended: Sequence[Message] = ()
         self.read_at: dict[tuple[int, str], int] = {}
         self.loaded_singly: list[Slot] = []
+        self.sought: list[Sought] = []
         self.asking = 0
 
     @contextmanager
@@ -140,6 +174,11 @@ class Unit:
             self.rows[slot] = rows[0] if rows else None
             self.loaded_singly.append(slot)
         return self.rows[slot]
+
+    def seek(self, digest: str, what: Sought) -> None:
+        """Note what is looked for among what is reserved, unless it is here already."""
+        if digest and (RESERVED, (digest,)) not in self.rows:
+            self.sought.append(what)
 
     async def fetch(self, table: Table, keys: Sequence[Key]) -> None:
         """Load the rows with these keys in one query, but for those that are here already."""
@@ -239,16 +278,19 @@ class UnitReads(Reads):
 class Transaction(Reads):
     """One handler's changes. They are stored together with its command's outcome, or not at all.
 
-    `command_id` identifies the command (or the event) being handled; `now` is when it was accepted.
-    Both stay the same when the work is tried again.
+    `command_id` identifies the command (or the event) being handled, `key` is its key, empty for a batch of events;
+    `now` is when it was accepted. They stay the same when the work is tried again.
     """
 
-    def __init__(self, unit: Unit, command_id: str, accepted: str, traceparent: str = "") -> None:
+    def __init__(self, unit: Unit, command_id: str, accepted: str, traceparent: str = "", key: str = "") -> None:
         super().__init__(unit.service, unit.session)
         self._unit = unit
         self._accepted = accepted
         self._traceparent = traceparent
+        self._key = key
         self._changes: dict[Slot, Row | None] = {}
+        self._unsettled: dict[Slot, None] = {}
+        self._settled: dict[Slot, Row | None] = {}
         self._emitted: list[Pending] = []
         self._ids = 0
         self.command_id = command_id
@@ -267,17 +309,52 @@ class Transaction(Reads):
     def save(self, entity: Entity) -> None:
         """Insert the entity or replace the one with its key; what it holds now is what is stored.
 
-        Raises Unfit for one that does not hold what it declares.
+        Raises Unfit for one that does not hold what it declares. Its unique values are taken when the handler returns,
+        or before the next `find`, `execute`, `load_by` or `claim`, which raise Taken where another has one.
         """
         table = self._table(type(entity))
         form_of(type(entity)).encode(entity)
         row = table.to_row(entity)
-        self._changes[table, table.key_of(row)] = row
+        self._change((table, table.key_of(row)), row)
+
+    async def claim(self, entity: Entity) -> None:
+        """As `save`, and take its unique values now. Raises Taken where another has one; then it is not saved."""
+        table = self._table(type(entity))
+        slot = (table, table.key_of(table.to_row(entity)))
+        before = {slot: self._changes[slot]} if slot in self._changes else {}
+        await self.settle()
+        self.save(entity)
+        try:
+            await self.settle()
+        except Taken:
+            del self._changes[slot], self._unsettled[slot]
+            self._changes.update(before)
+            raise
 
     def delete(self, entity: Entity) -> None:
         """Delete the entity with this one's key."""
         table = self._table(type(entity))
-        self._changes[table, table.key_of(table.to_row(entity))] = None
+        self._change((table, table.key_of(table.to_row(entity))), None)
+
+    async def reserve(self, name: str, value: Reservable, holder: str = "") -> None:
+        """Have a value under a name as the only one, from now on. Doing it twice changes nothing.
+
+        `holder`: who has it; the command's key unless given. Raises Taken where another holder has it.
+        """
+        digest, by = digest_under(name, value), self._holder(holder)
+        self._unit.seek(digest, Sought(RESERVED, name, parts_of(value)))
+        found = await self._reservation(digest)
+        if found is not None and found.by != by:
+            raise Taken(name, ", ".join(map(str, parts_of(value))), found.by)
+        if found is None:
+            self._put_reserved(digest, name, holder_of(by))
+
+    async def release(self, name: str, value: Reservable, holder: str = "") -> None:
+        """Give a value back that this holder has; nothing where it has not."""
+        digest = digest_under(name, value)
+        found = await self._reservation(digest)
+        if found is not None and found.by == self._holder(holder):
+            self._changes[RESERVED, (digest,)] = None
 
     def emit(self, event: Event) -> None:
         """Append a fact to the journal, in this transaction. Raises Unfit for one that could not be read again."""
@@ -308,8 +385,25 @@ class Transaction(Reads):
             self._unit.rows.clear()
             return await super().execute(sql, *parameters)
 
+    async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
+        """As `Reads.load_by`, with what was saved so far. Raises Taken as `find`."""
+        await self.settle()
+        rule = (table := self._table(entity)).rule_of(fields)
+        self._unit.seek(rule.digest_by(fields), Sought(table, rule, [fields[field] for field in rule.fields]))
+        return await super().load_by(entity, **fields)
+
+    async def settle(self) -> None:
+        """Take the unique values of what was saved so far, and give back what those rows had before. Raises Taken."""
+        if not self._unsettled:
+            return
+        slots = list(self._unsettled)
+        with self._unit.answering():
+            await self._settle(slots)
+        self._unsettled.clear()
+        self._settled.update({slot: self._changes[slot] for slot in slots})
+
     def merge(self) -> list[Pending]:
-        """Make the changes part of the unit; returns the events, in order."""
+        """Make the changes, which are settled, part of the unit; returns the events, in order."""
         self._unit.rows.update(self._changes)
         self._unit.dirty.update(self._changes)
         self._unit.events += self._emitted
@@ -332,7 +426,65 @@ class Transaction(Reads):
             raise Conflict(f"{key!r} has new events since it was read")
         return stored + self._unit.unnumbered(key, self._emitted)
 
+    def _change(self, slot: Slot, row: Row | None) -> None:
+        self._changes[slot] = row
+        if slot[0].rules:
+            self._unsettled[slot] = None
+
+    async def _settle(self, slots: Iterable[Slot]) -> None:
+        """Each value that is wanted is had by nobody, or by a row that has given it up; else Taken."""
+        wanted, left = await self._compared(slots)
+        await self._unit.fetch(RESERVED, [(digest,) for digest in sorted({*wanted, *left})])
+        for digest, (rule, slot) in wanted.items():
+            found = await self._reservation(digest)
+            if found is not None and found.holder != holder_of(slot[1]) and await self._has(slot[0], rule, found):
+                raise self._taken(rule, slot, found.by)
+        for digest, slot in left.items():
+            found = await self._reservation(digest)
+            if found is not None and found.holder == holder_of(slot[1]):
+                self._changes[RESERVED, (digest,)] = None
+        for digest, (rule, slot) in wanted.items():
+            self._put_reserved(digest, rule.name, holder_of(slot[1]), rule.probe)
+
+    async def _compared(self, slots: Iterable[Slot]) -> tuple[dict[str, tuple[UniqueRule, Slot]], dict[str, Slot]]:
+        """The values, by digest, that rows have now and had not before, and those that they had. Raises Taken."""
+        wanted: dict[str, tuple[UniqueRule, Slot]] = {}
+        left: dict[str, Slot] = {}
+        for slot in slots:
+            row = self._changes[slot]
+            before = self._settled[slot] if slot in self._settled else await self._unit.row(*slot)
+            for rule in slot[0].rules:
+                had, wants = (rule.digest_of(each) if each is not None else "" for each in (before, row))
+                if had == wants:
+                    continue
+                if had:
+                    left[had] = slot
+                if wants and row is not None:
+                    self._unit.seek(wants, Sought(slot[0], rule, rule.values_of(row)))
+                if wants and (other := wanted.setdefault(wants, (rule, slot))[1]) != slot:
+                    raise self._taken(rule, slot, "/".join(map(str, other[1])))
+        return wanted, left
+
+    async def _has(self, table: Table, rule: UniqueRule, found: Reserved) -> bool:
+        """True where the row that reserved a value still has it: SQL, and code without the rule, leave it reserved."""
+        row = await self._row(table, table.key_in(found.holder))
+        return row is not None and rule.digest_of(row) == found.digest
+
+    def _taken(self, rule: UniqueRule, slot: Slot, holder: str) -> Taken:
+        row = self._changes[slot] or ()
+        return Taken(", ".join(rule.fields), ", ".join(str(row[at]) for at in rule.at), holder)
+
+    def _put_reserved(self, digest: str, name: str, holder: str, probe: str = "") -> None:
+        self._changes[RESERVED, (digest,)] = RESERVED.to_row(Reserved(digest, name, holder, probe))
+
+    def _holder(self, given: str) -> str:
+        if not (given or self._key):
+            raise ChimeraError('say who has it: tx.reserve(name, value, holder="…"); a batch of events has no key')
+        return given or self._key
+
     async def _flush(self) -> None:
+        await self.settle()
+        self._settled.clear()
         if self._changes:
             self.written = True
             self._unit.rows.update(self._changes)

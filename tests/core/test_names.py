@@ -106,4 +106,5 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_epochs": "partition offset number chain at",
         "chimera_kept": "consumer digest times",
         "chimera_builds": "code reads",
+        "chimera_reserved": "digest name holder probe",
     }

@@ -336,10 +336,12 @@ class Executor:
 
     async def _handle(self, unit: Unit, group: Sequence[Task], limit: TimeLimit) -> tuple[Outcome, list[Pending]]:
         messages = [task.message for task in group]
-        tx = Transaction(unit, messages[0].id, messages[0].time, messages[0].traceparent)
-        limit.begin(messages[0].id)
+        first = messages[0]
+        tx = Transaction(unit, first.id, first.time, first.traceparent, "" if self._batch else first.key)
+        limit.begin(first.id)
         try:
             result = await self._invoke(messages, tx)
+            await tx.settle()
             limit.stopped()  # it did not mind
         except Rejected as refusal:
             if not self._inbox:

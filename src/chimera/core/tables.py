@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from chimera.core import names
-from chimera.entities import Entity, Table, table_of
+from chimera.entities import Entity, Reserved, Table, table_of
 from chimera.ports import Checkpoint
 
 
@@ -219,5 +219,6 @@ def framework_tables() -> list[Table]:
             StoredEpoch,
             KeptEvent,
             Build,
+            Reserved,
         )
     ]

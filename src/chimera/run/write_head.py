@@ -13,6 +13,7 @@ from chimera.commands.react import keep_reacting
 from chimera.core.aio.again import persist
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
+from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
@@ -25,6 +26,7 @@ from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
 from chimera.upkeep.standing import keep_telling
+from chimera.upkeep.unique import keep_unique
 from chimera.views.rebuild import ViewKeeper
 
 Work = Callable[[frozenset[int]], Awaitable[None]]
@@ -85,6 +87,8 @@ class WriteHead:
             works["shares"] = partial(keep_announcing, context)
         works |= {f"report to {source}": partial(keep_reporting, context, source) for source in other_sources(service)}
         works["retention"] = partial(keep_trimming, context)
+        if context.timing.audit_s and any(table_of(entity).rules for entity in service.entities):
+            works["unique"] = partial(keep_unique, context)
         return works
 
     async def _while_held(self, name: str, work: Work, holding: Callable[[], frozenset[int]]) -> None:

@@ -145,6 +145,9 @@ class WrappedSession:
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await self._session.find(table, where)
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        return await self._session.scan(table, after, limit)
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         return await self._session.execute(sql, parameters)
 

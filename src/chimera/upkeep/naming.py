@@ -43,6 +43,7 @@ from chimera.upkeep.marks import (
     store_of_another,
     strangers,
 )
+from chimera.upkeep.unique import UNIQUE, reserve_all
 
 logger = logging.getLogger("chimera")
 
@@ -55,7 +56,7 @@ class Stored(NamedTuple):
 
     `builds`: the digests of those that were declared together. `consumers`: the checkpoints there are, by consumer.
     `types`: how many events of each type the journal has, where that had to be counted. `mark`: whose the store is, and
-    `marks`: who has marked the view store.
+    `marks`: who has marked the view store. `unique`: see `reserve_all`.
     """
 
     names: Mapping[Kind, Mapping[str, str]]
@@ -64,6 +65,7 @@ class Stored(NamedTuple):
     types: Mapping[str, int]
     mark: StoreMark
     marks: ViewsMarks
+    unique: Mapping[str, str]
 
     def incarnation(self, service: Service) -> str:
         """The store's incarnation; empty for a store that is new.
@@ -100,6 +102,7 @@ async def admit(context: Context) -> None:
     if found:
         more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
         raise SettingsError(found[0] + more)
+    await reserve_all(context, stored.unique)
     beginnings = await _beginnings(context, stored)
     incarnation = stored.incarnation(context.service) or context.clock.random_bytes(16).hex()
     if stored.mark.incarnation and not beginnings and digest in stored.builds and not _news(declared, stored):
@@ -173,7 +176,8 @@ async def _stored(context: Context, digest: str) -> Stored:
         context.service
     ):
         types = await _types(context)
-    return Stored(names, builds, consumers, types, mark_in(rows), marks)
+    unique = {row.name: row.detail for row in rows if row.kind == UNIQUE}
+    return Stored(names, builds, consumers, types, mark_in(rows), marks, unique)
 
 
 async def _stored_views(context: Context) -> list[str]:

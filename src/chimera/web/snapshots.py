@@ -115,6 +115,9 @@ class _LazySnapshot:
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await (await self._snapshot()).find(table, where)
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        return await (await self._snapshot()).scan(table, after, limit)
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         return await (await self._snapshot()).execute(sql, parameters)
 

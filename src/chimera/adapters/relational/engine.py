@@ -237,6 +237,10 @@ class RelationalSession(ABC):
         """The rows that `find` returns; the columns exist."""
 
     @abstractmethod
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        """As `Session.scan`."""
+
+    @abstractmethod
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
         """Add rows, at least one, whose keys are free."""
 

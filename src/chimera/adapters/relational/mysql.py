@@ -300,6 +300,11 @@ class _MySQLSession(RelationalSession):
             rows += await self.run(select, [*chain(*(values for _, values in asked))])
         return sql.from_rows(rows if len(queries) == 1 else sorted(rows, key=table.key_of))
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        sql = statements_of(table)
+        held = [to_held(value) for value in after]
+        return sql.from_rows(await self.run(sql.next if after else sql.first, [*held[:1], *held, limit]))
+
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Parameters are written %s, and a % is then written %%; rows come as the driver gives them."""
         return await super().execute(sql, [to_held(value) for value in parameters])

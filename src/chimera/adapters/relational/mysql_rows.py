@@ -40,6 +40,9 @@ class MySQLStatements:
         self.name = quoted(table.name)
         self.key = ", ".join(keys)
         self.select = f"SELECT {', '.join(names)} FROM {self.name}"
+        after = f"WHERE {keys[0]} >= %s AND ({self.key}) > ({marks(len(keys))}) "  # an index has no range for several
+        self.first = f"{self.select} ORDER BY {self.key} LIMIT %s"
+        self.next = f"{self.select} {after}ORDER BY {self.key} LIMIT %s"
         self.insert = f"INSERT INTO {self.name} ({', '.join(names)}) VALUES "
         self.changes = [each for each in names if each not in keys]
         self.to_rows = converter(kinds, {"time": to_held})

@@ -257,6 +257,10 @@ class _PostgreSQLSession(RelationalSession):
         values = [[each for each in wanted if each is not None] for wanted in where.values()]
         return sql.from_rows(await self.run(found, values))
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        sql = _statements_of(table)
+        return sql.from_rows(await self.run(sql.next if after else sql.first, (limit, *after)))
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Parameters are written $1, $2, …; rows come as asyncpg gives them."""
         return await super().execute(sql, parameters)
@@ -318,6 +322,11 @@ class _PostgreSQLStatements:
         if len(keys) == 1:
             within = f"{self.key} = ANY ($1::{_ARRAYS[self._kinds[table.key[0]]]})"
         self.load = f"{self.select} WHERE {within} ORDER BY {self.key}"
+        ordered = f"ORDER BY {self.key} LIMIT $1"
+        self.first = f"{self.select} {ordered}"
+        self.next = (
+            f"{self.select} WHERE ({self.key}) > ({', '.join(f'${at + 2}' for at in range(len(keys)))}) {ordered}"
+        )
         self.delete = f"DELETE FROM {name} WHERE {within}"
         oldest = f"SELECT ctid FROM {name} WHERE {{0}} < $1 ORDER BY {{0}} LIMIT $2"
         gone = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({oldest})) RETURNING 1"

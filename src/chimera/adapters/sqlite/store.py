@@ -206,6 +206,11 @@ class SQLiteSession:
             rows += self._open.run(f"{sql.select} WHERE {condition} ORDER BY {sql.key}", given(part))
         return sql.from_rows(rows if len(parts) == 1 else sorted(rows, key=table.key_of))
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        sql = statements_of(table)
+        rows = self._open.run(sql.next if after else sql.first, (*map(to_held, after), limit))
+        return sql.from_rows(rows)
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Times among the parameters become text as in time columns; rows come as SQLite holds them."""
         return self._open.run(sql, [to_held(value) for value in parameters])

@@ -41,6 +41,9 @@ class SQLiteStatements:
         on = " AND ".join(f"kept.{key} = wanted.column{at}" for at, key in enumerate(keys, 1))
         columns = ", ".join(f"kept.{each}" for each in names)
         self.load = f"SELECT {columns} FROM (VALUES {{}}) wanted CROSS JOIN {name} kept ON {on}"
+        after = f"WHERE ({self.key}) > ({question_marks(len(keys))}) "
+        self.first = f"{self.select} ORDER BY {self.key} LIMIT ?"
+        self.next = f"{self.select} {after}ORDER BY {self.key} LIMIT ?"
         changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)
         self.upsert = (
             f"INSERT INTO {name} ({', '.join(names)}) VALUES ({question_marks(len(names))}) "

@@ -81,6 +81,10 @@ class DetachedSession:
         rows: Sequence[Row] = await self._ask("find", table, dict(where))
         return rows
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        rows: Sequence[Row] = await self._ask("scan", table, after, limit)
+        return rows
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         rows: Sequence[Row] = await self._ask("execute", sql, tuple(parameters))
         return rows

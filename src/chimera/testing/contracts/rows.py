@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from chimera.entities import Row, Table
+from chimera.entities import Key, Row, Table
 from chimera.errors import Conflict
 from chimera.ports import Session, Store, WriteSession
 from chimera.testing.contracts.bank import ACCOUNTS, EVERYTHING, PAIRS, PARTITIONS, TABLES, Undo, committed, get, put
@@ -97,6 +97,21 @@ class RowGuarantees(EngineSuite):
             assert [row[0] for row in await session.find(ACCOUNTS, {"nickname": [None, "y"]})] == ["a", "b"]
             assert await session.find(ACCOUNTS, {"balance": []}) == []
 
+    async def test_a_scan_gives_every_row_once_in_the_order_of_keys(self, engine: Store) -> None:
+        """In pages of any size, by keys of one column and of two; a page begins after a key that need not be there."""
+        await put(engine, *((name, at, None) for at, name in enumerate(NAMES)))
+        pairs: list[Row] = [(left, right) for left in ("a", "b", "ä") for right in (-2, 0, 7)]
+        await committed(engine, lambda tx: tx.save(PAIRS, pairs))
+        async with engine.snapshot() as session:
+            for table, keys in ((ACCOUNTS, sorted((name,) for name in NAMES)), (PAIRS, sorted(pairs))):
+                for size in (1, 2, 4, 100):
+                    assert await _scanned(session, table, size) == keys
+            assert await session.scan(PAIRS, ("a", 1), 2) == [("a", 7), ("b", -2)]
+            assert await session.scan(PAIRS, ("ä", 7), 2) == []
+        async with engine.transaction() as tx:
+            await tx.delete(PAIRS, [("b", 0)])
+            assert await tx.scan(PAIRS, ("b", -2), 1) == [("b", 7)]
+
     @pytest.mark.parametrize("more", [0, 200])
     async def test_a_value_that_does_not_fit_is_refused_and_nothing_is_kept(self, engine: Store, more: int) -> None:
         """An integer over 64 bits, a lone surrogate, a missing value; the error is no Conflict."""
@@ -127,6 +142,15 @@ class RowGuarantees(EngineSuite):
 async def _read_once(engine: Store, *names: str) -> Sequence[Row]:
     async with engine.snapshot(once=True) as session:
         return sorted(await session.load(ACCOUNTS, [(name,) for name in names]))
+
+
+async def _scanned(session: Session, table: Table, size: int) -> list[Key]:
+    """The keys of all rows, in pages of this size."""
+    keys: list[Key] = []
+    while page := await session.scan(table, keys[-1] if keys else (), size):
+        assert len(page) <= size
+        keys += map(table.key_of, page)
+    return keys
 
 
 async def _save_new(tx: WriteSession, table: Table, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""The contract of the port `Store`: transactions and snapshots; rows, isolation, the journal have their own files."""
+"""The contract of the port `Store`: transactions and snapshots; rows, isolation, … have files of their own."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ from chimera.testing.contracts.isolation import IsolationGuarantees
 from chimera.testing.contracts.journal import JournalGuarantees
 from chimera.testing.contracts.rows import RowGuarantees
 from chimera.testing.contracts.suite import MEBIBYTE, event
+from chimera.testing.contracts.unique import UniqueGuarantees
 
 
-class StoreContract(RowGuarantees, IsolationGuarantees, JournalGuarantees):
+class StoreContract(RowGuarantees, IsolationGuarantees, UniqueGuarantees, JournalGuarantees):
     """Every guarantee of `Store`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: Store) -> None:

@@ -155,6 +155,11 @@ class _MemorySession:
         self._note_look(table, wanted)
         return self._of(table, [rows[key] for key in found])
 
+    async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
+        rows = self._rows(table)
+        keys = sorted(key for key in rows if key > after)[:limit]
+        return self._of(table, [rows[key] for key in keys])
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Raises RuntimeError: there is no SQL in memory."""
         raise RuntimeError(f"there is no SQL in memory (dialect {self.dialect!r}), so this can't run: {sql}")
