@@ -150,6 +150,7 @@ DECLARING = {
 ASKING = {
     "chimera.cli",
     "chimera.cli.main",
+    "chimera.cli.typed",
     "chimera.core",
     "chimera.core.timing",
     "chimera.run",

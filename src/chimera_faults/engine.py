@@ -13,7 +13,7 @@ from chimera.entities import Key, Row, Table
 from chimera.errors import Unfit
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
-from chimera.run.engines import Kind
+from chimera.run.addresses import Kind
 from chimera.run.engines import open_engine as open_inner
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
 from chimera_faults import clock, mutants

@@ -94,13 +94,13 @@ def ended() -> Iterator[list[Server]]:
 
 def answers(server: Server) -> bool:
     try:
-        return bool(server.ask("GET", "/_chimera/shop/health/live")[0] == 200)
+        return bool(server.ask("GET", "/_chimera/kiosk/health/live")[0] == 200)
     except (URLError, ConnectionError):
         return server.process.poll() is not None
 
 
 def leases(folder: Path) -> list[Any]:
-    with closing(sqlite3.connect(folder / "state" / "shop.db")) as store:
+    with closing(sqlite3.connect(folder / "state" / "kiosk.db")) as store:
         return store.execute("SELECT holder FROM chimera_leases").fetchall()
 
 
@@ -114,7 +114,7 @@ def test_a_server_starts_the_services_answers_and_stops_them_in_order(
     order = {"order_id": "o 1", "seller_id": "ann", "cents": 5}
     status, headers, body = server.ask("POST", "/orders", order)
     assert (status, headers["location"]) == (201, "/orders/o%201"), server.output
-    _, _, told = server.ask("GET", f"/_chimera/shop/commands/{json.loads(body)['command_id']}?wait=20")
+    _, _, told = server.ask("GET", f"/_chimera/kiosk/commands/{json.loads(body)['command_id']}?wait=20")
     after = {"Chimera-After": json.loads(told)["position"]}
     assert json.loads(server.ask("GET", "/sellers/ann/sales", headers=after)[2])["orders"] == 1
     assert json.loads(server.ask("GET", "/sellers/a%2Fb%25/sales")[2])["seller_id"] == "a/b%"

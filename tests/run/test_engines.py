@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from chimera.errors import SettingsError
+from chimera.run.addresses import SCHEMES
 from chimera.run.engines import ADAPTERS, open_engine
 from chimera.testing.memory import MemoryLog
 
@@ -33,9 +34,10 @@ def without(monkeypatch: pytest.MonkeyPatch, driver: str) -> None:
 def test_an_engine_whose_driver_is_not_installed_says_what_to_type(
     monkeypatch: pytest.MonkeyPatch, scheme: str, driver: str, extra: str
 ) -> None:
+    url = f"{scheme}://user:hunter2@host{'/there' if SCHEMES[scheme].database else ''}"
     without(monkeypatch, driver)
     with pytest.raises(SettingsError, match=rf"{driver}.*; type: pip install 'chimera-kit\[{extra}\]'"):
-        open_engine("store", f"{scheme}://user:hunter2@host/there")
+        open_engine(SCHEMES[scheme].kinds[0], url)
 
 
 def test_other_packages_add_engines_by_an_entry_point() -> None:
@@ -49,3 +51,7 @@ def test_an_engine_that_nobody_knows_is_refused_with_those_that_there_are() -> N
     ) as raised:
         open_engine("store", "oracle://me:hunter2@db/shop")
     assert "hunter2" not in str(raised.value)
+
+
+def test_the_addresses_of_each_engine_that_comes_with_chimera_are_known() -> None:
+    assert SCHEMES.keys() == ADAPTERS.keys()

@@ -69,7 +69,7 @@ ORDER = {"order_id": "o 1", "seller_id": "ann", "cents": 5}
 async def order_and_read(client: httpx.AsyncClient, prefix: str = "") -> None:
     placed = await client.post(f"{prefix}/orders", json=ORDER)
     assert (placed.status_code, placed.headers["location"]) == (201, f"{prefix}/orders/o%201")
-    told = await client.get(f"{prefix}/_chimera/shop/commands/{placed.json()['command_id']}?wait=10")
+    told = await client.get(f"{prefix}/_chimera/kiosk/commands/{placed.json()['command_id']}?wait=10")
     after = {"Chimera-After": told.json()["position"]}
     read = await client.get(f"{prefix}/sellers/ann/sales", headers=after)
     assert (read.json()["orders"], "chimera-behind" in read.headers) == (1, False)
@@ -93,19 +93,19 @@ async def test_without_more_words_only_the_read_head_works() -> None:
     async with app.lifespan(), asked(app) as client:
         placed = await client.post("/orders", json=ORDER)
         assert placed.status_code == 201
-        state = await client.get(f"/_chimera/shop/commands/{placed.json()['command_id']}?wait=0.2")
+        state = await client.get(f"/_chimera/kiosk/commands/{placed.json()['command_id']}?wait=0.2")
         assert state.json()["state"] == "pending"
 
 
 async def test_write_heads_alone_serve_their_probes() -> None:
     app = chimera.asgi(CONFIG, heads=("write",))
     async with app.lifespan(), asked(app) as client:
-        assert (await client.get("/_chimera/shop/health/live")).status_code == 200
+        assert (await client.get("/_chimera/kiosk/health/live")).status_code == 200
         assert (await client.get("/sellers/ann/sales")).status_code == 404
 
 
 async def test_only_the_services_that_are_named_are_served() -> None:
-    app = chimera.asgi(CONFIG, services=["shop"])
+    app = chimera.asgi(CONFIG, services=["kiosk"])
     async with app.lifespan(), asked(app) as client:
         assert (await client.get("/sellers/ann/sales")).status_code == 200
         assert (await client.get("/pages/ann")).status_code == 404
@@ -198,16 +198,16 @@ async def test_a_head_that_ends_by_itself_turns_everything_into_503(
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(WriteHead, "run", dies)
-    app = chimera.asgi(CONFIG, heads=BOTH, services=["shop"])
+    app = chimera.asgi(CONFIG, heads=BOTH, services=["kiosk"])
     async with app.lifespan(), asked(app) as client:
         assert (await client.get("/sellers/ann/sales")).status_code == 200
         dying.set()
         async with asyncio.timeout(5):
             while "by itself" not in caplog.text:
                 await client.get("/sellers/ann/sales")
-        answer = await client.get("/_chimera/shop/health/live")
+        answer = await client.get("/_chimera/kiosk/health/live")
         assert answer.status_code == 503
-        assert answer.json()["detail"] == "shop's write head ended by itself; this process must be started again"
+        assert answer.json()["detail"] == "kiosk's write head ended by itself; this process must be started again"
     assert "out of luck" in caplog.text
 
 
@@ -286,7 +286,7 @@ async def test_an_application_is_mounted_below_a_path_and_says_so_in_its_links(h
     async with served(hosted(chimera.asgi(CONFIG, heads=BOTH))) as client:
         placed = await client.post("/my%20shop/orders", json=ORDER)
         assert (placed.status_code, placed.headers["location"]) == (201, "/my%20shop/orders/o%201")
-        told = await client.get(f"/my%20shop/_chimera/shop/commands/{placed.json()['command_id']}?wait=10")
+        told = await client.get(f"/my%20shop/_chimera/kiosk/commands/{placed.json()['command_id']}?wait=10")
         after = {"Chimera-After": told.json()["position"]}
         assert (await client.get("/my%20shop/sellers/ann/sales", headers=after)).json()["orders"] == 1
         assert (await client.get("/my%20shop/sellers/a%2Fb/sales")).json()["seller_id"] == "a/b"

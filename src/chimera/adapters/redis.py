@@ -260,7 +260,9 @@ class _Server:
             self._options = {**options, "socket_timeout": None}
             self._new_connection()
         except (ValueError, TypeError, failures.RedisError) as error:
-            raise SettingsError(f"{self.name}: {error}") from error
+            option = re.search(r"unexpected keyword argument ('.*')", str(error))
+            why = f"there is no option {option[1]}; there are prefix, ttl, and those of redis-py" if option else error
+            raise SettingsError(f"{self.name}: {why}") from error
         self._room = asyncio.Semaphore(connections)
         self._idle: list[tuple[Connection, float]] = []
         self._is_closed = False

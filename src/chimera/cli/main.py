@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
+from chimera.cli.typed import Commands
 from chimera.errors import ChimeraError, Unavailable
 from chimera.run.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoints
-
     from chimera.cli.rebuilds import Way
     from chimera.parts import Mode
     from chimera.upkeep.parked import Wanted
@@ -28,30 +27,6 @@ WRONG = 2
 TRY_AGAIN = 75
 PORT_PATIENCE_S = 10.0
 LAST_S = 15.0
-
-
-ENTRY_POINTS = "chimera.commands"
-"""The group of entry points by which other packages add commands: a name, and a click command."""
-
-
-class Commands(click.Group):
-    """Chimera's commands, and those that other packages add; those are found only when they are needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands, in order."""
-        return sorted({*super().list_commands(ctx), *_added().names})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name; None where there is none."""
-        if (own := super().get_command(ctx, cmd_name)) is not None:
-            return own
-        return _added()[cmd_name].load() if cmd_name in _added().names else None
-
-
-def _added() -> EntryPoints:
-    from importlib.metadata import entry_points  # it loads much, which `chimera up` does not need
-
-    return entry_points(group=ENTRY_POINTS)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -160,19 +135,19 @@ def names(config: str) -> None:
 
 
 @main.command()
-@click.option("--offline", is_flag=True, help="Ask no engine: compare the code with names.toml alone.")
+@click.option("--offline", is_flag=True, help="Ask no engine: load the code, and compare it with names.toml.")
 @click.pass_obj
 def check(config: str, offline: bool) -> None:
-    """Say whether the services would start: their names as they are declared, pinned and stored.
+    """Say whether the services would start, and as what: their declarations, settings, engines, limits and names.
 
     The status is 1 when something is wrong.
     """
-    from chimera.cli.names import check_names
+    from chimera.cli.check import check_all
 
     settings, well = settings_of(config), []
 
     async def work() -> None:
-        well.append(await check_names(settings, offline=offline))
+        well.append(await check_all(settings, config, offline=offline))
 
     run(work())
     if not all(well):

@@ -7,11 +7,10 @@ from pathlib import Path
 import click
 
 from chimera.core.declared import declared_names
-from chimera.errors import DeclarationError, SettingsError
-from chimera.run.engines import check_owners, load_service, opened
+from chimera.errors import ChimeraError
+from chimera.run.engines import check_owners, load_named, load_service
 from chimera.run.pins import check_pinned, gone, read_pinned, text_of, unpinned
 from chimera.run.settings import Settings
-from chimera.upkeep.naming import misfits
 
 
 def write_names(settings: Settings) -> None:
@@ -27,29 +26,16 @@ def write_names(settings: Settings) -> None:
     click.echo(f"{path} {done} ({count} names)")
 
 
-async def check_names(settings: Settings, *, offline: bool) -> bool:
-    """Print what is wrong with names, a line each, and whether all is well.
-
-    `offline`: without any engine, by the code and the file alone.
-    """
-    found, services = [], []
+def check_names(settings: Settings) -> list[str]:
+    """What is wrong with names by the code and the file alone, a line each."""
+    found: list[str] = []
     path = Path(settings.names)
     pinned = read_pinned(path)
-    for name, each in settings.services.items():
+    for name in settings.services:
         try:
-            service = load_service(each.app)
+            service = load_named(settings, name)
             check_owners(settings, service)
             found += gone(path, pinned, service) + unpinned(path, pinned, service)
-            services.append(name)
-        except (DeclarationError, SettingsError) as error:
+        except ChimeraError as error:
             found.append(str(error))
-    if not offline and services:
-        async with opened(settings, services) as contexts:
-            for context in contexts:
-                found += [line for line in await misfits(context) if line not in found]
-    for line in found:
-        click.echo(f"chimera: {line}", err=True)
-    if not found:
-        more = "" if pinned else f"; chimera names pins them in {path.name}"
-        click.echo(f"all names are well{'' if offline else ', and as stored'}{more}")
-    return not found
+    return found

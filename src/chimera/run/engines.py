@@ -10,18 +10,20 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from chimera.borrow.last_known import MemoryLastKnown
 from chimera.core.clock import Clock
 from chimera.core.context import Context, Owners, Process
 from chimera.core.metrics import Metrics
 from chimera.core.timing import Retry, Timing
-from chimera.errors import DeclarationError, SettingsError
+from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.run.addresses import Kind, check_address
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
@@ -31,7 +33,6 @@ from chimera.upkeep.naming import admit
 
 logger = logging.getLogger("chimera")
 
-Kind = Literal["log", "store", "views", "last_known"]
 Engine = Log | Store | ViewStore | LastKnownStore
 
 PREPARED = 16
@@ -71,10 +72,7 @@ class Engines:
     def context(self, name: str) -> Context:
         """A service with its engines. Raises SettingsError or DeclarationError."""
         settings = self._settings
-        settings.check_service(name)
-        service = load_service(settings.services[name].app)
-        if service.name != name:
-            raise SettingsError(f"[services.{name}] loads a service that calls itself {service.name!r}; use one name")
+        service = load_named(settings, name)
         context = context_of(
             service,
             cast("Log", self._engine("log", name)),
@@ -130,7 +128,10 @@ class Engines:
     def _engine(self, kind: Kind, service: str) -> Engine:
         url = self._settings.engine_url(kind, service)
         if (kind, url) not in self._open:
-            self._open[kind, url] = open_engine(kind, url)
+            try:
+                self._open[kind, url] = open_engine(kind, url)
+            except SettingsError as error:
+                raise SettingsError(f"{self._settings.named(kind, service)}: {error}") from error
         return self._open[kind, url]
 
     def _owner(self, name: str) -> Owner:
@@ -185,13 +186,9 @@ async def opened(
     """
     engines = Engines(settings, fleet=fleet, beside=beside)
     try:
-        contexts = [engines.context(name) for name in names]
-        check_apart(contexts)
-        together = asyncio.Semaphore(PREPARED)
-        preparing = (_prepare(context, together) for context in contexts)
-        for failed in await asyncio.gather(*preparing, return_exceptions=True):
-            if failed is not None:
-                raise failed
+        contexts, failed = _made(engines, names)
+        _raise_first(failed)
+        _raise_first((await _prepared(contexts))[1])
         try:
             yield contexts
         finally:
@@ -201,10 +198,62 @@ async def opened(
         await engines.close()
 
 
+@asynccontextmanager
+async def probed(settings: Settings, names: Sequence[str]) -> AsyncIterator[tuple[list[Context], list[ChimeraError]]]:
+    """The services whose engines can be had, open, and what is wrong with the others."""
+    engines = Engines(settings, fleet=False)
+    try:
+        contexts, failed = _made(engines, names)
+        ready, away = await _prepared(contexts)
+        try:
+            yield ready, [*failed, *away]
+        finally:
+            for context in contexts:
+                await context.owners.close()
+    finally:
+        await engines.close()
+
+
+def _made(engines: Engines, names: Sequence[str]) -> tuple[list[Context], list[ChimeraError]]:
+    """The services as data; none where they can't be together."""
+    contexts, failed = list[Context](), list[ChimeraError]()
+    for name in names:
+        try:
+            contexts.append(engines.context(name))
+        except ChimeraError as error:
+            failed.append(error)
+    try:
+        check_apart(contexts)
+    except ChimeraError as error:
+        return [], [*failed, error]
+    return contexts, failed
+
+
+async def _prepared(contexts: Sequence[Context]) -> tuple[list[Context], list[ChimeraError]]:
+    """Those whose engines have been prepared, and what kept the others."""
+    together = asyncio.Semaphore(PREPARED)
+    preparing = (_prepare(context, together) for context in contexts)
+    ended = await asyncio.gather(*preparing, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, BaseException) and not isinstance(error, ChimeraError):
+            raise error
+    ready = [context for context, error in zip(contexts, ended, strict=True) if error is None]
+    return ready, [error for error in ended if isinstance(error, ChimeraError)]
+
+
+def _raise_first(failed: Sequence[ChimeraError]) -> None:
+    for error in failed:
+        raise error
+
+
 async def _prepare(context: Context, together: asyncio.Semaphore) -> None:
     async with together:
-        await check_store(context)
-        await context.prepare()
+        try:
+            await check_store(context)
+            await context.prepare()
+        except Unavailable as error:
+            error.args = (f"{context.service.name}: {error}; does it run, is its address right? See: chimera check",)
+            raise
 
 
 def check_owners(settings: Settings, service: Service) -> None:
@@ -236,11 +285,10 @@ def open_engine(kind: Kind, url: str) -> Any:
     """An engine of this kind by its URL. Raises SettingsError for one that is not known or not installed."""
     scheme = url.partition(":")[0]
     if scheme in ADAPTERS:
+        check_address(kind, url)
         return _adapter(scheme).open_engine(kind, url)
     added = entry_points(group=ENTRY_POINTS)
-    if scheme not in added.names:
-        known = ", ".join(sorted({*ADAPTERS, *added.names}))
-        raise SettingsError(f"{url.partition('@')[2] or url}: no engine is called {scheme!r}; there are: {known}")
+    check_address(kind, url, added.names)
     return added[scheme].load().open_engine(kind, url)
 
 
@@ -261,17 +309,55 @@ def about(app: str) -> str:
     return written.strip().partition("\n")[0]
 
 
+def load_named(settings: Settings, name: str) -> Service:
+    """The service of a name in the settings. Raises as `load_service`, and where it has another name."""
+    settings.check_service(name)
+    service = load_service(settings.services[name].app)
+    if service.name != name:
+        raise SettingsError(
+            f"[services.{name}] loads a service that calls itself {service.name!r}; type: [services.{service.name}], "
+            f'or Service("{name}")'
+        )
+    return service
+
+
 def load_service(app: str) -> Service:
-    """The service at `module:attribute`. Raises SettingsError that says what is missing."""
-    module, colon, attribute = app.partition(":")
-    if not colon:
-        raise SettingsError(f"app = {app!r} must look like module:attribute")
+    """The service at `module:attribute`. Raises SettingsError or DeclarationError, which say what to change."""
+    module, _, attribute = app.partition(":")
+    if not module or not attribute:
+        raise SettingsError(f"app = {app!r} must look like module:attribute, as in: shop:shop")
+    loaded = _loaded(app, module)
+    found = getattr(loaded, attribute, None)
+    if isinstance(found, Service):
+        return found
+    there = [name for name, value in vars(loaded).items() if isinstance(value, Service)]
+    typed = f'type: app = "{module}:{there[0]}"' if there else f'write there: {attribute} = Service("{attribute}")'
+    if found is None:
+        raise SettingsError(f"app = {app!r}: {module} has no {attribute!r}; {typed}")
+    raise DeclarationError(f"{app} is a {type(found).__name__}, not a Service; {typed}")
+
+
+def _loaded(app: str, module: str) -> ModuleType:
+    """The module. Raises SettingsError that says where what the author wrote there fails."""
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        return importlib.import_module(module)
+    except ChimeraError:
+        raise
     except ModuleNotFoundError as error:
         raise SettingsError(f"app = {app!r}: {error}; is it installed, or below the current folder?") from error
-    except AttributeError as error:
-        raise SettingsError(f"app = {app!r}: {error}") from error
-    if not isinstance(found, Service):
-        raise DeclarationError(f"{app} is a {type(found).__name__}, not a Service")
-    return found
+    except SyntaxError as error:
+        where = f"{Path(error.filename or module).name}:{error.lineno}"
+        raise SettingsError(f"{where}: {error.msg}; app = {app!r} can't be loaded") from error
+    except Exception as error:  # whatever an author's module does while it is loaded
+        raise SettingsError(
+            f"{_raised_at(error, module)}: {type(error).__name__}: {error}; app = {app!r} can't be loaded"
+        ) from error
+
+
+def _raised_at(error: Exception, module: str) -> str:
+    """The file and line of an author's code where it was raised: the last one outside of installed packages."""
+    frames = [each for each in extract_tb(error.__traceback__) if "importlib" not in each.filename]
+    own = [each for each in frames if "site-packages" not in each.filename]
+    chimeras = str(Path(__file__).parents[1])
+    own = [each for each in own if not each.filename.startswith(chimeras)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else module

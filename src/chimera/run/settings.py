@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +23,8 @@ from chimera.parts import Handling, Mode
 PREFIX = "CHIMERA_"
 NAMES_FILE = "names.toml"
 CONFIG = "CHIMERA_CONFIG"
+Place = tuple[str, ...]
+"""The keys that lead to a setting, from the outermost table on."""
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
@@ -74,6 +79,11 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         url = getattr(self.services[service], kind) or getattr(self, kind)
         return str(url).replace("{state}", str(Path(self.state).absolute())).replace("{service}", service)
 
+    def named(self, kind: str, service: str) -> str:
+        """The setting that says where a service's engine is, as it is written."""
+        own = getattr(self.services[service], kind)
+        return f"[services.{service}] {kind}" if own else f"{kind} (CHIMERA_{kind.upper()})"
+
     def retention_of(self, service: str) -> Retention:
         """The retention of a service: its own table in whole, else the one for all."""
         return self.services[service].retention or self.retention
@@ -107,22 +117,37 @@ def read_settings(
     except OSError as error:
         raise SettingsError(f"{path} can't be read ({error.strerror}); name another with --config") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+        hint = '; text stands in quotes, as in: app = "shop:shop"' if "Invalid value" in str(error) else ""
+        raise SettingsError(f"{path} is not valid TOML: {error}{hint}") from error
     overriding = {name: value for name, value in environment.items() if name.startswith(PREFIX) and name != CONFIG}
+    variables: dict[Place, str] = {}
     for name, value in overriding.items():
-        _override(values, name.removeprefix(PREFIX).lower().split("__"), value, name)
+        variables[_override(values, name.removeprefix(PREFIX).lower().split("__"), value, name)] = name
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        where = f"{path}, overridden by {', '.join(sorted(overriding))}" if overriding else str(path)
-        raise SettingsError(f"{where}: {error}") from error
+        wrong = what_is_wrong(values, error)
+        where = variables.get(wrong.place) or _only_by_variable(path, variables, wrong.place[:-1]) or path
+        raise SettingsError(f"{where}: {wrong.words}") from error
     settings = msgspec.structs.replace(settings, names=str(path.parent / (settings.names or NAMES_FILE)))
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
     for name in settings.services:
         _check_retention(path, name, settings.retention_of(name))
     return settings
+
+
+def _only_by_variable(path: Path, variables: Mapping[Place, str], table: Place) -> str:
+    """The variable that made a table which is not in the file; empty where it is there."""
+    made = next((name for place, name in variables.items() if table and place[: len(table)] == table), "")
+    try:
+        written: Any = tomllib.loads(path.read_text())
+        for key in table:
+            written = written[key]
+    except (KeyError, TypeError):
+        return made
+    return ""
 
 
 def _check_retention(path: Path, service: str, retention: Retention) -> None:
@@ -134,17 +159,98 @@ def _check_retention(path: Path, service: str, retention: Retention) -> None:
         )
 
 
-def _override(values: dict[str, Any], path: list[str], value: str, name: str) -> None:
-    table, place = values, ""
+def _override(values: dict[str, Any], path: list[str], value: str, name: str) -> Place:
+    """Put a variable's value where it belongs; returns where that is."""
+    table, place, places = values, "", list[str]()
     for part in path[:-1]:
         place = _key(table, part, place)
+        places.append(place)
         table = table.setdefault(place, {})
         if not isinstance(table, dict):
             raise SettingsError(f"{name}: {place} is not a table of settings")
-    table[_key(table, path[-1], place)] = value
+    last = _key(table, path[-1], place)
+    table[last] = value
+    return (*places, last)
 
 
 def _key(table: Mapping[str, object], part: str, place: str) -> str:
     """The key that a variable means: names of services and shares have dashes and never an underscore."""
     known = next((key for key in table if key.replace("-", "_") == part), None)
     return known or (part.replace("_", "-") if place in ("services", "borrows") else part)
+
+
+class Wrong(NamedTuple):
+    """A setting that is wrong: its place, and what is said of it."""
+
+    place: Place
+    words: str
+
+
+def what_is_wrong(values: Mapping[str, Any], error: msgspec.ValidationError) -> Wrong:
+    """What a person has to change, and where, for an error that has no names of tables."""
+    said, _, path = str(error).partition(" - at `$")
+    place, type_ = _place(values, path.rstrip("`"))
+    if (found := _UNKNOWN.fullmatch(said)) is not None:
+        fields = [field.name for field in msgspec.structs.fields(type_)]
+        close = difflib.get_close_matches(found[1], fields, 1)
+        told = f"did you mean {close[0]}?" if close else f"there are: {', '.join(fields)}"
+        return Wrong((*place, found[1]), f"{_written((*place, found[1]))}: there is no such setting; {told}")
+    if (found := _MISSING.fullmatch(said)) is not None:
+        lacks = (
+            f"{_written(place)} has no {found[1]}; add" if place else "no service is listed; add [services.NAME] with"
+        )
+        return Wrong((*place, found[1]), f'{lacks} app = "module:attribute"')
+    if said.startswith("Invalid enum value"):
+        said = f"must be one of {', '.join(typing.get_args(type_))}, and not {said.removeprefix('Invalid enum value ')}"
+    for name, word in _WORDS.items():
+        said = said.replace(f"Expected `{name}", f"must be {word}`").replace(f"got `{name}`", f"not {word}")
+    return Wrong(place, f"{_written(place)} {said.replace('`', '').replace(' | null', '')}")
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+}
+
+
+def _place(values: Any, path: str) -> tuple[Place, Any]:
+    """The place of a path as msgspec tells it, `.services[...].port`, with its keys, and the type of what is there."""
+    place, type_ = list[str](), typing.cast("Any", Settings)
+    for part in re.findall(r"\.\w+|\[\.\.\.\]", path):
+        if part == "[...]":
+            type_ = typing.get_args(type_)[1]
+            key = next(key for key, value in values.items() if not _fits(value, type_))
+        else:
+            type_, key = _bare(typing.get_type_hints(type_)[part[1:]]), part[1:]
+        place.append(key)
+        values = values[key]
+    return tuple(place), type_
+
+
+def _bare(type_: Any) -> Any:
+    """A type without its None."""
+    kinds = [each for each in typing.get_args(type_) if each is not type(None)]
+    return kinds[0] if type(None) in typing.get_args(type_) else type_
+
+
+def _fits(value: object, type_: Any) -> bool:
+    try:
+        msgspec.convert(value, type_, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _written(place: Place) -> str:
+    """A place as it is written in the file: `[services.shop] store`."""
+    if not place:
+        return "the file"
+    is_table = place[0] == "services" and len(place) == 2
+    table = place if is_table else place[:-1]
+    return " ".join([*([f"[{'.'.join(table)}]"] if table else []), *([] if is_table else [place[-1]])])

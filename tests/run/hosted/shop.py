@@ -6,7 +6,7 @@ import msgspec
 
 from chimera import Command, Event, Reader, Reads, Service, Transaction
 
-shop = Service("shop", partitions=2)
+shop = Service("kiosk", partitions=2)
 page = Service("page", partitions=2)
 
 
@@ -16,7 +16,7 @@ class PlaceOrder(Command, key="order_id"):
     cents: int = 0
 
 
-class OrderPlaced(Event, source="shop", key="seller_id"):
+class OrderPlaced(Event, source="kiosk", key="seller_id"):
     seller_id: str
     order_id: str
     cents: int
@@ -52,7 +52,7 @@ async def stands(seller_ids: list[str], tx: Reads) -> dict[str, Stand]:
     return {seller_id: Stand(seller_id, f"{seller_id} sells") for seller_id in seller_ids}
 
 
-borrowed = page.borrow("stands", Stand, owner="shop", mode="sync", budget=1.0)
+borrowed = page.borrow("stands", Stand, owner="kiosk", mode="sync", budget=1.0)
 
 
 @page.get("/pages/{seller_id}")

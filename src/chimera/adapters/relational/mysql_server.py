@@ -77,6 +77,9 @@ _SESSION = """
         foreign_key_checks = 1, unique_checks = 1"""
 
 
+_OPTIONS = "pool, timeout, ssl_ca, ssl_cert, ssl_key"
+
+
 class _NoDatabaseError(SettingsError):
     """The database does not exist, or it is not for this user: MySQL does not say which."""
 
@@ -91,7 +94,7 @@ class MySQLDatabase(Database):
         size = int(take_number(options, "pool", _POOL))
         self._tls = _tls(self._address, options)
         if options:
-            raise SettingsError(f"{self._address}: unknown option {', '.join(options)} in the URL")
+            raise SettingsError(f"{self._address}: unknown option {', '.join(options)}; there are: {_OPTIONS}")
         self._is_mariadb = False
         super().__init__(str(self._address), size, wait_s=wait_s, lock_s=lock_s)
 

@@ -1,0 +1,59 @@
+"""What `chimera check` prints of services that would start, within 80 columns, and what of engines that are away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from chimera.cli.main import main
+
+CONFIG = Path(__file__).parents[2] / "chimera.toml"
+
+
+def check(*words: str, **env: str) -> Result:
+    return CliRunner(env=env).invoke(main, ["--config", str(CONFIG), "check", *words])
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIMERA_STATE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_all_that_is_in_force_is_printed() -> None:
+    checked = check(CHIMERA_HANDLING__LIMIT_S="3", CHIMERA_RETENTION__JOURNAL_DAYS="90")
+    assert (checked.exit_code, checked.stderr) == (0, "")
+    said = " ".join(checked.stdout.split())
+    for words in (
+        "serves http://127.0.0.1:8000 as 'Chimera marketplace'",
+        "gig-page: marketplace.gig_page.service:gig_page log sqlite:///log store sqlite:///gig-page.db",
+        "command PlaceOrder, POST /orders, 3 s, 30 tries, pauses 0.2 to 60 s",
+        "command PublishGig, PUT /gigs/{gig_id}, direct, 3 s",
+        "view seller_sales, GET /sellers/{seller_id}/sales",
+        "share top-clients",
+        "borrow top-clients of top-clients, async, budget 0.05 s, stale after 5 s",
+        "keeps journal 90 days, inbox 7 days",
+    ):
+        assert words in said
+    assert checked.stdout.endswith("all engines answer; all names are well, and as stored\n")
+    assert max(map(len, checked.stdout.splitlines())) <= 80
+
+
+def test_every_engine_that_is_away_is_named_and_the_others_are_checked_all_the_same() -> None:
+    checked = check(
+        CHIMERA_SERVICES__ORDERS__STORE="postgresql://me:hunter2@127.0.0.1:1/orders",
+        CHIMERA_SERVICES__SEARCH__VIEWS="postgres://me:hunter2@db/search",
+    )
+    assert checked.exit_code == 1
+    away, misspelt = sorted(checked.stderr.splitlines(), key=len)
+    assert misspelt.startswith("chimera: orders: postgresql://me@127.0.0.1:1/orders")
+    assert away.startswith("chimera: [services.search] views: postgres://me:…@db/search: no engine is called")
+    assert "\nanalytics: " in checked.stdout
+    assert "hunter2" not in checked.output
+
+
+def test_without_engines_the_code_and_the_names_are_checked() -> None:
+    checked = check("--offline", CHIMERA_STORE="postgresql://me:hunter2@127.0.0.1:1/{service}")
+    assert (checked.exit_code, checked.stdout) == (0, "all names are well\n")
