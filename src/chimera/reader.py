@@ -112,6 +112,9 @@ class BorrowReads(Protocol):
     async def get_many(self, keys: Sequence[str], notes: Notes) -> dict[str, Borrowed[Any]]:
         """As `get`, of each of these keys."""
 
+    async def ask(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The owner's documents as it has them now, in one call; keys without one are left out. Raises Unavailable."""
+
 
 class ReadWaiting(Protocol):
     """Waits for views and tables, for one request: see `chimera.views.documents.Waiting`."""
@@ -186,4 +189,41 @@ class Reader(Reads):
         """The borrowed values of many keys, in one call to the owner at most."""
         reads = self._borrows[borrow.name]
         found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, self._waiting.notes)
+        return found
+
+
+class Lagging:
+    """The reads of a handler that may be behind: views, and what is borrowed.
+
+    They are not of the handler's transaction: what they show may have changed by the commit, and what the handler does
+    is not in them. What must hold is loaded from the source of truth.
+    """
+
+    def __init__(self, documents: DocumentReads, borrows: Mapping[str, BorrowReads]) -> None:
+        self._documents = documents
+        self._borrows = borrows
+
+    async def view(self, view: View[Doc], key: str) -> Doc | None:
+        """As `Reader.view`, without waiting for anything."""
+        data = await self._documents(view.name, key)
+        if data is None:
+            return view.new(key) if view.absent == "empty" else None
+        return msgspec.json.decode(data, type=view.document)
+
+    async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
+        """The borrowed value of a key and its state, in the mode in force. Never raises for the owner's sake."""
+        found: Borrowed[Doc] = await self._borrows[borrow.name].get(key, Notes())
+        return found
+
+    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
+        """As `borrowed`, of many keys, in one call to the owner at most."""
+        found: dict[str, Borrowed[Doc]] = await self._borrows[borrow.name].get_many(keys, Notes())
+        return found
+
+    async def ask(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Doc]:
+        """What the owner has now, whatever the mode, in one call; keys without a document are left out.
+
+        Raises Unavailable where the owner does not answer: the command is tried again later.
+        """
+        found: dict[str, Doc] = await self._borrows[borrow.name].ask(keys)
         return found

@@ -111,6 +111,13 @@ class BorrowedReads(Generic[Doc]):
         found = await asyncio.gather(*(self.get(key, notes) for key in wanted))
         return dict(zip(wanted, found, strict=True))
 
+    async def ask(self, keys: Sequence[str]) -> dict[str, Doc]:
+        """The owner's documents as it has them now; keys without one are left out. Raises Unavailable."""
+        wanted = list(dict.fromkeys(keys))
+        until = self._context.clock.monotonic() + self._timing.call_s
+        answers = await asyncio.gather(*(self._fetches.get(key, until, anew=True) for key in wanted))
+        return {key: each.value for key, each in zip(wanted, answers, strict=True) if each.value is not None}
+
     async def _reached(self, key: str, mode: Mode, until: float, notes: Notes) -> Borrowed[Doc]:
         """The value once the copy is where it must be, or the owner's."""
         if self._follower.may_have_floor and (floor := await self._follower.floor(key, until)):
