@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera import ChimeraError, DeclarationError, Entity, Unique
-from chimera.entities import digest_under, table_of, to_utc
+from chimera.entities import table_of, to_utc
 from chimera.errors import Unfit
+from chimera.unique import digest_under
 
 
 class Colour(enum.Enum):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from chimera.borrowed import Borrowed
-from chimera.entities import Entity, Unique
+from chimera.entities import Entity
 from chimera.errors import (
     ChimeraError,
     Conflict,
@@ -24,6 +24,7 @@ from chimera.parts import Borrow, Handling, Reply
 from chimera.reader import Reader
 from chimera.service import Service
 from chimera.transaction import Reads, Transaction
+from chimera.unique import Unique
 
 __all__ = [
     "DELETED",

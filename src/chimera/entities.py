@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import enum
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
-from hashlib import blake2b
 from inspect import signature
 from operator import itemgetter
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -18,8 +16,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import msgspec
 from msgspec.structs import astuple
 
-from chimera.errors import ChimeraError, DeclarationError, Unfit
-from chimera.messages import MAX_KEY, Keyed
+from chimera.errors import ChimeraError, DeclarationError
+from chimera.messages import Keyed
+from chimera.unique import Unique, UniqueField, UniqueRule, told, unique_rule
 
 ColumnKind = Literal["text", "integer", "real", "boolean", "bytes", "time", "json"]
 Row = tuple[Any, ...]
@@ -28,8 +27,6 @@ Key = tuple[object, ...]
 """The values of a row's key, in the order of its table's key columns."""
 Convert = Callable[[Any], Any]
 """From a field's value to a column's, or back; never called with None."""
-Normalise = Callable[[str], str]
-"""Makes one text of all that count as the same."""
 
 _KINDS: dict[type, ColumnKind] = {
     str: "text",
@@ -60,25 +57,16 @@ class Entity(Keyed):
     __unique__: ClassVar[Sequence[tuple[str, ...] | Unique]] = ()
 
 
-class Unique:
-    """Fields of an entity whose values, taken together, one row has at most: `Unique("email", normalise=str.casefold)`.
-
-    Texts differ in every byte, unless `normalise` makes the same of them: of every text among the fields, or of those
-    that it names, as in `normalise={"email": str.casefold}`. A row in which one of the fields is None has no such
-    value.
-    """
-
-    def __init__(self, *fields: str, normalise: Normalise | Mapping[str, Normalise] | None = None) -> None:
-        self.fields = fields
-        self.normalise = normalise
-
-
 class Column(msgspec.Struct, frozen=True):
-    """A column: `kind` says what a row holds there (json: text), `optional` whether it may be None."""
+    """A column: `kind` says what a row holds there (json: text), `optional` whether it may be None.
+
+    `default`: what rows of before the column have there, where it may not be None; None for nothing.
+    """
 
     name: str
     kind: ColumnKind
     optional: bool
+    default: Any = None
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
@@ -115,48 +103,6 @@ class Table(msgspec.Struct, frozen=True, eq=False):
         return tuple(msgspec.json.decode(holder, type=tuple[tuple(_HELD[kinds[each]] for each in self.key)]))  # type: ignore[misc]
 
 
-class UniqueRule(msgspec.Struct, frozen=True, eq=False):
-    """What only one row of a table has: the values of its `fields`.
-
-    `name` is the one under which they are reserved. `probe` is what the fields' normalisations make of some texts: with
-    others, the same value is reserved as another. `at`: the columns' places in a row.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    probe: str
-    at: tuple[int, ...]
-    encoders: tuple[Convert | None, ...]
-    normalises: tuple[Normalise | None, ...]
-
-    def values_of(self, row: Row) -> list[object]:
-        """The values of a row."""
-        return [row[at] for at in self.at]
-
-    def digest_of(self, row: Row) -> str:
-        """The digest by which a row's values are reserved; empty for a row that has none."""
-        return self.digest(self.values_of(row))
-
-    def digest_by(self, values: Mapping[str, object]) -> str:
-        """As `digest_of`, of the fields' values as an entity has them."""
-        found = [values[field] for field in self.fields]
-        return self.digest(
-            [
-                each if each is None or encode is None else encode(each)
-                for each, encode in zip(found, self.encoders, strict=True)
-            ]
-        )
-
-    def digest(self, values: list[object]) -> str:
-        """As `digest_of`, of these values."""
-        if None in values:
-            return ""
-        for at, normalise in enumerate(self.normalises):
-            if normalise is not None:
-                values[at] = normalised(normalise, str(values[at]), self.fields[at])
-        return reserved_digest(self.name, self.probe, values)
-
-
 class Sought(NamedTuple):
     """Values that a handler has looked for among what is reserved: by a table's rule, or under a name of its own."""
 
@@ -183,53 +129,6 @@ class Reserved(Entity, key="digest", table="chimera_reserved"):
         return told(self.holder)
 
 
-def told(holder: str) -> str:
-    """A holder as people know it."""
-    who = msgspec.json.decode(holder)
-    return "/".join(map(str, who)) if isinstance(who, list) else str(who)
-
-
-def holder_of(who: Key | str) -> str:
-    """The key of a row, or a text, as it holds a reservation."""
-    return msgspec.json.encode(who).decode()
-
-
-Reservable = str | int | tuple[str | int, ...]
-"""What a handler can reserve: of a tuple, all parts together."""
-_RESERVATION = re.compile(r"[\w.-]{1,100}")
-
-
-def digest_under(name: str, value: Reservable) -> str:
-    """The digest of what a handler reserves under a name. Raises Unfit for a value of another type."""
-    if not _RESERVATION.fullmatch(name):
-        raise ChimeraError(f"{name!r} can't name what is reserved; use up to 100 letters, digits, _ . and -")
-    parts = parts_of(value)
-    if not all(isinstance(part, str | int) for part in parts):
-        raise Unfit(f"a value of {name} can't be reserved: it must be a text, an integer or a tuple of them")
-    return reserved_digest(name, "", parts)
-
-
-def parts_of(value: Reservable) -> tuple[str | int, ...]:
-    """The parts of what is reserved."""
-    return value if isinstance(value, tuple) else (value,)
-
-
-def reserved_digest(name: str, probe: str, values: Sequence[object]) -> str:
-    """The digest of values that are reserved under a name. Raises Unfit for what can't be told apart."""
-    try:
-        return blake2b(msgspec.msgpack.encode([name, probe, *values]), digest_size=20).hexdigest()
-    except (TypeError, OverflowError, UnicodeError) as error:
-        raise Unfit(f"a value of {name} can't be reserved: {error}") from error
-
-
-def normalised(normalise: Normalise, text: str, field: str) -> str:
-    """The text that stands for all that count as the same. Raises Unfit where it is none."""
-    found = normalise(text)
-    if not isinstance(found, str):
-        raise Unfit(f"normalise= of {field} makes {type(found).__name__} of a text, not another text")
-    return found
-
-
 @cache
 def table_of(entity: type[Entity]) -> Table:
     """The table of an entity class. Raises DeclarationError when the class names no key."""
@@ -238,12 +137,17 @@ def table_of(entity: type[Entity]) -> Table:
     fields = msgspec.structs.fields(entity)
     shapes = [_shape(field.type) for field in fields]
     columns = tuple(
-        Column(field.name, kind, optional) for field, (kind, optional, _) in zip(fields, shapes, strict=True)
+        Column(field.name, kind, optional, None if optional else _default(field, kind, plain))
+        for field, (kind, optional, plain) in zip(fields, shapes, strict=True)
     )
     encoders = [(index, _encoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
     decoders = [(index, _decoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
+    named = table_name(entity)
+    unique_fields = {
+        column.name: UniqueField(at, column.kind, column.name, encoders[at][1]) for at, column in enumerate(columns)
+    }
     return Table(
-        name=table_name(entity),
+        name=named,
         columns=columns,
         key=entity.__key_fields__,
         to_row=_row_maker([(i, f) for i, f in encoders if f]),
@@ -251,7 +155,7 @@ def table_of(entity: type[Entity]) -> Table:
         key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
         indexes=entity.__indexes__,
         guarded=entity.__guarded__,
-        rules=tuple(_rule(entity, unique, columns, dict(encoders)) for unique in entity.__unique__),
+        rules=tuple(unique_rule(entity.__name__, named, each, unique_fields) for each in entity.__unique__),
     )
 
 
@@ -271,46 +175,6 @@ def to_utc(moment: datetime) -> datetime:
         raise ValueError("the time lies outside the years 1 to 9999 in UTC") from error
 
 
-def _rule(
-    entity: type[Entity], given: object, columns: Sequence[Column], encoders: Mapping[int, Convert | None]
-) -> UniqueRule:
-    """Raises DeclarationError for what can't be unique."""
-    spelled = f'class {entity.__name__}(Entity, …, unique=[("{entity.__struct_fields__[-1]}",)])'
-    unique = Unique(*given) if isinstance(given, tuple) else given
-    if not isinstance(unique, Unique) or not unique.fields or not all(isinstance(each, str) for each in unique.fields):
-        raise DeclarationError(
-            f"{entity.__name__}: unique= takes a list of tuples of fields, or of Unique(…), not {given!r}; "
-            f"type: {spelled}"
-        )
-    places = {column.name: at for at, column in enumerate(columns)}
-    normalise = unique.normalise
-    by_field = normalise if isinstance(normalise, Mapping) else dict.fromkeys(unique.fields, normalise)
-    for field in (*unique.fields, *by_field):
-        if field not in places:
-            raise DeclarationError(
-                f"{entity.__name__} has no field {field!r} to be unique; its fields are: {', '.join(places)}"
-            )
-        if columns[places[field]].kind in ("json", "real"):
-            raise DeclarationError(
-                f"{entity.__name__}.{field} can't be unique: of floats, and of what is stored as JSON, nobody can tell "
-                "which are the same; give it a field of another type"
-            )
-    normalises = tuple(
-        by_field.get(field) if columns[places[field]].kind == "text" else None for field in unique.fields
-    )
-    name = f"{table_name(entity)}({','.join(unique.fields)})"
-    if len(name) > MAX_KEY:
-        raise DeclarationError(f"{entity.__name__} is unique by too many fields: {name} has over {MAX_KEY} characters")
-    return UniqueRule(
-        name,
-        unique.fields,
-        _probe_of(normalises, unique.fields),
-        tuple(places[field] for field in unique.fields),
-        tuple(encoders.get(places[field]) for field in unique.fields),
-        normalises,
-    )
-
-
 _HELD: Mapping[ColumnKind, type] = {
     "text": str,
     "integer": int,
@@ -320,35 +184,6 @@ _HELD: Mapping[ColumnKind, type] = {
     "time": datetime,
     "json": str,
 }
-_PROBES = (
-    "Ann",
-    "ann",
-    " a\tb ",
-    "a.b+c@Ex-ample.COM",
-    "+1 (23) 45-67.8",
-    "STRASSE straße",
-    "é e\u0301 Å ﬁ ① İıΣς",
-    "",
-)
-
-
-def _probe_of(normalises: Sequence[Normalise | None], fields: Sequence[str]) -> str:
-    """Tells normalisations apart by what they do, whatever they are called and compiled to; empty for none."""
-    if not any(normalises):
-        return ""
-    made: list[object] = []
-    for normalise, field in zip(normalises, fields, strict=True):
-        made.append([_made_of(normalise, probe, field) for probe in _PROBES] if normalise is not None else None)
-    return blake2b(msgspec.msgpack.encode(made), digest_size=8).hexdigest()
-
-
-def _made_of(normalise: Normalise, text: str, field: str) -> str:
-    try:
-        return normalised(normalise, text, field)
-    except Unfit as error:
-        raise DeclarationError(str(error)) from error
-    except Exception as error:  # noqa: BLE001 - it may refuse what is no value
-        return type(error).__name__
 
 
 def _shape(annotation: object) -> tuple[ColumnKind, bool, object]:
@@ -369,6 +204,17 @@ def _shape(annotation: object) -> tuple[ColumnKind, bool, object]:
         return ("integer" if issubclass(annotation, int) else "text"), optional, annotation
     kind = _KINDS.get(annotation, "json") if isinstance(annotation, type) else "json"
     return kind, optional, annotation
+
+
+def _default(field: msgspec.structs.FieldInfo, kind: ColumnKind, plain: object) -> Any:
+    """The default of a field as its column holds it; of a factory only what is JSON, for others may tell the time."""
+    default = field.default
+    if default is msgspec.NODEFAULT:
+        if field.default_factory is msgspec.NODEFAULT or kind != "json":
+            return None
+        default = field.default_factory()
+    encode = _encoder(kind, plain)
+    return default if default is None or encode is None else encode(default)
 
 
 def _encoder(kind: ColumnKind, plain: object) -> Convert | None:

@@ -16,26 +16,13 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from chimera.entities import (
-    RESERVED,
-    Entity,
-    Key,
-    Reservable,
-    Reserved,
-    Row,
-    Sought,
-    Table,
-    UniqueRule,
-    digest_under,
-    holder_of,
-    parts_of,
-    table_of,
-)
+from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.folds import Folder
 from chimera.messages import MAX_KEY, Event, Message, chain_of, form_of, partition_of
 from chimera.ports import Session, Tip, WriteSession
 from chimera.service import Service
+from chimera.unique import Reservable, UniqueRule, digest_under, holder_of, parts_of
 
 Kept = TypeVar("Kept", bound=msgspec.Struct)
 Stored = TypeVar("Stored", bound=Entity)

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +15,7 @@ from msgspec import json
 from chimera import Command, Event, Reads, Service, Transaction
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
-from chimera.entities import Entity, Table, table_of
+from chimera.entities import Entity, Row, Table, table_of
 from chimera.errors import Conflict, DeclarationError, SettingsError, Unavailable
 from chimera.messages import partition_of
 from chimera.ports import Document, Store
@@ -47,6 +48,24 @@ class ThingWithCount(Entity, key="thing_id", table="things"):
     count: int
 
 
+class ThingWithMore(Entity, key="thing_id", table="things"):
+    """Fields of every kind that rows of before must have."""
+
+    thing_id: str
+    at: datetime
+    text: str = "100%: it's a \\ :b"
+    count: int = -3
+    size: float = 0.5
+    flag: bool = True
+    raw: bytes = b"\x00'\xff"
+    since: datetime = datetime(2024, 5, 1, 12, 0, 0, 5, tzinfo=UTC)
+    day: date = date(2024, 5, 1)
+    price: Decimal = Decimal("1.50")
+    tags: list[str] = []  # noqa: RUF012 - msgspec copies it
+    empty: str = ""
+    note: str | None = None
+
+
 class ThingOfAnotherType(Entity, key="thing_id", table="things"):
     thing_id: str
     at: int
@@ -66,11 +85,12 @@ class Journal(Entity, key="name"):
     name: str
 
 
-THING, NOTED, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
+THING, NOTED, MORE, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
     table_of,
     (
         Thing,
         ThingWithNote,
+        ThingWithMore,
         ThingWithRemark,
         ThingWithCount,
         ThingOfAnotherType,
@@ -172,10 +192,28 @@ class SQLGuarantees(Opened):
         async with engine.transaction() as tx:
             assert await tx.load(NOTED, [("a",)]) == [("a", NOON, None)]
 
+    async def test_a_new_field_with_a_default_becomes_a_column_in_which_rows_of_before_have_it(
+        self, engine: Store
+    ) -> None:
+        """A build that does not know it goes on beside it, and leaves what is there."""
+        await engine.create([THING], PARTITIONS)
+        await save(engine, THING, ("a", NOON))
+        for _ in range(2):
+            await engine.create([MORE], PARTITIONS)
+        [row] = await everything(engine, MORE)
+        assert MORE.from_row(row) == ThingWithMore("a", NOON)
+        await engine.create([THING], PARTITIONS)
+        await save(engine, THING, ("b", NOON))
+        changed = ThingWithMore("a", NOON, text="b", flag=False, tags=["x"])
+        await save(engine, MORE, MORE.to_row(changed))
+        await save(engine, THING, ("a", NOON + timedelta(hours=1)))
+        found = [MORE.from_row(row) for row in await everything(engine, MORE)]
+        assert found == [msgspec.structs.replace(changed, at=NOON + timedelta(hours=1)), ThingWithMore("b", NOON)]
+
     @pytest.mark.parametrize(
         ("after", "says"),
         [
-            (COUNTED, "lacks the column 'count'.*: make .*field optional"),
+            (COUNTED, "lacks the column 'count'.*: give .*field a default, make it optional"),
             (RETYPED, "'at' .*(is TEXT, not INTEGER|needs bigint).*: give the field a new name, or convert the column"),
         ],
         ids=["new", "type"],
@@ -512,6 +550,12 @@ class RelationalGuarantees(SQLGuarantees):
 
 def with_options(url: str, options: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{options}"
+
+
+async def everything(engine: Store, table: Table) -> list[Row]:
+    """All rows, by key."""
+    async with engine.snapshot() as session:
+        return list(await session.find(table, {}))
 
 
 async def save(engine: Store, table: Table, *rows: Any) -> None:

@@ -137,6 +137,11 @@ def marks(count: int, mark: str) -> str:
     return ", ".join([mark] * count) or "NULL"
 
 
+def text_literal(text: str) -> str:
+    """A text as standard SQL writes it, for schemas: their statements take no values."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def quoted(name: str) -> str:
     """A name as standard SQL quotes it."""
     return '"' + name.replace('"', '""') + '"'

@@ -8,9 +8,10 @@ from typing import NamedTuple, cast
 
 import msgspec
 
-from chimera.entities import RESERVED, Key, Reserved, Sought, Table, UniqueRule, digest_under
+from chimera.entities import RESERVED, Key, Reserved, Sought, Table
 from chimera.messages import Message
 from chimera.transaction import Unit
+from chimera.unique import UniqueRule, digest_under
 
 Fields = Mapping[str, object]
 

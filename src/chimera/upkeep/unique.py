@@ -17,11 +17,12 @@ from chimera.core.aio.again import at_times
 from chimera.core.context import Context
 from chimera.core.declared import class_at
 from chimera.core.tables import StoredName
-from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Table, UniqueRule, holder_of, table_of, told
+from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Table, table_of
 from chimera.errors import SettingsError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import WriteSession
 from chimera.transaction import Unit
+from chimera.unique import UniqueRule, holder_of, told
 
 logger = logging.getLogger("chimera")
 

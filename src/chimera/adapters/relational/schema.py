@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from chimera.adapters import versions
+from chimera.adapters.rows import text_literal
 from chimera.entities import ColumnKind, Row, Table
 from chimera.errors import DeclarationError, SettingsError
 
@@ -107,7 +109,7 @@ def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable
     return _sql(
         dialect,
         [
-            *(AddColumnOp(table.name, _column(dialect, table, name)) for name in columns if name not in found.columns),
+            *(AddColumnOp(table.name, _added(dialect, table, name)) for name in columns if name not in found.columns),
             *(
                 _alter(dialect, table, name, nullable=True)
                 for name, existing in found.columns.items()
@@ -134,7 +136,7 @@ class _Fit:
             )
         missing = [column for column in self._table.columns if column.name not in self._found.columns]
         for column in missing:
-            if not column.optional:
+            if not column.optional and column.default is None:
                 self._refuse_new(column.name)
         names = {column.name for column in self._table.columns}
         for name in self._found.columns.keys() - names:
@@ -147,8 +149,8 @@ class _Fit:
         column = _column(self._dialect, self._table, name)
         column.server_default = sa.DefaultClause("…")
         raise self._refusal(
-            f"lacks the column {name!r}, and its rows need a value there: make the field optional (`| None = None`), "
-            "or add the column with the value that old rows shall have",
+            f"lacks the column {name!r}, and its rows need a value there: give the field a default, make it optional "
+            "(`| None = None`), or add the column with the value that old rows shall have",
             AddColumnOp(self._table.name, column),
         )
 
@@ -263,7 +265,9 @@ def _sql(dialect: Dialect, operations: Sequence[MigrateOperation]) -> list[str]:
 
 def _context(dialect: Dialect, statements: list[str]) -> MigrationContext:
     return MigrationContext.configure(
-        dialect_name=dialect.name, opts={"as_sql": True, "output_buffer": _Collected(statements)}
+        dialect_name=dialect.name,
+        dialect_opts={"paramstyle": "named"},  # others double what per cent signs there are
+        opts={"as_sql": True, "output_buffer": _Collected(statements)},
     )
 
 
@@ -279,6 +283,29 @@ def _column(dialect: Dialect, table: Table, name: str) -> sa.Column[Any]:
     if name in table.key:
         column.autoincrement = False
     return column
+
+
+def _added(dialect: Dialect, table: Table, name: str) -> sa.Column[Any]:
+    """A new column; where it may not be NULL, the rows of before have the field's default."""
+    column, default = _column(dialect, table, name), next(each.default for each in table.columns if each.name == name)
+    if default is not None:
+        column.server_default = sa.DefaultClause(sa.text(_literal(dialect, default).replace(":", "\\:")))
+    return column
+
+
+def _literal(dialect: Dialect, value: object) -> str:
+    """A value as SQL writes it. MySQL takes a default of long text or bytes only as an expression."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    is_mysql = dialect.name != "postgresql"
+    if isinstance(value, bytes):
+        return f"(X'{value.hex()}')" if is_mysql else f"'\\x{value.hex()}'"
+    if isinstance(value, datetime):
+        return f"'{value.replace(tzinfo=None)}'" if is_mysql else f"'{value}'"
+    text = text_literal(str(value))
+    return "(" + text.replace("\\", "\\\\") + ")" if is_mysql else text
 
 
 def _alter(

@@ -12,6 +12,7 @@ from chimera.adapters.rows import (
     converter,
     index_name,
     quoted,
+    text_literal,
 )
 from chimera.adapters.sqlite.files import SQLiteConnection, question_marks
 from chimera.entities import Column, ColumnKind, Table, to_utc
@@ -109,12 +110,12 @@ def _fit(connection: SQLiteConnection, table: Table) -> None:
         return
     for column in table.columns:
         kind = found.get(column.name)
-        if kind is None and column.optional:
-            connection.run(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {_declaration(column)}")
+        if kind is None and (column.optional or column.default is not None):
+            connection.run(f"ALTER TABLE {quoted(table.name)} ADD COLUMN {_declaration(column)}{_default(column)}")
         elif kind is None:
             raise SettingsError(
-                f"table {table.name} in {connection.path} lacks the column {column.name!r}: make its "
-                "field optional (`| None = None`), or add the column and fill it before starting"
+                f"table {table.name} in {connection.path} lacks the column {column.name!r}: give its field a default, "
+                "make it optional (`| None = None`), or add the column and fill it before starting"
             )
         elif kind != _TYPES[column.kind]:
             raise SettingsError(
@@ -125,3 +126,15 @@ def _fit(connection: SQLiteConnection, table: Table) -> None:
 
 def _declaration(column: Column) -> str:
     return f"{quoted(column.name)} {_TYPES[column.kind]}{'' if column.optional else ' NOT NULL'}"
+
+
+def _default(column: Column) -> str:
+    """What rows of before the column have there, in SQL."""
+    value = to_held(column.default)
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return f" DEFAULT X'{value.hex()}'"
+    if isinstance(value, bool):
+        return f" DEFAULT {int(value)}"
+    return f" DEFAULT {value!r}" if isinstance(value, int | float) else f" DEFAULT {text_literal(str(value))}"

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import pytest
 
-from chimera.entities import RESERVED, Entity, Unique, table_of
+from chimera.entities import RESERVED, Entity, table_of
 from chimera.errors import Taken
 from chimera.ports import Store
 from chimera.service import Service
 from chimera.testing.contracts.bank import PARTITIONS, again
 from chimera.testing.contracts.suite import NAMES, EngineSuite
 from chimera.transaction import Transaction, Unit
+from chimera.unique import Unique
 
 Result = TypeVar("Result")
 
