@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from chimera.errors import ChimeraError, DeclarationError, Unfit
-from chimera.messages import MAX_KEY
 
 Normalise = Callable[[str], str]
 """Makes one text of all that count as the same."""
 Reservable = str | int | tuple[str | int, ...]
 """What a handler can reserve: of a tuple, all parts together."""
 
+LONGEST = 255
+"""Characters of the name under which values are reserved."""
 _RESERVATION = re.compile(r"[\w.-]{1,100}")
 
 
@@ -147,8 +148,8 @@ def unique_rule(entity: str, table: str, given: object, fields: Mapping[str, Uni
     found = [fields[field] for field in unique.fields]
     normalises = tuple(by_field.get(field) if fields[field].kind == "text" else None for field in unique.fields)
     name = f"{table}({','.join(each.column for each in found)})"
-    if len(name) > MAX_KEY:
-        raise DeclarationError(f"{entity} is unique by too many fields: {name} has over {MAX_KEY} characters")
+    if len(name) > LONGEST:
+        raise DeclarationError(f"{entity} is unique by too many fields: {name} has over {LONGEST} characters")
     return UniqueRule(
         name,
         unique.fields,

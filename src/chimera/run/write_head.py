@@ -22,11 +22,11 @@ from chimera.parts import Reaction
 from chimera.run.builds import build_of, keep_build
 from chimera.upkeep.drift.copy_audit import keep_auditing
 from chimera.upkeep.drift.share_audit import keep_announcing
+from chimera.upkeep.drift.unique import keep_unique
 from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
 from chimera.upkeep.standing import keep_telling
-from chimera.upkeep.unique import keep_unique
 from chimera.views.rebuild import ViewKeeper
 
 Work = Callable[[frozenset[int]], Awaitable[None]]

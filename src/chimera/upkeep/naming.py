@@ -31,6 +31,7 @@ from chimera.parts import Reaction, located
 from chimera.ports import Checkpoint
 from chimera.service import Service
 from chimera.transaction import Unit
+from chimera.upkeep.drift.unique import UNIQUE, reserve_all
 from chimera.upkeep.marks import (
     StoreMark,
     ViewsMarks,
@@ -43,7 +44,6 @@ from chimera.upkeep.marks import (
     store_of_another,
     strangers,
 )
-from chimera.upkeep.unique import UNIQUE, reserve_all
 
 logger = logging.getLogger("chimera")
 
