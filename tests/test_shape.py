@@ -41,6 +41,7 @@ BESIDE = {
     "chimera_deploy": {"chimera"},
     "chimera_compare": {"chimera"},
     "chimera_faults": {"chimera", "chimera_compare"},
+    "chimera_new": {"chimera"},
 }
 """The packages beside the library, and which others of ours they import. The library imports only `rabbitstream`."""
 
@@ -218,6 +219,7 @@ MIRRORED = {
     f"chimera.{name}": name for name in ("core", "journal", "share", "commands", "views", "borrow", "upkeep")
 } | {f"chimera.{name}": name for name in ("web", "run", "cli", "adapters", "testing")}
 MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
+MIRRORED |= {"chimera_new": "new"}
 MIRRORED |= {"rabbitstream": "rabbitstream"}
 WHOLE = {"builds.py", "conftest.py", "docs", "e2e", "marketplace", "mortal.py", "support.py", "tools", "upgrade"}
 WHOLE |= {"test_shape.py"}
