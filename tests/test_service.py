@@ -30,6 +30,12 @@ class Foreign(Event, source="orders", key="account_id"):
 async def handler(command: Deposit, tx: Transaction) -> None: ...
 
 
+async def happened(event: Opened, tx: Transaction) -> None: ...
+
+
+async def happened_often(events: list[Opened], tx: Transaction) -> None: ...
+
+
 async def unannotated(command, tx) -> None: ...  # type: ignore[no-untyped-def]
 
 
@@ -87,9 +93,13 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: s.view(Balance, key="account_id").on(Orphan), "needs an owner and a key"),
     (lambda s: s.view(Card, key="balance").on(Opened), "name the field that holds the key with key="),
     (lambda s: s.view(Balance, key="account_id").on(Opened, key="colour"), "Opened has no field 'colour'"),
-    (lambda s: s.handle()(unannotated), "its first parameter must be annotated with a Command"),
-    (lambda s: s.handle()(fold), "its first parameter must be annotated with a Command"),
-    (lambda s: s.handle()(lambda: None), "its first parameter must be annotated with a Command"),
+    (
+        lambda s: s.handle()(unannotated),
+        r"test_service.py:\d+: unannotated: its parameter 'tx' says no type; write: tx: Transaction",
+    ),
+    (lambda s: s.handle()(fold), r"test_service.py:\d+: fold is a def; write: async def fold"),
+    (lambda s: s.handle()(query), "its first parameter 'account_id' must be annotated with a Command"),
+    (lambda s: s.handle()(lambda: None), r"<lambda> is a def; write: async def"),
     (lambda s: s.handle()(keyless), r'class Keyless\(Command, key="…"\)'),
     (lambda s: s.handle()(missing_name), "annotations must be importable where it is declared"),
     (lambda s: twice(lambda: s.handle()(handler)), "already has a command 'Deposit'"),
@@ -98,7 +108,7 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: s.handle("POST /a/{colour}")(handler), "parameter 'colour'; there are: account_id, amount"),
     (lambda s: s.get("/a/{colour}")(query), "parameter 'colour'; there are: account_id"),
     (lambda s: twice(lambda: s.get("/a/{account_id}")(query)), "already has a path"),
-    (lambda s: s.share("cards", key="account_id", changed_by=[Opened])(unreturned), r"as dict\[str, YourDocument\]"),
+    (lambda s: s.share("cards", key="account_id", changed_by=[Opened])(unreturned), r"-> dict\[str, YourDocument\]"),
     (lambda s: s.share("cards", key="account_id", changed_by=[Foreign])(cards), "owned by 'orders', not 'accounts'"),
     (lambda s: s.share("cards", key="colour", changed_by=[Opened])(cards), "Opened has no field 'colour'"),
     (lambda s: twice(lambda: s.share("cards", key="account_id", changed_by=[Opened])(cards)), "already has a share"),
@@ -121,8 +131,10 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: type("Sized", (Command,), {}, unique=[("name",)]), "Sized: only rows can be unique"),
     (lambda s: s.borrow("cards", Card, mode="copy"), "mode is one of sync, async, hybrid, not 'copy'"),  # type: ignore[arg-type]
     (lambda s: twice(lambda: s.borrow("cards", Card)), "already has a borrow 'cards'"),
-    (lambda s: twice(lambda: s.on(Opened)(handler)), "already has a reaction 'handler'"),
-    (lambda s: twice(lambda: s.project(Opened)(handler)), "already has a reaction 'handler'"),
+    (lambda s: s.on(Opened)(handler), "handler: it is declared on Opened and takes Deposit; make them one"),
+    (lambda s: s.project(Opened)(happened), r"it is handed a batch; write: event: list\[Opened\]"),
+    (lambda s: twice(lambda: s.on(Opened)(happened)), "already has a reaction 'happened"),
+    (lambda s: twice(lambda: s.project(Opened)(happened_often)), "already has a reaction 'happened"),
 ]
 
 

@@ -95,7 +95,7 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 26
+    assert values["names in the root folder"] <= 28
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
     assert values["longest import chain"] <= 20
@@ -145,7 +145,7 @@ def test_time_and_chance_come_from_the_clock_that_is_handed_in(name: str) -> Non
 
 DECLARING = {
     "chimera",
-    *(f"chimera.{name}" for name in ("borrowed", "entities", "errors", "folds", "messages")),
+    *(f"chimera.{name}" for name in ("caller", "entities", "errors", "folds", "messages", "signature", "supplies")),
     *(f"chimera.{name}" for name in ("parts", "ports", "reader", "service", "transaction", "unique")),
 }
 ASKING = {
@@ -184,6 +184,7 @@ def test_the_public_names_are_these() -> None:
         "Application",
         "Borrow",
         "Borrowed",
+        "Caller",
         "ChimeraError",
         "Command",
         "Conflict",
@@ -198,6 +199,7 @@ def test_the_public_names_are_these() -> None:
         "Reads",
         "Rejected",
         "Reply",
+        "Request",
         "Service",
         "SettingsError",
         "Taken",

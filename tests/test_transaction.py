@@ -436,7 +436,7 @@ async def test_a_share_that_fails_fails_the_command_that_needs_it_and_no_other(b
             raise ValueError("no card for that")
         return await share.function(keys, tx)
 
-    bank.service.shares["cards"] = share._replace(function=fragile)
+    bank.service.shares["cards"] = share._replace(signature=share.signature._replace(function=fragile))
     context = await opened(bank.service, engines)
     tasks = [Task(message_of(Deposit(key, 1)), number) for number, key in enumerate(["a", "bad", "b"], 1)]
     outcomes = handled(await commands_executor(context).run(tasks))

@@ -3,7 +3,7 @@ from typing import Self
 from msgspec import Struct
 
 from chimera import Borrowed, Command, Event
-from chimera.borrowed import State
+from chimera.parts import State
 from marketplace.types import Id, Line
 
 

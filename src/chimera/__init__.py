@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from chimera.borrowed import Borrowed
+from chimera.caller import Caller, Request
 from chimera.entities import Entity
 from chimera.errors import (
     ChimeraError,
@@ -20,7 +20,7 @@ from chimera.errors import (
 )
 from chimera.folds import DELETED, View
 from chimera.messages import Command, Event, Message, Position
-from chimera.parts import Borrow, Handling, Reply
+from chimera.parts import Borrow, Borrowed, Handling, Reply
 from chimera.reader import Reader
 from chimera.service import Service
 from chimera.transaction import Reads, Transaction
@@ -31,6 +31,7 @@ __all__ = [
     "Application",
     "Borrow",
     "Borrowed",
+    "Caller",
     "ChimeraError",
     "Command",
     "Conflict",
@@ -45,6 +46,7 @@ __all__ = [
     "Reads",
     "Rejected",
     "Reply",
+    "Request",
     "Service",
     "SettingsError",
     "Taken",

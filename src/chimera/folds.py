@@ -12,6 +12,7 @@ import msgspec
 
 from chimera.errors import DeclarationError
 from chimera.messages import Event, Message
+from chimera.signature import KeyOf, Page
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
@@ -19,12 +20,8 @@ Ev = TypeVar("Ev", bound=Event)
 Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
 After = TypeVar("After")
 
-KeyOf = Callable[[Any], "str | Iterable[str]"]
-"""From an event to the key of its document, or the keys of its documents."""
 Function = Callable[[Any, Any], Any]
 """From a document and an event to the document afterwards; None where it was changed in place, or DELETED."""
-Page = Callable[[Any], str]
-"""From an answer to the HTML that shows it."""
 Absent = Literal["404", "empty"]
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import msgspec
 
+from chimera.caller import LONGEST_METADATA
 from chimera.errors import DeclarationError, Unfit
 
 MAX_KEY = 255
@@ -175,6 +176,7 @@ class Message(msgspec.Struct, frozen=True):
     `number` is the event's number in its journal partition, 0 for a command.
     `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty. `chain` is the digest of the event's journal
     partition up to it, see `chain_of`; empty for a command, and for an event from before there were chains.
+    `metadata`: JSON of what it carries of the request that it came from (see `Metadata`), or empty; not chained.
     `fault`: why the record that it came in can't be read; then `data` are the first bytes of its own (see `received`).
     """
 
@@ -188,6 +190,7 @@ class Message(msgspec.Struct, frozen=True):
     number: int = 0
     traceparent: str = ""
     chain: str = ""
+    metadata: str = ""
     fault: str = ""
 
     @property
@@ -207,6 +210,7 @@ class Attributes(NamedTuple):
     number: object = ""
     traceparent: str = ""
     chain: str = ""
+    metadata: str = ""
 
 
 LONGEST_ID = 255
@@ -222,7 +226,9 @@ def received(place: str, partition: int, attributes: Attributes, data: bytes) ->
 
     `place` says where the record is, and names it where it has no id.
     """
-    id_, source, type_, key, time, number, traceparent, chain = attributes
+    id_, source, type_, key, time, number, traceparent, chain, metadata = attributes
+    if len(metadata) > LONGEST_METADATA or "\0" in metadata:
+        metadata = ""
     text = f"{id_}{source}{type_}{key}{time}{traceparent}{chain}"
     if len(text) > LONGEST_ID or "\0" in text or not type_:
         if fault := _fault_of(attributes):
@@ -236,7 +242,9 @@ def received(place: str, partition: int, attributes: Attributes, data: bytes) ->
         number = int(str(number) or "0")
     if not 0 <= number < 10**18:
         return unreadable(place, partition, data, f"its number is {number}", key)
-    return Message(id_ or place, source, type_, key, time, data, partition, number, traceparent, chain)
+    return Message(
+        id_ or place, source, type_, key, time, data, partition, number, traceparent, chain, metadata=metadata
+    )
 
 
 def unreadable(place: str, partition: int, data: bytes, fault: str, key: str = "") -> Message:
@@ -309,6 +317,8 @@ def to_cloud_event(message: Message) -> dict[str, object]:
         event["traceparent"] = message.traceparent
     if message.chain:
         event["chain"] = message.chain
+    if message.metadata:
+        event["metadata"] = message.metadata
     return event
 
 
@@ -325,6 +335,7 @@ class CloudEvent(msgspec.Struct):
     data: msgspec.Raw
     traceparent: str = ""
     chain: str = ""
+    metadata: str = ""
 
     def to_message(self) -> Message:
         """The event as a message, with its data as the bytes they came in."""
@@ -339,6 +350,7 @@ class CloudEvent(msgspec.Struct):
             self.number,
             self.traceparent,
             self.chain,
+            metadata=self.metadata,
         )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import os
 import re
 import typing
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from chimera.folds import Doc_co, KeyOf, Page
 from chimera.messages import Command, Event
+from chimera.signature import KeyOf, Page, Signature
 
+Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 Mode = Literal["sync", "async", "hybrid"]
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
@@ -66,20 +66,30 @@ class Handler(typing.NamedTuple):
     """
 
     command: type[Command]
-    function: Callable[..., Awaitable[object]]
     route: str | None
     direct: bool
     location: str | None
     result: object
-    handling: Handling = AS_SET
+    handling: Handling
+    signature: Signature
+
+    @property
+    def function(self) -> Callable[..., Awaitable[Any]]:
+        """The author's function."""
+        return self.signature.function
 
 
 class Query(typing.NamedTuple):
     """A read that is more than a view: a function of the path's and the query's parameters and a Reader."""
 
     route: str
-    function: Callable[..., Awaitable[object]]
     page: Page | None
+    signature: Signature
+
+    @property
+    def function(self) -> Callable[..., Awaitable[Any]]:
+        """The author's function."""
+        return self.signature.function
 
 
 class Share(typing.NamedTuple):
@@ -91,10 +101,15 @@ class Share(typing.NamedTuple):
 
     name: str
     document: object
-    function: Callable[..., Awaitable[Mapping[str, object]]]
     changed_by: Mapping[type[Event], KeyOf]
-    keys: AllKeys | None = None
-    also: tuple[str, ...] = ()
+    keys: AllKeys | None
+    also: tuple[str, ...]
+    signature: Signature
+
+    @property
+    def function(self) -> Callable[..., Awaitable[Any]]:
+        """The author's function."""
+        return self.signature.function
 
 
 class Borrow(Generic[Doc_co]):
@@ -120,6 +135,21 @@ class Borrow(Generic[Doc_co]):
         return self.share
 
 
+State = Literal["fresh", "stale", "absent"]
+
+
+class Borrowed(typing.NamedTuple, Generic[Value]):
+    """A borrowed value and how far it can be trusted.
+
+    `fresh`: as the owner has it, as far as can be known within the budget. `stale`: the last known good
+    value, `age` seconds old. `absent`: there is no value; `age` is None when the owner could not be asked.
+    """
+
+    value: Value | None
+    state: State
+    age: float | None
+
+
 class Reaction(typing.NamedTuple):
     """Work done on events inside a transaction of the service's own store, together with its checkpoint.
 
@@ -128,11 +158,16 @@ class Reaction(typing.NamedTuple):
 
     name: str
     events: tuple[type[Event], ...]
-    function: Callable[..., Awaitable[None]]
     batch: bool
-    start: Start | None = None
-    also: tuple[str, ...] = ()
-    handling: Handling = AS_SET
+    start: Start | None
+    also: tuple[str, ...]
+    handling: Handling
+    signature: Signature
+
+    @property
+    def function(self) -> Callable[..., Awaitable[Any]]:
+        """The author's function."""
+        return self.signature.function
 
     @property
     def sources(self) -> list[str]:
@@ -143,21 +178,6 @@ class Reaction(typing.NamedTuple):
     def types(self) -> set[str]:
         """The types on the wire of the events that it takes."""
         return {type_ for event in self.events for type_ in event.wire_types()}
-
-
-def located(function: Callable[..., object]) -> str:
-    """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
-
-
-def at_line(path: str, line: int) -> str:
-    """A place in a file, as it is told to people."""
-    try:
-        near = os.path.relpath(path)
-    except ValueError:  # another drive
-        near = path
-    return f"{path if near.startswith('..') else near}:{line}"
 
 
 def path_parameters(path: str) -> list[str]:

@@ -7,11 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from chimera.borrowed import Borrowed
 from chimera.entities import Entity, Row
 from chimera.folds import View
 from chimera.messages import Position
-from chimera.parts import Borrow, Mode
+from chimera.parts import Borrow, Borrowed, Mode
 from chimera.ports import Session
 from chimera.service import Service
 from chimera.transaction import Reads

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
-from chimera.folds import Absent, Fold, Page, View, key_of_event
+from chimera.folds import Absent, Fold, View, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
 from chimera.parts import (
     AS_SET,
@@ -27,10 +28,10 @@ from chimera.parts import (
     Reaction,
     Share,
     Start,
-    at_line,
-    located,
     path_parameters,
 )
+from chimera.signature import Page, Signature, at_line, located, name_of, signature_of
+from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
@@ -39,7 +40,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
-class Service:
+class Service(Supplies):
     """A bounded context: its commands, entities, events, views, what it shares and what it borrows.
 
     `name` is lower case letters, digits and dashes; it names the service on the wire and in addresses.
@@ -52,6 +53,7 @@ class Service:
             raise DeclarationError(f"{name!r} can't name a service; use lower case letters, digits and dashes")
         if not 1 <= partitions <= 256:
             raise DeclarationError(f"service {name}: partitions is from 1 to 256, not {partitions}")
+        super().__init__()
         self.name = name
         self.partitions = partitions
         self.declared_at = _declared_at()
@@ -140,12 +142,19 @@ class Service:
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
-            hints = _hints(function)
-            command = hints.get(next(iter(inspect.signature(function).parameters), ""))
+            signature = signature_of(function, 1)
+            command = signature.hints.get(signature.first[0])
             if not (isinstance(command, type) and issubclass(command, Command)):
-                raise DeclarationError(f"{function.__name__}: its first parameter must be annotated with a Command")
+                raise DeclarationError(
+                    f"{signature.at}: its first parameter {signature.first[0]!r} must be annotated with a Command"
+                )
             if not command.__key_fields__:
                 raise DeclarationError(f'{command.__name__} needs a key: class {command.__name__}(Command, key="…")')
+            if not direct and signature.needs_any((Request,)):
+                raise DeclarationError(
+                    f"{signature.at}: it needs the Request, and runs later, in a write head: make it direct=True, "
+                    "put what it needs into the command, or take the Caller"
+                )
             self._check_route(route, command.__struct_fields__)
             for other in self.handlers.values():
                 if other.command is not command and not set(command.__names__).isdisjoint(other.command.__names__):
@@ -154,12 +163,9 @@ class Service:
                         f"{located(other.function)}: give {command.__name__} another, as in: class "
                         f'{command.__name__}(Command, key="…", name="{command.__name__}2")'
                     )
-            self._add(
-                self.handlers,
-                command.__names__[0],
-                Handler(command, function, route, direct, location, hints.get("return"), handling),
-                "command",
-            )
+            result = signature.hints.get("return")
+            handler = Handler(command, route, direct, location, result, handling, signature)
+            self._add(self.handlers, command.__names__[0], handler, "command")
             return function
 
         return declare
@@ -172,8 +178,9 @@ class Service:
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
-            self._check_route(f"GET {path}", tuple(inspect.signature(function).parameters))
-            self._add(self.queries, path, Query(f"GET {path}", function, page), "path")
+            signature = signature_of(function, may_be_plain=True)
+            self._check_route(f"GET {path}", [each.name for each in signature.plain])
+            self._add(self.queries, path, Query(f"GET {path}", page, signature), "path")
             return function
 
         return declare
@@ -243,16 +250,24 @@ class Service:
         stored, *also = names_of(name, None, renamed_from)
 
         def declare(function: AnyFunction) -> AnyFunction:
-            arguments = typing.get_args(_hints(function).get("return"))
+            signature = signature_of(function, 2)
+            arguments = typing.get_args(signature.hints.get("return"))
             if len(arguments) != 2:
-                raise DeclarationError(f"{function.__name__}: annotate what it returns, as dict[str, YourDocument]")
+                raise DeclarationError(f"{signature.at}: say what it returns, as in: -> dict[str, YourDocument]")
+            if signature.needs_any((Caller, Request)):
+                raise DeclarationError(f"{signature.at}: a share is the same whoever asks; it can't need the caller")
             events = {event: key_of_event(event, key) for event in changed_by}
             for event in events:
                 if event.__source__ != self.name:
                     raise DeclarationError(
                         f"share {name}: {event.__name__} is owned by {event.__source__!r}, not {self.name!r}"
                     )
-            self._add(self.shares, stored, Share(stored, arguments[1], function, events, keys, tuple(also)), "share")
+            self._add(
+                self.shares,
+                stored,
+                Share(stored, arguments[1], events, keys, tuple(also), signature),
+                "share",
+            )
             return function
 
         return declare
@@ -326,8 +341,9 @@ class Service:
         def declare(function: AnyFunction) -> AnyFunction:
             if start is not None and start not in STARTS:
                 raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
-            stored, *also = names_of(function.__name__, name, renamed_from)
-            reaction = Reaction(stored, events, function, batch, start, tuple(also), handling)
+            signature = _reaction_signature(function, events, batch=batch)
+            stored, *also = names_of(name_of(function), name, renamed_from)
+            reaction = Reaction(stored, events, batch, start, tuple(also), handling, signature)
             self._add(self.reactions, stored, reaction, "reaction")
             return function
 
@@ -360,13 +376,28 @@ def _declared_at() -> str:
     return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 
-def _hints(function: Callable[..., object]) -> dict[str, object]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
+def _reaction_signature(function: Callable[..., Any], events: Sequence[type[Event]], *, batch: bool) -> Signature:
+    signature = signature_of(function, 1)
+    hint = signature.hints.get(signature.first[0])
+    one = hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
+    if batch and one:
         raise DeclarationError(
-            f"{function.__name__}: {error}; annotations must be importable where it is declared"
-        ) from error
+            f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{_name(hint)}]"
+        )
+    if one and not all(issubclass(event, one) for event in events):
+        raise DeclarationError(
+            f"{signature.at}: it is declared on {', '.join(map(_name, events))} and takes {_name(hint)}; make them one"
+        )
+    for need in signature.needs:
+        if need.type is Request or (need.type is Caller and (batch or not need.optional)):
+            what = "an event has no request" if need.type is Request else "an event may have come from nobody"
+            instead = "" if batch or need.type is Request else f"; write: {need.name}: Caller | None"
+            raise DeclarationError(f"{signature.at}: it can't need {_name(need.type)}: {what}{instead}")
+    return signature
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))
 
 
 def _snake(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
+from chimera.caller import Asked, Request, caller_of
 from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.folds import Folder
@@ -39,6 +40,7 @@ class Pending(msgspec.Struct, frozen=True):
     time: str
     traceparent: str = ""
     event: Event | None = None
+    metadata: str = ""
 
 
 class Reads:
@@ -242,6 +244,7 @@ class Unit:
             number,
             pending.traceparent,
             chain,
+            metadata=pending.metadata,
         )
 
     async def _check_versions(self) -> None:
@@ -269,24 +272,29 @@ class Transaction(Reads):
     `now` is when it was accepted. They stay the same when the work is tried again.
     """
 
-    def __init__(self, unit: Unit, command_id: str, accepted: str, traceparent: str = "", key: str = "") -> None:
+    def __init__(self, unit: Unit, cause: Message, key: str = "", request: Request | None = None) -> None:
         super().__init__(unit.service, unit.session)
         self._unit = unit
-        self._accepted = accepted
-        self._traceparent = traceparent
+        self._cause = cause
         self._key = key
+        self._request = request
         self._changes: dict[Slot, Row | None] = {}
         self._unsettled: dict[Slot, None] = {}
         self._settled: dict[Slot, Row | None] = {}
         self._emitted: list[Pending] = []
         self._ids = 0
-        self.command_id = command_id
+        self.command_id = cause.id
         self.written = False
 
     @property
     def now(self) -> datetime:
         """When the command was accepted, in UTC."""
-        return datetime.fromisoformat(self._accepted).astimezone(UTC)
+        return datetime.fromisoformat(self._cause.time).astimezone(UTC)
+
+    @property
+    def asked(self) -> Asked:
+        """Who asked for it, as its command or event says, and with which request, where it is handled inside one."""
+        return Asked(caller_of(self._cause.metadata), self._request)
 
     def new_id(self) -> str:
         """A new unique id; the same one when the same command is tried again."""
@@ -358,9 +366,10 @@ class Transaction(Reads):
                 key,
                 partition_of(key, self._service.partitions),
                 form_of(type(event)).encode(event),
-                self._accepted,
-                self._traceparent,
+                self._cause.time,
+                self._cause.traceparent,
                 event,
+                self._cause.metadata,
             )
         )
 

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from chimera.web.http import ASGIApp, Event, Scope
+from chimera.web.wire.http import ASGIApp, Event, Scope
 from chimera_compare.figures import Answer
 from chimera_compare.plan import LoadPlan
 

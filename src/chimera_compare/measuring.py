@@ -22,9 +22,9 @@ from chimera.errors import ChimeraError
 from chimera.ports import Store
 from chimera.run.engines import context_of
 from chimera.run.write_head import WriteHead
-from chimera.web.http import ASGIApp
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
+from chimera.web.wire.http import ASGIApp
 from chimera_compare.counting import CountingLog, CountingOwner, CountingViews
 from chimera_compare.exposition import counts
 from chimera_compare.figures import OK, Counted, Row, row_of

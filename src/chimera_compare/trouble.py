@@ -12,7 +12,7 @@ import msgspec
 from chimera.errors import Unavailable
 from chimera.ports import Session, Store
 from chimera.testing.broken import WrappedStore
-from chimera.web.http import ASGIApp, Receive, Scope, Send
+from chimera.web.wire.http import ASGIApp, Receive, Scope, Send
 from chimera_compare.plan import Trouble
 from chimera_compare.services import SHARE
 

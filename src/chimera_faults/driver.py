@@ -12,7 +12,7 @@ from typing import NamedTuple
 import aiohttp
 
 from chimera_faults.ledger import NO_ANSWER, Ledger
-from chimera_faults.workload import Request, Workload
+from chimera_faults.workload import Delivery, Workload
 
 TIMEOUT = aiohttp.ClientTimeout(total=20.0)
 PATIENCE_S = 60.0
@@ -74,7 +74,7 @@ class Driver:
             number += 1
             await asyncio.sleep(0 if number < traffic.commands else traffic.pause_s)
 
-    async def deliver(self, session: aiohttp.ClientSession, request: Request, once: bool = False) -> None:
+    async def deliver(self, session: aiohttp.ClientSession, request: Delivery, once: bool = False) -> None:
         """Send a command until it is answered, or for so long that this is given up."""
         entry = self._ledger.send(request, kept_none=once)
         give_up_at = time.monotonic() + PATIENCE_S
@@ -88,7 +88,7 @@ class Driver:
                 return
             await asyncio.sleep(PAUSE_S)
 
-    async def _attempt(self, session: aiohttp.ClientSession, request: Request) -> tuple[int, str]:
+    async def _attempt(self, session: aiohttp.ClientSession, request: Delivery) -> tuple[int, str]:
         headers = {"Idempotency-Key": request.label}
         try:
             async with session.post(self._base + request.path, json=request.body, headers=headers) as response:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from chimera_faults.points import add_line
-from chimera_faults.workload import Request
+from chimera_faults.workload import Delivery
 
 NO_ANSWER = 0
 """The status of an attempt that broke off."""
@@ -68,7 +68,7 @@ class Ledger:
         self._path = path
         self._sent = 0
 
-    def send(self, request: Request, *, kept_none: bool = False) -> LedgerEntry:
+    def send(self, request: Delivery, *, kept_none: bool = False) -> LedgerEntry:
         """Note that a command is about to be sent."""
         entry = LedgerEntry(request.label, request.key, request.direct, self._sent, kept_none)
         self._sent += 1

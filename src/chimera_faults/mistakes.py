@@ -106,9 +106,9 @@ def _failed_batch_skipped(at: Patching) -> None:
 def _share_not_emitted(at: Patching) -> None:
     emit = emit_changed
 
-    async def silent(unit: Any, emitted: Any) -> list[set[int]]:
+    async def silent(calling: Any, unit: Any, emitted: Any) -> list[set[int]]:
         if not at.wrong():
-            return await emit(unit, emitted)
+            return await emit(calling, unit, emitted)
         return [{pending.partition for pending in events} for events in emitted]
 
     at.replace(execute, "emit_changed", silent)
@@ -209,8 +209,8 @@ def _failed_append_confirmed(at: Patching) -> None:
 def _key_ignored(at: Patching) -> None:
     command_id = accept.CommandDecoder._command_id  # noqa: SLF001
 
-    def fresh(self: Any, idempotency_key: str | None) -> str:
-        return command_id(self, None if idempotency_key is not None and at.wrong() else idempotency_key)
+    def fresh(self: Any, idempotency_key: str | None, subject: str) -> str:
+        return command_id(self, None if idempotency_key is not None and at.wrong() else idempotency_key, subject)
 
     at.replace(accept.CommandDecoder, "_command_id", fresh)
 

@@ -18,7 +18,7 @@ from chimera_faults.rig import Run
 from chimera_faults.scenario import Strike
 from chimera_faults.tally.messages import Weighed
 from chimera_faults.tally.owner import NO_NUMBER
-from chimera_faults.workload import Request
+from chimera_faults.workload import Delivery
 
 OWNER = "tally"
 TOO_LONG = "and was stopped"
@@ -115,7 +115,7 @@ def grow_document(times: int) -> Strike:
         async with aiohttp.ClientSession() as session:
             for number in range(times):
                 body = {"account_id": key, "label": f"{key}#{number}", "amount": 1, "text": TEXT}
-                await run.driver.deliver(session, Request(f"{key}#{number}", key, "/additions", body))
+                await run.driver.deliver(session, Delivery(f"{key}#{number}", key, "/additions", body))
         run.arm()
         run.struck(f"{times} events with {len(TEXT):,} characters each were emitted of one key")
         aside = partial(_is_aside, run, key)

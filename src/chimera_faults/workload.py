@@ -16,7 +16,7 @@ from chimera_faults.tally.messages import Added, Noted
 from chimera_faults.tally.owner import Account, Note
 
 
-class Request(NamedTuple):
+class Delivery(NamedTuple):
     """A command to send: `label` is its name in the ledger, and comes back in `Place`; it belongs to one key.
 
     The commands of a key are sent one after the other. `direct` ones are handled inside the request.
@@ -46,7 +46,7 @@ class Workload(Protocol):
     config: Path
     """The services' chimera.toml."""
 
-    def request(self, random: Random, key: str, number: int, poison: str = "") -> Request:
+    def request(self, random: Random, key: str, number: int, poison: str = "") -> Delivery:
         """The command of this number for a key, with `poison` one that fails as it says.
 
         Equal arguments and an equal state of `random` give the same command.
@@ -64,12 +64,12 @@ class Tallying:
 
     config = Path(__file__).parent / "tally" / "chimera.toml"
 
-    def request(self, random: Random, key: str, number: int, poison: str = "") -> Request:
+    def request(self, random: Random, key: str, number: int, poison: str = "") -> Delivery:
         direct = key[-1] in "13579"
         amount = -1 if not poison and random.random() < 0.1 else random.randint(1, 9)
         label = f"{key}#{number}"
         body = {"account_id": key, "label": label, "amount": amount, "poison": poison}
-        return Request(label, key, "/additions/now" if direct else "/additions", body, direct)
+        return Delivery(label, key, "/additions/now" if direct else "/additions", body, direct)
 
     def label(self, data: bytes) -> str:
         try:

@@ -25,7 +25,7 @@ from chimera.testing.waiting import eventually, running
 from chimera.upkeep.standing import standing_works
 from chimera.upkeep.status import service_status
 from chimera.web.admin import Admin
-from chimera.web.http import Call
+from chimera.web.wire.http import Call
 from tests.support import QUICK, Bank, Deposit, Engines, accept, balances, message_of, opened
 
 SOON = msgspec.structs.replace(QUICK, heads_quiet_s=0.02, quiet_s=0.05)

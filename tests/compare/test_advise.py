@@ -16,8 +16,8 @@ from chimera.run.settings import ServiceSettings, Settings
 from chimera.testing.engines import memory_engines
 from chimera.web.probes import Probes
 from chimera.web.read_head import ReadHead
-from chimera.web.routing import Route
 from chimera.web.site import Site
+from chimera.web.wire.routing import Route
 from chimera_compare.advise import ENOUGH_READS, RULES, Figures, advice, show_advice, watch
 from chimera_compare.exposition import counts
 from tests.support import Bank, Deposit, Shop, direct, opened

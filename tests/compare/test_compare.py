@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from chimera.cli.main import main
 from chimera.errors import SettingsError, Unavailable
 from chimera.testing.memory import MemoryStore
-from chimera.web.http import Receive, Scope, Send
+from chimera.web.wire.http import Receive, Scope, Send
 from chimera_compare import command
 from chimera_compare.figures import Answer, Counted, Row, percentile, row_of
 from chimera_compare.ledger import WriteLedger

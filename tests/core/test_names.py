@@ -97,7 +97,7 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_inbox": "command_id state reason detail positions status body at fingerprint",
         "chimera_checkpoints": "consumer source partition number offset chain",
         "chimera_parked": "consumer key partition number source state id type time data traceparent cause tries "
-        "first_at last_at due tried_by ends long_key traceback unread_by",
+        "first_at last_at due tried_by ends long_key traceback unread_by metadata",
         "chimera_starts": "consumer source partition number by trying ends killed",
         "chimera_leases": "name holder until",
         "chimera_shared": "share partition bucket key number digest",

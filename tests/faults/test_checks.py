@@ -14,14 +14,14 @@ from chimera_faults.points import Armed, PointFolder, Trip
 from chimera_faults.rig import Rig, Run
 from chimera_faults.scenario import Scenario
 from chimera_faults.stacks import stack_of
-from chimera_faults.workload import Place, Request, Tallying
+from chimera_faults.workload import Delivery, Place, Tallying
 
 
 def ledger(tmp_path: Path, **statuses: list[int]) -> Ledger:
     """Commands of one key, in this order, with what was answered to each."""
     kept = Ledger(tmp_path / "ledger.jsonl")
     for label, answers in statuses.items():
-        entry = kept.send(Request(label, "k", "/", {}))
+        entry = kept.send(Delivery(label, "k", "/", {}))
         for status in answers:
             kept.answer(entry, status, f"id-{label}")
     return kept
@@ -74,13 +74,13 @@ def test_an_effect_that_nobody_sent_or_that_was_refused_is_found(
 
 def test_what_was_sent_once_and_answered_503_must_not_show(tmp_path: Path) -> None:
     kept = Ledger(tmp_path / "ledger.jsonl")
-    kept.answer(kept.send(Request("a", "k", "/", {}), kept_none=True), 503)
+    kept.answer(kept.send(Delivery("a", "k", "/", {}), kept_none=True), 503)
     assert len(found_at(kept, "a").unasked) == 1
 
 
 def test_the_ledger_is_in_its_file_before_anything_goes_on(tmp_path: Path) -> None:
     kept = Ledger(tmp_path / "ledger.jsonl")
-    entry = kept.send(Request("a", "k", "/", {}))
+    entry = kept.send(Delivery("a", "k", "/", {}))
     assert b'"sent","label":"a"' in (tmp_path / "ledger.jsonl").read_bytes()
     kept.answer(entry, 201, "id")
     assert b'"status":201' in (tmp_path / "ledger.jsonl").read_bytes()

@@ -21,7 +21,7 @@ from chimera_faults.scenarios import SCENARIOS, scenario_named
 from chimera_faults.soak import held, is_well, page, report
 from chimera_faults.soak_curves import BOUND_MIB_PER_H, Curve, growth, medians, slope_of, verdict
 from chimera_faults.soak_run import END_ANY, SLOW_AND_WANTED, Soaked, one_head, soak, strikes_on
-from chimera_faults.workload import Request, Tallying
+from chimera_faults.workload import Delivery, Tallying
 
 HALF_S = 300
 
@@ -106,13 +106,13 @@ def test_a_short_time_says_nothing() -> None:
 def test_what_the_ledger_forgets_it_reads_from_its_file_again(tmp_path: Path) -> None:
     kept = Ledger(tmp_path / "ledger.jsonl")
     for label, answers in {"a": [201], "b": [NO_ANSWER, 503, 201], "c": []}.items():
-        entry = kept.send(Request(label, "k", "/", {"amount": 1}, direct=label == "b"), kept_none=label == "c")
+        entry = kept.send(Delivery(label, "k", "/", {"amount": 1}, direct=label == "b"), kept_none=label == "c")
         for status in answers:
             kept.answer(entry, status, f"id-{label}" if status == 201 else "")
     before = dict(kept.entries)
     kept.forget(["a", "b"])
     assert list(kept.entries) == ["c"]
-    assert kept.send(Request("d", "k", "/", {})).sent_at == 3
+    assert kept.send(Delivery("d", "k", "/", {})).sent_at == 3
     kept.recall()
     assert {label: kept.entries[label] for label in before} == before
     assert list(kept.entries) == ["a", "b", "c", "d"]

@@ -9,6 +9,7 @@ import msgspec
 from chimera import Borrowed, Event, Reader, Service, Transaction, View
 from chimera.entities import Entity
 from chimera.folds import Fold
+from chimera.messages import Message
 from chimera.parts import Borrow
 from chimera.ports import WriteSession
 from chimera.transaction import Unit
@@ -31,7 +32,7 @@ class HandlersTransaction(Transaction):
         service = Service("tests")
         for entity in ENTITIES:
             service.entity(entity)
-        super().__init__(Unit(service, session), "command", "2025-05-04T23:59:00Z")
+        super().__init__(Unit(service, session), Message("command", "tests", "", "", "2025-05-04T23:59:00Z", b"", 0))
         self.emitted: list[Event] = []
 
     async def load(self, entity: type[Kept], *key: Any) -> Kept | None:

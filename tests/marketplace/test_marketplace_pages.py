@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from chimera.borrowed import State
+from chimera.parts import State
 from marketplace.analytics.model import DaySales, SellerSales, SellerSalesByDay, Stages
 from marketplace.analytics.pages import days_page, sales_page
 from marketplace.gig_page.model import GigPage

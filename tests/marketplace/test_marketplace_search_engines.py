@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chimera import Event, Reads, Transaction
+from chimera.messages import Message
 from chimera.ports import Store
 from chimera.run.engines import open_engine
 from chimera.transaction import Unit
@@ -46,7 +47,7 @@ class Index:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Transaction]:
         async with self.store.transaction() as session:
-            yield Transaction(Unit(search, session), "batch", TIME)
+            yield Transaction(Unit(search, session), Message("batch", "search", "", "", TIME, b"", 0))
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Reads]:

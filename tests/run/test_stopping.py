@@ -37,7 +37,7 @@ class Slow:
             await self.go_on.wait()
             await handle(command, tx)
 
-        bank.service.handlers["Open"] = handler._replace(function=slowly)
+        bank.service.handlers["Open"] = handler._replace(signature=handler.signature._replace(function=slowly))
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ from chimera import Reads, Unavailable
 from chimera.core.clock import Clock
 from chimera.core.context import Context, SharedHeads
 from chimera.core.names import share_type
+from chimera.core.resources import Resources
 from chimera.core.tables import Progress, SharedKey
 from chimera.entities import table_of
 from chimera.messages import Message
 from chimera.parts import Share
 from chimera.run.write_head import WriteHead
+from chimera.service import Service
 from chimera.share.changes import SharedChange, shared_documents
 from chimera.share.owner import OwnStore
+from chimera.signature import signature_of
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.share_audit import audit_share, complete
@@ -254,5 +257,6 @@ async def test_equal_documents_are_equal_bytes_whatever_order_their_sets_are_in(
     async def tags(keys: list[str], tx: Reads) -> dict[str, Tags]:
         return {"a": Tags(set(words)), "b": Tags({*words[25:], *words[:25]})}
 
-    found = await shared_documents(Share("tags", Tags, tags, {}), None, ["a", "b"])  # type: ignore[arg-type]
+    share = Share("tags", Tags, {}, None, (), signature_of(tags, 2))
+    found = await shared_documents(Resources(Service("tags")).calling, share, None, ["a", "b"])  # type: ignore[arg-type]
     assert found["a"] == found["b"] == msgspec.json.encode({"tags": sorted(words)})

@@ -73,10 +73,10 @@ def test_packages_can_form_a_cycle_where_modules_form_none(tmp_path: Path) -> No
         "src/chimera/errors.py": "",
         "src/chimera/web/__init__.py": "",
         "src/chimera/web/site.py": "import chimera.errors, chimera.journal.deep.feed",
-        "src/chimera/web/http.py": "",
+        "src/chimera/web/wire/http.py": "",
         "src/chimera/journal/__init__.py": "",
         "src/chimera/journal/deep/__init__.py": "",
-        "src/chimera/journal/deep/feed.py": "import chimera.web.http",
+        "src/chimera/journal/deep/feed.py": "import chimera.web.wire.http",
     }
     found = figures(tmp_path, files)
     assert numbers(found, "import cycles", "package cycles") == [0, 1]

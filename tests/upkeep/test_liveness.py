@@ -26,8 +26,8 @@ from chimera.testing.waiting import eventually, running
 from chimera.upkeep.liveness import LIMITS, LOOKS
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import change
-from chimera.web.http import Call
 from chimera.web.probes import Probes
+from chimera.web.wire.http import Call
 from tests.support import QUICK, Ahead, Bank, Deposit, Engines, accept, consume, direct, opened, project
 
 STUCK_S = Timing().stuck_s

@@ -24,8 +24,8 @@ from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.marks import MARK, check_apart, check_store, others_events
-from chimera.upkeep.naming import admit, misfits
+from chimera.upkeep.admission.marks import MARK, check_apart, check_store, others_events
+from chimera.upkeep.admission.naming import admit, misfits
 from chimera.upkeep.recovery.epochs import begin_epochs
 from chimera.upkeep.recovery.forks import find_fork
 from tests.builds import SHOP, build, forget_all

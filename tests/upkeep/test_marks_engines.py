@@ -17,8 +17,8 @@ from chimera.core.tables import StoredName
 from chimera.ports import Log, Store, ViewStore
 from chimera.run.engines import open_engine
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
-from chimera.upkeep.marks import check_store
-from chimera.upkeep.naming import admit
+from chimera.upkeep.admission.marks import check_store
+from chimera.upkeep.admission.naming import admit
 from chimera_faults import sweeping
 from tests.adapters.services import IN_TURN, need_packages, url_of
 from tests.builds import build, forget_all

@@ -24,7 +24,7 @@ from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.waiting import eventually, running
-from chimera.upkeep.naming import admit, misfits
+from chimera.upkeep.admission.naming import admit, misfits
 from chimera.upkeep.status import rebuilds
 from chimera.views.comparison import Comparison
 from chimera.views.generations import change, read_generations
@@ -547,7 +547,10 @@ async def test_the_store_of_another_service_is_refused(engines: Engines) -> None
 
 def test_a_source_that_nobody_owns_is_refused() -> None:
     service = build(
-        ("@shop.on(Placed)", "@shop.on(Elsewhere)"),
+        (
+            "@shop.on(Placed)\nasync def send_mail(event: Placed",
+            "@shop.on(Elsewhere)\nasync def send_mail(event: Elsewhere",
+        ),
         ("@shop.handle", 'class Elsewhere(Event, source="shup", key="order_id"):\n    order_id: str\n\n@shop.handle'),
     )
     settings = Settings(services={"shop": ServiceSettings(app="x:y"), "desk": ServiceSettings(app="x:y")})

@@ -24,8 +24,8 @@ from chimera.upkeep.standing import Unmoved, keep_telling, standing_works
 from chimera.upkeep.status import consumer_rows, service_status
 from chimera.views.documents import Documents
 from chimera.views.generations import GenerationReads
-from chimera.web.http import Call
 from chimera.web.probes import Probes
+from chimera.web.wire.http import Call
 from tests.support import QUICK, Ahead, Bank, Deposit, Engines, Shop, direct, opened, project
 
 SOON = msgspec.structs.replace(QUICK, stands_s=0.05, lease_s=0.05, restart_first_s=0.005, restart_longest_s=0.02)

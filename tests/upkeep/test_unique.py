@@ -14,8 +14,8 @@ from chimera.core.tables import StoredName
 from chimera.core.timing import Limits
 from chimera.entities import RESERVED, Reserved, table_of
 from chimera.testing.waiting import eventually, running
+from chimera.upkeep.admission.naming import admit
 from chimera.upkeep.drift.unique import keep_unique
-from chimera.upkeep.naming import admit
 from tests.support import QUICK, Engines, all_of, direct, opened
 
 

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chimera.core.shares import Shares
 from chimera.core.timing import Doors
 from chimera.run.serving import listening
 from chimera.testing.waiting import eventually
-from chimera.web.http import Call
-from chimera.web.routing import Route
 from chimera.web.site import Site
+from chimera.web.wire.http import Call
+from chimera.web.wire.routing import Route
+from chimera.web.wire.shares import Shares
 
 SMALL = Doors(idle_s=0.2, head_s=0.2, body_s=0.2, answer_s=0.2)
 GET = b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -8,8 +8,8 @@ import pytest
 
 from chimera.core.json import read_object, with_whole_numbers
 from chimera.errors import Invalid
-from chimera.web.http import Call, prefers_html
-from chimera.web.routing import NoRoute, Route, Router
+from chimera.web.wire.http import Call, prefers_html
+from chimera.web.wire.routing import NoRoute, Route, Router
 
 
 class Named:

@@ -32,7 +32,7 @@ def converter(kinds: Sequence[ColumnKind], by_kind: Mapping[ColumnKind, Callable
 
 
 def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:
-    """Journal rows (number, source, type, key, time, data, traceparent, chain) as messages."""
+    """Journal rows (number, source, type, key, time, data, traceparent, chain, metadata) as messages."""
     return [
         Message(
             f"{source}/{partition}@{number}",
@@ -45,14 +45,18 @@ def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:
             number,
             traceparent,
             chain or "",
+            metadata=metadata or "",
         )
-        for number, source, kind, key, moment, data, traceparent, chain in rows
+        for number, source, kind, key, moment, data, traceparent, chain, metadata in rows
     ]
 
 
 def journal_rows(events: Iterable[Message]) -> list[Row]:
-    """Messages as rows (partition, number, source, type, key, time, data, traceparent, chain)."""
-    return [(e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent, e.chain) for e in events]
+    """Messages as rows (partition, number, source, type, key, time, data, traceparent, chain, metadata)."""
+    return [
+        (e.partition, e.number, e.source, e.type, e.key, e.time, e.data, e.traceparent, e.chain, e.metadata or None)
+        for e in events
+    ]
 
 
 def tips_of(events: Iterable[Message]) -> list[Row]:

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 
 from chimera.borrow.reads import BorrowedReads
-from chimera.borrowed import Borrowed
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
-from chimera.parts import Borrow, Mode
+from chimera.parts import Borrow, Borrowed, Mode
 from chimera.reader import Lagging, Notes
 from chimera.views.documents import Documents
 from chimera.views.generations import GenerationReads

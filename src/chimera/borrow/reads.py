@@ -15,13 +15,12 @@ from chimera.borrow.ahead import ahead_of
 from chimera.borrow.copies import CopyAge
 from chimera.borrow.fetch import GARBAGE, Fetches
 from chimera.borrow.modes import ModeFollower
-from chimera.borrowed import Borrowed
 from chimera.core.aio.again import cause_of_all
 from chimera.core.context import Context
 from chimera.core.names import copy_name, filling_view, start_key
 from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
 from chimera.messages import Position, partition_of
-from chimera.parts import Borrow, Mode
+from chimera.parts import Borrow, Borrowed, Mode
 from chimera.reader import Notes
 from chimera.views.documents import Documents
 

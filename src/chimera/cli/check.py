@@ -20,7 +20,7 @@ from chimera.run.addresses import shown
 from chimera.run.engines import load_named, probed
 from chimera.run.pins import read_pinned
 from chimera.run.settings import Settings
-from chimera.upkeep.naming import misfits
+from chimera.upkeep.admission.naming import misfits
 
 WIDTH = 80
 LABEL = 14

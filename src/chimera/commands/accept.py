@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.caller import Caller, Request
 from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.direct import Direct
 from chimera.commands.execute import Task
@@ -63,10 +64,16 @@ class CommandDecoder:
         self._decoder = msgspec.json.Decoder(handler.command)
 
     def decode(
-        self, body: bytes, path: Mapping[str, str], idempotency_key: str | None, traceparent: str | None
+        self,
+        body: bytes,
+        path: Mapping[str, str],
+        idempotency_key: str | None,
+        traceparent: str | None,
+        caller: Caller | None = None,
+        metadata: str = "",
     ) -> Accepted:
         """The command and its message. Raises Invalid with the field at fault."""
-        id_ = self._command_id(idempotency_key)
+        id_ = self._command_id(idempotency_key, caller.subject if caller else "")
         fields = read_object(body)
         is_whole = self._key in fields and not self._path_fields
         for name in self._path_fields:
@@ -91,6 +98,7 @@ class CommandDecoder:
             traceparent=traceparent
             if traceparent and _TRACEPARENT.fullmatch(traceparent)
             else _new_traceparent(self._clock),
+            metadata=metadata,
         )
         return Accepted(message, command)
 
@@ -110,14 +118,14 @@ class CommandDecoder:
                 refused.field = f"path.{refused.field.removeprefix('$.')}"
             raise Misfit(refused, self._type, data) from error
 
-    def _command_id(self, idempotency_key: str | None) -> str:
+    def _command_id(self, idempotency_key: str | None, subject: str) -> str:
         if idempotency_key is None:
             return self._clock.new_id()
         if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
             raise Invalid(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", field="header.Idempotency-Key", status=400
             )
-        return command_id(self._type, idempotency_key)
+        return command_id(self._type, idempotency_key, subject)
 
 
 class Intake:
@@ -172,10 +180,10 @@ class Intake:
             )
         return misfit
 
-    async def execute(self, message: Message) -> Outcome:
+    async def execute(self, message: Message, request: Request | None = None) -> Outcome:
         """Handle the message now, in one transaction with those that came at the same time. Raises Unavailable."""
         self._check_room(len(self._directs))
-        return await self._directs.submit(Task(message))
+        return await self._directs.submit(Task(message, request=request))
 
     async def drain(self) -> None:
         """Wait until everything taken is answered."""

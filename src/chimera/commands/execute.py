@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from chimera.caller import Request
 from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.detached import detached
 from chimera.commands.apart.limits import Overdue, SlowTypes, TimeLimit
@@ -43,13 +44,14 @@ Invoke = Callable[[Sequence[Message], Transaction], Awaitable[object]]
 class Task(NamedTuple):
     """A message to be handled, and the checkpoint after it (see `Checkpoint`) where it has one.
 
-    `chain`: the checkpoint's; None for the message's own.
+    `chain`: the checkpoint's; None for the message's own. `request`: the one inside which it is handled.
     """
 
     message: Message
     number: int = 0
     offset: int = 0
     chain: str | None = None
+    request: Request | None = None
 
     @property
     def stands_on(self) -> str:
@@ -337,7 +339,7 @@ class Executor:
     async def _handle(self, unit: Unit, group: Sequence[Task], limit: TimeLimit) -> tuple[Outcome, list[Pending]]:
         messages = [task.message for task in group]
         first = messages[0]
-        tx = Transaction(unit, first.id, first.time, first.traceparent, "" if self._batch else first.key)
+        tx = Transaction(unit, first, "" if self._batch else first.key, group[0].request)
         limit.begin(first.id)
         try:
             result = await self._invoke(messages, tx)
@@ -374,7 +376,7 @@ class Executor:
         outcomes = [outcome for outcome, _ in handled]
         if unit.events or unit.read_at:
             await unit.flush()
-            touched = await emit_changed(unit, [events for _, events in handled])
+            touched = await emit_changed(self.context.resources.calling, unit, [events for _, events in handled])
             messages = await unit.number()
             record_changes(unit, messages)
             last = {message.partition: message.number for message in messages}

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 import msgspec
 
+from chimera.caller import Asked
 from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.rules import rules_of
 from chimera.commands.execute import Executor, Invoke, ToldToCaller
 from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.context import Context
+from chimera.core.resources import NoCaller
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import Event, Message
 from chimera.parts import Reaction
-from chimera.service import Service
 from chimera.transaction import Transaction
 
 
@@ -28,18 +29,21 @@ def parking_of(context: Context, consumer: str) -> Parking:
 def commands_executor(context: Context) -> Executor:
     """The executor of commands that come through the log."""
     parking = parking_of(context, names.COMMANDS)
-    return Executor(context, names.COMMANDS, _handle_commands(context.service), parking, inbox=True)
+    return Executor(context, names.COMMANDS, _handle_commands(context), parking, inbox=True)
 
 
 def direct_executor(context: Context) -> Executor:
     """The executor of commands whose senders wait for the answer."""
-    return Executor(context, names.DIRECT, _handle_commands(context.service), ToldToCaller(), inbox=True)
+    return Executor(context, names.DIRECT, _handle_commands(context), ToldToCaller(), inbox=True)
 
 
 def reaction_executor(context: Context, reaction: Reaction, source: str, kept: KeptEvents | None = None) -> Executor:
     """The executor of a reaction, on one source's events; those that are `kept` are not handled again."""
     consumer = names.reaction_consumer(reaction.name, source)
-    parking, invoke = parking_of(context, consumer), _handle_events(reaction, kept or KeptEvents(context, consumer))
+    parking, invoke = (
+        parking_of(context, consumer),
+        _handle_events(context, reaction, kept or KeptEvents(context, consumer)),
+    )
     return Executor(context, consumer, invoke, parking, batch=reaction.batch)
 
 
@@ -56,9 +60,13 @@ def executors_of(context: Context) -> dict[str, Executor]:
     return {each.name: executor_of(context, each) for each in stored}
 
 
-def _handle_commands(service: Service) -> Invoke:
+def _handle_commands(context: Context) -> Invoke:
+    service = context.service
     handlers = {
-        names.command_type(service.name, name): (msgspec.json.Decoder(handler.command), handler.function)
+        names.command_type(service.name, name): (
+            msgspec.json.Decoder(handler.command),
+            context.resources.calling(handler.signature, Transaction),
+        )
         for handler in service.handlers.values()
         for name in handler.command.__names__
     }
@@ -69,13 +77,20 @@ def _handle_commands(service: Service) -> Invoke:
             raise Unreadable(message.fault or "it came in a record that can't be read")
         if message.type not in handlers:
             raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
-        decoder, function = handlers[message.type]
-        return await function(decoded(decoder, message), tx)
+        decoder, calling = handlers[message.type]
+        command = decoded(decoder, message)
+        if calling.is_bare:
+            return await calling.function(command, tx)
+        try:
+            return await calling(command, own={Transaction: tx}, asked=tx.asked)
+        except NoCaller as error:
+            raise Unreadable(str(error)) from error
 
     return invoke
 
 
-def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
+def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> Invoke:
+    calling = context.resources.calling(reaction.signature, Transaction)
     decoders: dict[str, msgspec.json.Decoder[Event]] = {
         type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
     }
@@ -87,7 +102,12 @@ def _handle_events(reaction: Reaction, kept: KeptEvents) -> Invoke:
 
     async def invoke(messages: Sequence[Message], tx: Transaction) -> None:
         events = list(map(read, await kept.new_of(messages, tx)))
-        if events:
-            await reaction.function(events if reaction.batch else events[0], tx)
+        if not events:
+            return
+        happened = events if reaction.batch else events[0]
+        if calling.is_bare:
+            await calling.function(happened, tx)
+        else:
+            await calling(happened, own={Transaction: tx}, asked=Asked(tx.asked.caller))
 
     return invoke

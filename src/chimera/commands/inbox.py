@@ -100,9 +100,10 @@ def repeated(known: Outcome, message: Message) -> Outcome:
     return Outcome("reused")
 
 
-def command_id(type_: str, idempotency_key: str) -> str:
-    """The id of a command of a type with an Idempotency-Key: the same for the same key."""
-    return str(uuid.uuid5(NAMESPACE, f"{type_}/{idempotency_key}"))
+def command_id(type_: str, idempotency_key: str, subject: str = "") -> str:
+    """The id of a command of a type with an Idempotency-Key: the same for the same key of the same caller."""
+    whose = f"{len(subject)} {subject} " if subject else ""
+    return str(uuid.uuid5(NAMESPACE, f"{type_}/{whose}{idempotency_key}"))
 
 
 def has_idempotency_key(message_id: str) -> bool:

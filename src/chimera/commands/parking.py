@@ -337,7 +337,18 @@ def _order(row: ParkedPlace | Parked) -> tuple[int, int]:
 def message_of(row: Parked) -> Message:
     """The message as it came."""
     key = row.key if row.long_key is None else row.long_key
-    return Message(row.id, row.source, row.type, key, row.time, row.data, row.partition, row.number, row.traceparent)
+    return Message(
+        row.id,
+        row.source,
+        row.type,
+        key,
+        row.time,
+        row.data,
+        row.partition,
+        row.number,
+        row.traceparent,
+        metadata=row.metadata or "",
+    )
 
 
 def _parked(
@@ -362,4 +373,5 @@ def _parked(
         now,
         due,
         long_key=message.key if len(message.key) > MAX_KEY else None,
+        metadata=message.metadata or None,
     )

@@ -16,6 +16,7 @@ from chimera.core.aio.tasks import take_exception
 from chimera.core.aio.trust import Trust
 from chimera.core.clock import Clock
 from chimera.core.metrics import Metrics
+from chimera.core.resources import Resources
 from chimera.core.tables import framework_tables
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
@@ -142,6 +143,7 @@ class Context:
     views: ViewStore
     last_known: LastKnownStore
     owners: Owners
+    resources: Resources
     modes: Mapping[str, Mode] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     clock: Clock = field(default_factory=Clock)

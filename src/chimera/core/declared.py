@@ -13,8 +13,8 @@ from chimera.core.names import share_type
 from chimera.entities import Entity, table_name
 from chimera.errors import DeclarationError
 from chimera.messages import Event
-from chimera.parts import at_line, located
 from chimera.service import Service
+from chimera.signature import at_line, located
 
 Kind = Literal["events", "commands", "views", "reactions", "tables", "shares"]
 KINDS: tuple[Kind, ...] = ("events", "commands", "views", "reactions", "tables", "shares")

@@ -69,6 +69,7 @@ class Parked(_Own, key=("consumer", "key", "partition", "number"), table=names.P
     kinds of code that could not, separated by spaces.
     `tried_by`: the process that tries it now, or ended meanwhile; `ends`: how many ended while they tried it.
     `long_key`: the whole key where it is too long to be one here. `traceback`: where the last try failed.
+    `metadata`: the message's.
     """
 
     consumer: str
@@ -92,6 +93,7 @@ class Parked(_Own, key=("consumer", "key", "partition", "number"), table=names.P
     long_key: str | None = None
     traceback: str | None = None
     unread_by: str | None = None
+    metadata: str | None = None
 
 
 class ParkedPlace(_Own, key=("consumer", "key", "partition", "number"), table=names.PARKED_TABLE):

@@ -8,8 +8,9 @@ import msgspec
 
 from chimera.core import names
 from chimera.folds import View
-from chimera.parts import Borrow, Mode, Reaction, located
+from chimera.parts import Borrow, Mode, Reaction
 from chimera.service import Service
+from chimera.signature import located
 
 Kind = Literal["commands", "relay", "view", "reaction", "copy"]
 

@@ -210,6 +210,7 @@ async def leave(context: Context, event: Message, error: Exception, tries: int) 
         now,
         long_key=event.key if len(event.key) > MAX_KEY else None,
         traceback=traceback_of(error),
+        metadata=event.metadata or None,
     )
     async with context.store.transaction() as session:
         await session.save(table, [table.to_row(row)])

@@ -15,21 +15,25 @@ from types import ModuleType
 from typing import Any, cast
 
 from chimera.borrow.last_known import MemoryLastKnown
+from chimera.caller import Caller, Request
 from chimera.core.clock import Clock
 from chimera.core.context import Context, Owners, Process
 from chimera.core.metrics import Metrics
+from chimera.core.resources import Resources
 from chimera.core.timing import Retry, Timing
 from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
+from chimera.reader import Reader
 from chimera.run.addresses import Kind, check_address
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
 from chimera.share.owner import OwnerBeside, OwnStore
-from chimera.upkeep.marks import check_apart, check_store
-from chimera.upkeep.naming import admit
+from chimera.transaction import Reads, Transaction
+from chimera.upkeep.admission.marks import check_apart, check_store
+from chimera.upkeep.admission.naming import admit
 
 logger = logging.getLogger("chimera")
 
@@ -162,7 +166,9 @@ def context_of(
     All else has its default; `dataclasses.replace` gives it another value.
     """
     clock = clock or Clock()
-    owners = Owners({service.name: OwnStore(service, store, clock)}, open_owner, clock, timing)
+    check_functions(service)
+    resources = Resources(service)
+    owners = Owners({service.name: OwnStore(service, store, clock, resources)}, open_owner, clock, timing)
     remembered = last_known or MemoryLastKnown(clock)
     return Context(
         service=service,
@@ -170,10 +176,26 @@ def context_of(
         store=store,
         views=views,
         owners=owners,
+        resources=resources,
         last_known=remembered,
         clock=clock,
         timing=timing,
     )
+
+
+def check_functions(service: Service) -> None:
+    """Raises DeclarationError where nobody supplies what a function of the service needs."""
+    service.check_provided()
+    for handler in service.handlers.values():
+        service.check_supplied(handler.signature, (Transaction, Request))
+    for reaction in service.reactions.values():
+        service.check_supplied(reaction.signature, (Transaction, Caller))
+    for query in service.queries.values():
+        service.check_supplied(query.signature, (Reader, Request))
+    for share in service.shares.values():
+        service.check_supplied(share.signature, (Reads,))
+    if service.authenticator is not None:
+        service.check_supplied(service.authenticator.signature, (Reader, Request))
 
 
 @asynccontextmanager
@@ -190,9 +212,12 @@ async def opened(
         _raise_first(failed)
         _raise_first((await _prepared(contexts))[1])
         try:
+            for context in contexts:
+                await context.resources.open()
             yield contexts
         finally:
             for context in contexts:
+                await context.resources.close()
                 await context.owners.close()
     finally:
         await engines.close()

@@ -19,11 +19,11 @@ from chimera.run.engines import Engines, about
 from chimera.run.serving import answering, base_of, descriptors, listen, stop_signal, until
 from chimera.run.settings import Settings
 from chimera.web.home import Home
-from chimera.web.http import Call, Header, answer_problem
 from chimera.web.probes import EXPOSITION
 from chimera.web.read_head import ReadHead
-from chimera.web.routing import Endpoint, Route
 from chimera.web.site import Site
+from chimera.web.wire.http import Call, Header, answer_problem
+from chimera.web.wire.routing import Endpoint, Route
 
 logger = logging.getLogger("chimera")
 

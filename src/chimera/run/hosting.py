@@ -21,11 +21,11 @@ from chimera.run.settings import Settings, read_settings
 from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home
-from chimera.web.http import ASGIApp, Call, Receive, Scope, Send, answer_problem, below
 from chimera.web.probes import Probes
 from chimera.web.read_head import ReadHead
-from chimera.web.routing import Route
 from chimera.web.site import Site, SitePart
+from chimera.web.wire.http import ASGIApp, Call, Receive, Scope, Send, answer_problem, below
+from chimera.web.wire.routing import Route
 
 logger = logging.getLogger("chimera")
 

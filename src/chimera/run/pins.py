@@ -15,7 +15,7 @@ import msgspec
 from chimera.core.declared import KINDS, DeclaredName, Kind, declared_names
 from chimera.errors import SettingsError
 from chimera.service import Service
-from chimera.upkeep.naming import given_up, renamed
+from chimera.upkeep.admission.naming import given_up, renamed
 
 WIDTH = 100
 HEAD = """\

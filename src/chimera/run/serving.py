@@ -19,8 +19,8 @@ from chimera.core.timing import Doors
 from chimera.errors import SettingsError
 from chimera.run.hosting import SIDES, STOP_S, Hosting
 from chimera.run.settings import Settings
-from chimera.web.http import ASGIApp
-from chimera.web.server import Server, serve_until_told
+from chimera.web.wire.http import ASGIApp
+from chimera.web.wire.server import Server, serve_until_told
 
 logger = logging.getLogger("chimera")
 

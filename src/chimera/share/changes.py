@@ -8,7 +8,8 @@ transaction again, which event that was and the document's digest: against that,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,11 @@ from chimera.parts import Share
 from chimera.ports import Session
 from chimera.service import Service
 from chimera.share.digests import bucket_of, digest_of
+from chimera.signature import Signature
 from chimera.transaction import Pending, Reads, Unit, UnitReads
+
+Callings = Callable[[Signature], Callable[..., Awaitable[Any]]]
+"""From a function of a service to how it is called, with what it needs."""
 
 
 class SharedChange(msgspec.Struct):
@@ -40,12 +45,12 @@ class SharedChange(msgspec.Struct):
         return "" if self.removed else digest_of(self.document)
 
 
-async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
+async def shared_documents(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
     """The owner's current documents of a share, as JSON; keys without one are left out.
 
     Equal documents are equal bytes: sets and dicts are written in the order of their members.
     """
-    documents = await share.function(list(keys), reads)
+    documents = await calling(share.signature)(list(keys), reads)
     return {
         key: msgspec.json.encode(documents[key], order="deterministic")
         for key in keys
@@ -53,14 +58,14 @@ async def shared_documents(share: Share, reads: Reads, keys: Sequence[str]) -> d
     }
 
 
-async def _fitting(share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
+async def _fitting(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
     """As `shared_documents`, for the journal. Raises Unfit for one that could not be read again."""
-    documents = await share.function(list(keys), reads)
+    documents = await calling(share.signature)(list(keys), reads)
     encode = form_of(share.document, "deterministic").encode
     return {key: encode(documents[key]) for key in keys if documents.get(key) is not None}
 
 
-async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
+async def emit_changed(calling: Callings, unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
     """Add the shares' changes to a unit; returns which partitions each list of events touches, with them.
 
     Two transactions may change different rows of one document. So that the later one emits both, a key's row of
@@ -73,7 +78,7 @@ async def emit_changed(unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list
         if not every:
             continue
         await emitted_rows(unit.session, share.name, unit.service.partitions, every)
-        documents = await _fitting(share, UnitReads(unit), every)
+        documents = await _fitting(calling, share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
             cause = latest[key]

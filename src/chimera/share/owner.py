@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from chimera.core.clock import Clock
 from chimera.core.names import looked_through
+from chimera.core.resources import Resources
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey, StoredEpoch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Invalid, Unavailable
@@ -30,7 +31,8 @@ MOST_REPORTED = 10_000
 class OwnStore:
     """A service's own store as its `Owner`: no network in between."""
 
-    def __init__(self, service: Service, store: Store, clock: Clock) -> None:
+    def __init__(self, service: Service, store: Store, clock: Clock, resources: Resources | None = None) -> None:
+        self._resources = resources or Resources(service)
         self._service = service
         self._store = store
         self._clock = clock
@@ -39,7 +41,8 @@ class OwnStore:
         self._check(share)
         async with self._store.snapshot() as session:
             heads = await session.heads()
-            documents = await shared_documents(self._service.shares[share], Reads(self._service, session), keys)
+            reads = Reads(self._service, session)
+            documents = await shared_documents(self._resources.calling, self._service.shares[share], reads, keys)
         return Fetched(documents, {key: position_of(self._service.name, key, heads) for key in keys})
 
     async def digests(self, share: str, partition: int) -> Mapping[int, BucketDigest]:

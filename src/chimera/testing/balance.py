@@ -121,7 +121,9 @@ async def _shared(owner: Context, borrow: Borrow[Any], known: Collection[str]) -
     found: dict[str, Any] = {}
     async with owner.store.snapshot() as session:
         for page in pages(sorted(keys)):
-            documents = await shared_documents(owner.service.shares[borrow.share], Reads(owner.service, session), page)
+            documents = await shared_documents(
+                owner.resources.calling, owner.service.shares[borrow.share], Reads(owner.service, session), page
+            )
             found |= {key: msgspec.json.decode(data) for key, data in documents.items()}
     return found
 

@@ -57,6 +57,8 @@ class JournalEvent(msgspec.Struct, omit_defaults=True):
     number: Annotated[int, Meta(ge=1)]
     data: Any
     traceparent: str = ""
+    chain: str = ""
+    metadata: str = ""
 
 
 class JournalPage(msgspec.Struct):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from chimera.parts import path_parameters
-from chimera.web import openapi
-from chimera.web.http import HTML, Call
-from chimera.web.routing import Route
+from chimera.web.wire import openapi
+from chimera.web.wire.http import HTML, Call
+from chimera.web.wire.routing import Route
 
 if TYPE_CHECKING:
     from chimera.web.read_head import ReadHead

@@ -12,10 +12,11 @@ from chimera.journal.consumers import consumers_of
 from chimera.upkeep.liveness import Liveness
 from chimera.upkeep.standing import Unmoved
 from chimera.upkeep.status import consumer_rows, service_status
-from chimera.web import answers, openapi
-from chimera.web.http import Call, NoQuery, answer_problem, read_query
-from chimera.web.openapi import added_route
-from chimera.web.routing import Route
+from chimera.web import answers
+from chimera.web.wire import openapi
+from chimera.web.wire.http import Call, NoQuery, answer_problem, read_query
+from chimera.web.wire.openapi import added_route
+from chimera.web.wire.routing import Route
 
 METRICS = "Metrics of this process, for Prometheus"
 LOOKS = 4

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from chimera.borrow.reads import BorrowedReads
+from chimera.caller import NOBODY, Asked
 from chimera.commands.accept import Accepted, CommandDecoder, Intake, Misfit
 from chimera.commands.inbox import Outcome
 from chimera.commands.reuse import key_reused
@@ -22,19 +21,22 @@ from chimera.commands.states import CommandStates
 from chimera.core.context import Context
 from chimera.core.json import invalid
 from chimera.errors import Invalid, Rejected
-from chimera.folds import Page, View
+from chimera.folds import View
 from chimera.messages import Position
 from chimera.parts import Handler, Query, path_parameters
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
+from chimera.signature import Page
 from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
-from chimera.web import openapi
 from chimera.web.admin import Admin
-from chimera.web.http import HTML, JSON, Call, Header, answer_problem
+from chimera.web.asking import Asking, is_asked_for
 from chimera.web.probes import Probes
-from chimera.web.routing import Route
 from chimera.web.snapshots import Snapshots
+from chimera.web.wire import openapi
+from chimera.web.wire.http import HTML, JSON, Call, Header, answer_problem
+from chimera.web.wire.parameters import Parameters
+from chimera.web.wire.routing import Route
 
 logger = logging.getLogger("chimera")
 
@@ -57,6 +59,7 @@ class ReadHead:
             name: BorrowedReads(context, borrow, self._documents) for name, borrow in context.service.borrows.items()
         }
         self._intake = Intake(context)
+        self._asking = Asking(context, self._snapshots, self._reader)
         self.probes = Probes(context)
         self._admin = Admin(context, self.states, self.borrows)
         self.works: dict[str, asyncio.Future[None]] = {}
@@ -103,11 +106,14 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
+            asked = await self._asking(call)
+            self._asking.admit(asked, handler.signature)
             body, idempotency_key = await call.body(), _idempotency_key(call)
             self._intake.hold(size := len(body))
             try:
-                accepted = decoder.decode(body, call.path, idempotency_key, call.header(b"traceparent"))
-                await answer(call, handler, method, accepted)
+                traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked)
+                accepted = decoder.decode(body, call.path, idempotency_key, traceparent, asked.caller, metadata)
+                await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
                 raise await self._intake.refusal(misfit) from misfit
             finally:
@@ -115,14 +121,14 @@ class ReadHead:
 
         return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
 
-    async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
+    async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: Asked) -> None:
         await self._intake.append(accepted.message)
         key = handler.command.__key_fields__[0]
         body = {"command_id": accepted.message.id, key: accepted.message.key}
         await call.answer_json(body, 201, _location(call, handler, accepted))
 
-    async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted) -> None:
-        outcome = await self._intake.execute(accepted.message)
+    async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: Asked) -> None:
+        outcome = await self._intake.execute(accepted.message, asked.request)
         if outcome.state == "reused":
             raise key_reused()
         headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode())]
@@ -136,15 +142,20 @@ class ReadHead:
             body, status, JSON, [*headers, *(_location(call, handler, accepted) if status == 201 else ())]
         )
 
-    def _query_route(self, query: Query) -> Route:
-        parameters = _Parameters(query.function)
-        reader_name = parameters.reader
+    def _reader(self, session: Session, waiting: Waiting | None = None) -> Reader:
+        waiting = waiting or Waiting(self.context, self._documents, Notes(), self.context.timing.after_s)
+        return Reader(self.context.service, session, self._documents, self.borrows, waiting)
 
-        async def ask(arguments: dict[str, object], reader: str, waiting: Waiting, session: Session) -> object:
+    def _query_route(self, query: Query) -> Route:
+        signature, service = query.signature, self.context.service
+        parameters = Parameters(signature)
+        calling = self.context.resources.calling(signature, Reader)
+        needs_reader, is_asked = signature.needs_any((Reader,)), is_asked_for(service, signature)
+
+        async def ask(arguments: dict[str, object], asked: Asked, waiting: Waiting, session: Session) -> object:
             waiting.notes.begin()
-            arguments[reader] = Reader(self.context.service, session, self._documents, self.borrows, waiting)
             try:
-                found = await query.function(**arguments)
+                found = await calling(own={Reader: self._reader(session, waiting)}, asked=asked, plain=arguments)
             except Rejected:
                 await waiting.cover_tables(session)
                 raise
@@ -153,13 +164,15 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             arguments = parameters.read(call)
+            asked = await self._asking(call) if is_asked else NOBODY
+            self._asking.admit(asked, signature)
             notes = Notes(_after(call))
             waiting = Waiting(self.context, self._documents, notes, self.context.timing.after_s, self._tables)
             try:
-                if reader_name is None:
-                    found = await query.function(**arguments)
+                if needs_reader:
+                    found = await self._snapshots.look(partial(ask, arguments, asked, waiting))
                 else:
-                    found = await self._snapshots.look(partial(ask, arguments, reader_name, waiting))
+                    found = await calling(asked=asked, plain=arguments)
                 if found is None:
                     raise _not_found(call)
             except Rejected as refusal:  # what it says may come from views that are behind
@@ -168,9 +181,7 @@ class ReadHead:
             await _answer_document(call, found, query.page, _said(notes))
 
         method, _, template = query.route.partition(" ")
-        describe = partial(
-            openapi.query, self.context.service, query, parameters.declared, waits=reader_name is not None
-        )
+        describe = partial(openapi.query, service, query, parameters.declared, waits=needs_reader)
         return Route(method, template, endpoint, describe)
 
     def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
@@ -210,44 +221,6 @@ class ReadHead:
             await call.answer(data, 200, JSON, headers)
 
         return Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))
-
-
-class _Parameters:
-    """The parameters of a query's function: from the path, from the query string, and the Reader."""
-
-    def __init__(self, function: Callable[..., object]) -> None:
-        hints = typing.get_type_hints(function, include_extras=True)
-        self.reader = next((name for name, hint in hints.items() if hint is Reader and name != "return"), None)
-        self.declared: list[tuple[str, Any, object]] = [
-            (name, hints[name], msgspec.NODEFAULT if parameter.default is parameter.empty else parameter.default)
-            for name, parameter in inspect.signature(function).parameters.items()
-            if name != self.reader
-        ]
-        fields = [
-            (name, hint) if default is msgspec.NODEFAULT else (name, hint, default)
-            for name, hint, default in self.declared
-        ]
-        self._struct = msgspec.defstruct(
-            f"{function.__name__}_parameters", fields, kw_only=True, forbid_unknown_fields=True
-        )
-
-    def read(self, call: Call) -> dict[str, object]:
-        """The function's arguments. Raises Invalid with the parameter at fault."""
-        given = call.path
-        if call.scope["query_string"]:
-            query = call.query()
-            if both := query.keys() & given.keys():
-                raise Invalid(
-                    f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}"
-                )
-            given = {**query, **given}
-        try:
-            return msgspec.structs.asdict(msgspec.convert(given, self._struct, strict=False))
-        except msgspec.ValidationError as error:
-            at_fault = invalid(error, "query")
-            if (name := at_fault.field.removeprefix("query.")) in call.path:
-                at_fault.field = f"path.{name}"
-            raise at_fault from error
 
 
 async def _answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:

@@ -10,11 +10,12 @@ from http import HTTPStatus
 from ipaddress import ip_network
 from typing import Protocol
 
-from chimera.core.shares import Shares
 from chimera.core.timing import Doors
 from chimera.errors import Invalid, NotYet, Rejected, Unavailable
-from chimera.web.http import Call, Header, Receive, Scope, Send, answer_problem, mounted
-from chimera.web.routing import NoRoute, Route, Router
+from chimera.web.asking import Unauthenticated
+from chimera.web.wire.http import Call, Header, Receive, Scope, Send, answer_problem, mounted
+from chimera.web.wire.routing import NoRoute, Route, Router
+from chimera.web.wire.shares import Shares
 
 logger = logging.getLogger("chimera")
 
@@ -92,7 +93,8 @@ async def _answer_error(call: Call, error: Exception) -> None:
     elif isinstance(error, Invalid):
         await answer_problem(call, error.status, error.detail, field=error.field, headers=_close(call))
     elif isinstance(error, Rejected):
-        await answer_problem(call, error.status, error.detail or error.reason, reason=error.reason)
+        headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
+        await answer_problem(call, error.status, error.detail or error.reason, reason=error.reason, headers=headers)
     elif isinstance(error, Unavailable):
         logger.warning("%s %s: %s", call.scope["method"], call.scope["path"], error)
         await answer_problem(

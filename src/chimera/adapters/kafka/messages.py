@@ -29,6 +29,8 @@ def to_headers(message: Message) -> list[tuple[str, str | bytes | None]]:
         headers.append(("ce_traceparent", message.traceparent))
     if message.chain:
         headers.append(("ce_chain", message.chain))
+    if message.metadata:
+        headers.append(("ce_metadata", message.metadata))
     return headers
 
 
@@ -56,6 +58,7 @@ def _attributes_of(received: KafkaMessage) -> Attributes:
         _read(headers.get("ce_number")),
         _read(headers.get("ce_traceparent")),
         _read(headers.get("ce_chain")),
+        _read(headers.get("ce_metadata")),
     )
 
 

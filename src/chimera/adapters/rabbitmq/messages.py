@@ -15,8 +15,8 @@ from rabbitstream.chunks import UnreadableEntry
 
 CONTENT_TYPE = "application/json"
 
-_ATTRIBUTES = ("specversion", "id", "source", "type", "subject", "time", "traceparent", "partition", "number", "chain")
-_TEXTS = ("id", "source", "type", "subject", "traceparent", "chain")
+_TEXTS = ("id", "source", "type", "subject", "traceparent", "chain", "metadata")
+_ATTRIBUTES = ("specversion", "time", "partition", "number", *_TEXTS)
 _KEYS = {name: amqp.text(f"cloudEvents:{name}") for name in _ATTRIBUTES}
 _NAMES = {f"cloudEvents{mark}{name}".encode(): name for name in _ATTRIBUTES for mark in ":_"}
 _PROPERTIES = amqp.properties(CONTENT_TYPE)
@@ -47,6 +47,8 @@ def encode(message: Message) -> bytes:
         pairs += (_KEYS["traceparent"], amqp.text(message.traceparent))
     if message.chain:
         pairs += (_KEYS["chain"], amqp.text(message.chain))
+    if message.metadata:
+        pairs += (_KEYS["metadata"], amqp.text(message.metadata))
     return amqp.encode(_PROPERTIES, pairs, message.data)
 
 
@@ -58,11 +60,12 @@ def decode(data: bytes, partition: int, stream: str, offset: int) -> Message:
     try:
         attributes, body = amqp.decode(data, _NAMES)
         time = _time(attributes.get("time", ""))
-        id_, source, type_, key, traceparent, chain = (str(attributes.get(name, "")) for name in _TEXTS)
+        id_, source, type_, key, traceparent, chain, metadata = (str(attributes.get(name, "")) for name in _TEXTS)
         number = attributes.get("number", 0)
     except Exception as error:  # noqa: BLE001 - anybody may write anything: no record must end the reading of others
         return unreadable(place, partition, data, f"it is no CloudEvent in AMQP 1.0: {error}")
-    return received(place, partition, Attributes(id_, source, type_, key, time, number, traceparent, chain), body)
+    found = Attributes(id_, source, type_, key, time, number, traceparent, chain, metadata)
+    return received(place, partition, found, body)
 
 
 def headers(message: Message) -> dict[str, Any]:

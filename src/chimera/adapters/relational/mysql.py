@@ -49,10 +49,12 @@ _KEYS = """
     SELECT table_name, column_name FROM information_schema.key_column_usage
     WHERE table_schema = DATABASE() AND constraint_name = 'PRIMARY' ORDER BY ordinal_position"""
 
-_EVENT = "SELECT number, source, type, `key`, time, data, traceparent, chain FROM journal WHERE `partition` = %s"
+_EVENT = (
+    "SELECT number, source, type, `key`, time, data, traceparent, chain, metadata FROM journal WHERE `partition` = %s"
+)
 # Large data stay where they are until it is known which of them fit.
 _PAGE = f"""
-    SELECT j.number, source, type, `key`, time, data, traceparent, chain FROM (
+    SELECT j.number, source, type, `key`, time, data, traceparent, chain, metadata FROM (
         SELECT `partition`, number, SUM(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before_it FROM (
             SELECT `partition`, number, LENGTH(data) AS size FROM journal WHERE `partition` = %s AND number > %s
             ORDER BY number LIMIT %s) page) placed
@@ -74,7 +76,8 @@ _HEADS = "SELECT `partition`, number FROM heads"
 _OLDEST = """
     SELECT `partition`, coalesce((SELECT min(number) FROM journal j WHERE j.`partition` = h.`partition`), number + 1)
     FROM heads h ORDER BY `partition`"""
-_APPEND = "INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent, chain) VALUES "
+_APPEND = """
+    INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent, chain, metadata) VALUES """
 
 _GET = "SELECT `key`, data, revision FROM documents WHERE view = %s AND `key` IN ({})"
 _CURRENT = "SELECT `key`, revision FROM documents WHERE view = %s AND `key` IN ({}) ORDER BY `key` FOR UPDATE"

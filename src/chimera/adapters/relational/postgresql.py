@@ -56,9 +56,9 @@ _KEYS = """
     WHERE i.indisprimary AND c.relnamespace = current_schema()::regnamespace
     ORDER BY array_position(i.indkey::int2[], a.attnum)"""
 
-_EVENT = "SELECT number, source, type, key, time, data, traceparent, chain FROM journal WHERE partition = $1"
+_EVENT = "SELECT number, source, type, key, time, data, traceparent, chain, metadata FROM journal WHERE partition = $1"
 _PAGE = f"""
-    SELECT number, source, type, key, time, data, traceparent, chain FROM (
+    SELECT number, source, type, key, time, data, traceparent, chain, metadata FROM (
         SELECT *, sum(size) OVER (ORDER BY number ROWS UNBOUNDED PRECEDING) - size AS before FROM (
             SELECT *, length(data) AS size FROM journal WHERE partition = $1 AND number > $2
             ORDER BY number LIMIT $3) page) placed
@@ -78,11 +78,12 @@ _MOVE_HEADS = """
     UPDATE heads SET number = tip.number, chain = tip.chain
     FROM unnest($1::int[], $2::bigint[], $3::text[]) AS tip (partition, number, chain)
     WHERE heads.partition = tip.partition"""
-_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent", "chain")
+_JOURNAL = ("partition", "number", "source", "type", "key", "time", "data", "traceparent", "chain", "metadata")
 _APPEND = f"""
     WITH moved AS ({_MOVE_HEADS})
     INSERT INTO journal ({", ".join(_JOURNAL)}) SELECT * FROM unnest($4::int[],
-        $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[])"""
+        $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[],
+        $13::text[])"""
 
 _GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
 _DROP = """

@@ -29,16 +29,20 @@ _LOG_SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS records (
     partition INTEGER, offset INTEGER, id TEXT, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, number INTEGER,
-    traceparent TEXT, chain TEXT NOT NULL DEFAULT '', PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
+    traceparent TEXT, chain TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (partition, offset)) STRICT, WITHOUT ROWID
 """
 _APPEND = """
-INSERT INTO records (partition, offset, id, source, type, key, time, data, number, traceparent, chain)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO records (partition, offset, id, source, type, key, time, data, number, traceparent, chain, metadata)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-_NAMES = ("offset", "id", "source", "type", "key", "time", "data", "partition", "number", "traceparent", "chain")
-_TEXTS = ("id", "source", "type", "key", "time", "traceparent", "chain")
+_NAMES = (
+    *("offset", "id", "source", "type", "key", "time", "data", "partition", "number", "traceparent", "chain"),
+    "metadata",
+)
+_TEXTS = ("id", "source", "type", "key", "time", "traceparent", "chain", "metadata")
 _COLUMNS = ", ".join(_NAMES)
 _COLUMNS_AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" if name in _TEXTS else name for name in _NAMES)
 
@@ -129,7 +133,7 @@ class SQLiteTopic:
         self._file.listen(self._appended.notify)
         async with self._file.writing() as connection:
             connection.run_script(_LOG_SCHEMA)
-            add_columns(connection, [("records", "chain TEXT NOT NULL DEFAULT ''")])
+            add_columns(connection, [("records", f"{name} TEXT NOT NULL DEFAULT ''") for name in ("chain", "metadata")])
             if partitions is not None:
                 connection.run("INSERT OR IGNORE INTO meta VALUES ('partitions', ?)", (partitions,))
             rows = connection.run("SELECT value FROM meta WHERE name = 'partitions'")
@@ -228,4 +232,7 @@ def _numbered(messages: Iterable[Message], ends: dict[int, int]) -> Iterator[Row
     for m in messages:
         ends[m.partition] += 1
         offset = ends[m.partition]
-        yield (m.partition, offset, m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent, m.chain)
+        yield (
+            *(m.partition, offset, m.id, m.source, m.type, m.key, m.time, m.data, m.number, m.traceparent, m.chain),
+            m.metadata,
+        )

@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS heads (
     partition INTEGER PRIMARY KEY, number INTEGER NOT NULL, chain TEXT, trimmed INTEGER, anchor TEXT) STRICT;
 CREATE TABLE IF NOT EXISTS journal (
     partition INTEGER, number INTEGER, source TEXT, type TEXT, key TEXT, time TEXT, data BLOB, traceparent TEXT,
-    chain TEXT, PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
+    chain TEXT, metadata TEXT, PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
 """
 _HEADS = "SELECT partition, number FROM heads ORDER BY partition"
@@ -60,8 +60,9 @@ _ADDED = (
     ("heads", "trimmed INTEGER"),
     ("heads", "anchor TEXT"),
     ("journal", "chain TEXT"),
+    ("journal", "metadata TEXT"),
 )
-_COLUMNS = "partition, number, source, type, key, time, data, traceparent, chain"
+_COLUMNS = "partition, number, source, type, key, time, data, traceparent, chain, metadata"
 _CHAIN = """
 SELECT CASE ?2 WHEN number THEN chain WHEN trimmed THEN anchor
     ELSE (SELECT chain FROM journal WHERE partition = ?1 AND number = ?2) END
@@ -267,7 +268,7 @@ class SQLiteWriteSession(SQLiteSession):
         self._open.run("DELETE FROM journal WHERE partition = ? AND number <= ?", (partition, through))
 
     async def append(self, events: Sequence[Message]) -> None:
-        added = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        added = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         self._open.run_many(added, journal_rows(events))
         self._open.run_many("UPDATE heads SET number = ?2, chain = ?3 WHERE partition = ?1", tips_of(events))
 
@@ -290,6 +291,6 @@ def events_in(
 
     `which` is a condition in SQL, `parameters` are its values and then a limit, -1 for none.
     """
-    columns = "number, source, type, key, time, data, traceparent, chain"
+    columns = "number, source, type, key, time, data, traceparent, chain, metadata"
     sql = f"SELECT {columns} FROM journal WHERE partition = ? AND {which} ORDER BY number LIMIT ?"
     return events_of(at, connection.page(sql, (at, *parameters), data=5, size=size))

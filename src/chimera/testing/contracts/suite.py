@@ -62,4 +62,8 @@ def event(partition: int, number: int, key: str = "key", data: bytes = b"{}") ->
     """An event as the journal gives it back."""
     time, traceparent = "2024-05-01T12:00:00.000001Z", f"00-{number:032x}-{partition + 1:016x}-01"
     position, chain = f"contract/{partition}@{number}", f"{number:032x}"
-    return Message(position, "contract", "contract.Happened", key, time, data, partition, number, traceparent, chain)
+    metadata = '{"caller":{"subject":"ann"}}' if number % 2 else ""
+    return Message(
+        *(position, "contract", "contract.Happened", key, time, data, partition, number, traceparent, chain),
+        metadata=metadata,
+    )

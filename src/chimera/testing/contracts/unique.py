@@ -11,6 +11,7 @@ import pytest
 
 from chimera.entities import RESERVED, Entity, table_of
 from chimera.errors import Taken
+from chimera.messages import Message
 from chimera.ports import Store
 from chimera.service import Service
 from chimera.testing.contracts.bank import PARTITIONS, again
@@ -185,6 +186,11 @@ class UniqueGuarantees(EngineSuite):
 _numbers = itertools.count(1)
 
 
+def command(id_: str) -> Message:
+    """A command that is handled."""
+    return Message(id_, "members", "", "key", "2026-01-02T03:04:05Z", b"", 0)
+
+
 async def handled(engine: Store, work: Callable[[Transaction], Awaitable[object]]) -> None:
     """Do the work as a handler does, in a transaction of its own; again for as long as there is a conflict."""
     await engine.create(TABLES, PARTITIONS)
@@ -192,7 +198,7 @@ async def handled(engine: Store, work: Callable[[Transaction], Awaitable[object]
     async def once() -> None:
         async with engine.transaction() as session:
             unit = Unit(members, session)
-            tx = Transaction(unit, f"command-{next(_numbers)}", "2026-01-02T03:04:05Z", key="key")
+            tx = Transaction(unit, command(f"command-{next(_numbers)}"), "key")
             await work(tx)
             await tx.settle()
             tx.merge()
@@ -204,7 +210,7 @@ async def handled(engine: Store, work: Callable[[Transaction], Awaitable[object]
 async def found(engine: Store, read: Callable[[Transaction], Awaitable[Result]]) -> Result:
     """What a handler reads."""
     async with engine.transaction() as session:
-        return await read(Transaction(Unit(members, session), "command", "2026-01-02T03:04:05Z"))
+        return await read(Transaction(Unit(members, session), command("command")))
 
 
 async def by_email(engine: Store, email: str) -> str | None:

@@ -8,10 +8,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from chimera.borrowed import Borrowed
 from chimera.journal.checkpoints import Place, floor_of
 from chimera.messages import Position
-from chimera.parts import Borrow, Mode
+from chimera.parts import Borrow, Borrowed, Mode
 from chimera.reader import Notes
 from chimera.testing.fleets.network import Broken, Listener
 from chimera.testing.fleets.promises import SharedVersion

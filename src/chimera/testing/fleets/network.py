@@ -11,7 +11,7 @@ from chimera.errors import ChimeraError, Unavailable
 from chimera.reader import BorrowReads
 from chimera.testing.fleets.trouble import CUT_S, Trouble
 from chimera.testing.virtual.loop import PROCESS, SimLoop, SimProcess
-from chimera.web.http import ASGIApp, Event
+from chimera.web.wire.http import ASGIApp, Event
 
 Result = TypeVar("Result")
 

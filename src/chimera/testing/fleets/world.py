@@ -28,7 +28,7 @@ from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import Plan
 from chimera.testing.virtual.clock import SimClock
 from chimera.testing.virtual.loop import SimLoop, SimProcess
-from chimera.upkeep.naming import admit
+from chimera.upkeep.admission.naming import admit
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 

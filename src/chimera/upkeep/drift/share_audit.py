@@ -169,7 +169,7 @@ async def _differing(context: Context, share: Share, keys: Sequence[str]) -> dic
     """The kinds, by key, of those whose document is not what was emitted: seen in one snapshot, without a lock."""
     async with context.store.snapshot() as session:
         rows = await emitted_rows(session, share.name, context.service.partitions, keys)
-        documents = await shared_documents(share, Reads(context.service, session), keys)
+        documents = await shared_documents(context.resources.calling, share, Reads(context.service, session), keys)
     return _differences(keys, rows, documents)
 
 
@@ -188,7 +188,7 @@ async def _emit(context: Context, share: Share, keys: Sequence[str]) -> list[str
     async with context.store.transaction() as session:
         unit = Unit(context.service, session)
         rows = await emitted_rows(session, share.name, context.service.partitions, keys)
-        documents = await shared_documents(share, UnitReads(unit), keys)
+        documents = await shared_documents(context.resources.calling, share, UnitReads(unit), keys)
         differing = _differences(keys, rows, documents)
         at = context.clock.stamp()
         unit.events += [change_of(context.service, share, key, documents.get(key), at) for key in differing]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from chimera.errors import Invalid
-from chimera.web.http import Call, parse_query
+from chimera.web.wire.http import Call, parse_query
 
 Endpoint = Callable[[Call], Awaitable[None]]
 

@@ -27,12 +27,12 @@ from chimera.core.tables import Progress, StoredName
 from chimera.entities import Entity, table_of
 from chimera.errors import ChimeraError, SettingsError, Unavailable
 from chimera.journal.checkpoints import again_on_conflict
-from chimera.parts import Reaction, located
+from chimera.parts import Reaction
 from chimera.ports import Checkpoint
 from chimera.service import Service
+from chimera.signature import located
 from chimera.transaction import Unit
-from chimera.upkeep.drift.unique import UNIQUE, reserve_all
-from chimera.upkeep.marks import (
+from chimera.upkeep.admission.marks import (
     StoreMark,
     ViewsMarks,
     last_records,
@@ -44,6 +44,7 @@ from chimera.upkeep.marks import (
     store_of_another,
     strangers,
 )
+from chimera.upkeep.drift.unique import UNIQUE, reserve_all
 
 logger = logging.getLogger("chimera")
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import msgspec
 
-from chimera.folds import Page, View
+from chimera.folds import View
 from chimera.parts import Handler, Query, Reply, path_parameters
 from chimera.reader import POSITIONS_LIMIT
 from chimera.service import Service
-from chimera.web.http import BODY_LIMIT, NoQuery, Problem
-from chimera.web.routing import Endpoint, Route
+from chimera.signature import Page
+from chimera.web.wire.http import BODY_LIMIT, NoQuery, Problem
+from chimera.web.wire.routing import Endpoint, Route
 
 POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
 REF = "#/components/schemas/{name}"

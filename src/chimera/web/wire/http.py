@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl, quote, unquote
 import msgspec
 
 from chimera.core.json import invalid
-from chimera.core.shares import Lane, Shares
 from chimera.errors import Invalid, Unavailable
+from chimera.web.wire.shares import Lane, Shares
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"

@@ -1,0 +1,177 @@
+"""What an author's function takes: read when it is declared, so that a mistake is told with its place."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from chimera.errors import DeclarationError
+
+KeyOf = Callable[[Any], "str | Iterable[str]"]
+"""From an event to the key of its document, or the keys of its documents."""
+Page = Callable[[Any], str]
+"""From an answer to the HTML that shows it."""
+PLAIN = (str, int, float, bool, bytes, datetime, date, time, timedelta, Decimal, UUID)
+"""The types that can be read from text, beside enums, and lists and unions of such."""
+
+
+class Needed(NamedTuple):
+    """A parameter that is supplied by its type. `optional`: it takes None where there is none."""
+
+    name: str
+    type: Any
+    optional: bool = False
+
+
+class Plain(NamedTuple):
+    """A parameter that is read from text: of a path or a query."""
+
+    name: str
+    type: Any
+    default: object
+
+
+class Signature(NamedTuple):
+    """A function as it was read. `first`: the parameters that it is handed by their place.
+
+    `needs` are supplied by their types, `plain` are read from text. `hints`: its annotations, by name.
+    """
+
+    function: Callable[..., Any]
+    first: tuple[str, ...]
+    needs: tuple[Needed, ...]
+    plain: tuple[Plain, ...]
+    hints: Mapping[str, Any]
+
+    @property
+    def at(self) -> str:
+        """The file and line of the function, and its name."""
+        return f"{located(self.function)}: {name_of(self.function)}"
+
+    def needs_any(self, of: Collection[Any]) -> bool:
+        """True when one of these types is needed."""
+        return any(need.type in of for need in self.needs)
+
+
+def signature_of(function: Callable[..., Any], first: int = 0, *, may_be_plain: bool = False) -> Signature:
+    """The signature of an `async def` that is handed `first` parameters by place; all others are found by type.
+
+    `may_be_plain`: they may also be read from text. Raises DeclarationError, with file and line.
+    """
+    what = inspect.unwrap(function)
+    if not inspect.iscoroutinefunction(what) and not inspect.iscoroutinefunction(getattr(what, "__call__", None)):  # noqa: B004
+        kind = "yields" if inspect.isasyncgenfunction(what) else "is a def"
+        raise DeclarationError(
+            f"{located(function)}: {name_of(function)} {kind}; write: async def {name_of(function)}(…), and return"
+        )
+    return read_parameters(function, first, may_be_plain=may_be_plain)
+
+
+def read_parameters(
+    function: Callable[..., Any], first: int = 0, *, may_be_plain: bool = False, required_only: bool = False
+) -> Signature:
+    """As `signature_of`, whatever kind of callable it is. `required_only`: leave out what has a default."""
+    hints, at = hints_of(function), f"{located(function)}: {name_of(function)}"
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) < first:
+        raise DeclarationError(f"{at} takes {len(parameters)} parameters; it is given {first} at least")
+    needs: list[Needed] = []
+    plain: list[Plain] = []
+    for parameter in parameters[first:]:
+        if required_only and (parameter.default is not parameter.empty or parameter.kind in _MANY):
+            continue
+        if parameter.kind in _MANY:
+            raise DeclarationError(f"{at}: nobody knows what *{parameter.name} is; name each parameter")
+        if parameter.name not in hints:
+            raise DeclarationError(
+                f"{at}: its parameter {parameter.name!r} says no type; write: {parameter.name}: Transaction"
+            )
+        hint = hints[parameter.name]
+        if is_plain(hint):
+            plain.append(Plain(parameter.name, hint, parameter.default))
+        else:
+            needs.append(_need(parameter.name, hint))
+    if plain and not may_be_plain:
+        without = next((each for each in plain if each.default is inspect.Parameter.empty), None)
+        if without is not None:
+            raise DeclarationError(
+                f"{at}: nobody can supply its parameter {without.name!r}, {_text(without.type)}; "
+                "what comes with a request is a field of the command, or of Request"
+            )
+    return Signature(function, tuple(each.name for each in parameters[:first]), tuple(needs), tuple(plain), hints)
+
+
+def is_plain(hint: Any) -> bool:
+    """True for a type that is read from text: a scalar, an enum, a list of such, or a union of such."""
+    if isinstance(hint, typing.NewType):
+        return is_plain(hint.__supertype__)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return is_plain(arguments[0])
+    if origin is typing.Literal or hint is type(None) or hint is None:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return all(map(is_plain, arguments)) and hint is not type(None)
+    if origin in (list, tuple, set, frozenset):
+        return all(is_plain(each) for each in arguments if each is not Ellipsis)
+    return isinstance(hint, type) and (issubclass(hint, enum.Enum) or hint in (*PLAIN, list, tuple, set, frozenset))
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function, or of a class's `__init__`. Raises DeclarationError for a name not to be found."""
+    target = function.__init__ if isinstance(function, type) else inspect.unwrap(function)  # type: ignore[misc]
+    if not hasattr(target, "__annotations__"):
+        target = getattr(target, "__call__", target)  # noqa: B004
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise DeclarationError(
+            f"{located(function)}: {name_of(function)}: {error}; its annotations must be importable where it is "
+            "declared: import them outside of TYPE_CHECKING, at the module's level"
+        ) from error
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """The name of a function, or of the class of an object that can be called."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def located(function: Callable[..., object]) -> str:
+    """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
+
+
+def at_line(path: str, line: int) -> str:
+    """A place in a file, as it is told to people."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive
+        near = path
+    return f"{path if near.startswith('..') else near}:{line}"
+
+
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _need(name: str, hint: Any) -> Needed:
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in arguments:
+        others = [each for each in arguments if each is not type(None)]
+        if len(others) == 1:
+            return Needed(name, others[0], optional=True)
+    return Needed(name, hint)
+
+
+def _text(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)

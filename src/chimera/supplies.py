@@ -1,0 +1,142 @@
+"""What surrounds the functions of a service: who asks, and the resources that they need beside their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from chimera.caller import Caller, Request
+from chimera.errors import DeclarationError
+from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of
+
+Resource = TypeVar("Resource")
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Awaitable[Any]])
+
+Per = Literal["process", "call"]
+PERS: tuple[Per, ...] = ("process", "call")
+Factory = Callable[
+    ..., Resource | Awaitable[Resource] | AbstractAsyncContextManager[Resource] | AsyncIterator[Resource]
+]
+"""Makes a resource: a class, a function, an `async def`, or a function that yields it once and closes it after that."""
+
+
+class Provided(NamedTuple):
+    """How a resource is made. `per`: once in each process, or for each call of a function that needs it."""
+
+    type: type
+    factory: Factory[Any]
+    per: Per
+    signature: Signature
+
+
+class Authenticator(NamedTuple):
+    """The function that tells who asks. `challenge`: what a 401 says in `WWW-Authenticate`."""
+
+    function: Callable[..., Awaitable[Caller | None]]
+    challenge: str
+    signature: Signature
+
+
+class Supplies:
+    """What the functions of a service are given by the types of their parameters; a part of Service."""
+
+    def __init__(self) -> None:
+        self.provided: dict[Any, Provided] = {}
+        self.authenticator: Authenticator | None = None
+
+    def provide(self, type_: type[Resource], factory: Factory[Resource] | None = None, *, per: Per = "process") -> None:
+        """Give each function that has a parameter of this type a resource made by `factory`, or by the type itself.
+
+        A factory is a class, a function, an `async def`, or one that yields: an `@asynccontextmanager`, which goes on
+        to close the resource at the end. It is run on the loop of the heads, when they start (`per="process"`), or for
+        each call of a function that needs one (`per="call"`). What it needs itself, it says by type too; one per call
+        may take the Caller.
+        """
+        made = type_ if factory is None else factory
+        if type_ in self.provided:
+            raise DeclarationError(
+                f"{located(made)}: {name_of(type_)} is provided already, at {located(self.provided[type_].factory)}; "
+                "to have another one in a test, use: with service.replacing(…)"
+            )
+        self.provided[type_] = _provided(type_, made, per)
+
+    @contextmanager
+    def replacing(self, type_: type[Resource], factory: Factory[Resource], *, per: Per = "process") -> Iterator[None]:
+        """Provide another resource for this type inside the block: for tests. Heads that start there use it."""
+        before = self.provided.get(type_)
+        self.provided[type_] = _provided(type_, factory, per)
+        try:
+            yield
+        finally:
+            if before is None:
+                del self.provided[type_]
+            else:
+                self.provided[type_] = before
+
+    def authenticate(self, function: AnyFunction | None = None, *, challenge: str = "Bearer") -> Any:
+        """Tell by the decorated function who asks: `async def who(request: Request) -> Caller | None`.
+
+        It may need resources and a Reader as well. It runs once for each request whose function needs the Caller, and
+        for every command, whose caller travels with it. None is nobody: a function that takes `Caller` is then not
+        called, and 401 answered with this `challenge`; one that takes `Caller | None` is. To refuse whoever shows
+        something that is wrong, raise `Rejected("…", status=401)`.
+        """
+
+        def declare(function: AnyFunction) -> AnyFunction:
+            if self.authenticator is not None:
+                raise DeclarationError(
+                    f"{located(function)}: {located(self.authenticator.function)} tells already who asks; keep one"
+                )
+            signature = signature_of(function)
+            if signature.needs_any((Caller,)):
+                raise DeclarationError(f"{signature.at}: it tells who the Caller is; it can't need one")
+            self.authenticator = Authenticator(function, challenge, signature)
+            return function
+
+        return declare if function is None else declare(function)
+
+    def check_supplied(self, signature: Signature, own: tuple[Any, ...]) -> None:
+        """Raises DeclarationError where nobody supplies what a function needs; `own` are types that its caller has."""
+        for need in signature.needs:
+            if need.type in own:
+                continue
+            if need.type is Caller and self.authenticator is None:
+                if need.optional:
+                    continue
+                raise DeclarationError(
+                    f"{signature.at} needs the Caller, and nobody tells who that is; add: @service.authenticate"
+                )
+            if need.type not in self.provided and need.type is not Caller:
+                raise DeclarationError(f"{signature.at}: {_unknown(need)}")
+
+    def check_provided(self) -> None:
+        """Raises DeclarationError where a resource needs what nobody provides, or itself."""
+        for provided in self.provided.values():
+            self.check_supplied(provided.signature, (Caller, Request) if provided.per == "call" else ())
+            self._check_order(provided, ())
+
+    def _check_order(self, provided: Provided, above: tuple[Any, ...]) -> None:
+        if provided.type in above:
+            way = " needs ".join(name_of(each) for each in (*above, provided.type))
+            raise DeclarationError(f"{provided.signature.at}: {way}; one of them has to do without")
+        for need in provided.signature.needs:
+            if (inner := self.provided.get(need.type)) is None:
+                continue
+            if provided.per == "process" and inner.per == "call":
+                raise DeclarationError(
+                    f"{provided.signature.at}: it is made once in a process and needs {name_of(inner.type)}, which is "
+                    'made for each call; make both per="call"'
+                )
+            self._check_order(inner, (*above, provided.type))
+
+
+def _provided(type_: Any, factory: Factory[Any], per: Per) -> Provided:
+    if per not in PERS:
+        raise DeclarationError(f"{located(factory)}: per is one of {', '.join(PERS)}, not {per!r}")
+    return Provided(type_, factory, per, read_parameters(factory, required_only=True))
+
+
+def _unknown(need: Needed) -> str:
+    kind = getattr(need.type, "__name__", str(need.type))
+    return f"nobody provides its parameter {need.name!r}; add: service.provide({kind}, …)"

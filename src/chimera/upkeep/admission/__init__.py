@@ -1,0 +1,1 @@
+"""What is looked at before a service starts: whose its stores are, and what its names are."""

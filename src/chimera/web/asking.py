@@ -1,0 +1,82 @@
+"""Who asks: each request is shown to the service's authenticator, once, where that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chimera.caller import Asked, Caller, Request, metadata_of
+from chimera.core.context import Context
+from chimera.errors import ChimeraError, Rejected
+from chimera.ports import Session
+from chimera.reader import Reader
+from chimera.service import Service
+from chimera.signature import Signature
+from chimera.web.snapshots import Snapshots
+from chimera.web.wire.http import Call
+
+
+class Unauthenticated(Rejected):
+    """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`."""
+
+    def __init__(self, reason: str, detail: str, challenge: str) -> None:
+        super().__init__(reason, detail, status=401)
+        self.challenge = challenge
+
+
+class Asking:
+    """Finds out who asks. `reader_of` makes a Reader of a session, for an authenticator that needs one."""
+
+    def __init__(self, context: Context, snapshots: Snapshots, reader_of: Callable[[Session], Reader]) -> None:
+        self._authenticator = authenticator = context.service.authenticator
+        self._snapshots = snapshots
+        self._reader_of = reader_of
+        if authenticator is not None:
+            self._needs_reader = authenticator.signature.needs_any((Reader,))
+            self._calling = context.resources.calling(authenticator.signature, Reader, Request)
+
+    async def __call__(self, call: Call) -> Asked:
+        """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
+        request = Request(call.scope)
+        if (authenticator := self._authenticator) is None:
+            return Asked(None, request)
+
+        async def look(session: Session) -> object:
+            own = {Request: request, Reader: self._reader_of(session)}
+            return await self._calling(own=own, asked=Asked(None, request))
+
+        try:
+            if self._needs_reader:
+                caller = await self._snapshots.look(look)
+            else:
+                caller = await self._calling(own={Request: request}, asked=Asked(None, request))
+        except Rejected as refusal:
+            if refusal.status != 401:
+                raise
+            raise Unauthenticated(refusal.reason, refusal.detail, authenticator.challenge) from refusal
+        if caller is not None and not isinstance(caller, Caller):
+            raise ChimeraError(
+                f"{authenticator.signature.at} returned a {type(caller).__name__}; return a Caller, or None for nobody"
+            )
+        return Asked(caller, request)
+
+    def admit(self, asked: Asked, signature: Signature) -> None:
+        """Raises Unauthenticated where a function takes the Caller, and nobody is known."""
+        if asked.caller is None and any(need.type is Caller and not need.optional for need in signature.needs):
+            challenge = self._authenticator.challenge if self._authenticator else "Bearer"
+            raise Unauthenticated("unauthenticated", "it is not known who asks; show who you are", challenge)
+
+    def travels(self, asked: Asked) -> str:
+        """What travels with a command of hers. Raises ChimeraError for a caller that can't be written."""
+        try:
+            return metadata_of(asked.caller)
+        except ValueError as error:
+            at = self._authenticator.signature.at if self._authenticator else ""
+            raise ChimeraError(f"{at}: {error}") from error
+
+
+def is_asked_for(service: Service, signature: Signature) -> bool:
+    """True when it matters to a function who asks, or to what it needs."""
+    if signature.needs_any((Caller, Request)):
+        return True
+    inner = (service.provided.get(need.type) for need in signature.needs)
+    return any(is_asked_for(service, each.signature) for each in inner if each is not None)
