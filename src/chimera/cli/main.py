@@ -58,19 +58,37 @@ def main(context: click.Context, config: str, verbose: bool) -> None:
     show_default=True,
     help="With --processes: a service's write heads.",
 )
+@click.option("--reload", is_flag=True, help="Start again whenever a .py or .toml file below the settings is saved.")
+@click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
 @click.pass_obj
-def up(config: str, port: int | None, state: str | None, processes: bool, workers: int) -> None:
+def up(
+    config: str, port: int | None, state: str | None, processes: bool, workers: int, reload: bool, with_parent: bool
+) -> None:
     """Run all services with both heads, in one process unless told otherwise."""
     from chimera.run.serving import serve
     from chimera.run.supervisor import supervise
 
     if workers > 1 and not processes:
         raise click.UsageError("--workers are processes of their own; add --processes")
+    if reload:
+        from chimera.cli.reload import keep_reloading
+
+        run(keep_reloading(_again("--reload", "--with-parent"), Path(config).absolute().parent))
+        return
     settings = settings_of(config, port=port, state=state)
     if processes:
-        run(supervise(settings, config, say_ready, workers=workers))
-    else:
-        run(serve(settings, list(settings.services), read=True, write=True, fleet=False, ready=say_ready))
+        run(supervise(settings, config, say_ready, workers=workers), with_parent=with_parent)
+        return
+    names = list(settings.services)
+    run(
+        serve(settings, names, read=True, write=True, fleet=False, ready=say_ready),
+        with_parent=with_parent,
+    )
+
+
+def _again(without: str, instead: str) -> list[str]:
+    """This command as it was typed, but for one option."""
+    return [sys.executable, "-m", "chimera", *(instead if word == without else word for word in sys.argv[1:])]
 
 
 @main.command("run")
