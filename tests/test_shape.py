@@ -193,6 +193,7 @@ def test_the_public_names_are_these() -> None:
         "Event",
         "Handling",
         "Invalid",
+        "ListPage",
         "Message",
         "Position",
         "Reader",
@@ -207,6 +208,7 @@ def test_the_public_names_are_these() -> None:
         "Unavailable",
         "Unique",
         "View",
+        "ViewList",
         "asgi",
     ]
     assert all(hasattr(chimera, name) for name in chimera.__all__)

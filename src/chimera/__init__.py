@@ -18,10 +18,10 @@ from chimera.errors import (
     Taken,
     Unavailable,
 )
-from chimera.folds import DELETED, View
+from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, Position
 from chimera.parts import Borrow, Borrowed, Handling, Reply
-from chimera.reader import Reader
+from chimera.reader import ListPage, Reader
 from chimera.service import Service
 from chimera.transaction import Reads, Transaction
 from chimera.unique import Unique
@@ -40,6 +40,7 @@ __all__ = [
     "Event",
     "Handling",
     "Invalid",
+    "ListPage",
     "Message",
     "Position",
     "Reader",
@@ -54,6 +55,7 @@ __all__ = [
     "Unavailable",
     "Unique",
     "View",
+    "ViewList",
     "asgi",
 ]
 

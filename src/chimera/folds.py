@@ -1,18 +1,25 @@
 """Folds: a document type and, for each event, a pure function that folds the event into the document.
 
-Views and event-sourced entities are declared as folds; a `Folder` runs one, the same for both.
+Views and event-sourced entities are declared as folds; a `Folder` runs one, the same for both. A view has lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import enum
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date, datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from uuid import UUID
 
 import msgspec
 
 from chimera.errors import DeclarationError
 from chimera.messages import Event, Message
-from chimera.signature import KeyOf, Page
+from chimera.signature import KeyOf, Page, at_line
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
@@ -78,10 +85,64 @@ class Fold(Generic[Doc_co]):
         return {event.__source__ for event in self.steps}
 
 
+ListKind = Literal["text", "integer", "real", "boolean", "time"]
+"""What a field holds that a list filters or orders by: dates, UUIDs and enums of texts are texts."""
+_LIST_KINDS: dict[object, ListKind] = {
+    str: "text",
+    date: "text",
+    UUID: "text",
+    int: "integer",
+    float: "real",
+    bool: "boolean",
+    datetime: "time",
+}
+_LIST_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+_PARAMETER = re.compile(r"\{(\w+)\}")
+MOST_ORDERED = 4
+"""Fields that a list is ordered by, at most."""
+
+
+class ListField(NamedTuple):
+    """A field of the document that a list filters or orders by. `is_many`: it holds several values, each filters.
+
+    `type`: that of the field, or of its values.
+    """
+
+    name: str
+    kind: ListKind
+    type: Any
+    is_many: bool = False
+    descends: bool = False
+
+
+class ViewList(Generic[Doc_co]):
+    """A list of a view: its documents by the values of fields (`where`), in an order, read a page at a time.
+
+    `path` serves it; `declared_at`: file and line. What is equal in all of `order` comes in the order of the keys.
+    """
+
+    def __init__(
+        self,
+        view: View[Doc_co],
+        name: str,
+        where: tuple[ListField, ...],
+        order: tuple[ListField, ...],
+        path: str | None,
+        declared_at: str,
+    ) -> None:
+        self.view = view
+        self.name = name
+        self.where = where
+        self.order = order
+        self.path = path
+        self.declared_at = declared_at
+
+
 class View(Fold[Doc_co]):
     """Documents by key, folded from events, read in O(1).
 
-    `name` is the one under which it is stored, `also` are its others. `declared_at`: file and line.
+    `name` is the one under which it is stored, `also` are its others. `declared_at`: file and line. `lists`: its
+    lists, by name.
     """
 
     def __init__(
@@ -104,6 +165,147 @@ class View(Fold[Doc_co]):
         self.version = version
         self.also = also
         self.declared_at = declared_at
+        self.lists: dict[str, ViewList[msgspec.Struct]] = {}
+
+    def list(
+        self,
+        name: str,
+        *,
+        where: str | Sequence[str] = (),
+        order: str | Sequence[str] = (),
+        path: str | None = None,
+    ) -> ViewList[Doc_co]:
+        """Declare a list: the documents with given values in the fields of `where`, all of them without any.
+
+        A field of `where` that holds several values, such as the tags of an article, has its document in the list of
+        each. `order` is a field or several, `-published_at` from its greatest down; what is equal comes in the order of
+        the keys, None before all else. `path`, such as `/authors/{author_id}/articles`, has each field of `where` as a
+        parameter, and serves pages: `?limit=20&after=CURSOR`.
+
+        The list is written with the documents. One that is new, or another, has the view built anew beside the old one.
+        """
+        listed = _Listed(self, name, declared_at())
+        fields, wanted = listed.where(_names(where)), listed.order(_names(order))
+        found = ViewList(self, name, fields, wanted, listed.path(path, fields), listed.at)
+        self.lists[name] = typing.cast("ViewList[msgspec.Struct]", found)
+        return found
+
+
+class _Listed:
+    """The checks of a list's declaration. Each raises DeclarationError, with its file and line and what to type."""
+
+    def __init__(self, view: View[Any], name: str, at: str) -> None:
+        self.at = at
+        self._view = view
+        self._name = name
+        try:
+            self._types = {field.name: field.type for field in msgspec.structs.fields(view.document)}
+        except NameError as error:
+            raise self._wrong(f"{error}; import it where {view.document.__name__} is declared") from error
+        if not _LIST_NAME.fullmatch(name):
+            raise self._wrong('its name is of lower case letters, digits and dashes, as in view.list("by-author", …)')
+        if name in view.lists:
+            raise self._wrong(f"the view has one of this name already, at {view.lists[name].declared_at}")
+
+    def where(self, names: Sequence[str]) -> tuple[ListField, ...]:
+        """The fields that it filters by."""
+        fields = tuple(self._field(name, "where", several=True) for name in names)
+        if sum(field.is_many for field in fields) > 1:
+            many = ", ".join(field.name for field in fields if field.is_many)
+            raise self._wrong(f"of {many}, which hold several values each, only one may be in where=")
+        return fields
+
+    def order(self, names: Sequence[str]) -> tuple[ListField, ...]:
+        """The fields that it is ordered by."""
+        if len(names) > MOST_ORDERED:
+            raise self._wrong(f"order= has {len(names)} fields; at most {MOST_ORDERED} fit")
+        descending = {name.removeprefix("-"): name.startswith("-") for name in names}
+        if len(descending) < len(names):
+            raise self._wrong("order= names a field twice")
+        return tuple(
+            self._field(name, "order", several=False)._replace(descends=descends)
+            for name, descends in descending.items()
+        )
+
+    def path(self, path: str | None, fields: Sequence[ListField]) -> str | None:
+        """Its path, whose parameters are the fields that it filters by."""
+        names = [field.name for field in fields]
+        if path is not None and (not path.startswith("/") or "?" in path or "#" in path):
+            one = "".join(f"/{{{name}}}" for name in names)
+            raise self._wrong(f"{path!r} is no path; one looks like {one}/articles")
+        if path is not None and sorted(_PARAMETER.findall(path)) != sorted(names):
+            wanted = ", ".join(f"{{{name}}}" for name in names) or "no parameter"
+            raise self._wrong(f"its path must hold {wanted}, as where= has it, and nothing else: {path!r} does not")
+        return path
+
+    def _field(self, name: str, word: str, *, several: bool) -> ListField:
+        if name not in self._types:
+            raise self._wrong(
+                f"{self._view.document.__name__} has no field {name!r} for {word}=; it has: {', '.join(self._types)}"
+            )
+        plain, is_many = self._types[name], False
+        if several and (inner := _many(plain)) is not None:
+            plain, is_many = inner, True
+        kind = _list_kind(plain)
+        if kind is None:
+            fits = "str, int, float, bool, datetime, date, UUID, an enum or a Literal, optional ones as well"
+            raise self._wrong(
+                f"{word}={name!r} is of a type that can't be {'filtered' if several else 'ordered'} by: give the "
+                f"document a field of its own for it, of type {fits}"
+            )
+        return ListField(name, kind, plain, is_many)
+
+    def _wrong(self, says: str) -> DeclarationError:
+        return DeclarationError(f"{self.at}: list {self._name!r} of view {self._view.name}: {says}")
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _without_none(annotation: Any) -> Any:
+    """A type without its None and what is annotated; of several others none."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _without_none(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = [each for each in typing.get_args(annotation) if each is not type(None)]
+        return _without_none(members[0]) if len(members) == 1 else None
+    return annotation
+
+
+def _many(annotation: object) -> Any:
+    """The type of the values of a list, set or tuple of any length; None for anything else."""
+    plain = _without_none(annotation)
+    arguments = typing.get_args(plain)
+    if typing.get_origin(plain) in (list, set, frozenset) or (arguments[1:] == (...,) and plain is not None):
+        return arguments[0]
+    return None
+
+
+def _list_kind(annotation: object) -> ListKind | None:
+    plain = _without_none(annotation)
+    if typing.get_origin(plain) is Literal:
+        return _kind_of_values(typing.get_args(plain))
+    if isinstance(plain, type) and issubclass(plain, enum.Enum):
+        return _kind_of_values([each.value for each in plain])
+    return _LIST_KINDS.get(plain)
+
+
+def _kind_of_values(values: Sequence[object]) -> ListKind | None:
+    kinds = {_LIST_KINDS.get(type(value)) for value in values}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+_DECLARING = (__name__, "chimera.service")
+
+
+def declared_at() -> str:
+    """The place, outside the modules that declare, that is declaring something now."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") in _DECLARING:
+        frame = frame.f_back
+    assert frame is not None
+    return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 
 class Step(NamedTuple):

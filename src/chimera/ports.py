@@ -269,8 +269,23 @@ class Move(NamedTuple):
     after: Checkpoint
 
 
+class Listing(NamedTuple):
+    """An entry that comes into a list of a view, or is gone from it: a filter of the list, and the place in there.
+
+    `within` has 16 bytes, `at` up to LONGEST_PLACE; it is like no other in there, and tells what it is the entry of.
+    """
+
+    view: str
+    within: bytes
+    at: bytes
+    is_gone: bool = False
+
+
+LONGEST_PLACE = 2000
+
+
 class ViewStore(Protocol):
-    """Read-optimised documents by view and key, with the checkpoints of what was folded into them."""
+    """Read-optimised documents by view and key, with the checkpoints of what was folded into them, and lists."""
 
     features: Features
 
@@ -280,11 +295,22 @@ class ViewStore(Protocol):
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         """The documents that exist among these keys."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        """Put the documents (delete those without data) and move the consumer's checkpoints, atomically.
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        """Put the documents (delete those without data), move the consumer's checkpoints, change lists, atomically.
 
         Returns the revision at which all that were put are from now on, above 0; 0, and nothing is changed, when a
-        checkpoint is not at `before` or a document not at its `revision`.
+        checkpoint is not at `before` or a document not at its `revision`. Of an entry that is there already, or is
+        gone already, nothing changes.
+        """
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        """The places of the entries that a filter has, in the order of their bytes, after one; the first `skip` not.
+
+        However many there are, a page from the beginning or after a place costs the same; what is skipped is read.
         """
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
@@ -294,7 +320,7 @@ class ViewStore(Protocol):
         """The view's documents in the order of their keys (UTF-8 bytes), after a key."""
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
-        """Delete the consumer's checkpoints and every document of these views, atomically."""
+        """Delete the consumer's checkpoints, and every document and list of these views, atomically."""
 
     async def close(self) -> None:
         """Close its connections. Doing it twice changes nothing."""

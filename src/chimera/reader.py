@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from chimera.entities import Entity, Row
-from chimera.folds import View
+from chimera.folds import View, ViewList
 from chimera.messages import Position
 from chimera.parts import Borrow, Borrowed, Mode
 from chimera.ports import Session
@@ -16,11 +16,40 @@ from chimera.service import Service
 from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
+Item = TypeVar("Item")
 Stored = TypeVar("Stored", bound=Entity)
 
 
+class ListPage(msgspec.Struct, Generic[Item]):
+    """A page of a list: documents in its order, and how many there are in all of the list with these values.
+
+    `next`: the cursor after which the next page begins; None at the end.
+    """
+
+    items: Sequence[Item]
+    count: int
+    next: str | None = None
+
+
+PAGE = 20
+"""Documents of a page unless it is said."""
+LONGEST_PAGE = 200
+LONGEST_OFFSET = 10_000
+
+
+class ListReads(Protocol):
+    """Lists of views, read a page at a time: see `chimera.views.lists.reads`."""
+
+    async def page(
+        self, declared: ViewList[Any], values: Sequence[object], limit: int, after: str | None, offset: int
+    ) -> ListPage[msgspec.Raw]:
+        """A page of documents as they are stored. Raises Invalid for a cursor that is not one of this list."""
+
+
 class DocumentReads(Protocol):
-    """Views' documents by key, as they are stored."""
+    """Views' documents by key, as they are stored; their lists."""
+
+    lists: ListReads
 
     def __call__(self, view: str, key: str) -> Awaitable[bytes | None]: ...
 
@@ -129,6 +158,9 @@ class ReadWaiting(Protocol):
     async def look_aside(self, view: str, key: str) -> None:
         """Note what the document of a key lacks that is to be read now, because its events are set aside."""
 
+    async def look_aside_all(self, view: str) -> None:
+        """As `look_aside`, of all documents of a view, any of which may be in a list."""
+
     async def reach_tables(self) -> None:
         """As `reach`, of all that `project` writes, before the first row is read."""
 
@@ -190,6 +222,26 @@ class Reader(Reads):
         found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, self._waiting.notes)
         return found
 
+    async def list(
+        self,
+        declared: ViewList[Doc],
+        *values: object,
+        limit: int = PAGE,
+        after: str | None = None,
+        offset: int = 0,
+    ) -> ListPage[Doc]:
+        """A page of a view's list: the documents with these values, one for each field of its `where`.
+
+        At most `limit` of them (1 to 200), after a cursor that is the `next` of another page, or the first `offset`
+        (up to 10,000) not. Raises Invalid for a cursor that was changed, or is of another list, order or value.
+        """
+        view = declared.view
+        await self._waiting.reach(view.name, view.sources)
+        await self._waiting.look_aside_all(view.name)
+        found = await self._documents.lists.page(declared, values, limit, after, offset)
+        await self._waiting.cover(view.name)
+        return _typed(declared, found)
+
 
 class Lagging:
     """The reads of a handler that may be behind: views, and what is borrowed.
@@ -226,3 +278,20 @@ class Lagging:
         """
         found: dict[str, Doc] = await self._borrows[borrow.name].ask(keys)
         return found
+
+    async def list(
+        self,
+        declared: ViewList[Doc],
+        *values: object,
+        limit: int = PAGE,
+        after: str | None = None,
+        offset: int = 0,
+    ) -> ListPage[Doc]:
+        """As `Reader.list`, without waiting for anything."""
+        return _typed(declared, await self._documents.lists.page(declared, values, limit, after, offset))
+
+
+def _typed(declared: ViewList[Doc], found: ListPage[msgspec.Raw]) -> ListPage[Doc]:
+    """A page with its documents as objects."""
+    items = [msgspec.json.decode(item, type=declared.view.document) for item in found.items]
+    return ListPage(items, found.count, found.next)

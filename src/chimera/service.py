@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ import msgspec
 from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
-from chimera.folds import Absent, Fold, View, key_of_event
+from chimera.folds import Absent, Fold, View, declared_at, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
 from chimera.parts import (
     AS_SET,
@@ -30,7 +29,7 @@ from chimera.parts import (
     Start,
     path_parameters,
 )
-from chimera.signature import Page, Signature, at_line, located, name_of, signature_of
+from chimera.signature import Page, Signature, located, name_of, signature_of
 from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -56,7 +55,7 @@ class Service(Supplies):
         super().__init__()
         self.name = name
         self.partitions = partitions
-        self.declared_at = _declared_at()
+        self.declared_at = declared_at()
         self._read: frozenset[str] | set[str] = frozenset()
         self.forgot: dict[str, frozenset[str]] = {}
         self.entities: dict[type[Entity], None] = {}
@@ -75,7 +74,7 @@ class Service(Supplies):
             try:
                 table_of(entity)
             except DeclarationError as error:
-                raise DeclarationError(f"{_declared_at()}: {error}") from error
+                raise DeclarationError(f"{declared_at()}: {error}") from error
         self.entities[entity] = None
         return entity
 
@@ -214,14 +213,14 @@ class Service(Supplies):
         """
         if unique is not None or bool(getattr(document, "__unique__", None)):
             raise DeclarationError(
-                f"{_declared_at()}: no view can be unique, for it is behind its events: what it refuses has happened "
+                f"{declared_at()}: no view can be unique, for it is behind its events: what it refuses has happened "
                 'already; type unique=[("email",)] where an entity is declared, or await tx.reserve("email", value) in '
                 "the handler"
             )
         stored, *also = names_of(name or _snake(document.__name__), None, renamed_from)
         if "~" in stored:
             raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")
-        view = View(stored, document, key, path, absent, page, version, tuple(also), _declared_at())
+        view = View(stored, document, key, path, absent, page, version, tuple(also), declared_at())
         if path and path_parameters(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")
         self._add(self.views, view.name, view, "view")
@@ -365,15 +364,6 @@ class Service(Supplies):
                 raise DeclarationError(
                     f"{route}: nothing takes its parameter {parameter!r}; there are: {', '.join(names)}"
                 )
-
-
-def _declared_at() -> str:
-    """The place outside this module that is declaring something now."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
-        frame = frame.f_back
-    assert frame is not None
-    return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 
 def _reaction_signature(function: Callable[..., Any], events: Sequence[type[Event]], *, batch: bool) -> Signature:

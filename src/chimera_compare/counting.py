@@ -10,7 +10,7 @@ import msgspec
 from chimera.adapters.http import HttpOwner
 from chimera.core.names import share_type
 from chimera.messages import Message
-from chimera.ports import Document, Fetched, Log, Move, Record, ViewStore
+from chimera.ports import Document, Fetched, Listing, Log, Move, Record, ViewStore
 from chimera.share.changes import SharedChange
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera_compare.figures import Counted
@@ -45,8 +45,10 @@ class CountingViews(WrappedViews):
         super().__init__(views)
         self._counted = counted
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        written = await super().write(consumer, documents, moves)
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        written = await super().write(consumer, documents, moves, listings)
         if written and consumer.startswith(f"borrow.{SHARE}."):
             copied = [each for each in documents if each.view == consumer]
             self._counted.copied_bytes += sum(len(each.key) + len(each.data or b"") for each in copied)

@@ -12,7 +12,7 @@ from typing import Any
 from chimera.entities import Key, Row, Table
 from chimera.errors import Unfit
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Document, Listing, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.run.addresses import Kind
 from chimera.run.engines import open_engine as open_inner
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
@@ -179,13 +179,15 @@ class FaultyViews(WrappedViews):
         await self._trip.pass_by("views.call")
         return await super().get(view, keys)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         kind = "copy" if consumer.startswith("borrow.") else "view"
         await self._trip.pass_by("views.call")
         if not moves:
-            return await super().write(consumer, documents, moves)
+            return await super().write(consumer, documents, moves, listings)
         await self._trip.pass_by(f"{kind}.write.before")
-        written = await super().write(consumer, documents, moves)
+        written = await super().write(consumer, documents, moves, listings)
         await self._trip.pass_by(f"{kind}.write.after")
         return written
 

@@ -13,7 +13,7 @@ from chimera.errors import Unavailable, Unfit
 from chimera.journal import feed, history
 from chimera.messages import Message
 from chimera.ports import Checkpoint
-from chimera.views import batch
+from chimera.views.folding import batch
 from chimera_faults.patching import Patching
 
 

@@ -53,7 +53,21 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("starts_view", ("sales",), "sales.starts"),
     ("filling_view", ("sales",), "sales.filling"),
     ("start_key", ("orders", 3), "orders/3"),
-    ("all_of", ("sales",), ["sales", "sales.parked", "sales.waiting", "sales.starts", "sales.filling"]),
+    ("counts_view", ("sales",), "sales.counts"),
+    ("listing_view", ("sales",), "sales.listing"),
+    (
+        "all_of",
+        ("sales",),
+        [
+            "sales",
+            "sales.parked",
+            "sales.waiting",
+            "sales.starts",
+            "sales.filling",
+            "sales.counts",
+            "sales.listing",
+        ],
+    ),
     ("parked_key", ("o1", 7), "f0cb5f5441e8e939448cf391a2daa37c/7"),
     ("kept_key", ("k" * 255,), "k" * 255),
     (

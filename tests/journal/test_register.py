@@ -9,7 +9,7 @@ import pytest
 from chimera import Unavailable
 from chimera.core.context import Context
 from chimera.journal.register import TRIES, Register
-from chimera.ports import Document, Move, ViewStore
+from chimera.ports import Document, Listing, Move, ViewStore
 from chimera.testing.broken import WrappedViews
 
 
@@ -37,12 +37,14 @@ class Contested(WrappedViews):
         self.times = times
         self.writes: list[str] = []
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         self.writes.append(consumer)
         if self.times:
             self.times -= 1
             await register_of(self._views).change("a", NONE, changed)
-        return await super().write(consumer, documents, moves)
+        return await super().write(consumer, documents, moves, listings)
 
 
 def register_of(views: ViewStore) -> Register[Setting]:

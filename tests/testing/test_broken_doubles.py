@@ -11,10 +11,14 @@ from chimera.testing.broken import (
     DelayingLog,
     DoublingLog,
     DroppingLog,
+    FoldingLists,
     ForgetfulViews,
     ForgettingStore,
     HastyLog,
     HolesStore,
+    LooseLists,
+    RemainingLists,
+    RepeatingLists,
     SilentStore,
     StubbornViews,
     UnorderedStore,
@@ -51,6 +55,23 @@ CASES: list[tuple[Callable[[], Any], type[Suite], str]] = [
     (lambda: ForgetfulViews(MemoryViews()), ViewStoreContract, "test_documents_and_checkpoints_move_together"),
     (lambda: StubbornViews(MemoryViews()), ViewStoreContract, "test_a_checkpoint_that_has_moved_changes_nothing"),
     (lambda: CarelessViews(MemoryViews()), ViewStoreContract, "test_a_document_that_has_changed_changes_nothing"),
+    (lambda: LooseLists(MemoryViews()), ViewStoreContract, "test_lists_documents_and_checkpoints_move_together"),
+    (
+        lambda: LooseLists(MemoryViews()),
+        ViewStoreContract,
+        "test_of_several_writers_only_the_winners_entries_are_there",
+    ),
+    (
+        lambda: FoldingLists(MemoryViews()),
+        ViewStoreContract,
+        "test_a_list_is_in_the_order_of_the_bytes_of_its_places",
+    ),
+    (
+        lambda: RepeatingLists(MemoryViews()),
+        ViewStoreContract,
+        "test_pages_of_a_list_go_on_after_a_place_and_miss_nothing",
+    ),
+    (lambda: RemainingLists(MemoryViews()), ViewStoreContract, "test_dropping_a_view_deletes_its_lists_only"),
 ]
 
 

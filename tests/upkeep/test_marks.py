@@ -19,7 +19,7 @@ from chimera.core.tables import Progress, StoredName
 from chimera.entities import table_of
 from chimera.journal.history import Epochs
 from chimera.messages import Message
-from chimera.ports import Document, Log, Move
+from chimera.ports import Document, Listing, Log, Move
 from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera.testing.engines import sqlite_engines
@@ -484,11 +484,13 @@ class Shaky(WrappedViews):
 
     away: str = ""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         away, self.away = self.away, ""
         if away == "before":
             raise Unavailable("it is away")
-        written = await super().write(consumer, documents, moves)
+        written = await super().write(consumer, documents, moves, listings)
         if away == "after":
             raise Unavailable("it is away")
         return written

@@ -11,7 +11,7 @@ from chimera.core.context import Context
 from chimera.errors import CutShort
 from chimera.journal.feed import Batch
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
 from chimera.testing.broken import NarrowViews, WrappedViews
 from chimera.views.parked import ParkedEvent, parked_events_of, spans_of
 from chimera.views.projections import ViewProjection
@@ -133,9 +133,11 @@ async def test_an_engine_that_is_away_is_not_blamed_on_an_event(shopping: Contex
     views.away = False
 
     class Leaving(WrappedViews):
-        async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        async def write(
+            self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+        ) -> int:
             views.away = views.refused == 3
-            return await views.write(consumer, documents, moves)
+            return await views.write(consumer, documents, moves, listings)
 
     with pytest.raises(Unavailable, match="nobody answers"):
         await projector_of(shopping, Leaving(shopping.views)).apply(batch_of(("a", POISON)))
@@ -148,8 +150,10 @@ async def test_an_engine_that_answers_again_has_lost_nothing(shopping: Context) 
     views = NarrowViews(shopping.views, lambda: CutShort("it ended"), text=POISON.encode())
 
     class Recovering(WrappedViews):
-        async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-            return await (views if views.refused < 3 else shopping.views).write(consumer, documents, moves)
+        async def write(
+            self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+        ) -> int:
+            return await (views if views.refused < 3 else shopping.views).write(consumer, documents, moves, listings)
 
     assert await projector_of(shopping, Recovering(shopping.views)).apply(batch_of(("a", POISON), ("b", "2")))
     assert await texts_of(shopping) == {"a": [POISON], "b": ["2"]}
@@ -199,10 +203,12 @@ async def test_no_event_is_blamed_for_a_write_that_holds_none(shopping: Context)
     """What nobody folds can't be set aside: the failure is told."""
 
     class Failing(WrappedViews):
-        async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+        async def write(
+            self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+        ) -> int:
             if moves:
                 raise DriverError("no")
-            return await super().write(consumer, documents, moves)
+            return await super().write(consumer, documents, moves, listings)
 
     [message] = batch_of(("a", "1")).messages
     unknown = msgspec.structs.replace(message, type="shop.Other")

@@ -18,7 +18,7 @@ from chimera.core.names import all_of
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message, partition_of
-from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
 from chimera.share.changes import SharedChange
 from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedViews
@@ -195,10 +195,12 @@ class Interrupted(WrappedViews):
         super().__init__(views)
         self._between = list(between)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         if self._between:
             await self._between.pop(0)()
-        return await super().write(consumer, documents, moves)
+        return await super().write(consumer, documents, moves, listings)
 
 
 async def test_a_conflict_with_another_partition_is_folded_again(context: Context, bank: Bank) -> None:
@@ -362,9 +364,11 @@ class Written(WrappedViews):
         super().__init__(views)
         self.sizes: list[list[int]] = []
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         self.sizes.append([len(document.data or b"") for document in documents])
-        return await super().write(consumer, documents, moves)
+        return await super().write(consumer, documents, moves, listings)
 
 
 async def test_an_event_behind_a_poisoned_one_costs_as_much_however_many_wait_before_it(

@@ -24,7 +24,7 @@ from chimera.core.names import GENERATIONS, all_of, generation_name, parked_key,
 from chimera.errors import Trimmed
 from chimera.journal.leases import Leases
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
 from chimera.reader import Notes
 from chimera.run.engines import open_engine
 from chimera.run.settings import ServiceSettings, Settings
@@ -431,8 +431,10 @@ class DyingViews(WrappedViews):
         super().__init__(views)
         self._fuse = fuse
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        return bool(await self._fuse.around(super().write(consumer, documents, moves)))
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        return bool(await self._fuse.around(super().write(consumer, documents, moves, listings)))
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         await self._fuse.around(super().drop(consumer, views))
@@ -490,10 +492,12 @@ async def test_a_cancelled_rebuild_leaves_nothing_and_does_not_begin_again_by_it
 class Slow(WrappedViews):
     """Views that take their time to write what is being built."""
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         if consumer == "balance~2":
             await asyncio.sleep(0.05)
-        return await super().write(consumer, documents, moves)
+        return await super().write(consumer, documents, moves, listings)
 
 
 async def test_a_rebuild_that_is_asked_for_twice_is_one(filled: Context, bank: Bank) -> None:
@@ -615,10 +619,12 @@ class Held(WrappedViews):
         super().__init__(views)
         self.open = asyncio.Event()
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         if consumer == "balance~2":
             await self.open.wait()
-        return await super().write(consumer, documents, moves)
+        return await super().write(consumer, documents, moves, listings)
 
 
 async def test_after_a_rollback_the_old_code_takes_the_view_over_again_once_nobody_runs_the_new(

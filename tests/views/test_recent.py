@@ -1,7 +1,7 @@
 """What a projector keeps of the documents that it has written."""
 
 from chimera.ports import Document
-from chimera.views.recent import MOST_BYTES, PAUSE, Recent
+from chimera.views.folding.recent import MOST_BYTES, PAUSE, Recent
 
 
 def document(key: str, data: bytes | None = b"1", view: str = "sales") -> Document:

@@ -28,7 +28,7 @@ from redis.asyncio.connection import Connection, parse_url
 
 from chimera.adapters.last_known import TTL_S, WAIT_S, Patience, known_at, with_time
 from chimera.errors import CutShort, SettingsError, Unavailable
-from chimera.ports import Checkpoint, Document, Features, LastKnown, LastKnownStore, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Features, LastKnown, LastKnownStore, Listing, Move, ViewStore
 
 Word = str | bytes | int
 Command = tuple[Any, ...]  # of words; hiredis takes them as a tuple of one
@@ -45,11 +45,14 @@ _BUSY = re.compile(r"MISCONF|BUSY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|OOM|
 # KEYS: the revision; a hash and its sorted keys, in turn. The first hash is of checkpoints; beside it is one of chains.
 # ARGV, for each hash: how many fields, how many of them are put, fields, expected numbers, values of those put.
 # The revision is set even where only checkpoints move: an effect of one command would not be a transaction in the file.
-# A value is "number rest"; those of documents get the new revision in front. At the end of ARGV are the chains.
+# A value is "number rest"; those of documents get the new revision in front. Behind them in ARGV are the chains.
+# At the end are lists: in KEYS a sorted set for each view; in ARGV how many of its members go, how many come, and they.
+# ARGV begins with how many pairs of a hash and its sorted keys there are.
 _WRITE = """
 local CHUNK = 1000
-local groups, at = {}, 1
-for index = 2, #KEYS, 2 do
+local groups, at = {}, 2
+local lists = 2 + 2 * tonumber(ARGV[1])
+for index = 2, lists - 1, 2 do
   local count, puts = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   groups[#groups + 1] = {hash = KEYS[index], keys = KEYS[index + 1], count = count, puts = puts, first = at + 2}
   at = at + 2 + 2 * count + puts
@@ -99,6 +102,23 @@ for order, group in ipairs(groups) do
     redis.call('ZREM', group.keys, unpack(ARGV, start, stop))
   end
 end
+at = at + groups[1].puts
+for index = lists, #KEYS do
+  local come = at + 2 + tonumber(ARGV[at])
+  local last = come + tonumber(ARGV[at + 1]) - 1
+  for start = at + 2, come - 1, CHUNK do
+    redis.call('ZREM', KEYS[index], unpack(ARGV, start, math.min(start + CHUNK, come) - 1))
+  end
+  for start = come, last, CHUNK do
+    local added = {}
+    for member = start, math.min(start + CHUNK - 1, last) do
+      added[#added + 1] = 0
+      added[#added + 1] = ARGV[member]
+    end
+    redis.call('ZADD', KEYS[index], unpack(added))
+  end
+  at = last + 1
+end
 return revision
 """
 _CHECKPOINTS = """
@@ -140,7 +160,7 @@ def open_engine(kind: Literal["log", "store", "views", "last_known"], url: str) 
 
 
 class RedisViews:
-    """A hash of documents and a sorted set of keys per view; hashes of checkpoints and of their chains per consumer.
+    """A hash of documents and sorted sets of keys and of lists per view; hashes of checkpoints and chains per consumer.
 
     A document is stored as its revision, a space and its bytes, so that one read returns both.
     """
@@ -165,16 +185,21 @@ class RedisViews:
         values = await self._server.read("HMGET", self._documents(view), *keys)
         return _documents(view, keys, values)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         by_view: dict[str, list[Document]] = {}
         for document in documents:
             by_view.setdefault(document.view, []).append(document)
         keys = [f"{self._prefix}:revision", self._checkpoints(consumer), self._chains(consumer)]
-        arguments = _moved(moves)
+        arguments = [1 + len(by_view), *_moved(moves)]
         for view, group in by_view.items():
             keys += [self._documents(view), self._keys(view)]
             arguments += _written(group)
         arguments += [move.after.stands_on for move in moves]
+        for view in dict.fromkeys(listing.view for listing in listings):
+            keys.append(self._lists(view))
+            arguments += _changed([listing for listing in listings if listing.view == view])
         return int(await self._server.write_script(_WRITE, keys, arguments))
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
@@ -186,8 +211,15 @@ class RedisViews:
         found, values = await self._server.read_script(_SCAN, keys, ["(" + after if after else "-", limit])
         return list(_documents(view, [key.decode() for key in found], values).values())
 
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        start = b"(" + within + after if after else b"[" + within
+        found = await self._server.read("ZRANGEBYLEX", self._lists(view), start, _end(within), "LIMIT", skip, limit)
+        return [member[len(within) :] for member in found]
+
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
-        names = [name for view in views for name in (self._documents(view), self._keys(view))]
+        names = [name for view in views for name in (self._documents(view), self._keys(view), self._lists(view))]
         await self._server.write(("UNLINK", self._checkpoints(consumer), self._chains(consumer), *names))
 
     def removal(self, topics: Sequence[str]) -> str:
@@ -203,6 +235,9 @@ class RedisViews:
 
     def _keys(self, view: str) -> str:
         return f"{self._prefix}:keys:{view}"
+
+    def _lists(self, view: str) -> str:
+        return f"{self._prefix}:lists:{view}"
 
     def _checkpoints(self, consumer: str) -> str:
         return f"{self._prefix}:checkpoints:{consumer}"
@@ -374,6 +409,18 @@ def _written(documents: Sequence[Document]) -> list[Word]:
     group = [*puts, *(document for document in documents if document.data is None)]
     fields, revisions = [document.key for document in group], [document.revision for document in group]
     return [len(group), len(puts), *fields, *revisions, *(document.data or b"" for document in puts)]
+
+
+def _end(within: bytes) -> bytes:
+    """The end of the members that begin with these bytes."""
+    start = within.rstrip(b"\xff")
+    return b"(" + start[:-1] + bytes([start[-1] + 1]) if start else b"+"
+
+
+def _changed(listings: Sequence[Listing]) -> list[Word]:
+    """One view's lists' part of the script's arguments."""
+    gone, come = ([each.within + each.at for each in listings if each.is_gone is gone] for gone in (True, False))
+    return [len(gone), len(come), *gone, *come]
 
 
 def _documents(view: str, keys: Sequence[str], values: Sequence[bytes | None]) -> dict[str, Document]:

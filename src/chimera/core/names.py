@@ -134,9 +134,20 @@ def filling_view(view: str) -> str:
     return f"{view}.filling"
 
 
+def counts_view(view: str) -> str:
+    """The name under which the counts of a view's lists are stored."""
+    return f"{view}.counts"
+
+
+def listing_view(view: str) -> str:
+    """The name under which is stored which documents of a view are in its lists, by the digests of those."""
+    return f"{view}.listing"
+
+
 def all_of(view: str) -> list[str]:
     """The names of all that is stored of a view: its documents, and what is beside them."""
-    return [view, parked_view(view), waiting_view(view), starts_view(view), filling_view(view)]
+    beside = (parked_view, waiting_view, starts_view, filling_view, counts_view, listing_view)
+    return [view, *(name(view) for name in beside)]
 
 
 def parked_key(key: str, number: int) -> str:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from chimera.entities import Key, Row, Table
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, Tip, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Document, Listing, Log, Move, Record, Session, Store, Tip, ViewStore, WriteSession
 
 Wrong = Callable[[], bool]
 """Whether the promise is to be broken now; asked each time, whenever it could be."""
@@ -324,14 +324,21 @@ class WrappedViews:
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         return await self._views.get(view, keys)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        return await self._views.write(consumer, documents, moves)
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        return await self._views.write(consumer, documents, moves, listings)
 
     async def checkpoints(self, consumer: str) -> Mapping[tuple[str, int], Checkpoint]:
         return await self._views.checkpoints(consumer)
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         return await self._views.scan(view, after, limit)
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        return await self._views.listed(view, within, after, limit, skip)
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         await self._views.drop(consumer, views)
@@ -356,13 +363,15 @@ class NarrowViews(WrappedViews):
         self._text = text
         self._most = most
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         if self.away:
             raise Unavailable("nobody answers")
         if any(each.data and (self._text in each.data or len(each.data) > self._most) for each in documents):
             self.refused += 1
             raise self._error()
-        return await self._views.write(consumer, documents, moves)
+        return await self._views.write(consumer, documents, moves, listings)
 
 
 class ForgetfulViews(WrappedViews):
@@ -372,8 +381,10 @@ class ForgetfulViews(WrappedViews):
         super().__init__(views)
         self._wrong = wrong
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        return await self._views.write(consumer, documents, [] if moves and self._wrong() else moves)
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        return await self._views.write(consumer, documents, [] if moves and self._wrong() else moves, listings)
 
 
 class StubbornViews(WrappedViews):
@@ -383,11 +394,13 @@ class StubbornViews(WrappedViews):
         super().__init__(views)
         self._wrong = wrong
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         at = await self._views.checkpoints(consumer)
         current = [move._replace(before=at.get((move.source, move.partition), Checkpoint()).number) for move in moves]
         is_stale = current != [*moves]
-        return await self._views.write(consumer, documents, current if is_stale and self._wrong() else moves)
+        return await self._views.write(consumer, documents, current if is_stale and self._wrong() else moves, listings)
 
 
 class CarelessViews(WrappedViews):
@@ -397,10 +410,65 @@ class CarelessViews(WrappedViews):
         super().__init__(views)
         self._wrong = wrong
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         current: list[Document] = []
         for document in documents:
             stored = (await self._views.get(document.view, [document.key])).get(document.key)
             current.append(document._replace(revision=stored.revision if stored else 0))
         is_stale = current != [*documents]
-        return await self._views.write(consumer, current if is_stale and self._wrong() else documents, moves)
+        return await self._views.write(consumer, current if is_stale and self._wrong() else documents, moves, listings)
+
+
+class LooseLists(WrappedViews):
+    """Breaks "changes lists, atomically": they are changed by themselves, also where the write is refused."""
+
+    def __init__(self, views: ViewStore, wrong: Wrong = always) -> None:
+        super().__init__(views)
+        self._wrong = wrong
+
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        if not (listings and self._wrong()):
+            return await self._views.write(consumer, documents, moves, listings)
+        await self._views.write(consumer, [], [], listings)
+        return await self._views.write(consumer, documents, moves)
+
+
+class FoldingLists(WrappedViews):
+    """Breaks "in the order of their bytes": as a collation that takes capital letters for small ones."""
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        return sorted(await self._views.listed(view, within, after, limit, skip), key=bytes.lower)
+
+
+class RepeatingLists(WrappedViews):
+    """Breaks "after one": a page begins with the last entry of the page before."""
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        found = await self._views.listed(view, within, after, limit, skip)
+        return [after, *found][:limit] if after and found else found
+
+
+class RemainingLists(WrappedViews):
+    """Breaks "every document and list of these views": a view's lists are still there when it was dropped."""
+
+    def __init__(self, views: ViewStore) -> None:
+        super().__init__(views)
+        self._listed: list[Listing] = []
+
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        self._listed += listings
+        return await self._views.write(consumer, documents, moves, listings)
+
+    async def drop(self, consumer: str, views: Sequence[str]) -> None:
+        await self._views.drop(consumer, views)
+        await self._views.write(consumer, [], [], [each for each in self._listed if each.view in views])

@@ -10,7 +10,7 @@ from typing import TypeVar
 from chimera.entities import Row, Table
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import Document, Log, Move, Record, Store, ViewStore, WriteSession
+from chimera.ports import Document, Listing, Log, Move, Record, Store, ViewStore, WriteSession
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
 from chimera.testing.engines import OpenEngines
 
@@ -132,5 +132,7 @@ class FusedViews(WrappedViews):
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
         return await self._fuse.around(super().get(view, keys))
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
-        return await self._fuse.around(super().write(consumer, documents, moves))
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
+        return await self._fuse.around(super().write(consumer, documents, moves, listings))

@@ -17,8 +17,9 @@ from chimera.journal.consumers import Consumer, consumers_of
 from chimera.messages import Position
 from chimera.parts import Reaction
 from chimera.ports import Checkpoint, Session, ViewStore
-from chimera.reader import Notes
+from chimera.reader import ListReads, Notes
 from chimera.views.generations import GenerationReads
+from chimera.views.lists.reads import ListReader
 from chimera.views.parked import Lacking, first_of_key, lacking_of
 from chimera.views.projections import ViewProjection
 
@@ -26,7 +27,10 @@ from chimera.views.projections import ViewProjection
 class Documents:
     """Views' documents by key, and how far views are: all that is asked for in one loop turn is asked once per view."""
 
+    lists: ListReads
+
     def __init__(self, context: Context, generations: GenerationReads) -> None:
+        self.lists = ListReader(context, generations)
         self._views = context.views
         self._generations = generations
         self._gets: dict[str, Coalescer[str, bytes | None]] = {}
@@ -35,6 +39,7 @@ class Documents:
             view.name: ViewProjection(view) for view in context.service.views.values() if not view.is_keyed_as_events
         }
         self._context = context
+        self._listed = {view.name: ViewProjection(view) for view in context.service.views.values() if view.lists}
         self._looked_aside: dict[str, float] = {}
         self._lacking: dict[str, tuple[float, Lacking]] = {}
 
@@ -65,12 +70,23 @@ class Documents:
         projection = self._projections.get(view)
         if projection is None:
             return await self._generations.read(view, lambda name: first_of_key(self._views, name, key))
+        return (await self._look_at_lacking(view, projection, now=now)).positions(key)
+
+    async def all_lack(self, view: str, *, now: bool) -> Sequence[Position]:
+        """As `lacks`, of all documents of a view that has lists: any may be missing in a list, or stand elsewhere."""
+        if not now:
+            await self._look_aside(view)
+            if view not in self._context.process.setting_aside:
+                return []
+        return (await self._look_at_lacking(view, self._listed[view], now=now)).all_positions
+
+    async def _look_at_lacking(self, view: str, projection: ViewProjection, *, now: bool) -> Lacking:
         at, lacking = self._lacking.get(view, (float("-inf"), Lacking({}, {})))
         if now or self._context.clock.monotonic() > at + self._context.timing.switch_look_s:
             at = self._context.clock.monotonic()
             lacking = await self._generations.read(view, lambda name: self._look_at_all(projection, name))
             self._lacking[view] = at, lacking
-        return lacking.positions(key)
+        return lacking
 
     async def _look_at_all(self, projection: ViewProjection, name: str) -> Lacking:
         if not await self._views.scan(waiting_view(name), limit=1):
@@ -170,6 +186,10 @@ class Waiting:
     async def look_aside(self, view: str, key: str) -> None:
         """Note what the document of a key lacks that is to be read now: exactly for who follows, else as is known."""
         self.notes.lacks(await self._documents.lacks(view, key, now=self.notes.follows))
+
+    async def look_aside_all(self, view: str) -> None:
+        """As `look_aside`, of all documents of a view, any of which may be in a list."""
+        self.notes.lacks(await self._documents.all_lack(view, now=self.notes.follows))
 
     async def reach_tables(self) -> None:
         """As `reach`, of all that `project` writes, before the first row is read."""

@@ -1,9 +1,9 @@
 """Fingerprints: they tell whether two processes run the same code of a view.
 
-A fingerprint is made of the `version` that the view declares, the schema of its documents, its events' types and what
-their functions are compiled to, with the plain values that they have as defaults or have closed over. It is the same
-in every process and after every restart of one Python version; comments, names of variables and lines don't matter.
-It does not see what a function calls or reads elsewhere: that is what `version` is for.
+A fingerprint is made of the `version` that the view declares, the schema of its documents, its lists, its events' types
+and what their functions are compiled to, with the plain values that they have as defaults or have closed over. It is
+the same in every process and after every restart of one Python version; comments, names of variables and lines don't
+matter. It does not see what a function calls or reads elsewhere: that is what `version` is for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 
 from chimera.folds import View
 from chimera.service import Service
+from chimera.views.lists.entries import list_digests
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
 
@@ -26,7 +27,7 @@ def fingerprint(view: View[msgspec.Struct]) -> str:
     steps = [
         f"{event.wire_type()} {_described(key_of)} {_described(step)}" for event, (key_of, step) in view.steps.items()
     ]
-    return _digest([repr(view.version), view.key, _schema(view.document), *sorted(steps)])
+    return _digest([repr(view.version), view.key, _schema(view.document), *sorted(steps), *list_digests(view)])
 
 
 def fingerprint_of_all(service: Service) -> str:

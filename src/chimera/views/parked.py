@@ -154,6 +154,15 @@ class Lacking(NamedTuple):
             found[place] = min(number, found.get(place, number))
         return [Position(*place, number) for place, number in found.items()]
 
+    @property
+    def all_positions(self) -> list[Position]:
+        """The positions of the first events that documents of any key lack."""
+        found = dict(self.of_any)
+        for each in self.of.values():
+            for place, number in each.items():
+                found[place] = min(number, found.get(place, number))
+        return [Position(*place, number) for place, number in found.items()]
+
 
 async def lacking_of(views: ViewStore, projection: Projection) -> Lacking:
     """The events that a view's documents lack.

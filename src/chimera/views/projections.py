@@ -15,6 +15,7 @@ from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import MAX_KEY, Event, Message, form_of
 from chimera.share.changes import SharedChange
 from chimera.share.digests import digest_of
+from chimera.views.lists.entries import ViewEntries
 
 
 def _fitting(keys: list[str]) -> list[str]:
@@ -35,6 +36,8 @@ class Projection(Protocol):
     """The services whose events matter."""
     reads: str
     """A digest of what it can read of events: another one may read what this could not."""
+    lists: ViewEntries | None
+    """The lists that are kept with its documents, if there are any."""
 
     def wanted(self, message: Message) -> bool:
         """True for an event that matters here."""
@@ -59,6 +62,7 @@ class ViewProjection:
         self.name = name or view.name
         self.sources: Collection[str] = view.sources
         self.reads = _reads_of(view)
+        self.lists = ViewEntries(view) if view.lists else None
         self._folder = Folder(view)
         self._decoder = msgspec.json.Decoder(view.document)
         form = form_of(view.document)
@@ -104,6 +108,8 @@ KNOWN = b"true"
 
 class CopyProjection:
     """Keeps a copy of what an owner shares, or only which keys have a document (`keys_only`)."""
+
+    lists: ViewEntries | None = None
 
     def __init__(self, name: str, event_type: str, document: type[msgspec.Struct], *, keys_only: bool) -> None:
         self.name = name

@@ -15,7 +15,9 @@ from chimera.journal.failures import ProcessEnded, Rehearsed, Write
 from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
-from chimera.views.batch import BEHIND, BatchFold
+from chimera.views.folding.batch import BEHIND, BatchFold
+from chimera.views.folding.recent import Recent
+from chimera.views.lists.keeping import ListKeeping
 from chimera.views.parked import (
     ParkedEvent,
     events_of,
@@ -26,7 +28,6 @@ from chimera.views.parked import (
     whole,
 )
 from chimera.views.projections import Projection
-from chimera.views.recent import Recent
 
 logger = logging.getLogger("chimera")
 
@@ -34,10 +35,16 @@ TRIES = 20
 
 
 class Folded(NamedTuple):
-    """The documents to write of a batch, and the events that failed in it."""
+    """The documents to write of a batch, the events that failed in it, and the documents that were read before."""
 
     writes: Sequence[Document]
     failed: Sequence[ParkedEvent] = ()
+    before: Mapping[str, Document] = {}
+
+    @classmethod
+    def of(cls, fold: BatchFold) -> Folded:
+        """What a fold has come to."""
+        return cls(fold.writes(), fold.failed, fold.before)
 
 
 class Blame(NamedTuple):
@@ -90,6 +97,9 @@ class Projector:
         self._moved = context.moved
         self._page = context.limits.parked_page
         self._recent = Recent(projection.name)
+        self._lists = None
+        if projection.lists is not None:
+            self._lists = ListKeeping(context.views, projection, projection.lists)
         self._none_waits = False
 
     async def run(self, feed: Feed, watch: Watch | None = None) -> None:
@@ -102,7 +112,7 @@ class Projector:
         while True:
             batch = await feed.next()
             if not batch.messages:
-                self._recent.forget()
+                self._forget()
             elif await finish(self._apply_watched(batch, watch), self._context.timing.finish_s):
                 continue
             feed.reset(await self.checkpoints(feed.source, feed.partitions))
@@ -171,14 +181,14 @@ class Projector:
         source = batch.moves[0].source
         wanted = [message for message in batch.messages if self._projection.wanted(message)]
         for _ in range(TRIES):
-            documents, failed = await (self._park(wanted[0], blame) if blame else self._fold(wanted))
-            if revision := await self._views.write(self._projection.name, [*documents, *batch.beside], batch.moves):
-                self._wrote(documents, revision)
+            folded = await (self._park(wanted[0], blame) if blame else self._fold(wanted))
+            if revision := await self._put(folded, batch.moves, batch.beside):
+                self._wrote(folded.writes, revision)
                 self._context.metrics.applied(
                     self._context.service.name, view_of(self._projection.name), source, len(wanted)
                 )
                 self._moved.notify()
-                for parked in failed:
+                for parked in folded.failed:
                     self._warn(parked)
                 return revision
             self._refused()
@@ -186,6 +196,19 @@ class Projector:
             if any(at[move.partition].number != move.before for move in batch.moves):
                 return 0
         return 0
+
+    async def _put(self, folded: Folded, moves: Sequence[Move], beside: Sequence[Document] = ()) -> int:
+        """Write what was folded, and its part in lists; returns the revision, or 0 where nothing was written."""
+        name, documents = self._projection.name, folded.writes
+        if self._lists is None:
+            revision = await self._views.write(name, [*documents, *beside], moves)
+        else:
+            listed = await self._lists.beside(folded.before, documents, moves)
+            written = [*documents, *listed.counts, *listed.pins, *beside]
+            revision = await self._views.write(name, written, moves, listed.listings)
+            if revision:
+                self._lists.wrote(listed, revision)
+        return revision
 
     def _wrote(self, documents: Sequence[Document], revision: int) -> None:
         self._recent.wrote(documents, revision)
@@ -195,12 +218,19 @@ class Projector:
 
     def _refused(self) -> None:
         self._recent.refused()
+        if self._lists is not None:
+            self._lists.refused()
         self._none_waits = False
+
+    def _forget(self) -> None:
+        self._recent.forget()
+        if self._lists is not None:
+            self._lists.forget()
 
     async def _park(self, message: Message, blame: Blame) -> Folded:
         fold = self._batch_fold({}, await self._spans([message]))
         fold.park(message, blame.error, blame.tries, left=blame.left)
-        return Folded(fold.writes(), fold.failed)
+        return Folded.of(fold)
 
     async def _fold(self, messages: Sequence[Message]) -> Folded:
         if not messages:
@@ -216,7 +246,7 @@ class Projector:
         try:
             for message, keys, event in prepared:
                 fold.fold(message, keys, event)
-            return Folded(fold.writes())
+            return Folded.of(fold)
         except Exception:  # noqa: BLE001 - as above
             return await self._fold_carefully(messages, spans)
 
@@ -225,7 +255,7 @@ class Projector:
         for message in messages:
             fold.fold_carefully(message)
             await self._context.clock.sleep(0)  # a large document takes long, and others shall not wait
-        return Folded(fold.writes(), fold.failed)
+        return Folded.of(fold)
 
     def _batch_fold(
         self, stored: Mapping[str, Document], spans: Mapping[str, Document], events: Mapping[str, Document] = {}
@@ -320,9 +350,10 @@ class Projector:
                 done.append((failure, not fold.redo(failure, error, drop=index < len(drop))))
                 if not done[-1][1]:
                     break
-            if await self._views.write(self._projection.name, fold.writes(), []):
+            if await self._put(Folded.of(fold), []):
                 self._moved.notify()
                 return done
+            self._refused()
         return []
 
     async def redrive_unread(self) -> None:

@@ -33,6 +33,8 @@ from chimera.ports import Checkpoint
 from chimera.views.comparison import Comparison, compare
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generation, Generations, change, read_generations
+from chimera.views.lists.filling import fill_lists
+from chimera.views.lists.state import list_states
 from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
 from chimera.views.switch import Settling
@@ -56,6 +58,7 @@ class ViewKeeper:
         self._clock = context.clock
         self._code = fingerprint(view)
         self._types = tuple(sorted(event.wire_type() for event in view.steps))
+        self._projection = ViewProjection(view)
 
     async def run(self, held: frozenset[int]) -> None:
         """Keep the view until cancelled. Raises Unavailable when the views can't be reached.
@@ -117,6 +120,7 @@ class ViewKeeper:
                     works[f"view {name} {source}"] = self._folding(name, source, held)
                 if 0 in held:
                     works[f"unread of {name}"] = self._reading(name)
+                    works |= self._listing(name)
         if 0 not in held:
             return works
         for number in state.retired:
@@ -129,10 +133,23 @@ class ViewKeeper:
             works[f"settling {view}"] = self._settling
         return works
 
+    def _listing(self, name: str) -> dict[str, Work]:
+        """Fill the lists that a generation came to have with this code, once nobody folds it with other code."""
+        entries = self._projection.lists
+        if entries is None:
+            return {}
+
+        async def work() -> None:
+            if not (await list_states(self._context.views, name, entries.digests)).are_complete:
+                await self._clock.sleep(self._timing.switch_grace_s)
+                await fill_lists(self._context, name, entries)
+
+        return {f"lists of {name}": work}
+
     def _folding(self, name: str, source: str, held: frozenset[int]) -> Work:
         async def work() -> None:
             context = self._context
-            projector = Projector(context, ViewProjection(self._view, name))
+            projector = Projector(context, self._projection.named(name))
             at = await projector.checkpoints(source, await partitions_of(context, source, held))
             feed = Feed(context, source, at, name)
             try:
@@ -146,7 +163,7 @@ class ViewKeeper:
 
     def _reading(self, name: str) -> Work:
         """Fold what other builds could not read, and have parked, or still park beside this one."""
-        projector = Projector(self._context, ViewProjection(self._view, name))
+        projector = Projector(self._context, self._projection.named(name))
 
         async def work() -> None:
             while True:

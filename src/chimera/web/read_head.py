@@ -31,6 +31,7 @@ from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web.admin import Admin
 from chimera.web.asking import Asking, is_asked_for
+from chimera.web.lists import list_routes
 from chimera.web.probes import Probes
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire import openapi
@@ -96,6 +97,7 @@ class ReadHead:
         routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
+        routes += list_routes(self.context, self._documents, _after, _said)
         every = [*routes, *self._admin.routes(), *self.probes.routes()]
         return [route._replace(service=service.name) for route in every]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import chain
+from itertools import chain, product
 from typing import Any, Literal
 
 import msgspec
@@ -35,7 +35,7 @@ from chimera.adapters.rows import distinct, in_parts
 from chimera.core.paging import pages
 from chimera.entities import Key, Row, Table
 from chimera.errors import Conflict, SettingsError
-from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore
+from chimera.ports import PAGE_BYTES, Document, Listing, Move, Store, ViewStore
 
 REVISIONS = 1_000_000
 _BESIDE_DATA = 64 << 10
@@ -86,6 +86,9 @@ _DELETE = "DELETE FROM documents WHERE view = %s AND `key` IN ({})"
 _CHECKPOINTS = "SELECT source, `partition`, number, `offset`, chain FROM checkpoints WHERE consumer = %s"
 _REACHED = f"{_CHECKPOINTS} AND ({{}}) ORDER BY source, `partition` FOR UPDATE"
 _MOVE = "INSERT INTO checkpoints (consumer, source, `partition`, number, `offset`, chain) VALUES "
+_LIST = "INSERT INTO chimera_lists (view, within, `at`) VALUES "
+_KEEP_LISTED = " ON DUPLICATE KEY UPDATE within = chimera_lists.within"
+_UNLIST = "DELETE FROM chimera_lists WHERE {}"
 _TAKE_REVISIONS = "UPDATE revisions SET last = LAST_INSERT_ID(last + %s) WHERE name = 'documents'"
 
 _SPELLING = Spelling(
@@ -109,6 +112,9 @@ _SPELLING = Spelling(
     history=f"{_EVENT} AND `key` = %s AND number > %s ORDER BY number",
     checkpoints=_CHECKPOINTS,
     scan="SELECT view, `key`, data, revision FROM documents WHERE view = %s AND `key` > %s ORDER BY `key` LIMIT %s",
+    listed=(
+        "SELECT `at` FROM chimera_lists WHERE view = %s AND within = %s AND `at` > %s ORDER BY `at` LIMIT %s OFFSET %s"
+    ),
     upserts_by_key=False,  # it goes by every unique index there is, and might change a row of another key
 )
 
@@ -146,7 +152,7 @@ class MySQLStore(RelationalStore):
 
 
 class MySQLViews(RelationalViews):
-    """Documents and checkpoints in one database. `revisions` are how many numbers a process takes at once for them."""
+    """Documents, checkpoints and lists in one database. `revisions`: how many numbers a process takes at once."""
 
     _database: _MySQL
 
@@ -169,7 +175,9 @@ class MySQLViews(RelationalViews):
             found.update({key: Document(view, key, data, revision) for key, data, revision in rows})
         return found
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         latest = {(document.view, document.key): document for document in documents}
         ordered = [latest[place] for place in sorted(latest)]
         try:
@@ -178,6 +186,7 @@ class MySQLViews(RelationalViews):
                 session = _MySQLSession(self._database, connection, locks=True)
                 async with session.between(_SPELLING.begin):
                     await _Writing(session, consumer, revision).write(ordered, moves)
+                    await _list(session, sorted(listings))
         except (Conflict, _Outdated):
             return 0
         return revision
@@ -186,8 +195,8 @@ class MySQLViews(RelationalViews):
         async with self._database.unhurried() as connection:
             await self._database.execute(connection, "START TRANSACTION")
             await self._database.fetch(connection, "DELETE FROM checkpoints WHERE consumer = %s", (consumer,))
-            for view in views:
-                await self._database.execute_slowly(connection, "DELETE FROM documents WHERE view = %s", (view,))
+            for table, view in product(("documents", "chimera_lists"), views):
+                await self._database.execute_slowly(connection, f"DELETE FROM {table} WHERE view = %s", (view,))
             await self._database.execute_slowly(connection, "COMMIT")
 
     async def _revision(self) -> int:
@@ -266,6 +275,15 @@ class _Writing:
         with self._session.inserting("documents or checkpoints"):
             await self._session.insert_rows(insert, [row for row, is_new in rows if is_new])
         await self._session.replace_columns(insert, replace, [row for row, is_new in rows if not is_new])
+
+
+async def _list(session: _MySQLSession, listings: Sequence[Listing]) -> None:
+    """Change lists, given in order: locks are taken in one order by everybody."""
+    for chunk in pages([each[:3] for each in listings if each.is_gone], MAX_KEYS // 3):
+        gone = padded(chunk)
+        places = " OR ".join(["(view = %s AND within = %s AND `at` = %s)"] * len(gone))
+        await session.run(_UNLIST.format(places), [*chain(*gone)])
+    await session.insert_rows(_LIST, [each[:3] for each in listings if not each.is_gone], _KEEP_LISTED)
 
 
 _REPLACE_DOCUMENT = ("revision", "data")

@@ -28,7 +28,7 @@ from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import Where, converter, distinct, quoted
 from chimera.entities import ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError
-from chimera.ports import PAGE_BYTES, Document, Move, Store, ViewStore, WriteSession
+from chimera.ports import PAGE_BYTES, Document, Listing, Move, Store, ViewStore, WriteSession
 
 _MANY = 32
 
@@ -87,10 +87,11 @@ _APPEND = f"""
 
 _GET = "SELECT key, data, revision FROM documents WHERE view = $1 AND key = ANY ($2::text[])"
 _DROP = """
-    WITH forgotten AS (DELETE FROM checkpoints WHERE consumer = $1)
+    WITH forgotten AS (DELETE FROM checkpoints WHERE consumer = $1),
+    unlisted AS (DELETE FROM chimera_lists WHERE view = ANY ($2::text[]))
     DELETE FROM documents WHERE view = ANY ($2::text[])"""
 # Rows that are not there can't be locked: who comes second breaks the primary key, which undoes the statement.
-_WRITE = """
+_WRITES = """
     WITH wanted AS MATERIALIZED (
         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[]) AS w (view, key, expected, data)),
     moves AS MATERIALIZED (
@@ -123,8 +124,17 @@ _WRITE = """
     moved AS (
         UPDATE checkpoints c SET number = reached.number, "offset" = reached."offset", chain = reached.chain
         FROM reached, fits
-        WHERE ok AND c.ctid = place)
+        WHERE ok AND c.ctid = place){beside}
     SELECT CASE WHEN ok THEN revision ELSE 0 END FROM fits"""
+_LISTING = """,
+    gone AS (
+        DELETE FROM chimera_lists l USING unnest($12::text[], $13::bytea[], $14::bytea[]) AS g (view, within, at), fits
+        WHERE ok AND l.view = g.view AND l.within = g.within AND l.at = g.at),
+    come AS (
+        INSERT INTO chimera_lists (view, within, at)
+        SELECT c.* FROM unnest($15::text[], $16::bytea[], $17::bytea[]) AS c (view, within, at), fits WHERE ok
+        ON CONFLICT DO NOTHING)"""
+_WRITE, _WRITE_LISTED = (_WRITES.format(beside=beside) for beside in ("", _LISTING))
 
 _SPELLING = Spelling(
     dialect="postgresql",
@@ -144,6 +154,7 @@ _SPELLING = Spelling(
     history=f"{_EVENT} AND key = $2 AND number > $3 ORDER BY number",
     checkpoints='SELECT source, partition, number, "offset", chain FROM checkpoints WHERE consumer = $1',
     scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",
+    listed="SELECT at FROM chimera_lists WHERE view = $1 AND within = $2 AND at > $3 ORDER BY at LIMIT $4 OFFSET $5",
     upserts_by_key=True,
 )
 
@@ -189,7 +200,7 @@ class PostgreSQLStore(RelationalStore):
 
 
 class PostgreSQLViews(RelationalViews):
-    """Documents and checkpoints in one schema."""
+    """Documents, checkpoints and lists in one schema."""
 
     _database: _PostgreSQL
 
@@ -209,13 +220,16 @@ class PostgreSQLViews(RelationalViews):
         rows = await self._database.read(_GET, (view, keys))
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         latest = {(document.view, document.key): document for document in documents}.values()
         try:
             async with self._database.pool.connection() as connection:
-                parameters = _write_parameters(consumer, latest, moves)
+                parameters = _write_parameters(consumer, latest, moves) + _list_parameters(listings)
                 with cut_short():
-                    [(revision,)] = await self._database.fetch(connection, _WRITE, parameters)
+                    write = _WRITE_LISTED if listings else _WRITE
+                    [(revision,)] = await self._database.fetch(connection, write, parameters)
         except (asyncpg.UniqueViolationError, Conflict):
             return 0
         if revision:
@@ -242,6 +256,13 @@ def _write_parameters(consumer: str, documents: Collection[Document], moves: Seq
         [move.after.offset for move in moves],
         [move.after.stands_on for move in moves],
     ]
+
+
+def _list_parameters(listings: Sequence[Listing]) -> list[object]:
+    """Those that are gone, then those that come; in order, so that nobody waits for another in a circle."""
+    ordered = sorted(listings)
+    parts = [[each for each in ordered if each.is_gone is is_gone] for is_gone in (True, False)] if ordered else []
+    return [[getattr(each, name) for each in part] for part in parts for name in ("view", "within", "at")]
 
 
 class _PostgreSQLSession(RelationalSession):

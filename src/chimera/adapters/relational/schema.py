@@ -47,8 +47,10 @@ TEXT: TypeEngine[str] = (
 )
 DATA: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 CHAIN: TypeEngine[str] = sa.String(64)
+WITHIN: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
+PLACE: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.VARBINARY(2000), "mysql", "mariadb")
 
-_OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions")}
+_OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions", "chimera_lists")}
 _RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})
 
 

@@ -105,9 +105,17 @@ class RelationalViews:
         rows = await self._database.read(self._database.spelling.scan, (view, after, limit))
         return [Document(*row) for row in rows]
 
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        """As `ViewStore.listed`."""
+        rows = await self._database.read(self._database.spelling.listed, (view, within, after, limit, skip))
+        return [at for (at,) in rows]
+
     def removal(self, topics: Sequence[str]) -> str:
         """As `ports.Removable`: a store may have its tables in the same schema."""
-        return f"in {self._database}: DELETE FROM documents; DELETE FROM checkpoints"  # noqa: S608 - to be read
+        tables = ("documents", "checkpoints", "chimera_lists")
+        return f"in {self._database}: {'; '.join(f'DELETE FROM {table}' for table in tables)}"  # noqa: S608 - to be read
 
     async def close(self) -> None:
         """As `ViewStore.close`."""

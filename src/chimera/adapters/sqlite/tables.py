@@ -18,7 +18,7 @@ from chimera.adapters.sqlite.files import SQLiteConnection, question_marks
 from chimera.entities import Column, ColumnKind, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError
 
-_RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions"})
+_RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions", "chimera_lists"})
 _TYPES: dict[ColumnKind, str] = {
     "text": "TEXT",
     "integer": "INTEGER",

@@ -1,4 +1,4 @@
-"""Views in SQLite: documents and checkpoints in one file."""
+"""Views in SQLite: documents, checkpoints and lists in one file."""
 
 # ruff: noqa: S608 - names in SQL are marks for parameters; values are always bound
 
@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from chimera.adapters.rows import (
-    distinct,
-)
+from chimera.adapters.rows import distinct
 from chimera.adapters.sqlite.files import (
     FEATURES,
     MAX_PARAMETERS,
@@ -21,11 +19,7 @@ from chimera.adapters.sqlite.files import (
 from chimera.adapters.sqlite.tables import add_columns
 from chimera.core.paging import pages
 from chimera.entities import Row
-from chimera.ports import (
-    Checkpoint,
-    Document,
-    Move,
-)
+from chimera.ports import Checkpoint, Document, Listing, Move
 
 _VIEWS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
@@ -34,14 +28,16 @@ CREATE TABLE IF NOT EXISTS documents (
 CREATE TABLE IF NOT EXISTS checkpoints (
     consumer TEXT, source TEXT, partition INTEGER, number INTEGER NOT NULL, offset INTEGER NOT NULL,
     chain TEXT, PRIMARY KEY (consumer, source, partition)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chimera_lists (
+    view TEXT, within BLOB, at BLOB, PRIMARY KEY (view, within, at)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revisions (last INTEGER NOT NULL) STRICT
 """
 
 
 class SQLiteViews:
-    """Documents and checkpoints in one file.
+    """Documents, checkpoints and lists in one file.
 
-    After a power cut the last writes may be gone, documents and checkpoints together: they are folded again.
+    After a power cut the last writes may be gone, all that they wrote together: it is folded again.
     """
 
     features = FEATURES
@@ -60,11 +56,15 @@ class SQLiteViews:
         rows = _documents(self._file.reader, "key, data, revision", view, keys)
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         async with self._file.writing() as connection:
             if not (self._are_at(connection, consumer, moves) and self._are_current(connection, documents)):
                 return 0
             revision = self._put(connection, documents)
+            if listings:
+                _list(connection, listings)
             connection.run_many(
                 "INSERT OR REPLACE INTO checkpoints (consumer, source, partition, number, offset, chain) "
                 "VALUES (?, ?, ?, ?, ?, ?)",
@@ -85,10 +85,21 @@ class SQLiteViews:
         )
         return [Document(*row) for row in rows]
 
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        rows = self._file.reader.run(
+            "SELECT at FROM chimera_lists WHERE view = ? AND within = ? AND at > ? ORDER BY at LIMIT ? OFFSET ?",
+            (view, within, after, limit, skip),
+        )
+        return [at for (at,) in rows]
+
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._file.writing() as connection:
             connection.run("DELETE FROM checkpoints WHERE consumer = ?", (consumer,))
-            await self._file.long(connection.run_many, "DELETE FROM documents WHERE view = ?", [(v,) for v in views])
+            for table in ("documents", "chimera_lists"):
+                delete = f"DELETE FROM {table} WHERE view = ?"
+                await self._file.long(connection.run_many, delete, [(view,) for view in views])
 
     def listen(self, heard: Callable[[], None]) -> None:
         self._file.listen(heard)
@@ -135,6 +146,14 @@ def _documents(connection: SQLiteConnection, columns: str, view: str, keys: Sequ
         return [row for part in parts for row in _documents(connection, columns, view, part)]
     sql = f"SELECT {columns} FROM documents WHERE view = ? AND key IN ({question_marks(len(keys))})"
     return connection.run(sql, (view, *keys))
+
+
+def _list(connection: SQLiteConnection, listings: Sequence[Listing]) -> None:
+    for is_gone, change in (
+        (True, "DELETE FROM chimera_lists WHERE view = ? AND within = ? AND at = ?"),
+        (False, "INSERT OR IGNORE INTO chimera_lists (view, within, at) VALUES (?, ?, ?)"),
+    ):
+        connection.run_many(change, [each[:3] for each in listings if each.is_gone == is_gone])
 
 
 def _checkpoints(connection: SQLiteConnection, consumer: str) -> dict[tuple[str, int], Checkpoint]:

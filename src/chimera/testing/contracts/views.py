@@ -1,9 +1,10 @@
-"""The contract of the port `ViewStore`."""
+"""The contract of the port `ViewStore`: documents with their checkpoints, and lists."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Sequence
 
 import hypothesis
@@ -11,14 +12,205 @@ import hypothesis.strategies as st
 import pytest
 
 from chimera.messages import MAX_KEY
-from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.ports import LONGEST_PLACE, Checkpoint, Document, Listing, Move, ViewStore
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, quick
 
 VIEW = "contract_sales"
 CONSUMER = "contract/sales"
 
 
-class ViewStoreContract(EngineSuite):
+LISTED = "contract_listed"
+KEEPER = "contract_listed"
+"""The consumer that writes it."""
+ONE, OTHER = bytes(range(16)), b"\xff" * 16
+EDGES = [
+    b"\0",
+    b"\0\0",
+    b"\0\xff",
+    b"\1",
+    b"\x7f",
+    b"\x80",
+    b"\xc3\x28",
+    b"\xfe\xff",
+    b"\xff",
+    b"\xff\xff",
+    b"a",
+    b"a\0",
+]
+"""Places at the borders: no text, bytes that are no UTF-8, beginnings of one another."""
+
+
+class ListContract(EngineSuite):
+    """Every guarantee of `ViewStore` that is about lists."""
+
+    async def test_a_list_is_in_the_order_of_the_bytes_of_its_places(self, engine: ViewStore) -> None:
+        """Whatever bytes they are, on every engine; keys as UTF-8, up to the longest place there is."""
+        await engine.create()
+        places = [*EDGES, *(name.encode() for name in NAMES), "🦁".encode() * MAX_KEY]
+        places += [b"\xff" * LONGEST_PLACE, b"\x80" * (LONGEST_PLACE - 1), b"\0" * LONGEST_PLACE]
+        places += [bytes([high, low]) for high in (0, 1, 127, 128, 254, 255) for low in range(0, 256, 5)]
+        distinct = list(dict.fromkeys(places))
+        random.Random(1).shuffle(distinct)  # noqa: S311 - any order but theirs
+        assert await put_entries(engine, *distinct)
+        assert list(await engine.listed(LISTED, ONE, limit=1000)) == sorted(distinct)
+
+    async def test_pages_of_a_list_go_on_after_a_place_and_miss_nothing(self, engine: ViewStore) -> None:
+        """Places that differ in their end only, such as equal values, stand on either side of a border."""
+        await engine.create()
+        places = [b"equal\0\0" + b"%03d" % number for number in range(40)] + EDGES
+        await put_entries(engine, *places)
+        for limit in (1, 7, 52, 100):
+            paged: list[bytes] = []
+            while page := await engine.listed(LISTED, ONE, paged[-1] if paged else b"", limit):
+                assert len(page) <= limit
+                paged += page
+            assert paged == sorted(places)
+        assert list(await engine.listed(LISTED, ONE, b"equal\0\0" + b"009x", 1)) == [b"equal\0\0" + b"010"]
+
+    async def test_places_that_come_or_go_between_pages_move_no_other(self, engine: ViewStore) -> None:
+        """What is there all the time is read once, whatever happens before, at and after the border."""
+        await engine.create()
+        await put_entries(engine, *(b"%02d" % number for number in range(0, 20, 2)))
+        first = list(await engine.listed(LISTED, ONE, limit=4))
+        assert first == [b"00", b"02", b"04", b"06"]
+        await put_entries(engine, b"01", b"05", b"07", gone=[b"02", b"06", b"08"])
+        assert list(await engine.listed(LISTED, ONE, first[-1], 4)) == [b"07", b"10", b"12", b"14"]
+
+    async def test_the_first_of_a_list_can_be_skipped(self, engine: ViewStore) -> None:
+        """Counted from where the page begins; beyond the end there is nothing."""
+        await engine.create()
+        await put_entries(engine, *(b"%02d" % number for number in range(10)))
+        assert list(await engine.listed(LISTED, ONE, limit=3, skip=4)) == [b"04", b"05", b"06"]
+        assert list(await engine.listed(LISTED, ONE, b"05", 3, 2)) == [b"08", b"09"]
+        assert list(await engine.listed(LISTED, ONE, limit=3, skip=10)) == []
+
+    async def test_each_filter_of_each_view_has_a_list_of_its_own(self, engine: ViewStore) -> None:
+        """The same places in all of them; filters next to one another, the first and the last there is."""
+        await engine.create()
+        filters = [b"\0" * 16, ONE, ONE[:-1] + b"\x10", b"\xfe" + b"\xff" * 15, OTHER]
+        views = [LISTED, f"{LISTED}~2", "contract_listed.x", "ünï 🦁/%"]
+        everything = [Listing(view, within, b"\1" + within[-1:]) for view in views for within in filters]
+        for view in views:
+            own = [each for each in everything if each.view == view]
+            assert await engine.write(view, [], [], own)
+        for view, within in itertools.product(views, filters):
+            assert list(await engine.listed(view, within)) == [b"\1" + within[-1:]]
+        await engine.write(LISTED, [], [], [Listing(LISTED, ONE, b"\1\x0f", is_gone=True)])
+        assert list(await engine.listed(LISTED, ONE)) == []
+        assert list(await engine.listed(f"{LISTED}~2", ONE)) == [b"\1\x0f"]
+        assert list(await engine.listed("contract_nothing", ONE)) == []
+
+    async def test_an_entry_that_is_there_or_gone_already_stays_so(self, engine: ViewStore) -> None:
+        """It is there once."""
+        await engine.create()
+        await put_entries(engine, b"a", gone=[b"b"])
+        await put_entries(engine, b"a", b"c", gone=[b"b"])
+        assert list(await engine.listed(LISTED, ONE)) == [b"a", b"c"]
+        await put_entries(engine, gone=[b"a", b"c"])
+        await put_entries(engine, b"c", gone=[b"a"])
+        assert list(await engine.listed(LISTED, ONE)) == [b"c"]
+
+    async def test_lists_documents_and_checkpoints_move_together(self, engine: ViewStore) -> None:
+        """In one write, which a checkpoint or a document that is elsewhere refuses, with all of it."""
+        await engine.create()
+        document, come = Document(LISTED, "a", b"1"), [Listing(LISTED, ONE, b"1")]
+        move = Move("orders", 0, 0, Checkpoint(1))
+        revision = await engine.write(KEEPER, [document], [move], come)
+        assert revision
+        later = [Listing(LISTED, ONE, b"1", is_gone=True), Listing(LISTED, ONE, b"2")]
+        current = document._replace(data=b"2", revision=revision)
+        assert not await engine.write(KEEPER, [current], [move], later)
+        stale = current._replace(revision=revision + 1)
+        assert not await engine.write(KEEPER, [stale], [move._replace(before=1)], later)
+        assert not await engine.write(KEEPER, [document], [], later)
+        assert list(await engine.listed(LISTED, ONE)) == [b"1"]
+        assert await engine.write(KEEPER, [current], [move._replace(before=1, after=Checkpoint(2))], later)
+        assert list(await engine.listed(LISTED, ONE)) == [b"2"]
+
+    async def test_of_several_writers_only_the_winners_entries_are_there(self, engine: ViewStore) -> None:
+        """Of ten at once that move one checkpoint; then one after another goes on where it is."""
+        await engine.create()
+        moved = await asyncio.gather(
+            *(
+                engine.write(
+                    KEEPER,
+                    [Document(LISTED, f"k{writer}", b"1")],
+                    [Move("orders", 0, 0, Checkpoint(writer + 1))],
+                    [Listing(LISTED, ONE, b"%d" % writer), Listing(LISTED, OTHER, b"%d" % writer)],
+                )
+                for writer in range(10)
+            )
+        )
+        [winner] = [writer for writer, revision in enumerate(moved) if revision]
+        assert list(await engine.listed(LISTED, ONE)) == [b"%d" % winner]
+        assert list(await engine.listed(LISTED, OTHER)) == [b"%d" % winner]
+
+    async def test_dropping_a_view_deletes_its_lists_only(self, engine: ViewStore) -> None:
+        """Of one generation, not of another one; what comes into them later is there alone."""
+        await engine.create()
+        others = f"{LISTED}~2"
+        for view in (LISTED, others):
+            await engine.write(
+                view, [Document(view, "a", b"1")], [], [Listing(view, ONE, b"1"), Listing(view, OTHER, b"2")]
+            )
+        await engine.drop(LISTED, [LISTED])
+        assert [list(await engine.listed(LISTED, each)) for each in (ONE, OTHER)] == [[], []]
+        assert [list(await engine.listed(others, each)) for each in (ONE, OTHER)] == [[b"1"], [b"2"]]
+        await put_entries(engine, b"3")
+        assert list(await engine.listed(LISTED, ONE)) == [b"3"]
+
+    async def test_thousands_of_entries_come_and_go_in_one_write(self, engine: ViewStore) -> None:
+        """Three thousand, then all but one of them gone and as many others there."""
+        await engine.create()
+        names = [b"%05d" % number for number in range(3_000)]
+        await put_entries(engine, *names)
+        assert list(await engine.listed(LISTED, ONE, limit=10_000)) == names
+        later = [b"x" + name for name in names]
+        await put_entries(engine, *later, gone=names[1:])
+        assert list(await engine.listed(LISTED, ONE, limit=10_000)) == [names[0], *later]
+
+    @quick
+    @hypothesis.given(
+        st.lists(
+            st.tuples(st.sampled_from([b"a", b"\0", b"\xff", b"a\xff"]), st.booleans(), st.booleans(), st.booleans()),
+            max_size=12,
+        )
+    )
+    async def test_any_mix_of_writes_behaves_like_sets(
+        self, engine: ViewStore, steps: Sequence[tuple[bytes, bool, bool, bool]]
+    ) -> None:
+        """Entries that come and go in two filters, some in writes that are refused."""
+        await engine.create()
+        view = f"contract_sets_{next(_fresh)}"
+        model: dict[bytes, set[bytes]] = {ONE: set(), OTHER: set()}
+        number = 0
+        for at, is_gone, is_other, refused in steps:
+            within = OTHER if is_other else ONE
+            move = Move("s", 0, number + refused, Checkpoint(number + 1))
+            written = await engine.write(view, [], [move], [Listing(view, within, at, is_gone)])
+            assert bool(written) != refused
+            if written:
+                number += 1
+                model[within] = model[within] - {at} if is_gone else model[within] | {at}
+            for each, wanted in model.items():
+                assert list(await engine.listed(view, each)) == sorted(wanted)
+
+    async def test_lists_outlive_the_engine(self, engine: ViewStore, reopen: Callable[[], ViewStore]) -> None:
+        """For engines that are durable."""
+        if not engine.features.durable:
+            pytest.skip("the engine does not promise durability")
+        await engine.create()
+        await put_entries(engine, b"a", b"b")
+        await engine.close()
+        again = reopen()
+        await again.create()
+        assert list(await again.listed(LISTED, ONE)) == [b"a", b"b"]
+        await put_entries(again, gone=[b"a"])
+        assert list(await again.listed(LISTED, ONE)) == [b"b"]
+        await again.close()
+
+
+class ViewStoreContract(ListContract):
     """Every guarantee of `ViewStore`. A subclass provides `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: ViewStore) -> None:
@@ -297,3 +489,9 @@ async def data(engine: ViewStore, key: str) -> bytes | None:
     """The bytes of a document; None without one."""
     found = (await engine.get(VIEW, [key])).get(key)
     return found.data if found else None
+
+
+async def put_entries(engine: ViewStore, *come: bytes, gone: Sequence[bytes] = ()) -> int:
+    """Write entries of one filter that come and that are gone."""
+    listings = [Listing(LISTED, ONE, at, is_gone=True) for at in gone] + [Listing(LISTED, ONE, at) for at in come]
+    return await engine.write(KEEPER, [], [], listings)

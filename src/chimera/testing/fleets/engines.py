@@ -8,7 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from chimera.entities import Key, Row, Table
 from chimera.errors import Conflict, Unfit
 from chimera.messages import Message
-from chimera.ports import Checkpoint, Document, Log, Move, Record, Session, Store, ViewStore, WriteSession
+from chimera.ports import Checkpoint, Document, Listing, Log, Move, Record, Session, Store, ViewStore, WriteSession
 from chimera.testing.broken import WrappedLog, WrappedSession, WrappedStore, WrappedViews
 from chimera.testing.fleets.trouble import Way
 from chimera.testing.memory import MemoryWriteSession
@@ -172,9 +172,11 @@ class ReachedViews(WrappedViews):
         await self._way.before("views.get")
         return await super().get(view, keys)
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         await self._way.before("views.write")
-        revision = await super().write(consumer, documents, moves)
+        revision = await super().write(consumer, documents, moves, listings)
         await self._way.after("views.write")
         return revision
 
@@ -185,6 +187,12 @@ class ReachedViews(WrappedViews):
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
         await self._way.before("views.scan")
         return await super().scan(view, after, limit)
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        await self._way.before("views.listed")
+        return await super().listed(view, within, after, limit, skip)
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         await self._way.before("views.drop")

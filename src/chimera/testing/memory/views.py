@@ -1,9 +1,9 @@
-"""Documents and checkpoints in memory."""
+"""Documents, checkpoints and lists in memory."""
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -12,6 +12,7 @@ from chimera.ports import (
     Checkpoint,
     Document,
     Features,
+    Listing,
     Move,
 )
 from chimera.testing.memory.log import FEATURES
@@ -23,10 +24,14 @@ class ViewsState(msgspec.Struct, frozen=True):
     documents: Mapping[str, Mapping[str, Document]] = {}
     checkpoints: Mapping[str, Mapping[tuple[str, int], Checkpoint]] = {}
     revision: int = 0
+    lists: Mapping[str, Sequence[tuple[bytes, bytes]]] = {}
 
 
 class MemoryViews:
-    """Documents by view and key, and checkpoints by consumer. `on_write`, `on_drop` are told of what was done."""
+    """Documents by view and key, checkpoints by consumer, entries of lists by view, in order.
+
+    `on_write`, `on_drop` are told of what was done.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class MemoryViews:
         self._on_drop = on_drop
         self._documents: dict[str, dict[str, Document]] = {}
         self._checkpoints: dict[str, dict[tuple[str, int], Checkpoint]] = {}
+        self._lists: dict[str, list[tuple[bytes, bytes]]] = {}
         self._revision = 0
         self._ordered: dict[str, list[str]] = {}
         """The keys of each view in order; those of a view whose keys have changed are put in order when asked for."""
@@ -50,7 +56,9 @@ class MemoryViews:
         documents = self._documents.get(view, {})
         return {key: documents[key] for key in keys if key in documents}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         await asyncio.sleep(0)
         checkpoints = self._checkpoints.setdefault(consumer, {})
         if any(checkpoints.get((move.source, move.partition), Checkpoint()).number != move.before for move in moves):
@@ -60,6 +68,8 @@ class MemoryViews:
         self._revision += 1
         for document in documents:
             self._put(document)
+        for listing in listings:
+            self._list(listing)
         checkpoints.update({(move.source, move.partition): move.after for move in moves})
         self._on_write(consumer, documents, moves)
         return self._revision
@@ -72,9 +82,17 @@ class MemoryViews:
         first = bisect_right(keys, after)
         return [documents[key] for key in keys[first : first + limit]]
 
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        entries = self._lists.get(view, [])
+        first = (bisect_right if after else bisect_left)(entries, (within, after)) + skip
+        return [at for each, at in entries[first : first + limit] if each == within]
+
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         self._checkpoints.pop(consumer, None)
         for view in views:
+            self._lists.pop(view, None)
             self._documents.pop(view, None)
             self._ordered.pop(view, None)
         self._on_drop(consumer)
@@ -88,12 +106,14 @@ class MemoryViews:
         """All that it has now, to be put back later."""
         documents = {view: dict(kept) for view, kept in self._documents.items()}
         checkpoints = {consumer: dict(kept) for consumer, kept in self._checkpoints.items()}
-        return ViewsState(documents, checkpoints, self._revision)
+        lists = {view: list(entries) for view, entries in self._lists.items()}
+        return ViewsState(documents, checkpoints, self._revision, lists)
 
     def restore(self, moment: ViewsState) -> None:
         """Have again what it had at a moment, as from a backup."""
         self._documents = {view: dict(kept) for view, kept in moment.documents.items()}
         self._checkpoints = {consumer: dict(kept) for consumer, kept in moment.checkpoints.items()}
+        self._lists = {view: list(entries) for view, entries in moment.lists.items()}
         self._revision = moment.revision
         self._ordered = {}
 
@@ -117,3 +137,12 @@ class MemoryViews:
             documents.pop(document.key, None)
         else:
             documents[document.key] = document._replace(revision=self._revision)
+
+    def _list(self, listing: Listing) -> None:
+        entries, entry = self._lists.setdefault(listing.view, []), (listing.within, listing.at)
+        at = bisect_left(entries, entry)
+        is_there = entries[at : at + 1] == [entry]
+        if listing.is_gone and is_there:
+            del entries[at]
+        elif not listing.is_gone and not is_there:
+            entries.insert(at, entry)

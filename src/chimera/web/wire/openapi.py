@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from chimera.folds import View
+from chimera.folds import View, ViewList
 from chimera.parts import Handler, Query, Reply, path_parameters
-from chimera.reader import POSITIONS_LIMIT
+from chimera.reader import POSITIONS_LIMIT, ListPage
 from chimera.service import Service
 from chimera.signature import Page
 from chimera.web.wire.http import BODY_LIMIT, NoQuery, Problem
@@ -150,6 +150,29 @@ def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> 
     operation["responses"]["200"] = _page("Found.", declared.document, declared.page, _SAID)
     if declared.absent == "404":
         operation["responses"]["404"] = _problem("There is none.", _SAID)
+    return operation
+
+
+def listed(
+    service: Service,
+    declared: ViewList[msgspec.Struct],
+    parameters: Sequence[tuple[str, object]],
+    query: type[msgspec.Struct],
+) -> Operation:
+    """The description of a list's route; a parameter is its name and type."""
+    operation = _operation(
+        service.name,
+        f"{service.name}.{declared.view.name}.{declared.name}",
+        "",
+        _words(f"{declared.view.name}_{declared.name}".replace("-", "_")),
+        [
+            *(_parameter(name, "path", hint) for name, hint in parameters),
+            *(_parameter(each.name, "query", each.type, each.default) for each in msgspec.structs.fields(query)),
+            _AFTER,
+        ],
+    )
+    page = ListPage[declared.view.document]  # type: ignore[name-defined]
+    operation["responses"]["200"] = _response("Found.", _Typed(page), _SAID)
     return operation
 
 

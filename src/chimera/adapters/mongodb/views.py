@@ -18,6 +18,8 @@ finished by the next write of the consumer, whoever makes it. Applying twice, or
 a batch's name never come again. So a write is applied once or not at all, and checkpoints are never ahead of
 documents. What is not promised there is one moment: a reader may see some documents of a batch before the others, and
 after a crash only some until the next write. A document may be written by one consumer only (ValueError).
+
+An entry of a list is a document like the others, without data, and is found by its id.
 """
 
 from __future__ import annotations
@@ -30,9 +32,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, Literal, NamedTuple
-from urllib.parse import quote
+from typing import Any, NamedTuple
 
 import pymongo
 from pymongo import AsyncMongoClient, DeleteOne, InsertOne, UpdateMany, UpdateOne, errors
@@ -41,8 +41,9 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from chimera.adapters.mongodb.ids import bytes_of, end_of, list_start, lists_of, start_of, text_of
 from chimera.errors import CutShort, SettingsError, Unavailable
-from chimera.ports import Checkpoint, Document, Features, Move, ViewStore
+from chimera.ports import Checkpoint, Document, Features, Listing, Move
 
 Stored = dict[str, Any]
 """A document as MongoDB has it."""
@@ -58,15 +59,6 @@ _DUPLICATE = 11000
 _REFUSED = frozenset({13, 18, 8000})
 _TRIES = 200
 _MANY = 100
-
-
-def open_engine(kind: Literal["log", "store", "views"], url: str) -> ViewStore:
-    """The views of `mongodb://[user:password@]host:port/database`; options are MongoDB's. Raises SettingsError."""
-    if kind != "views":
-        raise SettingsError(f"{_public(url)}: MongoDB can't be a {kind}; it can keep views")
-    if not url.startswith(("mongodb://", "mongodb+srv://")):
-        raise SettingsError(f"{_public(url)} is not an address of MongoDB; one looks like mongodb://host:27017/views")
-    return MongoViews(url)
 
 
 class _Stale(Exception):  # noqa: N818 - not an error: it ends a transaction
@@ -97,7 +89,7 @@ class MongoViews:
     features = Features(durable=True, shared=True, poll_s=0.02, largest=_LARGEST, together=False)
 
     def __init__(self, url: str, *, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self.name = _public(url)
+        self.name = public(url)
         self._url = url
         self._chunk_bytes = chunk_bytes
         self._client: AsyncMongoClient[Stored] | None = None
@@ -123,20 +115,22 @@ class MongoViews:
                 await self._documents.delete_many({"staged": {"$gt": ""}})
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
-        start = _start(view)
+        start = start_of(view)
         wanted = {"_id": start + keys[0]} if len(keys) == 1 else {"_id": {"$in": [start + key for key in set(keys)]}}
         with _telling(self.name):
             found = await self._documents.find(wanted, _SERVED).to_list() if keys else []
         return {each.key: each for each in (_document(view, stored) for stored in found if "revision" in stored)}
 
-    async def write(self, consumer: str, documents: Sequence[Document], moves: Sequence[Move]) -> int:
+    async def write(
+        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
+    ) -> int:
         async with self._locks[consumer]:
             with _telling(self.name, cut_short=True), pymongo.timeout(_TIMEOUT_S):
                 for attempt in range(_TRIES):
                     state = self._left.pop(consumer, None)
                     if state is None or not _is_at(state, moves):  # it may be out of date
                         state = await self._settled(consumer)
-                    done = await self._try(consumer, state, documents, moves)
+                    done = await self._try(consumer, state, documents, moves, listings)
                     if done is not None:
                         return done
                     await asyncio.sleep(secrets.randbelow(1 + min(attempt, 20)) / 1000)
@@ -148,10 +142,19 @@ class MongoViews:
         return _checkpoints(state["checkpoints"] if state else [])
 
     async def scan(self, view: str, after: str = "", limit: int = 500) -> Sequence[Document]:
-        wanted = {"_id": {"$gt": _start(view) + after, "$lt": _end(view)}, "revision": {"$gt": 0}}
+        wanted = {"_id": {"$gt": start_of(view) + after, "$lt": end_of(view)}, "revision": {"$gt": 0}}
         with _telling(self.name):
             found = await self._documents.find(wanted, _SERVED).sort("_id", 1).limit(limit).to_list()
         return [_document(view, stored) for stored in found]
+
+    async def listed(
+        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
+    ) -> Sequence[bytes]:
+        start = list_start(view, within)
+        wanted = {"_id": {"$gt": start + text_of(after), "$lt": start[:-1] + "0"}, "revision": {"$gt": 0}}
+        with _telling(self.name):
+            found = self._documents.find(wanted, {"_id": 1}).sort("_id", 1).skip(skip).limit(limit)
+            return [bytes_of(stored["_id"][len(start) :]) for stored in await found.to_list()]
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._locks[consumer]:
@@ -174,7 +177,12 @@ class MongoViews:
             await client.close()
 
     async def _try(
-        self, consumer: str, state: _ConsumerState, documents: Sequence[Document], moves: Sequence[Move]
+        self,
+        consumer: str,
+        state: _ConsumerState,
+        documents: Sequence[Document],
+        moves: Sequence[Move],
+        listings: Sequence[Listing],
     ) -> int | None:
         """Write once; None when somebody else was quicker, so that everything has to be read again."""
         if not _is_at(state, moves):
@@ -184,13 +192,15 @@ class MongoViews:
         plan = await self._plan(consumer, documents, state.seq)
         if plan is None:
             return 0
+        if listings:
+            await self._plan_lists(plan, consumer, listings, state.seq)
         if self._transactions or not (plan.new or plan.changes):
             return await self._write_at_once(consumer, state, after, plan)
         return await self._write_in_steps(consumer, state, after, plan)
 
     async def _plan(self, consumer: str, documents: Sequence[Document], seq: int) -> _Plan | None:
         """The documents to insert and to change; None when one is not at its revision."""
-        by_id = {_start(each.view) + each.key: each for each in documents}
+        by_id = {start_of(each.view) + each.key: each for each in documents}
         found = await self._documents.find({"_id": {"$in": list(by_id)}}, {"data": 0}).to_list() if by_id else []
         existing = {stored["_id"]: stored for stored in found if "revision" in stored}
         plan = _Plan([], [])
@@ -204,6 +214,17 @@ class MongoViews:
             elif document.data is not None:
                 plan.new.append({"_id": at, "data": document.data, "consumer": consumer, "seq": seq})
         return plan
+
+    async def _plan_lists(self, plan: _Plan, consumer: str, listings: Sequence[Listing], seq: int) -> None:
+        """Add the entries to insert and to delete; each is deleted at the revision that it is found at."""
+        by_id = {list_start(each.view, each.within) + text_of(each.at): each for each in listings}
+        found = await self._documents.find({"_id": {"$in": list(by_id)}}, {"revision": 1}).to_list()
+        existing = {stored["_id"]: stored["revision"] for stored in found if "revision" in stored}
+        for at, listing in by_id.items():
+            if listing.is_gone and at in existing:
+                plan.changes.append({"id": at, "revision": existing[at], "data": None})
+            elif not listing.is_gone and at not in existing:
+                plan.new.append({"_id": at, "data": b"", "consumer": consumer, "seq": seq})
 
     async def _write_at_once(
         self, consumer: str, state: _ConsumerState, after: _ConsumerState, plan: _Plan
@@ -343,8 +364,9 @@ class MongoViews:
 
     async def _delete_views(self, consumer: str, views: Sequence[str], seq: int) -> None:
         for view in views:
-            older = {"_id": {"$gte": _start(view), "$lt": _end(view)}, "consumer": consumer, "seq": {"$lt": seq}}
-            await self._documents.delete_many(older)
+            for start, end in ((start_of(view), end_of(view)), (lists_of(view) + "/", lists_of(view) + "0")):
+                older = {"_id": {"$gte": start, "$lt": end}, "consumer": consumer, "seq": {"$lt": seq}}
+                await self._documents.delete_many(older)
 
     def _connect(self) -> None:
         try:
@@ -427,16 +449,6 @@ def _checkpoints(stored: Iterable[Stored]) -> dict[tuple[str, int], Checkpoint]:
     }
 
 
-@cache
-def _start(view: str) -> str:
-    """The beginning of the ids of a view's documents. MongoDB compares strings as UTF-8 bytes, as `scan` must."""
-    return quote(view, safe="") + "/"
-
-
-def _end(view: str) -> str:
-    return quote(view, safe="") + "0"
-
-
 def _document(view: str, stored: Stored) -> Document:
     return Document(view, stored["_id"].partition("/")[2], bytes(stored["data"]), stored["revision"])
 
@@ -445,7 +457,7 @@ def _only_duplicates(error: errors.BulkWriteError) -> bool:
     return all(each["code"] == _DUPLICATE for each in (error.details or {})["writeErrors"])
 
 
-def _public(url: str) -> str:
+def public(url: str) -> str:
     """The URL as people may see it."""
     return re.sub(r"//[^/]*@", "//", url.partition("?")[0])
 

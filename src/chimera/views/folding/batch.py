@@ -88,6 +88,11 @@ class BatchFold:
         self._moved[key] = None
         return cause
 
+    @property
+    def before(self) -> Mapping[str, Document]:
+        """The documents by key as they were read."""
+        return self._stored
+
     def encoded(self, key: str) -> bytes | None:
         """A document as it is now; None for none."""
         document = self._document(key)

@@ -1,0 +1,183 @@
+"""Lists as they grow: `python -m benchmarks.growth.lists page|fold ENGINE SIZE…`. Prints one line for each size.
+
+`page`: milliseconds, the median and the 95th percentile, for a page of 20 documents with its count: of all documents
+from cursors anywhere in them, and of one author's 100. `fold`: events a second that are folded and written in batches
+of 500, with no list and with one: `new` documents, those that are `moved` in the list, and those that are `kept` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Sequence
+from statistics import median, quantiles
+
+import msgspec
+import uvloop
+
+from benchmarks.engines import make, place
+from chimera import Event, Service, View, ViewList
+from chimera.core.context import Context
+from chimera.journal.feed import Batch
+from chimera.messages import Message
+from chimera.ports import Checkpoint, Document, Move, ViewStore
+from chimera.run.engines import context_of, open_engine
+from chimera.testing.memory import MemoryLog, MemoryStore
+from chimera.views.generations import GenerationReads
+from chimera.views.lists.entries import ListEntries
+from chimera.views.lists.keeping import ListKeeping
+from chimera.views.lists.reads import ListReader, cursor_of
+from chimera.views.projections import ViewProjection
+from chimera.views.projector import Projector
+
+PAGES = 300
+AT_ONCE = 2_000
+BY_AUTHOR = 100
+BATCH = 500
+SERVICE = "bench-lists"
+
+
+class Written(Event, source=SERVICE, key="article_id"):
+    article_id: str
+    author_id: str
+    at: int
+    text: str = ""
+
+
+class Article(msgspec.Struct):
+    article_id: str
+    author_id: str = ""
+    at: int = 0
+    text: str = ""
+
+
+class Subject:
+    """A service with a view, with or without a list."""
+
+    def __init__(self, *, listed: bool) -> None:
+        self.service = Service(SERVICE, partitions=1)
+        self.view: View[Article] = self.service.view(Article, key="article_id")
+        self.every: ViewList[Article] | None = self.view.list("every", order="-at") if listed else None
+
+        @self.view.on(Written)
+        def written(article: Article, event: Written) -> None:
+            article.author_id, article.at, article.text = event.author_id, event.at, event.text
+
+    def context(self, views: ViewStore) -> Context:
+        return context_of(self.service, MemoryLog(), MemoryStore(), views, _nobody)
+
+
+def _nobody(name: str) -> object:
+    raise LookupError(name)
+
+
+async def page(views: ViewStore, sizes: Sequence[int]) -> None:
+    for size in sizes:
+        subject = Subject(listed=True)
+        name = f"articles_{size}"
+        subject.view.name = name
+        by_author = subject.view.list("by-author", where="author_id", order="-at")
+        began = time.perf_counter()
+        await _fill(views, subject, name, size)
+        took = time.perf_counter() - began
+        context = subject.context(views)
+        lists = ListReader(context, GenerationReads(context))
+        assert subject.every is not None
+        chance = random.Random(1)  # noqa: S311 - the same pages for everybody
+        cursors = [_cursor(subject, _article(chance.randrange(size), size)) for _ in range(PAGES)]
+        spent = {
+            "every": await _spent(lists, subject.every, [()] * PAGES, cursors),
+            "author": await _spent(
+                lists, by_author, [(f"author{n % (size // BY_AUTHOR)}",) for n in range(PAGES)], [""]
+            ),
+        }
+        told = "; ".join(
+            f"{what} {median(each):.2f} p95 {quantiles(each, n=20)[-1]:.2f}" for what, each in spent.items()
+        )
+        print(f"{size:>9,} documents: {told} (filled in {took:.0f} s)", flush=True)
+
+
+def _article(number: int, size: int) -> Article:
+    authors = max(1, size // BY_AUTHOR)
+    return Article(f"a{number:07}", f"author{number % authors}", number * 7919 % size, "x" * 200)
+
+
+def _cursor(subject: Subject, article: Article) -> str:
+    """The cursor after an article in the list of all; at the beginning for one near the end."""
+    assert subject.every is not None
+    entries = ListEntries(subject.every)  # type: ignore[arg-type]
+    return "" if article.at < 40 else cursor_of(entries.order.place(article, article.article_id), entries.within(()))
+
+
+async def _spent(
+    lists: ListReader, declared: ViewList[Article], values: Sequence[tuple[str, ...]], cursors: Sequence[str]
+) -> list[float]:
+    """Milliseconds of each page."""
+    spent = []
+    for turn, each in enumerate(values):
+        began = time.perf_counter()
+        found = await lists.page(declared, each, 20, cursors[turn % len(cursors)], 0)
+        spent.append((time.perf_counter() - began) * 1000)
+        assert len(found.items) == 20
+    return spent
+
+
+async def _fill(views: ViewStore, subject: Subject, name: str, size: int) -> None:
+    projection = ViewProjection(subject.view)
+    assert projection.lists is not None
+    keeping = ListKeeping(views, projection, projection.lists)
+    for start in range(0, size, AT_ONCE):
+        numbers = range(start, min(size, start + AT_ONCE))
+        made = [_article(n, size) for n in numbers]
+        documents = [Document(name, each.article_id, msgspec.json.encode(each)) for each in made]
+        moves = [Move(SERVICE, 0, start, Checkpoint(start + len(numbers)))]
+        listed = await keeping.beside({}, documents, moves)
+        revision = await views.write(name, [*documents, *listed.counts], moves, listed.listings)
+        assert revision
+        keeping.wrote(listed, revision)
+
+
+async def fold(views: ViewStore, sizes: Sequence[int]) -> None:
+    for size in sizes:
+        told = []
+        for listed in (False, True):
+            subject = Subject(listed=listed)
+            subject.view.name = f"folded_{size}_{listed}"
+            projector = Projector(subject.context(views), ViewProjection(subject.view))
+            number = 0
+            for what, step in (("new", 0), ("moved", 1), ("kept", 1)):
+                began = time.perf_counter()
+                for start in range(0, size, BATCH):
+                    messages = [_message(number + n + 1, start + n, step) for n in range(BATCH)]
+                    move = Move(SERVICE, 0, number, Checkpoint(number + BATCH))
+                    assert await projector.apply(Batch(messages, [move]))
+                    number += BATCH
+                told.append(f"{what} {size / (time.perf_counter() - began):,.0f}")
+        half = len(told) // 2
+        print(
+            f"{size:>9,} documents, events/s: no list: {', '.join(told[:half])}; one: {', '.join(told[half:])}",
+            flush=True,
+        )
+
+
+def _message(number: int, key: int, step: int) -> Message:
+    event = Written(f"a{key:07}", f"author{key % 1000}", key * 7919 % 1_000_003 + step, f"{number}")
+    data = msgspec.json.encode(event)
+    return Message(f"{SERVICE}/0@{number}", SERVICE, Written.wire_type(), event.key, "", data, 0, number)
+
+
+async def main(what: str, url: str, sizes: Sequence[str]) -> None:
+    await make(url)
+    views = open_engine("views", url)
+    try:
+        await views.create()
+        await {"page": page, "fold": fold}[what](views, [int(size) for size in sizes])
+    finally:
+        await views.close()
+
+
+if __name__ == "__main__":
+    with place() as where, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(sys.argv[1], where.url(sys.argv[2], "views"), sys.argv[3:]))
