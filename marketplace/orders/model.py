@@ -1,8 +1,10 @@
 from datetime import datetime
 from typing import get_args
 
+from msgspec import Struct
+
 from chimera import Entity
-from marketplace.orders.messages import Stage
+from marketplace.orders.messages import OrderMoved, OrderPlaced, Stage
 
 _WAY: tuple[Stage, ...] = get_args(Stage)
 FINAL: frozenset[Stage] = frozenset({"completed", "cancelled"})
@@ -17,6 +19,28 @@ class Order(Entity, key="order_id", table="orders"):
     stage: Stage
     placed_at: datetime
     changed_at: datetime
+
+
+class SellerOrder(Struct):
+    """An order as its seller's list of orders shows it."""
+
+    order_id: str
+    seller_id: str = ""
+    buyer_id: str = ""
+    gig_id: str = ""
+    amount_cents: int = 0
+    stage: Stage = "placed"
+    placed_at: datetime | None = None
+
+
+def list_placed(order: SellerOrder, event: OrderPlaced) -> SellerOrder:
+    return SellerOrder(
+        order.order_id, event.seller_id, event.buyer_id, event.gig_id, event.amount_cents, placed_at=event.at
+    )
+
+
+def list_moved(order: SellerOrder, event: OrderMoved) -> None:
+    order.stage = event.stage
 
 
 def refusal(current: Stage, wanted: Stage) -> tuple[str, str] | None:

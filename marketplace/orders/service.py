@@ -1,14 +1,24 @@
 """The owner of orders: commands through the broker, state in a table, every change a fact."""
 
-from chimera import Reader, Rejected, Service, Transaction
+from typing import Annotated
+
+from msgspec import Meta
+
+from chimera import ListPage, Reader, Rejected, Service, Transaction
 from chimera.entities import to_utc
-from marketplace.orders.messages import MoveOrder, OrderMoved, OrderPlaced, PlaceOrder
-from marketplace.orders.model import Order, refusal
+from marketplace.orders.messages import MoveOrder, OrderMoved, OrderPlaced, PlaceOrder, Stage
+from marketplace.orders.model import Order, SellerOrder, list_moved, list_placed, refusal
 from marketplace.orders.pages import order_page
 from marketplace.types import Id
 
 orders = Service("orders")
 orders.entity(Order)
+
+listed = orders.view(SellerOrder, key="order_id")
+listed.on(OrderPlaced)(list_placed)
+listed.on(OrderMoved)(list_moved)
+by_seller = listed.list("by-seller", where="seller_id", order="-placed_at")
+by_stage = listed.list("by-stage", where=("seller_id", "stage"), order="-placed_at")
 
 
 @orders.handle("POST /orders", location="/orders/{order_id}")
@@ -67,3 +77,17 @@ async def move_order(command: MoveOrder, tx: Transaction) -> None:
 @orders.get("/orders/{order_id}", page=order_page)
 async def show_order(order_id: Id, read: Reader) -> Order | None:
     return await read.load(Order, order_id)
+
+
+@orders.get("/sellers/{seller_id}/orders")
+async def list_orders(
+    seller_id: Id,
+    read: Reader,
+    stage: Stage | None = None,
+    limit: Annotated[int, Meta(ge=1, le=200)] = 20,
+    after: str = "",
+) -> ListPage[SellerOrder]:
+    """A seller's orders, the newest first, all of them or those in one stage; a page at a time."""
+    if stage is None:
+        return await read.list(by_seller, seller_id, limit=limit, after=after)
+    return await read.list(by_stage, seller_id, stage, limit=limit, after=after)
