@@ -4,6 +4,7 @@ import enum
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera import ChimeraError, DeclarationError, Entity, Unique
-from chimera.entities import table_of, to_utc
+from chimera.entities import InColumn, family_of, table_of, to_utc
 from chimera.errors import Unfit
 from chimera.unique import digest_under
 
@@ -177,3 +178,75 @@ def test_what_can_not_be_reserved_is_refused() -> None:
         digest_under("users(email)", "a")
     with pytest.raises(ChimeraError, match=r"guest is not unique by name; it is by: email; hall, seat"):
         table_of(Guest).rule_of({"name": "ann"})
+
+
+class Order(Entity, key="ref", table="shop_order", unique=[("mail",)]):
+    ref: Annotated[str, InColumn("id", "uuid")]
+    mail: Annotated[str | None, InColumn("email_address", "VARCHAR(5)")]
+    price: Annotated[Decimal, InColumn(sql="numeric(4,2)")] = Decimal(0)
+    paid: Annotated[bool, InColumn("is_paid")] | None = None
+
+
+def test_a_field_is_in_the_column_that_is_declared_for_it() -> None:
+    table = table_of(Order)
+    assert [column.name for column in table.columns] == ["id", "email_address", "price", "is_paid"]
+    assert [column.family for column in table.columns] == ["uuid", "varchar", "numeric", ""]
+    assert [column.optional for column in table.columns] == [False, True, False, True]
+    assert (table.key, table.rules[0].name) == (("id",), "shop_order(email_address)")
+    order = Order("00000000-0000-0000-0000-00000000000A", "a@x", Decimal("1.5"))
+    row = table.to_row(order)
+    assert row == ("00000000-0000-0000-0000-00000000000a", "a@x", "1.50", None)
+    assert table.from_row(row) == msgspec.structs.replace(order, ref=row[0])
+    assert table.key_for((order.ref,)) == table.key_of(row) == (row[0],)
+    assert table.where({"mail": ["a@x", None], "price": Decimal(1)}) == {
+        "email_address": ["a@x", None],
+        "price": ["1.00"],
+    }
+    with pytest.raises(ChimeraError, match="shop_order has no id; it has: mail, paid, price, ref"):
+        table.where({"id": "a"})
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (Order("no", None), "'no' is no UUID"),
+        (Order(f"{UUID(int=1)}", "longer"), r"mail has 6 characters: its column is VARCHAR\(5\)"),
+        (Order(f"{UUID(int=1)}", None, Decimal("0.001")), r"price can't hold 0.001: its column is numeric\(4,2\)"),
+        (Order(f"{UUID(int=1)}", None, Decimal("100.00")), "price can't hold 100.00"),
+        (Order(f"{UUID(int=1)}", None, Decimal("NaN")), "price can't hold NaN"),
+    ],
+)
+def test_what_does_not_fit_its_column_is_refused_before_it_is_written(order: Order, says: str) -> None:
+    with pytest.raises(Unfit, match=says):
+        table_of(Order).to_row(order)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "says"),
+    [
+        (Annotated[int, InColumn(sql="varchar(5)")], "Wrong.field can't be in a column of type 'varchar.*: integer"),
+        (Annotated[Decimal, InColumn(sql="money")], "'money'; what holds it is: numeric, varchar, char, text"),
+        (Annotated[list[int], InColumn(sql="integer[]")], "json, jsonb, text"),
+    ],
+)
+def test_a_type_that_can_not_hold_a_field_is_refused(annotation: Any, says: str) -> None:
+    made: Any = type("Wrong", (Entity,), {"__annotations__": {"name": str, "field": annotation}}, key="name")
+    with pytest.raises(DeclarationError, match=says):
+        table_of(made)
+
+
+@pytest.mark.parametrize(
+    ("sql", "family"),
+    [
+        ("character varying(20)", "varchar"),
+        ("timestamp(6) with time zone", "timestamptz"),
+        ("TIMESTAMP", "timestamp"),
+        ("datetime(6)", "timestamp"),
+        ("double precision", "real"),
+        ("bigint unsigned", "integer"),
+        ("int(11)", "integer"),
+        ("citext", ""),
+    ],
+)
+def test_a_type_is_known_whatever_it_is_called(sql: str, family: str) -> None:
+    assert family_of(sql) == family

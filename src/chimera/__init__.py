@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from chimera.caller import Caller, Request
-from chimera.entities import Entity
+from chimera.entities import Entity, InColumn
 from chimera.errors import (
     ChimeraError,
     Conflict,
@@ -39,6 +39,7 @@ __all__ = [
     "Entity",
     "Event",
     "Handling",
+    "InColumn",
     "Invalid",
     "ListPage",
     "Message",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import enum
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from functools import cache
 from inspect import signature
 from operator import itemgetter
 from typing import Any, ClassVar, Literal, NamedTuple
+from uuid import UUID
 
 import msgspec
 from msgspec.structs import astuple
 
-from chimera.errors import ChimeraError, DeclarationError
+from chimera.errors import ChimeraError, DeclarationError, Unfit
 from chimera.messages import Keyed
 from chimera.unique import Unique, UniqueField, UniqueRule, told, unique_rule
 
@@ -40,6 +42,54 @@ _KINDS: dict[type, ColumnKind] = {
 }
 
 
+_FAMILIES: Mapping[str, str] = {
+    "varchar": "varchar, character varying",
+    "char": "char, character, bpchar",
+    "text": "text, tinytext, mediumtext, longtext",
+    "uuid": "uuid",
+    "integer": "integer, int, int2, int4, int8, smallint, mediumint, bigint, tinyint, serial, smallserial, bigserial",
+    "numeric": "numeric, decimal",
+    "real": "real, float, float4, float8, double, double precision",
+    "boolean": "boolean, bool",
+    "bytes": "bytea, blob, mediumblob, longblob, binary, varbinary",
+    "timestamp": "timestamp, timestamp without time zone, datetime",
+    "timestamptz": "timestamptz, timestamp with time zone",
+    "date": "date",
+    "json": "json",
+    "jsonb": "jsonb",
+}
+_FAMILY_OF = {name: family for family, names in _FAMILIES.items() for name in names.split(", ")}
+_HOLDS: Mapping[object, str] = {
+    Decimal: "numeric varchar char text",
+    date: "date varchar char text",
+    UUID: "uuid char varchar text",
+    "text": "varchar char text uuid",
+    "integer": "integer",
+    "real": "real",
+    "boolean": "boolean",
+    "bytes": "bytes",
+    "time": "timestamp timestamptz",
+    "json": "json jsonb text",
+}
+"""The families of SQL types that can hold a field, by its type or else the kind of its column."""
+
+
+class InColumn:
+    """The column of a field in a table that may be there already: `Annotated[str, InColumn("mail", "varchar(120)")]`.
+
+    `name`: what it is called, as the field is unless given. `sql`: its type there, where Chimera would make another.
+    """
+
+    def __init__(self, name: str = "", sql: str = "") -> None:
+        self.name = name
+        self.sql = sql
+
+
+def family_of(sql: str) -> str:
+    """What an SQL type is a kind of, whatever it is called: `varchar` of `character varying(20)`; empty if unknown."""
+    return _FAMILY_OF.get(" ".join(re.sub(r"\([^)]*\)|\bunsigned\b", " ", sql.lower()).split()), "")
+
+
 class Entity(Keyed):
     """A row of the source of truth: `class Order(Entity, key="order_id", table="orders")`.
 
@@ -60,13 +110,16 @@ class Entity(Keyed):
 class Column(msgspec.Struct, frozen=True):
     """A column: `kind` says what a row holds there (json: text), `optional` whether it may be None.
 
-    `default`: what rows of before the column have there, where it may not be None; None for nothing.
+    `default`: what rows of before the column have there, where it may not be None; None for nothing. `sql`: its type,
+    as it was declared (see `InColumn`), and `family` what that is a kind of; empty where the engine has its own.
     """
 
     name: str
     kind: ColumnKind
     optional: bool
     default: Any = None
+    sql: str = ""
+    family: str = ""
 
 
 class Table(msgspec.Struct, frozen=True, eq=False):
@@ -74,7 +127,8 @@ class Table(msgspec.Struct, frozen=True, eq=False):
 
     `key` and `indexes` name columns. `to_row` makes a row of an entity, `from_row` an entity of a row, `key_of` tells
     a row's key. `guarded`: what a transaction did not find there holds until it commits; rows of Chimera's own are kept
-    apart by leases and checkpoints instead. `rules`: what only one row has.
+    apart by leases and checkpoints instead. `rules`: what only one row has. `fields` are the places of their columns,
+    `encoders` tell what a column holds of a field, `key_encoders` those of the key, if there are any.
     """
 
     name: str
@@ -86,6 +140,27 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     indexes: tuple[str, ...] = ()
     guarded: bool = True
     rules: tuple[UniqueRule, ...] = ()
+    fields: Mapping[str, int] = {}
+    encoders: tuple[Convert | None, ...] = ()
+    key_encoders: tuple[Convert | None, ...] = ()
+
+    def where(self, fields: Mapping[str, object]) -> dict[str, list[object]]:
+        """The columns of these fields, and what they may hold. Raises ChimeraError for a field that there is not."""
+        if unknown := fields.keys() - self.fields.keys():
+            raise ChimeraError(
+                f"table {self.name} has no {', '.join(sorted(unknown))}; it has: {', '.join(sorted(self.fields))}"
+            )
+        found: dict[str, list[object]] = {}
+        for field, value in fields.items():
+            at = self.fields[field]
+            found[self.columns[at].name] = [
+                _held(each, self.encoders[at]) for each in (value if isinstance(value, list) else [value])
+            ]
+        return found
+
+    def key_for(self, values: Key) -> Key:
+        """A key as rows have it, of the values that fields have."""
+        return tuple(map(_held, values, self.key_encoders)) if self.key_encoders else values
 
     def rule_of(self, fields: Mapping[str, object]) -> UniqueRule:
         """The rule about these fields. Raises ChimeraError where they are not unique."""
@@ -135,27 +210,27 @@ def table_of(entity: type[Entity]) -> Table:
     if not entity.__key_fields__:
         raise DeclarationError(f'{entity.__name__} needs a key: class {entity.__name__}(Entity, key="…")')
     fields = msgspec.structs.fields(entity)
-    shapes = [_shape(field.type) for field in fields]
-    columns = tuple(
-        Column(field.name, kind, optional, None if optional else _default(field, kind, plain))
-        for field, (kind, optional, plain) in zip(fields, shapes, strict=True)
-    )
-    encoders = [(index, _encoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
-    decoders = [(index, _decoder(columns[index].kind, plain)) for index, (_, _, plain) in enumerate(shapes)]
-    named = table_name(entity)
+    parts = [_field(entity, field) for field in fields]
+    columns, encoders = tuple(part.column for part in parts), tuple(part.encode for part in parts)
+    places = {field.name: at for at, field in enumerate(fields)}
     unique_fields = {
-        column.name: UniqueField(at, column.kind, column.name, encoders[at][1]) for at, column in enumerate(columns)
+        name: UniqueField(at, columns[at].kind, columns[at].name, encoders[at]) for name, at in places.items()
     }
+    key = tuple(places[field] for field in entity.__key_fields__)
+    named = table_name(entity)
     return Table(
         name=named,
         columns=columns,
-        key=entity.__key_fields__,
-        to_row=_row_maker([(i, f) for i, f in encoders if f]),
-        from_row=_entity_maker(entity, [column.name for column in columns], [(i, f) for i, f in decoders if f]),
-        key_of=_key_maker([column.name for column in columns], entity.__key_fields__),
-        indexes=entity.__indexes__,
+        key=tuple(columns[at].name for at in key),
+        to_row=_row_maker([(at, encode) for at, encode in enumerate(encoders) if encode]),
+        from_row=_entity_maker(entity, [*places], [(at, part.decode) for at, part in enumerate(parts) if part.decode]),
+        key_of=_key_maker(key),
+        indexes=tuple(columns[places[field]].name for field in entity.__indexes__),
         guarded=entity.__guarded__,
         rules=tuple(unique_rule(entity.__name__, named, each, unique_fields) for each in entity.__unique__),
+        fields=places,
+        encoders=encoders,
+        key_encoders=tuple(encoders[at] for at in key) if any(encoders[at] for at in key) else (),
     )
 
 
@@ -206,14 +281,82 @@ def _shape(annotation: object) -> tuple[ColumnKind, bool, object]:
     return kind, optional, annotation
 
 
-def _default(field: msgspec.structs.FieldInfo, kind: ColumnKind, plain: object) -> Any:
+class _Field(NamedTuple):
+    column: Column
+    encode: Convert | None
+    decode: Convert | None
+
+
+def _field(entity: type[Entity], field: msgspec.structs.FieldInfo) -> _Field:
+    """The column of a field. Raises DeclarationError for an SQL type that can't hold it."""
+    kind, optional, plain = _shape(field.type)
+    declared = _in_column(field.type) or InColumn()
+    family = family_of(declared.sql)
+    if plain is UUID and declared.sql:
+        kind = "text"
+    if declared.sql and family not in (holds := (_HOLDS.get(plain) or _HOLDS[kind]).split()):
+        raise DeclarationError(
+            f"{entity.__name__}.{field.name} can't be in a column of type {declared.sql!r}; what holds it is: "
+            f"{', '.join(_FAMILIES[each].partition(',')[0] for each in holds)}"
+        )
+    encode, decode = _encoder(kind, plain), _decoder(kind, plain)
+    if family in ("numeric", "varchar", "char") and "(" in declared.sql and plain in (Decimal, str):
+        encode = _within(declared.sql, field.name)
+    elif family == "uuid" and plain is str:
+        encode = _uuid_text
+    default = None if optional else _default(field, kind, encode)
+    return _Field(Column(declared.name or field.name, kind, optional, default, declared.sql, family), encode, decode)
+
+
+def _in_column(annotation: object) -> InColumn | None:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return next((each for each in typing.get_args(annotation)[1:] if isinstance(each, InColumn)), None)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(filter(None, map(_in_column, typing.get_args(annotation))), None)
+    return None
+
+
+def _within(sql: str, field: str) -> Convert:
+    """Encodes what fits a type such as `numeric(10,2)` or `varchar(20)`. Raises Unfit for what does not."""
+    length, _, scale = sql[sql.index("(") + 1 : sql.index(")")].partition(",")
+    most, unit = int(length), Decimal(1).scaleb(-int(scale or 0))
+
+    def number(value: Decimal) -> str:
+        rounded = value.quantize(unit, ROUND_HALF_UP, Context(prec=1_000)) if value.is_finite() else value
+        if rounded != value or len(rounded.as_tuple().digits) > most:
+            raise Unfit(f"{field} can't hold {value}: its column is {sql}")
+        return format(rounded, "f")
+
+    def text(value: str) -> str:
+        if len(value) > most:
+            raise Unfit(f"{field} has {len(value)} characters: its column is {sql}")
+        return value
+
+    return number if family_of(sql) == "numeric" else text
+
+
+def _uuid_text(value: str) -> str:
+    """A UUID's text as every engine gives it back."""
+    try:
+        return str(UUID(value))
+    except ValueError as error:
+        raise Unfit(f"{value!r} is no UUID, and its column holds no other text") from error
+
+
+def _held(value: object, encode: Convert | None) -> object:
+    """A value as a row has it, whether it is one of a field or of a row."""
+    if encode is _uuid_text and isinstance(value, str):
+        return _uuid_text(value)
+    return encode(value) if encode and isinstance(value, enum.Enum | Decimal | date | UUID) else value
+
+
+def _default(field: msgspec.structs.FieldInfo, kind: ColumnKind, encode: Convert | None) -> Any:
     """The default of a field as its column holds it; of a factory only what is JSON, for others may tell the time."""
     default = field.default
     if default is msgspec.NODEFAULT:
         if field.default_factory is msgspec.NODEFAULT or kind != "json":
             return None
         default = field.default_factory()
-    encode = _encoder(kind, plain)
     return default if default is None or encode is None else encode(default)
 
 
@@ -224,7 +367,7 @@ def _encoder(kind: ColumnKind, plain: object) -> Convert | None:
         return to_utc
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
         return lambda value: value.value
-    return str if plain in (date, Decimal) else None
+    return str if plain in (date, Decimal, UUID) else None
 
 
 def _decoder(kind: ColumnKind, plain: object) -> Convert | None:
@@ -234,14 +377,15 @@ def _decoder(kind: ColumnKind, plain: object) -> Convert | None:
         return plain
     if plain is date:
         return date.fromisoformat
-    return Decimal if plain is Decimal else None
+    if plain is Decimal:
+        return Decimal
+    return UUID if plain is UUID else None
 
 
-def _key_maker(names: Sequence[str], key: Sequence[str]) -> Callable[[Row], Key]:
-    indexes = [names.index(field) for field in key]
-    if len(indexes) > 1:
-        return itemgetter(*indexes)
-    [only] = indexes
+def _key_maker(places: Sequence[int]) -> Callable[[Row], Key]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    [only] = places
     return lambda row: (row[only],)
 
 

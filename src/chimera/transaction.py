@@ -58,7 +58,7 @@ class Reads:
     async def load(self, entity: type[Kept], *key: object) -> Kept | None:
         """The entity with this key, or None. An event-sourced one is folded from its events."""
         if issubclass(entity, Entity):
-            row = await self._row(self._table(entity), key)
+            row = await self._row(table := self._table(entity), table.key_for(key))
             return None if row is None else cast("Kept", table_of(entity).from_row(row))
         folder, history = self._folder(entity), await self._history(str(key[0]))
         for message in history:
@@ -72,13 +72,7 @@ class Reads:
     async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
         """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
         table = self._table(entity)
-        names = {column.name for column in table.columns}
-        if unknown := set(where) - names:
-            raise ChimeraError(
-                f"{entity.__name__} has no {', '.join(sorted(unknown))}; it has: {', '.join(sorted(names))}"
-            )
-        values = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
-        return [cast("Stored", table.from_row(row)) for row in await self._find(table, values)]
+        return [cast("Stored", table.from_row(row)) for row in await self._find(table, table.where(where))]
 
     async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
         """The entity with these values of fields that it is unique by, or None; as quick as by its key."""

@@ -6,7 +6,8 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ from msgspec import json
 from chimera import Command, Event, Reads, Service, Transaction
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
-from chimera.entities import Entity, Row, Table, table_of
+from chimera.entities import Entity, InColumn, Row, Table, table_of
 from chimera.errors import Conflict, DeclarationError, SettingsError, Unavailable
 from chimera.messages import partition_of
 from chimera.ports import Document, Store
@@ -71,6 +72,11 @@ class ThingOfAnotherType(Entity, key="thing_id", table="things"):
     at: int
 
 
+class CountedThing(Entity, key="thing_id", table="things"):
+    thing_id: str
+    at: Annotated[int, InColumn(sql="integer")]
+
+
 class ThingOfAnotherKey(Entity, key=("thing_id", "at"), table="things"):
     thing_id: str
     at: datetime
@@ -85,10 +91,11 @@ class Journal(Entity, key="name"):
     name: str
 
 
-THING, NOTED, MORE, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
+THING, AS_NUMBER, NOTED, MORE, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
     table_of,
     (
         Thing,
+        CountedThing,
         ThingWithNote,
         ThingWithMore,
         ThingWithRemark,
@@ -99,6 +106,38 @@ THING, NOTED, MORE, REMARKED, COUNTED, RETYPED, REKEYED, SOMETIME = map(
     ),
 )
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+
+class Legacy(Entity, key="ref", table="shop_order"):
+    """A row of a table that other code has made."""
+
+    ref: Annotated[UUID, InColumn("id", "uuid")]
+    mail: Annotated[str, InColumn("email_address", "varchar(40)")]
+    price: Annotated[Decimal, InColumn(sql="numeric(10,2)")]
+    count: Annotated[int, InColumn("qty", "integer")] = 1
+    day: Annotated[date | None, InColumn(sql="date")] = None
+    extra: Annotated[dict[str, int], InColumn(sql="jsonb")] = {}  # noqa: RUF012 - msgspec copies it
+    made: Annotated[datetime, InColumn("created", "timestamp")] = NOON
+    seen: Annotated[datetime, InColumn(sql="timestamptz")] = NOON
+    code: Annotated[str, InColumn(sql="char(6)")] = ""
+    paid: Annotated[bool, InColumn(sql="boolean")] = False
+
+
+LEGACY = table_of(Legacy)
+MADE_BY_OTHERS = {
+    "sqlite": """CREATE TABLE shop_order (id char(36) NOT NULL PRIMARY KEY, email_address varchar(40) NOT NULL,
+        price decimal NOT NULL, qty integer NOT NULL, day date, extra text NOT NULL, created datetime NOT NULL,
+        seen datetime NOT NULL, code char(6) NOT NULL, paid bool NOT NULL, internal_note text)""",
+    "postgresql": """CREATE TABLE shop_order (id uuid PRIMARY KEY, email_address varchar(40) NOT NULL,
+        price numeric(10,2) NOT NULL, qty integer NOT NULL, day date, extra jsonb NOT NULL, created timestamp NOT NULL,
+        seen timestamptz NOT NULL, code char(6) NOT NULL, paid boolean NOT NULL, internal_note text)""",
+    "mysql": """CREATE TABLE shop_order (id char(36) NOT NULL PRIMARY KEY, email_address varchar(40) NOT NULL,
+        price decimal(10,2) NOT NULL, qty int NOT NULL, day date, extra json NOT NULL, created datetime(6) NOT NULL,
+        seen timestamp(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6), code char(6) NOT NULL, paid boolean NOT NULL,
+        internal_note text)""",
+}
+WRITTEN_BY_OTHERS = """INSERT INTO shop_order VALUES ('00000000-0000-0000-0000-00000000000a', 'ann@x', 10.50, 3,
+    '2024-05-01', '{"a": 1}', '2024-05-01 12:00:00', '2024-05-01 12:00:00', 'ab', {}, 'kept')"""
 Reopen = Callable[[], Any]
 
 
@@ -210,11 +249,66 @@ class SQLGuarantees(Opened):
         found = [MORE.from_row(row) for row in await everything(engine, MORE)]
         assert found == [msgspec.structs.replace(changed, at=NOON + timedelta(hours=1)), ThingWithMore("b", NOON)]
 
+    async def test_an_entity_is_in_a_table_that_other_code_has_made_and_goes_on_writing(self, engine: Store) -> None:
+        """Its columns have other names and types; what others put there is read, and stays where no field is."""
+        await engine.create([], PARTITIONS)
+        async with engine.transaction() as tx:
+            dialect = tx.dialect
+            await tx.execute(MADE_BY_OTHERS[dialect])
+        async with engine.transaction() as tx:
+            await tx.execute(WRITTEN_BY_OTHERS.replace("{}", "true" if dialect == "postgresql" else "1", 1))
+        await engine.create([LEGACY], PARTITIONS)
+        first = Legacy(
+            UUID(int=10), "ann@x", Decimal("10.50"), 3, date(2024, 5, 1), {"a": 1}, NOON, NOON, "ab", paid=True
+        )
+        [row] = await everything(engine, LEGACY)
+        assert LEGACY.from_row(row) == first
+        second = msgspec.structs.replace(first, ref=UUID(int=11), price=Decimal(7), day=None, code="abcdef")
+        more = [msgspec.structs.replace(second, ref=UUID(int=100 + at), count=at) for at in range(40)]
+        changed = msgspec.structs.replace(first, price=Decimal("0.01"), extra={"b": 2})
+        rows = [LEGACY.to_row(each) for each in (second, *more, changed)]
+        async with engine.transaction() as tx:
+            await tx.load(LEGACY, [LEGACY.key_of(row) for row in rows])
+            await tx.save(LEGACY, rows)
+        found = [LEGACY.from_row(row) for row in await everything(engine, LEGACY)]
+        assert found == [changed, second, *more]
+        async with engine.snapshot() as session:
+            for where, expected in (
+                ({"price": Decimal("7.0"), "day": None, "count": [1, 39]}, [more[1], more[39]]),
+                ({"ref": [UUID(int=11), UUID(int=12)]}, [second]),
+                ({"made": NOON, "seen": NOON, "code": "abcdef", "mail": "ann@x", "count": 3}, [second, more[3]]),
+                ({"day": date(2024, 5, 1)}, [changed]),
+            ):
+                assert [LEGACY.from_row(row) for row in await session.find(LEGACY, LEGACY.where(where))] == expected
+            page = await session.scan(LEGACY, LEGACY.key_for((UUID(int=11),)), 2)
+            assert [LEGACY.from_row(row) for row in page] == more[:2]
+            notes = "SELECT count(*) FROM shop_order WHERE internal_note = 'kept' AND price < 1 AND qty + 1 = 4"
+            assert [tuple(row) for row in await session.execute(notes)] == [(1,)]
+        async with engine.transaction() as tx:
+            await tx.delete(LEGACY, [LEGACY.key_for((UUID(int=10),))])
+        assert len(await everything(engine, LEGACY)) == 41
+
+    async def test_a_column_of_another_type_than_was_declared_is_refused(self, engine: Store) -> None:
+        await engine.create([THING], PARTITIONS)
+        with pytest.raises(SettingsError, match=r"'at' .*, give the field a new name, or convert"):
+            await engine.create([AS_NUMBER], PARTITIONS)
+
+    async def test_a_table_with_declared_types_is_made_where_there_is_none(self, engine: Store) -> None:
+        """As far as the engine has them; what is saved comes back."""
+        for _ in range(2):
+            await engine.create([LEGACY], PARTITIONS)
+        kept = Legacy(UUID(int=1), "ann@x", Decimal("99999999.99"), 3, date(2024, 5, 1), {"a": 1}, code="ab")
+        await save(engine, LEGACY, LEGACY.to_row(kept))
+        assert [LEGACY.from_row(row) for row in await everything(engine, LEGACY)] == [kept]
+
     @pytest.mark.parametrize(
         ("after", "says"),
         [
             (COUNTED, "lacks the column 'count'.*: give .*field a default, make it optional"),
-            (RETYPED, "'at' .*(is TEXT, not INTEGER|needs bigint).*: give the field a new name, or convert the column"),
+            (
+                RETYPED,
+                "'at' .*(is TEXT, not INTEGER|needs bigint).*: .*give the field a new name, or convert the column",
+            ),
         ],
         ids=["new", "type"],
     )

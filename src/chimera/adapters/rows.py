@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any, TypeVar
 
 from chimera.core.paging import pages
-from chimera.entities import ColumnKind, Row, Table
+from chimera.entities import Column, Row, Table, family_of
 from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
 
@@ -17,7 +17,7 @@ Where = Mapping[str, Sequence[object]]
 """The values that each column may have."""
 
 
-def converter(kinds: Sequence[ColumnKind], by_kind: Mapping[ColumnKind, Callable[[Any], Any]]) -> Converter:
+def converter(kinds: Sequence[str], by_kind: Mapping[str, Callable[[Any], Any]]) -> Converter:
     """Converts the values of rows with columns of these kinds, where there is something to convert."""
     special = [(at, by_kind[kind]) for at, kind in enumerate(kinds) if kind in by_kind]
 
@@ -139,6 +139,23 @@ def distinct(items: Collection[Item]) -> list[Item]:
 def marks(count: int, mark: str) -> str:
     """So many parameters in a list; NULL, which nothing equals, for none."""
     return ", ".join([mark] * count) or "NULL"
+
+
+_ALSO: Mapping[str, Collection[str]] = {
+    "boolean": ("integer",),
+    "uuid": ("char", "varchar", "text"),
+    "json": ("text", "jsonb"),
+    "jsonb": ("text", "json"),
+    "timestamp": ("timestamptz",),
+    "timestamptz": ("timestamp",),
+}
+"""The families that engines with fewer types have instead."""
+
+
+def is_kind_of(existing: str, column: Column, *, strictly: bool = False) -> bool:
+    """True where a column of an existing type can be what was declared; `strictly` where the engine has all types."""
+    family, also = family_of(existing), _ALSO.get(column.family, ())
+    return family == column.family or (family in also and (not strictly or column.kind == "time"))
 
 
 def text_literal(text: str) -> str:

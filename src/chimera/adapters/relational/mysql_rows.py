@@ -27,6 +27,9 @@ _MAX_PARAMETERS = 2_500
 """The most of a statement that adds rows: kept prepared, each takes the server 650 bytes per connection."""
 _MAX_TEXT = 2 * 1024 * 1024
 
+_AS_TEXT = ("numeric", "date", "json", "jsonb", "uuid")
+"""Types that the driver makes values of its own of."""
+
 marks = partial(shared.marks, mark="%s")
 
 
@@ -37,6 +40,7 @@ class MySQLStatements:
         names = [quoted(column.name) for column in table.columns]
         keys = [quoted(field) for field in table.key]
         kinds = [column.kind for column in table.columns]
+        held = [column.family if column.family in _AS_TEXT else column.kind for column in table.columns]
         self.name = quoted(table.name)
         self.key = ", ".join(keys)
         self.select = f"SELECT {', '.join(names)} FROM {self.name}"
@@ -46,7 +50,7 @@ class MySQLStatements:
         self.insert = f"INSERT INTO {self.name} ({', '.join(names)}) VALUES "
         self.changes = [each for each in names if each not in keys]
         self.to_rows = converter(kinds, {"time": to_held})
-        self.from_rows = converter(kinds, {"time": _with_zone, "boolean": bool})
+        self.from_rows = converter(held, {"time": _with_zone, "boolean": bool, **dict.fromkeys(_AS_TEXT, to_text)})
         self._one = " AND ".join(f"{key} = %s" for key in keys)
 
     def has_key(self, keys: Sequence[Key]) -> tuple[str, list[Any]]:
@@ -65,6 +69,10 @@ def statements_of(table: Table) -> MySQLStatements:
 
 def _with_zone(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC)
+
+
+def to_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def to_held(value: Any) -> Any:

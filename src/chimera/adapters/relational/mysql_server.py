@@ -300,6 +300,7 @@ def _types(is_mariadb: bool) -> Dialect:
         },
         key_text=mysql.VARCHAR(255, collation=order),
         key_text_shown="varchar",
+        order=order,
         options={f"{name}_engine": "InnoDB"},
     )
 

@@ -26,7 +26,7 @@ from chimera.adapters.relational.pool import WAIT_S
 from chimera.adapters.relational.postgresql_server import SLOW_S, PostgreSQLDatabase
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import Where, converter, distinct, quoted
-from chimera.entities import ColumnKind, Key, Row, Table, to_utc
+from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
 from chimera.errors import Conflict, SettingsError
 from chimera.ports import PAGE_BYTES, Document, Listing, Move, Store, ViewStore, WriteSession
 
@@ -44,6 +44,17 @@ _ARRAYS: Mapping[ColumnKind, str] = {
     "bytes": "bytea[]",
     "time": "timestamptz[]",
     "json": "json[]",
+}
+
+# What travels as text, or with a zone, and is something else in the column.
+_CASTS: Mapping[str, str] = {
+    "uuid": "uuid",
+    "char": "bpchar",
+    "numeric": "numeric",
+    "date": "date",
+    "json": "json",
+    "jsonb": "jsonb",
+    "timestamp": "timestamp",
 }
 
 _COLUMNS = """
@@ -275,7 +286,7 @@ class _PostgreSQLSession(RelationalSession):
     async def select_where(self, table: Table, where: Where) -> Sequence[Row]:
         sql = _statements_of(table)
         conditions = " AND ".join(sql.is_one_of(name, at, values) for at, (name, values) in enumerate(where.items(), 1))
-        found = f"{sql.select} WHERE {conditions or 'true'} ORDER BY {sql.key}{self._lock}"
+        found = f"{sql.select} WHERE {conditions or 'true'} ORDER BY {sql.order}{self._lock}"
         values = [[each for each in wanted if each is not None] for wanted in where.values()]
         return sql.from_rows(await self.run(found, values))
 
@@ -289,7 +300,7 @@ class _PostgreSQLSession(RelationalSession):
 
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
         sql = _statements_of(table)
-        if len(rows) < _MANY:
+        if len(rows) < _MANY or sql.is_cast:
             await self.run(sql.insert, _columns(rows, len(sql.columns)))
         else:
             await self._copy(table.name, sql.columns, rows)
@@ -334,39 +345,54 @@ class _PostgreSQLStatements:
     def __init__(self, table: Table) -> None:
         name, names = quoted(table.name), [quoted(column.name) for column in table.columns]
         keys = [quoted(field) for field in table.key]
-        self._kinds = {column.name: column.kind for column in table.columns}
-        self.columns = list(self._kinds)
+        self._by_name = {column.name: column for column in table.columns}
+        self.columns = list(self._by_name)
+        self.is_cast = any(column.family in _CASTS for column in table.columns)
         self.from_rows = converter([column.kind for column in table.columns], {"time": _with_zone})
         self.key = ", ".join(keys)
-        self.select = f"SELECT {', '.join(names)} FROM {name}"
-        wanted = self._arrays([self._kinds[field] for field in table.key])
-        within = f"({self.key}) IN (SELECT * FROM {wanted})"
+        self.order = ", ".join(f"{name}.{key}" for key in keys)  # of the columns, not of what is selected of them
+        self.select = f"SELECT {', '.join(map(_read, table.columns))} FROM {name}"
+        key_columns = [self._by_name[field] for field in table.key]
+        within = f"({self.key}) IN (SELECT * FROM {_arrays(key_columns)})"
         if len(keys) == 1:
-            within = f"{self.key} = ANY ($1::{_ARRAYS[self._kinds[table.key[0]]]})"
-        self.load = f"{self.select} WHERE {within} ORDER BY {self.key}"
-        ordered = f"ORDER BY {self.key} LIMIT $1"
-        self.first = f"{self.select} {ordered}"
-        self.next = (
-            f"{self.select} WHERE ({self.key}) > ({', '.join(f'${at + 2}' for at in range(len(keys)))}) {ordered}"
-        )
+            within = f"{self.key} = ANY ($1::{_array(key_columns[0])})"
+        self.load = f"{self.select} WHERE {within} ORDER BY {self.order}"
+        after = ", ".join(f"${at}::{_array(column).replace('[]', '')}" for at, column in enumerate(key_columns, 2))
+        self.first = f"{self.select} ORDER BY {self.order} LIMIT $1"
+        self.next = f"{self.select} WHERE ({self.key}) > ({after}) ORDER BY {self.order} LIMIT $1"
         self.delete = f"DELETE FROM {name} WHERE {within}"
         oldest = f"SELECT ctid FROM {name} WHERE {{0}} < $1 ORDER BY {{0}} LIMIT $2"
         gone = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({oldest})) RETURNING 1"
         self.expire = f"WITH gone AS ({gone}) SELECT count(*) FROM gone"
-        given = self._arrays([column.kind for column in table.columns])
-        self.insert = f"INSERT INTO {name} ({', '.join(names)}) SELECT * FROM {given}"
+        self.insert = f"INSERT INTO {name} ({', '.join(names)}) SELECT * FROM {_arrays(table.columns)}"
         changes = ", ".join(f"{each} = excluded.{each}" for each in names if each not in keys)
         self.upsert = f"{self.insert} ON CONFLICT ({self.key}) DO {f'UPDATE SET {changes}' if changes else 'NOTHING'}"
 
     def is_one_of(self, name: str, at: int, values: Sequence[object]) -> str:
         """The condition that a column has one of the values of parameter number `at`."""
-        kind, column = self._kinds[name], quoted(name)
-        compared, array = (f"{column}::text", "text[]") if kind == "json" else (column, _ARRAYS[kind])
+        column, compared = quoted(name), quoted(name)
+        array = _array(self._by_name[name])
+        if array.endswith("json[]"):  # which can't be compared
+            compared, array = f"{column}::text", "text[]"
         condition = f"{compared} = ANY (${at}::{array})"
         return f"({condition} OR {column} IS NULL)" if None in values else condition
 
-    def _arrays(self, kinds: Sequence[ColumnKind]) -> str:
-        return f"unnest({', '.join(f'${at}::{_ARRAYS[kind]}' for at, kind in enumerate(kinds, 1))})"
+
+def _read(column: Column) -> str:
+    if column.family not in _CASTS:
+        return quoted(column.name)
+    return f"{quoted(column.name)}::{'timestamptz' if column.kind == 'time' else 'text'}"
+
+
+def _array(column: Column) -> str:
+    """The type of a parameter with values of a column, as they travel and as they are then."""
+    if column.family not in _CASTS:
+        return _ARRAYS[column.kind]
+    return f"{'timestamptz' if column.kind == 'time' else 'text'}[]::{_CASTS[column.family]}[]"
+
+
+def _arrays(columns: Sequence[Column]) -> str:
+    return f"unnest({', '.join(f'${at}::{_array(column)}' for at, column in enumerate(columns, 1))})"
 
 
 @cache

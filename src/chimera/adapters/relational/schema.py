@@ -27,8 +27,8 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from chimera.adapters import versions
-from chimera.adapters.rows import text_literal
-from chimera.entities import ColumnKind, Row, Table
+from chimera.adapters.rows import is_kind_of, text_literal
+from chimera.entities import Column, ColumnKind, Row, Table
 from chimera.errors import DeclarationError, SettingsError
 
 Part = Literal["store", "views"]
@@ -80,21 +80,73 @@ def found_tables(columns: Iterable[Row], keys: Iterable[Row]) -> dict[str, Found
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """An engine's column types: for SQLAlchemy, and as its information_schema shows them."""
+    """An engine's column types: for SQLAlchemy, and as its information_schema shows them. `order`: texts' collation."""
 
     name: str
     types: Mapping[ColumnKind, TypeEngine[Any]]
     shown: Mapping[ColumnKind, str]
     key_text: TypeEngine[Any]
     key_text_shown: str
+    order: str = ""
     options: Mapping[str, Any] = {}
 
     def type_of(self, table: Table, column: str) -> tuple[TypeEngine[Any], str]:
         """The type of an entity's column, and the same as information_schema shows it; text in a key has its own."""
-        kind = next(each.kind for each in table.columns if each.name == column)
+        found = next(each for each in table.columns if each.name == column)
+        kind = found.kind
+        if found.sql:
+            return _Spelled(self._spelled(found)), found.sql
         if kind == "text" and column in table.key:
             return self.key_text, self.key_text_shown
         return self.types[kind], self.shown[kind]
+
+    def is_fit(self, table: Table, column: str, existing: str) -> bool:
+        """True where an existing column of this type can hold an entity's."""
+        found = next(each for each in table.columns if each.name == column)
+        if found.sql:
+            return is_kind_of(existing, found, strictly=self.name == "postgresql")
+        return existing == self.type_of(table, column)[1]
+
+    def _spelled(self, column: Column) -> str:
+        """A declared type as this engine calls it."""
+        if self.name == "postgresql":
+            return _OF_MYSQL.sub(lambda found: _IN_POSTGRESQL[found[0]], column.sql.lower())
+        if column.family == "numeric" and "(" not in column.sql:
+            raise DeclarationError(f"MySQL rounds {column.name} to an integer: type InColumn(sql='numeric(12,2)')")
+        if column.family in _IN_MYSQL:
+            return _IN_MYSQL[column.family]
+        is_text = column.family in ("varchar", "char", "text")
+        return f"{column.sql} COLLATE {self.order}" if is_text else re.sub("(big|small)?serial", "bigint", column.sql)
+
+
+_IN_POSTGRESQL = {
+    **dict.fromkeys(("tinytext", "mediumtext", "longtext"), "text"),
+    **dict.fromkeys(("blob", "mediumblob", "longblob"), "bytea"),
+    "datetime": "timestamp",
+    "double": "double precision",
+    "tinyint": "smallint",
+    "mediumint": "integer",
+}
+_OF_MYSQL = re.compile(rf"^({'|'.join(_IN_POSTGRESQL)})\b(?! precision)")
+_IN_MYSQL = {
+    "uuid": "char(36)",
+    "jsonb": "json",
+    "timestamp": "datetime(6)",
+    "timestamptz": "datetime(6)",
+    "bytes": "longblob",
+}
+
+
+class _Spelled(sa.types.UserDefinedType[Any]):
+    """A type as it was declared."""
+
+    cache_ok = True
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def get_col_spec(self, **_: Any) -> str:
+        return self.sql
 
 
 def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable | None) -> list[str]:
@@ -170,7 +222,8 @@ class _Fit:
             )
             raise self._refusal(
                 f"lacks the column {missing[0]!r} and has {name!r}, which its entity does not: "
-                "if the field was renamed, run the first operation, if it is gone, the second",
+                f"if the field is in that, type Annotated[…, InColumn({name!r})]; if it was renamed, run the first "
+                "operation, if it is gone, the second",
                 renamed,
                 drop,
             )
@@ -184,10 +237,10 @@ class _Fit:
     def _check_kept(self, name: str, optional: bool) -> None:
         existing = self._found.columns[name]
         wanted, shown = self._dialect.type_of(self._table, name)
-        if existing.type != shown:
+        if not self._dialect.is_fit(self._table, name, existing.type):
             raise self._refusal(
-                f"has {name!r} as {existing.type}, its field needs {shown}: give the field a new name, "
-                "or convert the column",
+                f"has {name!r} as {existing.type}, its field needs {shown}: say so with Annotated[…, InColumn(sql="
+                f"{existing.type!r})] if that holds it, give the field a new name, or convert the column",
                 _alter(self._dialect, self._table, name, existing.is_optional, wanted),
             )
         if existing.is_optional and not optional:

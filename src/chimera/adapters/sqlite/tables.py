@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
+from typing import Any
 
 from chimera.adapters.rows import (
     converter,
     index_name,
+    is_kind_of,
     quoted,
     text_literal,
 )
@@ -58,7 +61,9 @@ class SQLiteStatements:
         kinds = {column.name: column.kind for column in table.columns}
         self.to_rows = converter(list(kinds.values()), {"time": to_text})
         self.to_keys = converter([kinds[field] for field in table.key], {"time": to_text})
-        self.from_rows = converter(list(kinds.values()), {"time": datetime.fromisoformat, "boolean": bool})
+        held = [column.sql or column.kind for column in table.columns]
+        theirs = {column.sql: _from_theirs(column) for column in table.columns if column.sql}
+        self.from_rows = converter(held, {"time": datetime.fromisoformat, "boolean": bool, **theirs})
 
 
 @cache
@@ -117,11 +122,24 @@ def _fit(connection: SQLiteConnection, table: Table) -> None:
                 f"table {table.name} in {connection.path} lacks the column {column.name!r}: give its field a default, "
                 "make it optional (`| None = None`), or add the column and fill it before starting"
             )
-        elif kind != _TYPES[column.kind]:
+        elif kind != _TYPES[column.kind] and not (column.sql and is_kind_of(kind, column)):
             raise SettingsError(
                 f"column {column.name!r} of table {table.name} in {connection.path} is {kind}, not "
-                f"{_TYPES[column.kind]} as its field: give the field a new name, or convert the column"
+                f"{_TYPES[column.kind]} as its field: say so with Annotated[…, InColumn(sql={kind!r})] if that "
+                "holds it, give the field a new name, or convert the column"
             )
+
+
+def _from_theirs(column: Column) -> Callable[[Any], Any]:
+    """What a row has of a value in a column of a declared type, in which SQLite may have made a number of a text."""
+    if column.kind == "time":
+        return lambda value: to_utc(datetime.fromisoformat(value))
+    if column.kind == "boolean":
+        return bool
+    if column.family == "numeric" and "(" in column.sql:
+        scale = int(column.sql.partition(",")[2].rstrip(") ") or 0)
+        return lambda value: format(Decimal(str(value)), f".{scale}f")
+    return str if column.kind in ("text", "json") else lambda value: value
 
 
 def _declaration(column: Column) -> str:

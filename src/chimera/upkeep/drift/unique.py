@@ -183,11 +183,12 @@ def _twice(table: Table, rule: UniqueRule, row: Row, first: str) -> Twice:
 def _refusal(entity: type[Entity], twice: Sequence[Twice]) -> str:
     """What to say of rows that have the same, and what to do."""
     table, rule, count = table_of(entity), twice[0].rule, len(twice)
-    fields, columns = ", ".join(rule.fields), ", ".join(dict.fromkeys((*table.key, *rule.fields)))
+    unique = [table.columns[at].name for at in rule.at]
+    fields, columns = ", ".join(rule.fields), ", ".join(dict.fromkeys((*table.key, *unique)))
     rows = [(", ".join(map(repr, each.values)), told(each.first), told(each.second)) for each in twice[:SHOWN]]
     shown = [f"{values} (rows {first} and {second})" for values, first, second in rows]
     more = f" and {count - SHOWN} more" if count > SHOWN else ""
-    see = f"SELECT {columns} FROM {table.name} ORDER BY {fields}"  # noqa: S608 - to be typed
+    see = f"SELECT {columns} FROM {table.name} ORDER BY {unique[0]}"  # noqa: S608 - to be typed
     have = f"{count} row{'s have' if count > 1 else ' has'} what another one has: {'; '.join(shown)}{more}"
     return (
         f"{class_at(entity)}: {entity.__name__} is unique by {fields}, and {have}; change or delete all but one of "
