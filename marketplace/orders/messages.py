@@ -1,14 +1,14 @@
 from datetime import date, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from chimera import Command, Event
+from chimera import Command, Event, NewId
 from marketplace.types import Amount, Id, Moment, check_moment
 
 Stage = Literal["placed", "paid", "started", "delivered", "completed", "cancelled"]
 
 
 class PlaceOrder(Command, key="order_id"):
-    order_id: Id
+    order_id: Annotated[Id, NewId]
     buyer_id: Id
     seller_id: Id
     gig_id: Id
@@ -29,7 +29,7 @@ class MoveOrder(Command, key="order_id"):
 
 
 class OrderPlaced(Event, source="orders", key="order_id"):
-    order_id: str
+    order_id: Annotated[str, NewId]
     buyer_id: str
     seller_id: str
     gig_id: str

@@ -12,6 +12,7 @@ from chimera.errors import (
     ChimeraError,
     Conflict,
     DeclarationError,
+    FieldError,
     Invalid,
     Rejected,
     SettingsError,
@@ -20,8 +21,9 @@ from chimera.errors import (
 )
 from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, Position
-from chimera.parts import Borrow, Borrowed, Handling, Reply
+from chimera.parts import Borrow, Borrowed, Handling, NewId
 from chimera.reader import ListPage, Reader
+from chimera.replies import Cookie, Problem, Reply, Stream, redirect
 from chimera.service import Service
 from chimera.transaction import Reads, Transaction
 from chimera.unique import Unique
@@ -35,15 +37,19 @@ __all__ = [
     "ChimeraError",
     "Command",
     "Conflict",
+    "Cookie",
     "DeclarationError",
     "Entity",
     "Event",
+    "FieldError",
     "Handling",
     "InColumn",
     "Invalid",
     "ListPage",
     "Message",
+    "NewId",
     "Position",
+    "Problem",
     "Reader",
     "Reads",
     "Rejected",
@@ -51,6 +57,7 @@ __all__ = [
     "Request",
     "Service",
     "SettingsError",
+    "Stream",
     "Taken",
     "Transaction",
     "Unavailable",
@@ -58,6 +65,7 @@ __all__ = [
     "View",
     "ViewList",
     "asgi",
+    "redirect",
 ]
 
 Side = Literal["read", "write"]

@@ -120,11 +120,11 @@ class Request:
         return f"{self.scope.get('scheme', 'http')}://{self.headers.get('host', '')}{self.raw_path.decode()}{query}"
 
 
-class Asked(NamedTuple):
+class AskedBy(NamedTuple):
     """Who asks, where that is known, and with which request, where there is one."""
 
     caller: Caller | None = None
     request: Request | None = None
 
 
-NOBODY = Asked()
+NOBODY = AskedBy()

@@ -15,6 +15,19 @@ ChimeraError
 └── Conflict           somebody else changed what this transaction relied on; run it again
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with a field of what was sent."""
+
+    field: str
+    detail: str
+
 
 class ChimeraError(Exception):
     """The base of every error of this library."""
@@ -31,15 +44,19 @@ class SettingsError(ChimeraError):
 class Rejected(ChimeraError):  # noqa: N818 - a refusal is an answer, not an error of ours
     """The business says no. Raised by a handler; its changes are undone and the reason is remembered.
 
-    `reason` is a short word for programs, `detail` a sentence for people,
-    `status` the HTTP status of a direct command's answer.
+    `reason` is a short word for programs, `detail` a sentence for people, `status` the HTTP status of a direct
+    command's answer. `field` is the one at fault, if it is one; of several, `errors` says what is wrong with each.
     """
 
-    def __init__(self, reason: str, detail: str = "", *, status: int = 409) -> None:
+    def __init__(
+        self, reason: str, detail: str = "", *, status: int = 409, field: str = "", errors: Sequence[FieldError] = ()
+    ) -> None:
         super().__init__(detail or reason)
         self.reason = reason
         self.detail = detail
         self.status = status
+        self.field = field
+        self.errors = tuple(errors)
 
 
 class Taken(Rejected):
@@ -50,20 +67,21 @@ class Taken(Rejected):
     """
 
     def __init__(self, name: str, value: str, holder: str) -> None:
-        super().__init__("taken", f"{name} is taken")
+        super().__init__("taken", f"{name} is taken", field=name)
         self.name = name
         self.value = value
         self.holder = holder
 
 
 class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"
-    """A request breaks the declared types. `field` is a path such as `$.amount_cents`."""
+    """A request breaks the declared types. `field` is a path such as `$.amount_cents`; several are in `errors`."""
 
-    def __init__(self, detail: str, *, field: str = "$", status: int = 422) -> None:
+    def __init__(self, detail: str, *, field: str = "$", status: int = 422, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.status = status
+        self.errors = tuple(errors)
 
 
 class Unavailable(ChimeraError):  # noqa: N818 - read as "the store is unavailable"

@@ -13,7 +13,6 @@ from chimera.messages import Command, Event
 from chimera.signature import KeyOf, Page, Signature
 
 Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
-Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 Mode = Literal["sync", "async", "hybrid"]
@@ -25,11 +24,8 @@ AllKeys = Callable[..., Awaitable[Iterable[str]]]
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-class Reply(typing.NamedTuple, Generic[Result]):
-    """An answer with its HTTP status, for a direct command's handler to return: 201 for created, 200 for replaced."""
-
-    body: Result
-    status: int = 200
+class NewId:
+    """Marks the key of a command as one that is made where it is not given: `order_id: Annotated[str, NewId]`."""
 
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
@@ -62,7 +58,7 @@ class Handler(typing.NamedTuple):
     """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
 
     `direct`: it runs inside the request. `location`: the Location header of a 201. `result`: the type that the function
-    is annotated to return.
+    is annotated to return. `wrapped`: the one field of a body in which the command is.
     """
 
     command: type[Command]
@@ -72,6 +68,7 @@ class Handler(typing.NamedTuple):
     result: object
     handling: Handling
     signature: Signature
+    wrapped: str = ""
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:

@@ -129,6 +129,7 @@ class Service(Supplies):
         *,
         direct: bool = False,
         location: str | None = None,
+        body: str = "",
         handling: Handling = AS_SET,
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Handle the command that the decorated function's first parameter names; its second is the Transaction.
@@ -136,8 +137,9 @@ class Service(Supplies):
         `route`, such as `POST /orders/{order_id}/stage`, is where the read head accepts it; parameters of
         the path are fields of the command. `direct` runs the handler inside the request, in a transaction
         on the source of truth, and answers with what the handler returns. `location`, such as
-        `/orders/{order_id}`, is the Location header of a 201. `handling` says how long it may take and how often it is
-        tried; settings have the last word.
+        `/orders/{order_id}`, is the Location header of a 201. `body="order"`: the fields come in an object of that
+        name, as in `{"order": {…}}`. `handling` says how long it may take and how often it is tried; settings have the
+        last word.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
@@ -163,7 +165,7 @@ class Service(Supplies):
                         f'{command.__name__}(Command, key="…", name="{command.__name__}2")'
                     )
             result = signature.hints.get("return")
-            handler = Handler(command, route, direct, location, result, handling, signature)
+            handler = Handler(command, route, direct, location, result, handling, signature, body)
             self._add(self.handlers, command.__names__[0], handler, "command")
             return function
 

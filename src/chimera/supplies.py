@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from chimera.caller import Caller, Request
 from chimera.errors import DeclarationError
+from chimera.replies import Problem, Reply
 from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of
 
 Resource = TypeVar("Resource")
+AnyRender = TypeVar("AnyRender", bound=Callable[[Problem], Reply[Any]])
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Awaitable[Any]])
 
 Per = Literal["process", "call"]
@@ -44,6 +46,7 @@ class Supplies:
     def __init__(self) -> None:
         self.provided: dict[Any, Provided] = {}
         self.authenticator: Authenticator | None = None
+        self.renderer: Callable[[Problem], Reply[Any]] | None = None
 
     def provide(self, type_: type[Resource], factory: Factory[Resource] | None = None, *, per: Per = "process") -> None:
         """Give each function that has a parameter of this type a resource made by `factory`, or by the type itself.
@@ -74,6 +77,10 @@ class Supplies:
             else:
                 self.provided[type_] = before
 
+    @overload
+    def authenticate(self, function: AnyFunction) -> AnyFunction: ...
+    @overload
+    def authenticate(self, *, challenge: str) -> Callable[[AnyFunction], AnyFunction]: ...
     def authenticate(self, function: AnyFunction | None = None, *, challenge: str = "Bearer") -> Any:
         """Tell by the decorated function who asks: `async def who(request: Request) -> Caller | None`.
 
@@ -95,6 +102,14 @@ class Supplies:
             return function
 
         return declare if function is None else declare(function)
+
+    def errors(self, render: AnyRender) -> AnyRender:
+        """Give errors a shape of the service's own: `def render(problem: Problem) -> Reply`, of all its routes.
+
+        Its answer is JSON; where it fails, the problem document is sent.
+        """
+        self.renderer = render
+        return render
 
     def check_supplied(self, signature: Signature, own: tuple[Any, ...]) -> None:
         """Raises DeclarationError where nobody supplies what a function needs; `own` are types that its caller has."""

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from chimera.caller import Asked, Request, caller_of
+from chimera.caller import AskedBy, Request, caller_of
 from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.folds import Folder
@@ -286,9 +286,9 @@ class Transaction(Reads):
         return datetime.fromisoformat(self._cause.time).astimezone(UTC)
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> AskedBy:
         """Who asked for it, as its command or event says, and with which request, where it is handled inside one."""
-        return Asked(caller_of(self._cause.metadata), self._request)
+        return AskedBy(caller_of(self._cause.metadata), self._request)
 
     def new_id(self) -> str:
         """A new unique id; the same one when the same command is tried again."""

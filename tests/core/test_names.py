@@ -108,7 +108,7 @@ def test_a_key_that_is_kept_by_its_hash_is_no_longer_than_a_key_may_be() -> None
 
 def test_the_tables_and_their_columns_are_what_they_were() -> None:
     assert {table.name: " ".join(column.name for column in table.columns) for table in framework_tables()} == {
-        "chimera_inbox": "command_id state reason detail positions status body at fingerprint",
+        "chimera_inbox": "command_id state reason detail positions status body at fingerprint more",
         "chimera_checkpoints": "consumer source partition number offset chain",
         "chimera_parked": "consumer key partition number source state id type time data traceparent cause tries "
         "first_at last_at due tried_by ends long_key traceback unread_by metadata",

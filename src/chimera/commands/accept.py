@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import typing
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -21,15 +23,21 @@ from chimera.commands.reuse import Reuse
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.clock import Clock
 from chimera.core.context import Context
-from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
+from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
-from chimera.errors import ChimeraError, Invalid, NotYet, Unavailable, Unfit
+from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
 from chimera.messages import MAX_KEY, Command, Message, partition_of
-from chimera.parts import Handler
+from chimera.parts import Handler, NewId
 
 DIRECT_BATCH = 200
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def is_made(command: type[Command]) -> bool:
+    """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`."""
+    hint = typing.get_type_hints(command, include_extras=True)[command.__key_fields__[0]]
+    return any(each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ()))
 
 
 class Accepted(NamedTuple):
@@ -43,7 +51,7 @@ class Misfit(Invalid):
     """A body that is no command to this code; to other code it may be one. `data`: as its message would have it."""
 
     def __init__(self, refused: Invalid, type_: str, data: bytes) -> None:
-        super().__init__(refused.detail, field=refused.field, status=refused.status)
+        super().__init__(refused.detail, field=refused.field, status=refused.status, errors=refused.errors)
         self.type = type_
         self.data = data
 
@@ -62,6 +70,8 @@ class CommandDecoder:
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
         self._decoder = msgspec.json.Decoder(handler.command)
+        self._makes_keys, self._wrapped = is_made(handler.command), handler.wrapped
+        self._faults = partial(faults_of, handler.command)
 
     def decode(
         self,
@@ -74,13 +84,13 @@ class CommandDecoder:
     ) -> Accepted:
         """The command and its message. Raises Invalid with the field at fault."""
         id_ = self._command_id(idempotency_key, caller.subject if caller else "")
-        fields = read_object(body)
-        is_whole = self._key in fields and not self._path_fields
+        fields = self._unwrapped(read_object(body)) if self._wrapped else read_object(body)
+        is_whole = self._key in fields and not self._path_fields and not self._wrapped
         for name in self._path_fields:
             if name in fields:
                 raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
             fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
-        if self._key not in fields:
+        if self._makes_keys and self._key not in fields:
             fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(NAMESPACE, f"{id_}/key"))))
         data, command = self._check(body if is_whole else msgspec.json.encode(fields))
         key = command.key
@@ -102,6 +112,25 @@ class CommandDecoder:
         )
         return Accepted(message, command)
 
+    def _unwrapped(self, fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+        if unknown := fields.keys() - {self._wrapped}:
+            raise Invalid(f"unknown beside {self._wrapped}: {min(unknown)[:64]}", field=f"$.{min(unknown)[:64]}")
+        if self._wrapped not in fields:
+            raise Invalid(
+                f"the fields are in an object {self._wrapped!r}, which is missing", field=f"$.{self._wrapped}"
+            )
+        try:
+            return read_object(bytes(fields[self._wrapped]))
+        except Invalid as error:
+            error.field = error.field.replace("$", f"$.{self._wrapped}", 1)
+            raise
+
+    def _placed(self, field: str) -> str:
+        """Where a field of the command came from."""
+        if field.removeprefix("$.") in self._path_fields:
+            return f"path.{field.removeprefix('$.')}"
+        return field.replace("$", f"$.{self._wrapped}", 1) if self._wrapped else field
+
     def _check(self, data: bytes) -> tuple[bytes, Command]:
         try:
             try:
@@ -114,8 +143,8 @@ class CommandDecoder:
                 raise error from None
         except NOT_JSON as error:
             refused = invalid(error)
-            if refused.field.removeprefix("$.") in self._path_fields:
-                refused.field = f"path.{refused.field.removeprefix('$.')}"
+            refused.field = self._placed(refused.field)
+            refused.errors = tuple(FieldError(self._placed(each.field), each.detail) for each in self._faults(data))
             raise Misfit(refused, self._type, data) from error
 
     def _command_id(self, idempotency_key: str | None, subject: str) -> str:

@@ -20,7 +20,17 @@ from chimera.commands.apart.announced import Announced
 from chimera.commands.apart.detached import detached
 from chimera.commands.apart.limits import Overdue, SlowTypes, TimeLimit
 from chimera.commands.apart.rules import rules_of
-from chimera.commands.inbox import APART, FINAL, Outcome, fingerprint_of, kept_outcome, read_outcomes, refused, repeated
+from chimera.commands.inbox import (
+    APART,
+    FINAL,
+    Outcome,
+    done,
+    fingerprint_of,
+    kept_outcome,
+    read_outcomes,
+    refused,
+    repeated,
+)
 from chimera.commands.prefetch import Prefetch
 from chimera.core import names
 from chimera.core.aio.signals import Signal
@@ -29,8 +39,7 @@ from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailab
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, TookTooLong, Unreadable, text_of
-from chimera.messages import Message, Position, json_of
-from chimera.parts import Reply
+from chimera.messages import Message, Position
 from chimera.ports import Checkpoint, Move, Session, WriteSession
 from chimera.share.changes import emit_changed, record_changes
 from chimera.transaction import Pending, Transaction, Unit
@@ -366,8 +375,7 @@ class Executor:
             limit.end()
             self._prefetch.learn(unit, messages)
         events = tx.merge()
-        status, body = (result.status, result.body) if isinstance(result, Reply) else (0, result)
-        return Outcome("done", status=status, body=b"" if body is None else json_of(body, "the reply")), events
+        return done(result), events
 
     async def _conclude(
         self, unit: Unit, tasks: Sequence[Task], handled: Sequence[tuple[Outcome, list[Pending]]]

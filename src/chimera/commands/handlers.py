@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from chimera.caller import Asked
+from chimera.caller import AskedBy
 from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.rules import rules_of
 from chimera.commands.execute import Executor, Invoke, ToldToCaller
@@ -108,6 +108,6 @@ def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> In
         if calling.is_bare:
             await calling.function(happened, tx)
         else:
-            await calling(happened, own={Transaction: tx}, asked=Asked(tx.asked.caller))
+            await calling(happened, own={Transaction: tx}, asked=AskedBy(tx.asked.caller))
 
     return invoke

@@ -12,10 +12,11 @@ import msgspec
 
 from chimera.core.tables import Handled
 from chimera.entities import table_of
-from chimera.errors import Rejected
+from chimera.errors import FieldError, Rejected
 from chimera.journal.failures import storable
-from chimera.messages import Message
+from chimera.messages import Message, json_of
 from chimera.ports import Session
+from chimera.replies import Reply
 from chimera.share.digests import digest_of
 
 logger = logging.getLogger("chimera")
@@ -35,12 +36,23 @@ APART = "apart"
 """The reason of an outcome that is not known yet, because the handler runs alone."""
 
 
+class More(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What only some answers have: headers of their own, the field at fault, and what is wrong with each of several."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    field: str = ""
+    errors: tuple[FieldError, ...] = ()
+
+
+_decode_more = msgspec.json.Decoder(More).decode
+
+
 class Outcome(NamedTuple):
     """The end of a message, or its state until then; `duplicate` if that was so before.
 
     `reason` is a word for programs, `detail` a sentence, `positions` are comma-separated. `body` and `status` are a
-    direct command's answer. `fingerprint` tells its payload from another, where its id is made from an
-    Idempotency-Key.
+    direct command's answer, `more` what only some have. `fingerprint` tells its payload from another, where its id
+    is made from an Idempotency-Key.
     """
 
     state: State
@@ -51,6 +63,7 @@ class Outcome(NamedTuple):
     body: bytes = b""
     duplicate: bool = False
     fingerprint: str | None = None
+    more: More | None = None
 
 
 async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[str, Outcome]:
@@ -66,6 +79,7 @@ async def read_outcomes(session: Session, message_ids: Sequence[str]) -> dict[st
             row.status,
             row.body,
             fingerprint=row.fingerprint,
+            more=_decode_more(row.more) if row.more else None,
         )
         for row in rows
     }
@@ -84,6 +98,7 @@ def kept_outcome(message: Message, outcome: Outcome, at: datetime) -> Handled:
         outcome.body,
         at if state in FINAL else None,
         fingerprint_of(message),
+        msgspec.json.encode(outcome.more).decode() if outcome.more else None,
     )
 
 
@@ -127,4 +142,14 @@ def fingerprint_of(message: Message) -> str | None:
 
 def refused(refusal: Rejected) -> Outcome:
     """The outcome of a business refusal."""
-    return Outcome("rejected", storable(refusal.reason), storable(refusal.detail), status=refusal.status)
+    faults = tuple(FieldError(storable(each.field), storable(each.detail)) for each in refusal.errors)
+    more = More(field=storable(refusal.field), errors=faults) if refusal.field or faults else None
+    return Outcome("rejected", storable(refusal.reason), storable(refusal.detail), status=refusal.status, more=more)
+
+
+def done(result: object) -> Outcome:
+    """The outcome of a handler that returned this. Raises Unfit for what can't be sent."""
+    reply = result if isinstance(result, Reply) else Reply(result, 0)
+    headers = tuple(reply.written()) if reply.headers or reply.cookies else ()
+    body = b"" if reply.body is None else json_of(reply.body, "the reply")
+    return Outcome("done", status=reply.status, body=body, more=More(headers) if headers else None)

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import msgspec
 
-from chimera.errors import Invalid
+from chimera.errors import FieldError, Invalid
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -50,6 +50,26 @@ def invalid(error: Exception, prefix: str = "$") -> Invalid:
     field = prefix + place.rstrip("`").removeprefix("$")
     named = text.rpartition("field `")[2].rstrip("`") if "field `" in text else ""
     return Invalid(text, field=f"{field}.{named}" if named else field)
+
+
+def faults_of(type_: type[msgspec.Struct], data: bytes) -> list[FieldError]:
+    """What is wrong with each field of an object that is no such struct; none where it is less than two."""
+    try:
+        given = _FIELDS.decode(data)
+    except NOT_JSON:
+        return []
+    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    found = [FieldError(f"$.{name[:64]}", "unknown") for name in given if name not in fields]
+    for name, field in fields.items():
+        if name in given:
+            try:
+                msgspec.json.decode(with_whole_numbers(bytes(given[name])), type=field.type)
+            except NOT_JSON as error:
+                wrong = invalid(error, f"$.{name}")
+                found.append(FieldError(wrong.field, wrong.detail))
+        elif field.required:
+            found.append(FieldError(f"$.{name}", "required"))
+    return found if len(found) > 1 else []
 
 
 def _whole(token: re.Match[bytes]) -> bytes:

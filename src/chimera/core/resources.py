@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from chimera.caller import NOBODY, Asked, Caller, Request
+from chimera.caller import NOBODY, AskedBy, Caller, Request
 from chimera.errors import ChimeraError
 from chimera.service import Service
 from chimera.signature import Needed, Signature
@@ -50,7 +50,7 @@ class Resources:
             self._made[provided.type] = made
         return await asyncio.shield(made)
 
-    async def supply(self, need: Needed, asked: Asked, stack: AsyncExitStack, made: Made) -> Any:
+    async def supply(self, need: Needed, asked: AskedBy, stack: AsyncExitStack, made: Made) -> Any:
         """The value of a parameter that is not at hand; what is made for it is closed by the stack."""
         if need.type in (Caller, Request):
             return at_hand(need, NOTHING, asked)
@@ -65,7 +65,7 @@ class Resources:
         """A function of the service, to be called by somebody who has values of the types `own`."""
         return Calling(self, signature, own)
 
-    async def _make(self, provided: Provided, asked: Asked, stack: AsyncExitStack, made: Made) -> Any:
+    async def _make(self, provided: Provided, asked: AskedBy, stack: AsyncExitStack, made: Made) -> Any:
         needs = provided.signature.needs
         arguments = {need.name: await self.supply(need, asked, stack, made) for need in needs}
         factory: Callable[..., Any] = provided.factory
@@ -97,7 +97,7 @@ class Calling:
         self,
         *first: object,
         own: Mapping[Any, Any] = NOTHING,
-        asked: Asked = NOBODY,
+        asked: AskedBy = NOBODY,
         plain: Mapping[str, Any] = NOTHING,
     ) -> Any:
         """What the function returns. `own` are values by type, `plain` arguments by name. Raises NoCaller."""
@@ -116,7 +116,7 @@ class Calling:
             return await self.function(*first, **arguments)
 
 
-def at_hand(need: Needed, own: Mapping[Any, Any], asked: Asked) -> Any:
+def at_hand(need: Needed, own: Mapping[Any, Any], asked: AskedBy) -> Any:
     """The value of a parameter that nobody has to make. Raises NoCaller where it must be known who asks."""
     if need.type is Caller:
         if asked.caller is None and not need.optional:

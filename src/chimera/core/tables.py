@@ -21,7 +21,7 @@ class Handled(_Own, key="command_id", table=names.INBOX_TABLE):
 
     `positions` are comma-separated; `body` is a direct command's answer. `at`: when it ended; none as long as it is
     parked, so that it is not forgotten meanwhile. `fingerprint`: the digest that tells its payload from another, where
-    its id was made from an Idempotency-Key.
+    its id was made from an Idempotency-Key. `more`: JSON of what only some answers have.
     """
 
     __indexes__: ClassVar[tuple[str, ...]] = ("at",)
@@ -35,6 +35,7 @@ class Handled(_Own, key="command_id", table=names.INBOX_TABLE):
     body: bytes = b""
     at: datetime | None = None
     fingerprint: str | None = None
+    more: str | None = None
 
 
 class Progress(_Own, key=("consumer", "source", "partition"), table=names.CHECKPOINTS_TABLE):

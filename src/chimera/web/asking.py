@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chimera.caller import Asked, Caller, Request, metadata_of
+from chimera.caller import AskedBy, Caller, Request, metadata_of
 from chimera.core.context import Context
 from chimera.errors import ChimeraError, Rejected
 from chimera.ports import Session
@@ -34,21 +34,21 @@ class Asking:
             self._needs_reader = authenticator.signature.needs_any((Reader,))
             self._calling = context.resources.calling(authenticator.signature, Reader, Request)
 
-    async def __call__(self, call: Call) -> Asked:
+    async def __call__(self, call: Call) -> AskedBy:
         """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
         request = Request(call.scope)
         if (authenticator := self._authenticator) is None:
-            return Asked(None, request)
+            return AskedBy(None, request)
 
         async def look(session: Session) -> object:
             own = {Request: request, Reader: self._reader_of(session)}
-            return await self._calling(own=own, asked=Asked(None, request))
+            return await self._calling(own=own, asked=AskedBy(None, request))
 
         try:
             if self._needs_reader:
                 caller = await self._snapshots.look(look)
             else:
-                caller = await self._calling(own={Request: request}, asked=Asked(None, request))
+                caller = await self._calling(own={Request: request}, asked=AskedBy(None, request))
         except Rejected as refusal:
             if refusal.status != 401:
                 raise
@@ -57,15 +57,15 @@ class Asking:
             raise ChimeraError(
                 f"{authenticator.signature.at} returned a {type(caller).__name__}; return a Caller, or None for nobody"
             )
-        return Asked(caller, request)
+        return AskedBy(caller, request)
 
-    def admit(self, asked: Asked, signature: Signature) -> None:
+    def admit(self, asked: AskedBy, signature: Signature) -> None:
         """Raises Unauthenticated where a function takes the Caller, and nobody is known."""
         if asked.caller is None and any(need.type is Caller and not need.optional for need in signature.needs):
             challenge = self._authenticator.challenge if self._authenticator else "Bearer"
             raise Unauthenticated("unauthenticated", "it is not known who asks; show who you are", challenge)
 
-    def travels(self, asked: Asked) -> str:
+    def travels(self, asked: AskedBy) -> str:
         """What travels with a command of hers. Raises ChimeraError for a caller that can't be written."""
         try:
             return metadata_of(asked.caller)

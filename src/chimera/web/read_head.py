@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from chimera.borrow.reads import BorrowedReads
-from chimera.caller import NOBODY, Asked
+from chimera.caller import NOBODY, AskedBy
 from chimera.commands.accept import Accepted, CommandDecoder, Intake, Misfit
 from chimera.commands.inbox import Outcome
 from chimera.commands.reuse import key_reused
@@ -26,22 +26,21 @@ from chimera.messages import Position
 from chimera.parts import Handler, Query, path_parameters
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
-from chimera.signature import Page
 from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web.admin import Admin
 from chimera.web.asking import Asking, is_asked_for
 from chimera.web.lists import list_routes
 from chimera.web.probes import Probes
+from chimera.web.replying import VARY, answer_document, answer_refusal, answer_rejected, not_found, own_headers
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire import openapi
-from chimera.web.wire.http import HTML, JSON, Call, Header, answer_problem
+from chimera.web.wire.http import HTML, JSON, Call, Header
 from chimera.web.wire.parameters import Parameters
 from chimera.web.wire.routing import Route
 
 logger = logging.getLogger("chimera")
 
-VARY = (b"vary", b"accept")
 _POSITION = re.compile(openapi.POSITION)
 DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
 
@@ -98,6 +97,7 @@ class ReadHead:
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
         routes += list_routes(self.context, self._documents, _after, _said)
+        routes = [route._replace(render=service.renderer) for route in routes]
         every = [*routes, *self._admin.routes(), *self.probes.routes()]
         return [route._replace(service=service.name) for route in every]
 
@@ -123,19 +123,23 @@ class ReadHead:
 
         return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
 
-    async def _answer_async(self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: Asked) -> None:
+    async def _answer_async(
+        self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy
+    ) -> None:
         await self._intake.append(accepted.message)
         key = handler.command.__key_fields__[0]
         body = {"command_id": accepted.message.id, key: accepted.message.key}
         await call.answer_json(body, 201, _location(call, handler, accepted))
 
-    async def _answer_direct(self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: Asked) -> None:
+    async def _answer_direct(
+        self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy
+    ) -> None:
         outcome = await self._intake.execute(accepted.message, asked.request)
         if outcome.state == "reused":
             raise key_reused()
-        headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode())]
+        headers = [*_position(outcome), (b"chimera-command", accepted.message.id.encode()), *own_headers(outcome)]
         if outcome.state != "done":
-            await _answer_refusal(call, outcome, headers)
+            await answer_refusal(call, outcome, headers)
             return
         key = handler.command.__key_fields__[0]
         body = outcome.body or msgspec.json.encode({"command_id": accepted.message.id, key: accepted.message.key})
@@ -154,7 +158,7 @@ class ReadHead:
         calling = self.context.resources.calling(signature, Reader)
         needs_reader, is_asked = signature.needs_any((Reader,)), is_asked_for(service, signature)
 
-        async def ask(arguments: dict[str, object], asked: Asked, waiting: Waiting, session: Session) -> object:
+        async def ask(arguments: dict[str, object], asked: AskedBy, waiting: Waiting, session: Session) -> object:
             waiting.notes.begin()
             try:
                 found = await calling(own={Reader: self._reader(session, waiting)}, asked=asked, plain=arguments)
@@ -176,11 +180,11 @@ class ReadHead:
                 else:
                     found = await calling(asked=asked, plain=arguments)
                 if found is None:
-                    raise _not_found(call)
+                    raise not_found(call)
             except Rejected as refusal:  # what it says may come from views that are behind
-                await _answer_rejected(call, refusal, _said(notes))
+                await answer_rejected(call, refusal, _said(notes))
                 return
-            await _answer_document(call, found, query.page, _said(notes))
+            await answer_document(call, found, query.page, _said(notes))
 
         method, _, template = query.route.partition(" ")
         describe = partial(openapi.query, service, query, parameters.declared, waits=needs_reader)
@@ -211,7 +215,7 @@ class ReadHead:
                 headers = _said(notes)
             if data is None:
                 if view.absent == "404":
-                    await _answer_rejected(call, _not_found(call), headers)
+                    await answer_rejected(call, not_found(call), headers)
                     return
                 data = msgspec.json.encode(view.new(key))
             if view.page is not None:
@@ -223,35 +227,6 @@ class ReadHead:
             await call.answer(data, 200, JSON, headers)
 
         return Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))
-
-
-async def _answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
-    if page is not None:
-        headers = [*headers, VARY]
-        if call.wants_html():
-            await call.answer(page(found).encode(), 200, HTML, headers)
-            return
-    await call.answer(msgspec.json.encode(found), 200, JSON, headers)
-
-
-def _not_found(call: Call) -> Rejected:
-    return Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
-
-
-async def _answer_rejected(call: Call, refusal: Rejected, headers: Sequence[Header]) -> None:
-    detail = refusal.detail or refusal.reason
-    await answer_problem(call, refusal.status, detail, reason=refusal.reason, headers=headers)
-
-
-async def _answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:
-    if outcome.state == "rejected":
-        await answer_problem(
-            call, outcome.status, outcome.detail or outcome.reason, reason=outcome.reason, headers=headers
-        )
-    else:
-        again = [(b"retry-after", b"1")] if outcome.status == 503 else []
-        told = "it failed, and nothing of it was kept; it is in the log"
-        await answer_problem(call, outcome.status, told, headers=[*headers, *again])
 
 
 def _expect_no_query(call: Call, literals: Sequence[str] = ()) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from chimera.core.timing import Doors
 from chimera.errors import Invalid, NotYet, Rejected, Unavailable
 from chimera.web.asking import Unauthenticated
-from chimera.web.wire.http import Call, Header, Receive, Scope, Send, answer_problem, mounted
+from chimera.web.wire.http import Call, Header, Receive, Render, Scope, Send, answer_problem, mounted
 from chimera.web.wire.routing import NoRoute, Route, Router
 from chimera.web.wire.shares import Shares
 
@@ -36,18 +36,20 @@ class Site:
     """
 
     def __init__(self, parts: Sequence[SitePart], *, doors: Doors = Doors()) -> None:
-        self._router = Router([route for part in parts for route in part.routes()])
+        routes = [route for part in parts for route in part.routes()]
+        self._router = Router(routes)
+        self._render = _common_render(routes)
         self._requests = Shares(doors.requests)
         self._bodies = Shares(doors.body_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, send, {}, self._bodies)
+        call = Call(scope, receive, send, {}, self._bodies, render=self._render)
         try:
             raw_path = scope.get("raw_path")
             if not raw_path or scope.get("root_path") or len(raw_path) != len(scope["path"]):
                 raw_path, call.root = mounted(scope)
             route, call.path = self._router.find(scope["method"], raw_path, scope["query_string"])
-            call.service, call.client = route.service, client_of(scope)
+            call.service, call.client, call.render = route.service, client_of(scope), route.render
             waits = call.header(b"chimera-after") is not None or b"wait=" in scope["query_string"]
             lane = self._requests.take((route.service, waits), call.client)
             if lane is None and "/health/" not in route.template:
@@ -64,6 +66,12 @@ class Site:
         finally:
             if call.held:
                 call.let_go()
+
+
+def _common_render(routes: Sequence[Route]) -> Render | None:
+    """How errors are given where no route is: as the services do, when all that have a way have the same."""
+    renders = {route.render for route in routes if route.render is not None}
+    return renders.pop() if len(renders) == 1 else None
 
 
 def client_of(scope: Scope) -> str:
@@ -91,10 +99,21 @@ async def _answer_error(call: Call, error: Exception) -> None:
         )
         await answer_problem(call, error.status, detail, headers=allow)
     elif isinstance(error, Invalid):
-        await answer_problem(call, error.status, error.detail, field=error.field, headers=_close(call))
+        await answer_problem(
+            call, error.status, error.detail, field=error.field, errors=error.errors, headers=_close(call)
+        )
     elif isinstance(error, Rejected):
         headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
-        await answer_problem(call, error.status, error.detail or error.reason, reason=error.reason, headers=headers)
+        detail = error.detail or error.reason
+        await answer_problem(
+            call,
+            error.status,
+            detail,
+            field=error.field,
+            reason=error.reason,
+            errors=error.errors,
+            headers=headers,
+        )
     elif isinstance(error, Unavailable):
         logger.warning("%s %s: %s", call.scope["method"], call.scope["path"], error)
         await answer_problem(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -12,8 +13,11 @@ from urllib.parse import parse_qsl, quote, unquote
 import msgspec
 
 from chimera.core.json import invalid
-from chimera.errors import Invalid, Unavailable
+from chimera.errors import FieldError, Invalid, Unavailable
+from chimera.replies import Problem, Reply
 from chimera.web.wire.shares import Lane, Shares
+
+logger = logging.getLogger("chimera")
 
 JSON = b"application/json"
 HTML = b"text/html; charset=utf-8"
@@ -58,6 +62,8 @@ class Call(msgspec.Struct):
     """True when the body was given up before its end: nothing more can be asked on its connection."""
     firsts: dict[bytes, bytes] | None = None
     """The first value of each header, once one was asked for."""
+    render: Render | None = None
+    """How the service gives its errors."""
     root: str = ""
     """The path, percent-encoded, below which all is served, as links need it; empty where nothing is mounted."""
 
@@ -198,24 +204,38 @@ def _too_large(limit: int) -> Invalid:
     return Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
 
 
-class Problem(msgspec.Struct, omit_defaults=True):
-    """A problem document. `field` is the field at fault, `reason` a word for programs."""
-
-    title: str
-    status: int
-    detail: str
-    type: str = "about:blank"
-    field: str = ""
-    reason: str = ""
+Render = Callable[[Problem], Reply[Any]]
+"""Makes the answer of a problem, in the shape that a service gives its errors."""
 
 
 async def answer_problem(
-    call: Call, status: int, detail: str, *, field: str = "", reason: str = "", headers: Iterable[Header] = ()
+    call: Call,
+    status: int,
+    detail: str,
+    *,
+    field: str = "",
+    reason: str = "",
+    errors: Iterable[FieldError] = (),
+    headers: Iterable[Header] = (),
 ) -> None:
-    """Answer with a problem document."""
+    """Answer with a problem document, or in the shape of the service whose route it is."""
     title = HTTPStatus(status).phrase if status in _STATUSES else "Problem"
-    problem = Problem(title, status, detail, field=field, reason=reason)
+    problem = Problem(title, status, detail, field=field, reason=reason, errors=[*errors])
+    if call.render is not None:
+        try:
+            reply = call.render(problem)
+            body = b"" if reply.body is None else msgspec.json.encode(reply.body)
+            await call.answer(body, reply.status, JSON, [*headers, *encoded(reply.written())])
+        except Exception:
+            logger.exception("%s %s: its error can't be rendered", call.scope["method"], call.scope["path"])
+        else:
+            return
     await call.answer(msgspec.json.encode(problem), status, PROBLEM, headers)
+
+
+def encoded(headers: Iterable[tuple[str, str]]) -> list[Header]:
+    """Headers as ASGI has them."""
+    return [(name.encode(), value.encode()) for name, value in headers]
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:

@@ -14,12 +14,14 @@ from typing import Any
 
 import msgspec
 
+from chimera.commands.accept import is_made
 from chimera.folds import View, ViewList
-from chimera.parts import Handler, Query, Reply, path_parameters
+from chimera.parts import Handler, Query, path_parameters
 from chimera.reader import POSITIONS_LIMIT, ListPage
+from chimera.replies import Problem, Reply
 from chimera.service import Service
 from chimera.signature import Page
-from chimera.web.wire.http import BODY_LIMIT, NoQuery, Problem
+from chimera.web.wire.http import BODY_LIMIT, NoQuery
 from chimera.web.wire.routing import Endpoint, Route
 
 POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
@@ -60,7 +62,8 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     in_path = path_parameters(template)
     fields = {field.name: field for field in msgspec.structs.fields(handler.command)}
     in_body = [name for name in fields if name not in in_path]
-    required = [name for name in in_body if fields[name].required and name != key]
+    made = key if is_made(handler.command) else ""
+    required = [name for name in in_body if fields[name].required and name != made]
     operation = _operation(
         service.name,
         f"{service.name}.{handler.command.__names__[0]}",
@@ -71,6 +74,9 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     if in_body:
         properties = {name: _property(fields[name].type, fields[name].default) for name in in_body}
         body = {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
+        if handler.wrapped:
+            inner = {handler.wrapped: body}
+            body = {"type": "object", "additionalProperties": False, "required": [handler.wrapped], "properties": inner}
         operation["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
     operation["responses"]["413"] = _refused(413)
     operation["responses"]["409"] = _problem("Its Idempotency-Key was used with another payload before.")

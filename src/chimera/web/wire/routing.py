@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from chimera.errors import Invalid
-from chimera.web.wire.http import Call, parse_query
+from chimera.web.wire.http import Call, Render, parse_query
 
 Endpoint = Callable[[Call], Awaitable[None]]
 
@@ -17,7 +17,7 @@ class Route(NamedTuple):
     """A method and a path template such as `/orders/{order_id}`; `?by=day` at its end matches just that query.
 
     `describe` makes its description for OpenAPI, when somebody asks for it; None leaves it out. `service` is the one
-    that answers, empty for the site itself.
+    that answers, empty for the site itself; `render` how it gives its errors, None as ever.
     """
 
     method: str
@@ -25,6 +25,7 @@ class Route(NamedTuple):
     endpoint: Endpoint
     describe: Callable[[], dict[str, Any]] | None = None
     service: str = ""
+    render: Render | None = None
 
 
 class NoRoute(Exception):  # noqa: N818 - an answer

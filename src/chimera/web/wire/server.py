@@ -18,7 +18,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from chimera.core.timing import Doors
-from chimera.web.wire.http import ASGIApp, Problem
+from chimera.replies import Problem
+from chimera.web.wire.http import ASGIApp
 
 ADDRESS_LIMIT = 65_000
 HEADERS_LIMIT = 64 << 10

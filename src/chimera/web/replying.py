@@ -1,0 +1,112 @@
+"""Answers of what an author's functions return, and of what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from typing import Any, cast
+
+import msgspec
+
+from chimera.commands.inbox import Outcome
+from chimera.errors import Rejected
+from chimera.replies import Reply, Stream, written_headers
+from chimera.signature import Page
+from chimera.web.wire.http import HTML, JSON, Call, Header, answer_problem, encoded
+
+VARY = (b"vary", b"accept")
+
+
+async def answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
+    """Answer with what a query returned: a value as JSON, or as a page for who prefers one; a Reply, or a Stream."""
+    if isinstance(found, Stream):
+        await _answer_stream(call, found, headers)
+        return
+    status = 200
+    if isinstance(found, Reply):
+        headers = [*headers, *encoded(found.written())]
+        status, found = found.status, found.body
+    if page is not None:
+        headers = [*headers, VARY]
+        if call.wants_html():
+            await call.answer(page(found).encode(), status, HTML, headers)
+            return
+    body = b"" if found is None and status != 200 else msgspec.json.encode(found)
+    await call.answer(body, status, JSON, headers)
+
+
+async def answer_rejected(call: Call, refusal: Rejected, headers: Sequence[Header]) -> None:
+    """Answer with a refusal."""
+    await answer_problem(
+        call,
+        refusal.status,
+        refusal.detail or refusal.reason,
+        field=refusal.field,
+        reason=refusal.reason,
+        errors=refusal.errors,
+        headers=headers,
+    )
+
+
+async def answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]) -> None:
+    """Answer a direct command that was refused, or failed."""
+    if outcome.state == "rejected":
+        field, faults = (outcome.more.field, outcome.more.errors) if outcome.more else ("", ())
+        again = Rejected(outcome.reason, outcome.detail, status=outcome.status, field=field, errors=faults)
+        await answer_rejected(call, again, headers)
+        return
+    come_again = [(b"retry-after", b"1")] if outcome.status == 503 else []
+    told = "it failed, and nothing of it was kept; it is in the log"
+    await answer_problem(call, outcome.status, told, headers=[*headers, *come_again])
+
+
+def not_found(call: Call) -> Rejected:
+    """The refusal of what there is not."""
+    return Rejected("not_found", f"there is no {call.scope['path'][:200]}", status=404)
+
+
+def own_headers(outcome: Outcome) -> list[Header]:
+    """The headers that a direct command's handler gave its answer."""
+    return encoded(outcome.more.headers) if outcome.more else []
+
+
+async def _answer_stream(call: Call, stream: Stream, headers: Sequence[Header]) -> None:
+    """Send the chunks as they come, until there are no more or the client goes away; then its source is closed."""
+    described = [(b"content-type", stream.content_type.encode()), *encoded(written_headers([*stream.headers.items()]))]
+    gone = asyncio.ensure_future(_until_gone(call))
+    try:
+        await call.send({"type": "http.response.start", "status": stream.status, "headers": [*described, *headers]})
+        async for chunk in _until(stream.chunks, gone):
+            await call.send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await call.send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+
+
+async def _until_gone(call: Call) -> None:
+    while (await call.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _until(chunks: AsyncIterator[bytes], gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
+    """The chunks, as long as the client is there."""
+    async with _closing(chunks):
+        while True:
+            coming = asyncio.ensure_future(anext(chunks, None))
+            try:
+                await asyncio.wait((coming, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    return
+                if (chunk := coming.result()) is None:
+                    return
+            finally:
+                if not coming.done():
+                    coming.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await coming
+            yield chunk
+
+
+def _closing(chunks: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Any]:
+    return aclosing(cast("Any", chunks)) if hasattr(chunks, "aclose") else nullcontext(chunks)
