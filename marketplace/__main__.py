@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from chimera.cli.main import run, say_ready
-from chimera.run.serving import serve
+from chimera.run.hosting import serve
 from chimera.run.settings import Settings, read_settings
 from chimera.run.supervisor import supervise
 

@@ -30,7 +30,7 @@ from chimera.cli.main import main
 from chimera.core.timing import Timing
 from chimera.run.engines import Engines, open_engine
 from chimera.run.gateway import Gateway
-from chimera.run.hosting import STOP_S
+from chimera.run.serving import STOP_S
 from chimera.run.settings import Settings, read_settings
 from chimera.web.probes import Probes
 from chimera_deploy import Options, deploy

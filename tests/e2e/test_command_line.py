@@ -302,7 +302,7 @@ def test_a_write_head_that_dies_takes_its_process_with_it(tmp_path: Path) -> Non
     script = f"""
 import sys
 from chimera.cli.main import run
-from chimera.run.serving import serve
+from chimera.run.hosting import serve
 from chimera.run.settings import read_settings
 from chimera.run import write_head
 from functools import partial

@@ -14,7 +14,7 @@ from chimera.core.tables import Lease
 from chimera.core.timing import Timing
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.journal.leases import Leases
-from chimera.run.hosting import STOP_S
+from chimera.run.serving import STOP_S
 from chimera.run.supervisor import STOP_S as HEAD_S
 from chimera.run.write_head import WriteHead
 from chimera.testing.waiting import eventually, running

@@ -65,7 +65,7 @@ def up(
     config: str, port: int | None, state: str | None, processes: bool, workers: int, reload: bool, with_parent: bool
 ) -> None:
     """Run all services with both heads, in one process unless told otherwise."""
-    from chimera.run.serving import serve
+    from chimera.run.hosting import serve
     from chimera.run.supervisor import supervise
 
     if workers > 1 and not processes:
@@ -100,7 +100,7 @@ def _again(without: str, instead: str) -> list[str]:
 @click.pass_obj
 def run_service(config: str, service: str, read: bool, write: bool, port: int | None, with_parent: bool) -> None:
     """Run one service on its own port, with both heads or one."""
-    from chimera.run.serving import serve
+    from chimera.run.hosting import serve
 
     settings = settings_of(config)
     both = read == write

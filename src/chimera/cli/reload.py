@@ -14,9 +14,10 @@ import click
 
 from chimera.errors import SettingsError
 from chimera.run.serving import stop_signal
-from chimera.run.supervisor import STOP_S
 
 WATCHED = (".py", ".toml")
+LEFT_S = 14.0
+"""Seconds in which whoever runs services, in one process or in many, has stopped in order."""
 
 
 async def keep_reloading(command: Sequence[str], folder: Path) -> None:
@@ -93,9 +94,9 @@ class Running:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), STOP_S + 1)
+            await asyncio.wait_for(process.wait(), LEFT_S + 1)
         except TimeoutError:
-            _say(f"it did not stop within {STOP_S + 1:.0f} s and is killed")
+            _say(f"it did not stop within {LEFT_S + 1:.0f} s and is killed")
             process.kill()
             await process.wait()
 

@@ -9,14 +9,17 @@ import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from chimera import READ, Side
 from chimera.core.context import Context
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import about, admit_all, opened
+from chimera.run.serving import STOP_S, answering, base_of, descriptors, listen, stop_signal, until
 from chimera.run.settings import Settings, read_settings
 from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
@@ -29,7 +32,6 @@ from chimera.web.wire.routing import Route
 
 logger = logging.getLogger("chimera")
 
-STOP_S = 5
 SIDES: tuple[Side, ...] = ("read", "write")
 NOT_STARTED = (
     "the services are not started: whatever runs this application runs no lifespan for it; give it lifespan="
@@ -219,3 +221,40 @@ def _write_heads(contexts: Sequence[Context]) -> dict[str, asyncio.Future[None]]
 def _home(settings: Settings, heads: Sequence[ReadHead]) -> Home:
     names = [head.context.service.name for head in heads]
     return Home(settings.title, heads, {name: about(settings.services[name].app) for name in names})
+
+
+async def serve(
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    read: bool,
+    write: bool,
+    fleet: bool,
+    ready: Callable[[str], None],
+    port: int | None = None,
+    patience: float = 0.0,
+) -> None:
+    """Run read heads, write heads or both of services until SIGTERM or SIGINT. Raises Died when one ends by itself.
+
+    A read head serves its service; a write head by itself serves health, status and metrics. `port` overrides
+    the settings: without it a lone write head takes any free one. `ready` is called with the base URL once they serve.
+    `patience`: seconds that the port may still be in use by one who is about to leave it.
+    """
+    for name in names:
+        settings.check_service(name)
+    stop = stop_signal()
+    if port is None:
+        port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
+        changed = {"doors": settings.doors.within(descriptors())}
+        if not fleet:
+            changed["port"] = listener.getsockname()[1]
+        found = msgspec.structs.replace(settings, **changed)
+        sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
+        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet)
+        await stack.enter_async_context(hosting.running())
+        serving = await stack.enter_async_context(answering(hosting, listener, found.doors))
+        stack.callback(hosting.leave)
+        ready(base_of(settings.host, listener))
+        await until(stop, {**hosting.works, "the HTTP server": serving})

@@ -1,4 +1,4 @@
-"""Running services in one process: HTTP on a port, write heads beside it, an orderly stop."""
+"""HTTP on a port, and a process that ends when it is told to, or when a part of it ends by itself."""
 
 from __future__ import annotations
 
@@ -9,63 +9,23 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
-
-import msgspec
 
 from chimera.core.timing import Doors
 from chimera.errors import SettingsError
-from chimera.run.hosting import SIDES, STOP_S, Hosting
-from chimera.run.settings import Settings
 from chimera.web.wire.http import ASGIApp
 from chimera.web.wire.server import Server, serve_until_told
 
 logger = logging.getLogger("chimera")
 
+STOP_S = 5
 DESCRIPTORS = 65_536
 
 
 class Died(Exception):  # noqa: N818 - what happened
     """A part that works until it is stopped has ended by itself; the process must not idle on without it."""
-
-
-async def serve(
-    settings: Settings,
-    names: Sequence[str],
-    *,
-    read: bool,
-    write: bool,
-    fleet: bool,
-    ready: Callable[[str], None],
-    port: int | None = None,
-    patience: float = 0.0,
-) -> None:
-    """Run read heads, write heads or both of services until SIGTERM or SIGINT. Raises Died when one ends by itself.
-
-    A read head serves its service; a write head by itself serves health, status and metrics. `port` overrides
-    the settings: without it a lone write head takes any free one. `ready` is called with the base URL once they serve.
-    `patience`: seconds that the port may still be in use by one who is about to leave it.
-    """
-    for name in names:
-        settings.check_service(name)
-    stop = stop_signal()
-    if port is None:
-        port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
-    async with AsyncExitStack() as stack:
-        listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
-        changed = {"doors": settings.doors.within(descriptors())}
-        if not fleet:
-            changed["port"] = listener.getsockname()[1]
-        found = msgspec.structs.replace(settings, **changed)
-        sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
-        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet)
-        await stack.enter_async_context(hosting.running())
-        serving = await stack.enter_async_context(answering(hosting, listener, found.doors))
-        stack.callback(hosting.leave)
-        ready(base_of(settings.host, listener))
-        await until(stop, {**hosting.works, "the HTTP server": serving})
 
 
 @asynccontextmanager
