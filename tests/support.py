@@ -367,7 +367,7 @@ def at_hand(monkeypatch: pytest.MonkeyPatch, commands: Any, *contexts: Context) 
     """Let a module of the command line work on these, in this process and on wide paper."""
 
     @asynccontextmanager
-    async def opened_here(settings: Any, names: Collection[str]) -> AsyncIterator[list[Context]]:
+    async def opened_here(settings: Any, names: Collection[str], *, used: bool) -> AsyncIterator[list[Context]]:
         yield [context for context in contexts if context.service.name in names]
 
     monkeypatch.setattr(commands, "opened", opened_here)

@@ -10,7 +10,7 @@ import click
 from chimera.cli.main import fail, settings_of
 from chimera.errors import ChimeraError
 from chimera_new import pieces
-from chimera_new.pieces import Asked, Maker
+from chimera_new.pieces import Addition, Maker
 
 
 @click.command("new")
@@ -47,7 +47,7 @@ def _of(name: str, words: str, *, required: bool = True) -> Callable[[Callable[.
 @click.pass_obj
 def add_event(config: str, name: str, key: str, service: str | None) -> None:
     """An event, such as OrderShipped."""
-    _add(config, service, pieces.event, Asked(name, key))
+    _add(config, service, pieces.event, Addition(name, key))
 
 
 @add.command("command")
@@ -58,7 +58,7 @@ def add_event(config: str, name: str, key: str, service: str | None) -> None:
 @click.pass_obj
 def add_command(config: str, name: str, key: str, of: str, service: str | None) -> None:
     """A command with its handler, such as ShipOrder."""
-    _add(config, service, pieces.command, Asked(name, key, of))
+    _add(config, service, pieces.command, Addition(name, key, of))
 
 
 @add.command("view")
@@ -69,7 +69,7 @@ def add_command(config: str, name: str, key: str, of: str, service: str | None) 
 @click.pass_obj
 def add_view(config: str, name: str, key: str, of: str, service: str | None) -> None:
     """A view with a fold, such as shipments."""
-    _add(config, service, pieces.view, Asked(name, key, of))
+    _add(config, service, pieces.view, Addition(name, key, of))
 
 
 @add.command("share")
@@ -80,7 +80,7 @@ def add_view(config: str, name: str, key: str, of: str, service: str | None) -> 
 @click.pass_obj
 def add_share(config: str, name: str, key: str, of: str, service: str | None) -> None:
     """A share, such as top-clients."""
-    _add(config, service, pieces.share, Asked(name, key, of))
+    _add(config, service, pieces.share, Addition(name, key, of))
 
 
 @add.command("borrow")
@@ -98,12 +98,12 @@ def add_share(config: str, name: str, key: str, of: str, service: str | None) ->
 @click.pass_obj
 def add_borrow(config: str, name: str, key: str, owner: str, mode: str, service: str | None) -> None:
     """A borrow of another service's share, with a page."""
-    _add(config, service, pieces.borrow_of(settings_of(config)), Asked(name, key, owner=owner, mode=mode))
+    _add(config, service, pieces.borrow_of(settings_of(config)), Addition(name, key, owner=owner, mode=mode))
 
 
-def _add(config: str, service: str | None, make: Maker, asked: Asked) -> None:
+def _add(config: str, service: str | None, make: Maker, wanted: Addition) -> None:
     try:
-        files = pieces.add(settings_of(config), Path(config).absolute().parent, service, make, asked)
+        files = pieces.add(settings_of(config), Path(config).absolute().parent, service, make, wanted)
     except ChimeraError as error:
         fail(error)
     click.echo(f"written: {', '.join(files)}; type: make test")

@@ -18,7 +18,7 @@ SAMPLES = {"str": '"k1"', "int": "1", "float": "1.5", "bool": "True"}
 """Values of a field, by its type, for a test."""
 
 
-class Asked(NamedTuple):
+class Addition(NamedTuple):
     """What is to be added. `of`: the event that it emits, folds or is changed by; `owner` and `mode` are a borrow's."""
 
     name: str
@@ -48,20 +48,24 @@ class Piece(NamedTuple):
     about: str
 
 
-Maker = Callable[[ServiceFile, Asked], Piece]
+Maker = Callable[[ServiceFile, Addition], Piece]
 """What makes a piece."""
 
 
 def add(
-    settings: Settings, folder: Path, service: str | None, make: Callable[[ServiceFile, Asked], Piece], asked: Asked
+    settings: Settings,
+    folder: Path,
+    service: str | None,
+    make: Callable[[ServiceFile, Addition], Piece],
+    wanted: Addition,
 ) -> list[str]:
     """Add to a service of a project; returns the files that were written. Raises SettingsError; then nothing was."""
     place = place_of(settings, service)
-    _check(r"[a-z_][a-z0-9_]*", asked.key, "key", snake(asked.key))
-    piece = make(place, asked)
+    _check(r"[a-z_][a-z0-9_]*", wanted.key, "key", snake(wanted.key))
+    piece = make(place, wanted)
     if taken := sorted({*piece.takes} & names_in(place.text)):
         raise SettingsError(f"{place.path.name} has {taken[0]!r} already; choose another name")
-    test = folder / "tests" / f"test_{snake(asked.name)}.py"
+    test = folder / "tests" / f"test_{snake(wanted.name)}.py"
     if test.exists():
         raise SettingsError(f"{_near(test)} exists already; choose another name, or remove it")
     text = with_code(place.text, piece.imports, piece.code)
@@ -98,91 +102,96 @@ def place_of(settings: Settings, service: str | None) -> ServiceFile:
     return ServiceFile(name, module, attribute, path, text)
 
 
-def event(place: ServiceFile, asked: Asked) -> Piece:
+def event(place: ServiceFile, wanted: Addition) -> Piece:
     """An event with its key."""
-    _check(r"[A-Z][A-Za-z0-9]*", asked.name, "event", camel(asked.name))
-    words = {"name": asked.name, "key": asked.key, "service": place.service, "module": place.module}
+    _check(r"[A-Z][A-Za-z0-9]*", wanted.name, "event", camel(wanted.name))
+    words = {"name": wanted.name, "key": wanted.key, "service": place.service, "module": place.module}
     return Piece(
         templates.EVENT.substitute(words),
         {"chimera": ["Event"]},
-        [asked.name],
+        [wanted.name],
         templates.EVENT_TEST.substitute(words),
-        f"The event {asked.name}",
+        f"The event {wanted.name}",
     )
 
 
-def command(place: ServiceFile, asked: Asked) -> Piece:
+def command(place: ServiceFile, wanted: Addition) -> Piece:
     """A command and its handler, which emits an event that has the same fields, where one is named."""
-    _check(r"[A-Z][A-Za-z0-9]*", asked.name, "command", camel(asked.name))
-    fields = [Field(asked.key, "str")]
+    _check(r"[A-Z][A-Za-z0-9]*", wanted.name, "command", camel(wanted.name))
+    fields = [Field(wanted.key, "str")]
     body = '"""What it changes stands here: tx.save(…), tx.emit(…)."""'
-    if asked.of:
-        given = _fields(place, asked.of, asked.key)
-        fields += [each for each in given if each.name != asked.key]
-        body = f"tx.emit({asked.of}({', '.join(f'{each.name}=command.{each.name}' for each in given)}))"
-    words = {"name": asked.name, "key": asked.key, "path": kebab(asked.name), "function": snake(asked.name)}
+    if wanted.of:
+        given = _fields(place, wanted.of, wanted.key)
+        fields += [each for each in given if each.name != wanted.key]
+        body = f"tx.emit({wanted.of}({', '.join(f'{each.name}=command.{each.name}' for each in given)}))"
+    words = {"name": wanted.name, "key": wanted.key, "path": kebab(wanted.name), "function": snake(wanted.name)}
     words |= {"app": place.app, "service": place.service, "body": body}
     words["fields"] = "\n".join(f"    {each.name}: {each.type}" for each in fields)
     words["json"] = ", ".join(f'"{each.name}": {SAMPLES[each.type]}' for each in fields)
     return Piece(
         templates.COMMAND.substitute(words),
         {"chimera": ["Command", "Transaction"]},
-        [asked.name, words["function"]],
+        [wanted.name, words["function"]],
         templates.COMMAND_TEST.substitute(words),
-        f"The command {asked.name}, through log and write head",
+        f"The command {wanted.name}, through log and write head",
     )
 
 
-def view(place: ServiceFile, asked: Asked) -> Piece:
+def view(place: ServiceFile, wanted: Addition) -> Piece:
     """A view that counts an event."""
-    _check(r"[a-z][a-z0-9_]*", asked.name, "view", snake(asked.name))
-    _fields(place, asked.of, asked.key)
-    words = {"name": asked.name, "key": asked.key, "path": kebab(asked.name), "document": camel(asked.name)}
-    words |= {"app": place.app, "event": asked.of, "function": f"{snake(asked.of)}_counts", "module": place.module}
-    words["function"] = f"{words['function']}_in_{asked.name}"
+    _check(r"[a-z][a-z0-9_]*", wanted.name, "view", snake(wanted.name))
+    _fields(place, wanted.of, wanted.key)
+    words = {"name": wanted.name, "key": wanted.key, "path": kebab(wanted.name), "document": camel(wanted.name)}
+    words |= {"app": place.app, "event": wanted.of, "function": f"{snake(wanted.of)}_counts", "module": place.module}
+    words["function"] = f"{words['function']}_in_{wanted.name}"
     return Piece(
         templates.VIEW.substitute(words),
         {"msgspec": ["Struct"]},
-        [asked.name, words["document"], words["function"]],
+        [wanted.name, words["document"], words["function"]],
         templates.VIEW_TEST.substitute(words),
-        f"The view {asked.name}",
+        f"The view {wanted.name}",
     )
 
 
-def share(place: ServiceFile, asked: Asked) -> Piece:
-    """A share with a document for each key that is asked for."""
-    _check(r"[a-z][a-z0-9-]*", asked.name, "share", kebab(asked.name))
-    _fields(place, asked.of, asked.key)
-    words = {"name": asked.name, "key": asked.key, "document": camel(asked.name), "function": snake(asked.name)}
-    words |= {"app": place.app, "event": asked.of, "service": place.service}
+def share(place: ServiceFile, wanted: Addition) -> Piece:
+    """A share with a document for each key that is wanted for."""
+    _check(r"[a-z][a-z0-9-]*", wanted.name, "share", kebab(wanted.name))
+    _fields(place, wanted.of, wanted.key)
+    words = {"name": wanted.name, "key": wanted.key, "document": camel(wanted.name), "function": snake(wanted.name)}
+    words |= {"app": place.app, "event": wanted.of, "service": place.service}
     return Piece(
         templates.SHARE.substitute(words),
         {"msgspec": ["Struct"], "chimera": ["Reads"]},
         [words["document"], words["function"]],
         templates.SHARE_TEST.substitute(words),
-        f"The share {asked.name}",
+        f"The share {wanted.name}",
     )
 
 
 def borrow_of(settings: Settings) -> Maker:
     """The maker of a borrow, with a page that shows what is borrowed."""
 
-    def borrow(place: ServiceFile, asked: Asked) -> Piece:
-        _check(r"[a-z][a-z0-9-]*", asked.name, "borrow", kebab(asked.name))
-        if asked.owner not in settings.services or asked.owner == place.service:
+    def borrow(place: ServiceFile, wanted: Addition) -> Piece:
+        _check(r"[a-z][a-z0-9-]*", wanted.name, "borrow", kebab(wanted.name))
+        if wanted.owner not in settings.services or wanted.owner == place.service:
             others = [name for name in settings.services if name != place.service]
             raise SettingsError(
-                f"--owner {asked.owner}: it must be another service of the settings; "
-                f"there are: {', '.join(others) or f'none; add [services.{asked.owner}] with its app and url'}"
+                f"--owner {wanted.owner}: it must be another service of the settings; "
+                f"there are: {', '.join(others) or f'none; add [services.{wanted.owner}] with its app and url'}"
             )
-        words = {"name": asked.name, "key": asked.key, "document": camel(asked.name), "variable": snake(asked.name)}
-        words |= {"app": place.app, "owner": asked.owner, "mode": asked.mode, "function": f"show_{snake(asked.name)}"}
+        words = {"name": wanted.name, "key": wanted.key, "document": camel(wanted.name), "variable": snake(wanted.name)}
+        words |= {
+            "app": place.app,
+            "owner": wanted.owner,
+            "mode": wanted.mode,
+            "function": f"show_{snake(wanted.name)}",
+        }
         return Piece(
             templates.BORROW.substitute(words),
             {"msgspec": ["Struct"], "chimera": ["Borrowed", "Reader"]},
             [words["document"], words["variable"], words["function"]],
             templates.BORROW_TEST.substitute(words),
-            f"The borrow {asked.name}",
+            f"The borrow {wanted.name}",
         )
 
     return borrow

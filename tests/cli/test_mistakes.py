@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -60,6 +61,8 @@ class Mistake(msgspec.Struct, forbid_unknown_fields=True):
     toml: str = TOML
     typed: str = "check"
     env: dict[str, str] = {}
+    ran: bool = False
+    """True where the services have run before."""
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -98,6 +101,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("shop", None)
 
 
+async def start_and_stop() -> None:
+    async with chimera.asgi().lifespan():
+        pass
+
+
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_answered_in_one_line(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mistake = MISTAKES[name]
@@ -105,6 +113,8 @@ def test_a_mistake_is_answered_in_one_line(name: str, project: Path, monkeypatch
     (project / "chimera.toml").write_text(mistake.toml)
     for variable, value in mistake.env.items():
         monkeypatch.setenv(variable, value)
+    if mistake.ran:
+        asyncio.run(start_and_stop())
     ran = CliRunner().invoke(main, mistake.typed.split(), prog_name="chimera")
     assert (ran.stderr, ran.exit_code in (1, 2)) == (f"chimera: {mistake.said}\n", True), ran.output
     assert "hunter2" not in ran.output

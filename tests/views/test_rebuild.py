@@ -960,7 +960,7 @@ def work_on(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
     """Let the command line work on this, on wide paper."""
 
     @asynccontextmanager
-    async def contexts(settings: Settings, names: Collection[str]) -> AsyncIterator[list[Context]]:
+    async def contexts(settings: Settings, names: Collection[str], *, used: bool) -> AsyncIterator[list[Context]]:
         yield [context]
 
     monkeypatch.setattr(rebuilds, "opened", contexts)

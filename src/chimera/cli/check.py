@@ -57,7 +57,7 @@ async def check_all(settings: Settings, config: str, *, offline: bool) -> bool:
 def _well(settings: Settings, *, offline: bool) -> str:
     path = Path(settings.names)
     more = "" if read_pinned(path) else f"; chimera names pins them in {path.name}"
-    return f"all names are well{more}" if offline else f"all engines answer; all names are well, and as stored{more}"
+    return f"all names are well{more}" if offline else f"all engines answer\nall names are well, and as stored{more}"
 
 
 def _loads(settings: Settings, name: str) -> bool:

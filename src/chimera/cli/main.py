@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
-from chimera.cli.typed import Commands
+from chimera.cli.typed import (
+    Commands,
+    borrows_of,
+    complete_services,
+    completer,
+    consumers_of,
+    placed,
+    shares_of,
+    typed_place,
+    views_of,
+)
 from chimera.errors import ChimeraError, Unavailable
 from chimera.run.settings import Settings, read_settings
 
@@ -49,7 +59,6 @@ def main(context: click.Context, config: str, verbose: bool) -> None:
 
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
-@click.option("--state", help="The folder of the embedded engines.")
 @click.option("--processes", is_flag=True, help="A process for each read and write head, started again when one dies.")
 @click.option(
     "--workers",
@@ -60,10 +69,9 @@ def main(context: click.Context, config: str, verbose: bool) -> None:
 )
 @click.option("--reload", is_flag=True, help="Start again whenever a .py or .toml file below the settings is saved.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
+@placed
 @click.pass_obj
-def up(
-    config: str, port: int | None, state: str | None, processes: bool, workers: int, reload: bool, with_parent: bool
-) -> None:
+def up(config: str, port: int | None, processes: bool, workers: int, reload: bool, with_parent: bool) -> None:
     """Run all services with both heads, in one process unless told otherwise."""
     from chimera.run.hosting import serve
     from chimera.run.supervisor import supervise
@@ -75,8 +83,9 @@ def up(
 
         run(keep_reloading(_again("--reload", "--with-parent"), Path(config).absolute().parent))
         return
-    settings = settings_of(config, port=port, state=state)
+    settings = settings_of(config, port=port)
     if processes:
+        os.environ.update(typed_place())  # for the processes
         run(supervise(settings, config, say_ready, workers=workers), with_parent=with_parent)
         return
     names = list(settings.services)
@@ -92,11 +101,12 @@ def _again(without: str, instead: str) -> list[str]:
 
 
 @main.command("run")
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @click.option("--read", is_flag=True, help="Only the read head.")
 @click.option("--write", is_flag=True, help="Only the write head, which serves its health and metrics.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Its port; a write head alone takes any free one.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
+@placed
 @click.pass_obj
 def run_service(config: str, service: str, read: bool, write: bool, port: int | None, with_parent: bool) -> None:
     """Run one service on its own port, with both heads or one."""
@@ -122,6 +132,7 @@ def run_service(config: str, service: str, read: bool, write: bool, port: int | 
 
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65535), help="The port that serves everything.")
+@placed
 @click.pass_obj
 def gateway(config: str, port: int | None) -> None:
     """Serve all services' routes on one port, each from where its service runs (its `url`, or its own port)."""
@@ -131,6 +142,7 @@ def gateway(config: str, port: int | None) -> None:
 
 
 @main.command()
+@placed
 @click.pass_obj
 def status(config: str) -> None:
     """Show how far every consumer of every service is, and what is parked."""
@@ -154,6 +166,7 @@ def names(config: str) -> None:
 
 @main.command()
 @click.option("--offline", is_flag=True, help="Ask no engine: load the code, and compare it with names.toml.")
+@placed
 @click.pass_obj
 def check(config: str, offline: bool) -> None:
     """Say whether the services would start, and as what: their declarations, settings, engines, limits and names.
@@ -173,6 +186,7 @@ def check(config: str, offline: bool) -> None:
 
 
 @main.command("retention")
+@placed
 @click.pass_obj
 def show_retention(config: str) -> None:
     """Show how far back each journal goes, and which consumers hold it back."""
@@ -182,14 +196,15 @@ def show_retention(config: str) -> None:
 
 
 @main.command()
-@click.argument("service")
-@click.argument("view")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("view", shell_complete=completer(views_of))
 @click.option("--keep-old", is_flag=True, help="Keep the generation that serves now, for --back.")
 @click.option("--force", is_flag=True, help="Flip whatever it lacks of what serves now.")
 @click.option("--cancel", "way", flag_value="cancel", help="Stop a rebuild and drop what was built.")
 @click.option("--back", "way", flag_value="back", help="Let the generation that was kept serve again.")
 @click.option("--drop-old", "way", flag_value="drop-old", help="Drop the generation that was kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@placed
 @click.pass_obj
 def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, way: Way | None, as_json: bool) -> None:
     """Build a view anew beside the one that serves, compare them row by row, and let the new one serve."""
@@ -205,10 +220,11 @@ def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, w
 
 
 @main.command()
-@click.argument("service", required=False)
-@click.argument("share", required=False)
+@click.argument("service", required=False, shell_complete=complete_services)
+@click.argument("share", required=False, shell_complete=completer(shares_of))
 @click.option("--no-repair", is_flag=True, help="Only say what differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@placed
 @click.pass_obj
 def audit(config: str, service: str | None, share: str | None, no_repair: bool, as_json: bool) -> None:
     """Compare shares with what was emitted of them, and copies with their owners; mend what differs.
@@ -228,7 +244,7 @@ def audit(config: str, service: str | None, share: str | None, no_repair: bool, 
 
 
 @main.command()
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @click.option("--yes", is_flag=True, help="Mend it; else only say what there is.")
 @click.option("--keep", multiple=True, metavar="REACTION=WHAT", help="Whose effects stay: all, none or positions.")
 @click.option("--common", multiple=True, metavar="PARTITION@NUMBER", help="Where histories part, if no log tells.")
@@ -239,6 +255,7 @@ def audit(config: str, service: str | None, share: str | None, no_repair: bool, 
     show_default=True,
     help="Most seconds to wait.",
 )
+@placed
 @click.pass_obj
 def recover(config: str, service: str, yes: bool, keep: tuple[str, ...], common: tuple[str, ...], wait: float) -> None:
     """Say what a service lost whose journal was put back, and who has seen it; then mend all, with proof.
@@ -259,12 +276,13 @@ def recover(config: str, service: str, yes: bool, keep: tuple[str, ...], common:
 
 
 @main.command()
-@click.argument("service")
-@click.argument("share")
+@click.argument("service", shell_complete=complete_services)
+@click.argument("share", shell_complete=completer(borrows_of))
 @click.argument("mode", type=click.Choice(["sync", "async", "hybrid"]))
 @click.option(
     "--wait", type=click.FloatRange(0, 3600), default=60.0, show_default=True, help="Most seconds until it is in force."
 )
+@placed
 @click.pass_obj
 def mode(config: str, service: str, share: str, mode: Mode, wait: float) -> None:
     """Switch how a service borrows a share, and wait until that is in force."""
@@ -285,8 +303,12 @@ def _which(command: Function) -> Function:
         click.option("--since", help="Parked since then: 2026-01-31T08:00 in UTC, or how long ago: 30m, 2h, 7d."),
         click.option("--cause", help="A part of its cause."),
         click.option("--key", help="The messages' key."),
-        click.option("--consumer", help="Who has parked it: commands, a view, a reaction."),
-        click.argument("service", required=False),
+        click.option(
+            "--consumer",
+            help="Who has parked it: commands, a view, a reaction.",
+            shell_complete=completer(consumers_of),
+        ),
+        click.argument("service", required=False, shell_complete=complete_services),
     ):
         command = option(command)
     return command
@@ -299,6 +321,7 @@ _everything = click.option("--all", "everything", is_flag=True, help="Everything
 @parked.command("list")
 @_which
 @_as_json
+@placed
 @click.pass_obj
 def parked_list(config: str, /, as_json: bool, **which: str | None) -> None:
     """List what is parked: the first message of each key, with its cause."""
@@ -310,6 +333,7 @@ def parked_list(config: str, /, as_json: bool, **which: str | None) -> None:
 @parked.command("show")
 @_which
 @_as_json
+@placed
 @click.pass_obj
 def parked_show(config: str, /, as_json: bool, **which: str | None) -> None:
     """Show the parked messages, as they came, with their causes."""
@@ -321,6 +345,7 @@ def parked_show(config: str, /, as_json: bool, **which: str | None) -> None:
 @parked.command("try")
 @_which
 @_as_json
+@placed
 @click.pass_obj
 def parked_try(config: str, /, as_json: bool, **which: str | None) -> None:
     """Say what a retry would do: applied, duplicate, refused, or how it fails. Nothing of it is kept."""
@@ -333,6 +358,7 @@ def parked_try(config: str, /, as_json: bool, **which: str | None) -> None:
 @_which
 @_everything
 @_as_json
+@placed
 @click.pass_obj
 def parked_retry(config: str, /, everything: bool, as_json: bool, **which: str | None) -> None:
     """Try again what is parked, of each key in order until one fails."""
@@ -346,6 +372,7 @@ def parked_retry(config: str, /, everything: bool, as_json: bool, **which: str |
 @_everything
 @click.option("--all-of-key", is_flag=True, help="Not only the first message of a key, but all.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
+@placed
 @click.pass_obj
 def parked_drop(config: str, /, everything: bool, all_of_key: bool, yes: bool, **which: str | None) -> None:
     """Give up the first message of a key; those behind it are tried next."""
@@ -357,6 +384,17 @@ def parked_drop(config: str, /, everything: bool, all_of_key: bool, yes: bool, *
             settings_of(config), wanted, all_of_key=all_of_key, confirm=lambda question: yes or click.confirm(question)
         )
     )
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what lets a shell complete commands, services, views, shares: eval "$(chimera completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    known = get_completion_class(shell)
+    assert known is not None
+    click.echo(known(main, {}, "chimera", "_CHIMERA_COMPLETE").source())
 
 
 def _wanted(which: Mapping[str, str | None], *, everything: bool | None = None) -> Wanted:
@@ -371,7 +409,7 @@ def _wanted(which: Mapping[str, str | None], *, everything: bool | None = None) 
 def settings_of(config: str, **overrides: object) -> Settings:
     """The settings of a file, with these over them; what is wrong there ends the process in one line."""
     try:
-        return read_settings(Path(config), os.environ, overrides)
+        return read_settings(Path(config), {**os.environ, **typed_place()}, overrides)
     except ChimeraError as error:
         fail(error)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from chimera.borrow import modes
 from chimera.borrow.modes import read_mode
+from chimera.cli.surveys import table_of
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
 from chimera.errors import ChimeraError, SettingsError
@@ -25,10 +25,10 @@ from chimera.upkeep.status import service_status
 
 async def show_status(settings: Settings) -> None:
     """Print every consumer's checkpoint, head and lag, one row per consumer and source."""
-    table = Table("service", "consumer", "source", "applied", "head", "lag", "parked")
-    journals = Table("service", "events kept", "oldest", "since", "kept for", "held back by")
+    table = table_of("service", "consumer", "source", "applied", "head", "lag", "parked")
+    journals = table_of("service", "events kept", "oldest", "since", "kept for", "held back by")
     held: list[str] = []
-    async with opened(settings, list(settings.services)) as contexts:
+    async with opened(settings, list(settings.services), used=True) as contexts:
         for context in contexts:
             status = await service_status(context)
             for row in _summed(status["consumers"]):
@@ -72,7 +72,7 @@ async def audit(
     Says whether all is well now. Raises ChimeraError, once the rest is printed, when something could not be compared.
     """
     reports: list[AuditReport] = []
-    async with opened(settings, [service] if service else list(settings.services)) as contexts:
+    async with opened(settings, [service] if service else list(settings.services), used=True) as contexts:
         audited = [(context, what) for context in contexts for what in _to_audit(context, share)]
         if share and not audited:
             raise SettingsError(f"{service} neither shares nor borrows {share!r}; it has: {_shares_of(contexts)}")
@@ -90,7 +90,7 @@ async def audit(
 
 async def change_mode(settings: Settings, service: str, share: str, mode: Mode, *, wait_s: float) -> None:
     """Switch how a share is borrowed, and wait until that is in force. Raises ChimeraError when it takes too long."""
-    async with opened(settings, [service]) as [context]:
+    async with opened(settings, [service], used=True) as [context]:
         if share not in context.service.borrows:
             raise SettingsError(
                 f"{service} does not borrow {share!r}; it borrows: {', '.join(context.service.borrows) or 'nothing'}"

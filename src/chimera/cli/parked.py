@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from chimera.cli.surveys import table_of
 from chimera.core.context import Context
 from chimera.entities import to_utc
 from chimera.errors import SettingsError
@@ -33,6 +33,9 @@ from chimera.upkeep.parked import (
 
 Facts = dict[str, object]
 """The facts of a message or a try, by name, as they are printed as JSON."""
+
+WIDE = 120
+"""Columns that the table of what is parked needs."""
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -72,12 +75,31 @@ async def list_parked(settings: Settings, wanted: Wanted, *, as_json: bool = Fal
     if as_json:
         _print_json([{**_facts(key.first), "waiting": key.waiting} for key in found])
         return
-    table = Table("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "next try", "cause")
+    console = Console()
+    if not found:
+        console.print("nothing is parked")
+        return
+    if console.width < WIDE:
+        for key in found:
+            _print_narrow(console, key)
+        return
+    table = table_of("service", "consumer", "key", "type", "waiting", "tries", "first", "last", "next try", "cause")
     for first, waiting in found:
         names = (first.service, first.consumer, escape(first.message.key), escape(first.message.type))
         at = (_time(first.first_at), _time(first.last_at), _next(first))
         table.add_row(*names, str(waiting), str(first.tries), *at, escape(first.cause))
-    Console().print(table if found else "nothing is parked")
+    console.print(table)
+
+
+def _print_narrow(console: Console, key: ParkedKey) -> None:
+    first = key.first
+    lines = (
+        f"{key.place}: {first.message.type}, {key.waiting} waiting, tried {first.tries} times",
+        f"  first {_time(first.first_at)}, last {_time(first.last_at)}, next try {_next(first)}",
+        f"  {first.cause}",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
 
 
 async def show_parked(settings: Settings, wanted: Wanted, *, as_json: bool = False) -> None:
@@ -151,7 +173,7 @@ async def drop_parked(
 
 
 def _opened(settings: Settings, wanted: Wanted) -> AbstractAsyncContextManager[list[Context]]:
-    return opened(settings, [wanted.service] if wanted.service else list(settings.services))
+    return opened(settings, [wanted.service] if wanted.service else list(settings.services), used=True)
 
 
 def _whose(parked: ParkedMessage) -> Facts:

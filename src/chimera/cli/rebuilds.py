@@ -8,8 +8,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
+from chimera.cli.surveys import table_of
 from chimera.core.context import Context
 from chimera.core.names import generation_name
 from chimera.errors import ChimeraError, SettingsError
@@ -40,7 +40,7 @@ async def rebuild_view(
     One that is being built already is watched, not started again. Raises ChimeraError when it can't be, is cancelled
     or does not flip by itself.
     """
-    async with opened(settings, [service]) as [context]:
+    async with opened(settings, [service], used=True) as [context]:
         number = await ask_for(context, _known(context, view), keep_old=keep_old, force=force)
         await _watch(context, view, number, quiet=as_json)
         found = await last_report(context, view)
@@ -57,7 +57,7 @@ async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -
 
     Raises ChimeraError when there is nothing of the kind.
     """
-    async with opened(settings, [service]) as [context]:
+    async with opened(settings, [service], used=True) as [context]:
         state = (await read_generations(context.views, [_known(context, view)]))[view]
         if way == "cancel" and state.building is None:
             raise ChimeraError(f"view {view} is not being rebuilt")
@@ -137,12 +137,12 @@ async def _why_held(context: Context, view: str) -> str:
 def _print(context: Context, view: str, found: Comparison) -> None:
     console = Console()
     title = f"{context.service.name} {view}: generation {found.old_generation} to {found.new_generation}"
-    table = Table("equal", "changed", "missing", "new", "in flight", "parked", title=title)
+    table = table_of("equal", "changed", "missing", "new", "in flight", "parked", title=title)
     figures = (found.equal, found.changed, found.missing, found.new, found.in_flight, found.aside)
     table.add_row(*map(str, figures))
     console.print(table)
     if found.samples:
-        samples = Table("", "key", "before", "after")
+        samples = table_of("", "key", "before", "after")
         for each in found.samples:
             samples.add_row(each.kind, escape(each.key), _text(each.old), _text(each.new))
         console.print(samples)

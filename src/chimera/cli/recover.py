@@ -68,7 +68,7 @@ async def recover(settings: Settings, service: str, wish: Wish, *, yes: bool, wa
     Says whether all is well in the end. Raises ChimeraError.
     """
     settings.check_service(service)
-    async with opened(settings, list(settings.services)) as contexts:
+    async with opened(settings, list(settings.services), used=True) as contexts:
         [owner] = [each for each in contexts if each.service.name == service]
         found, console = await survey(owner, contexts, wish.common), Console()
         _check_wish(found, wish)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from chimera.cli.surveys import table_of
 from chimera.core.context import Context
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
@@ -16,9 +16,9 @@ from chimera.upkeep.status import retention_status
 
 async def show_retention(settings: Settings) -> None:
     """Print the journals' oldest and newest numbers, and every consumer that holds them back, or does no more."""
-    journals = Table("service", "partition", "oldest", "newest", "kept", "since", "days", "held back by")
-    consumers = Table("service", "consumer", "partition", "applied", "last heard of", "holds back")
-    async with opened(settings, list(settings.services)) as contexts:
+    journals = table_of("service", "partition", "oldest", "newest", "kept", "since", "days", "held back by")
+    consumers = table_of("service", "consumer", "partition", "applied", "last heard of", "holds back")
+    async with opened(settings, list(settings.services), used=True) as contexts:
         for context in contexts:
             name, found = context.service.name, await retention_status(context)
             for journal in found["journal"]:

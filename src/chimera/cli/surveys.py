@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from chimera.messages import Message
 from chimera.parts import Borrow
@@ -31,7 +31,7 @@ def print_survey(console: Console, found: Survey) -> None:
             f"{events_of(len(fork.lost))} after {fork.common} that the journal does not have (any more):",
         )
         _print_events(console, fork.lost)
-    table = Table("consumer", "kind", "stands at", "what becomes of it")
+    table = table_of("consumer", "kind", "stands at", "what becomes of it")
     for each in found.diverged:
         at = f"{service}/{each.partition}@{each.at.number}"
         table.add_row(escape(each.title), each.consumer.kind, at, escape(_fate(each, found.handled)))
@@ -130,3 +130,8 @@ def events_of(count: int) -> str:
 def say(console: Console, text: str) -> None:
     """Print a line as it is."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def table_of(*names: str, title: str | None = None) -> Table:
+    """A table with these columns, which cuts nothing off however narrow the terminal is."""
+    return Table(*(Column(name, overflow="fold") for name in names), title=title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -63,6 +64,12 @@ STREAMS = "; its port is that of streams (5552, with ?tls=1 5551), not that of A
 def shown(url: str) -> str:
     """An address as people may see it: without password and options."""
     return re.sub(r"//([^/@:]*):.*@", r"//\1:…@", url).partition("?")[0]
+
+
+def is_there(url: str) -> bool:
+    """False for a file that is not there; only a server knows what it has."""
+    scheme, _, path = url.partition(":///")
+    return scheme != "sqlite" or Path(path).exists()
 
 
 def check_address(kind: Kind, url: str, added: Collection[str] = ()) -> None:

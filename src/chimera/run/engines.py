@@ -26,13 +26,13 @@ from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.reader import Reader
-from chimera.run.addresses import Kind, check_address
+from chimera.run.addresses import Kind, check_address, is_there, shown
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
 from chimera.share.owner import OwnerBeside, OwnStore
 from chimera.transaction import Reads, Transaction
-from chimera.upkeep.admission.marks import check_apart, check_store
+from chimera.upkeep.admission.marks import check_apart, check_store, was_used
 from chimera.upkeep.admission.naming import admit
 
 logger = logging.getLogger("chimera")
@@ -200,17 +200,27 @@ def check_functions(service: Service) -> None:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, names: Sequence[str], *, fleet: bool = False, beside: Collection[str] = ()
+    settings: Settings,
+    names: Sequence[str],
+    *,
+    fleet: bool = False,
+    beside: Collection[str] = (),
+    used: bool = False,
 ) -> AsyncIterator[list[Context]]:
     """The services with their engines open; `fleet`: each service runs on a port of its own.
 
-    `beside`: those that are asked within this process, as owners, whatever their address is.
+    `beside`: those that are asked within this process, as owners, whatever their address is. `used`: raises
+    SettingsError where none of them has ever run there, and makes no files.
     """
     engines = Engines(settings, fleet=fleet, beside=beside)
     try:
         contexts, failed = _made(engines, names)
         _raise_first(failed)
+        if used and not any(is_there(settings.engine_url("store", name)) for name in names):
+            raise _unused(settings, names)
         _raise_first((await _prepared(contexts))[1])
+        if used and not any([await was_used(context.store) for context in contexts]):
+            raise _unused(settings, names)
         try:
             for context in contexts:
                 await context.resources.open()
@@ -264,6 +274,13 @@ async def _prepared(contexts: Sequence[Context]) -> tuple[list[Context], list[Ch
             raise error
     ready = [context for context, error in zip(contexts, ended, strict=True) if error is None]
     return ready, [error for error in ended if isinstance(error, ChimeraError)]
+
+
+def _unused(settings: Settings, names: Sequence[str]) -> SettingsError:
+    return SettingsError(
+        f"{names[0] if len(names) == 1 else 'no service'} has {'never ' if len(names) == 1 else ''}run on "
+        f"{shown(settings.engine_url('store', names[0]))}; say where: --state FOLDER, or --url store=URL"
+    )
 
 
 def _raise_first(failed: Sequence[ChimeraError]) -> None:

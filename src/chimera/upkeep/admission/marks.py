@@ -23,7 +23,7 @@ from chimera.errors import SettingsError
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.journal.register import Register
 from chimera.messages import Message
-from chimera.ports import Log, Record, Removable, ViewStore
+from chimera.ports import Log, Record, Removable, Store, ViewStore
 from chimera.service import Service
 from chimera.transaction import Unit
 
@@ -188,6 +188,14 @@ async def check_store(context: Context) -> None:
         raise (SettingsError(line) if line else error) from None
     if line := await _owner_of(context):
         raise SettingsError(line)
+
+
+async def was_used(store: Store) -> bool:
+    """True where a service has run on a store: it has left names, checkpoints or events there."""
+    async with store.snapshot() as session:
+        if await session.find(table_of(StoredName), {}) or await session.find(table_of(Progress), {}):
+            return True
+        return any((await session.heads()).values())
 
 
 def store_of_another(service: Service, mark: StoreMark, relays: Collection[str]) -> str:
