@@ -132,11 +132,23 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
         target = getattr(target, "__call__", target)  # noqa: B004
     try:
         return typing.get_type_hints(target, include_extras=True)
+    except NameError:
+        pass
+    try:
+        return typing.get_type_hints(target, localns=_locals_of_declarer(), include_extras=True)
     except NameError as error:
         raise DeclarationError(
             f"{located(function)}: {name_of(function)}: {error}; its annotations must be importable where it is "
             "declared: import them outside of TYPE_CHECKING, at the module's level"
         ) from error
+
+
+def _locals_of_declarer() -> dict[str, Any]:
+    """The names of the function that declares something now: annotations may name what it has made itself."""
+    frame = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "chimera":
+        frame = frame.f_back
+    return dict(frame.f_locals) if frame is not None else {}
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -133,7 +133,7 @@ def query(
         _words(declared.function.__name__),
         [*described, *([_AFTER] if waits else [])],
     )
-    hint = typing.get_type_hints(declared.function, include_extras=True).get("return", Any)
+    hint = declared.signature.hints.get("return", Any)
     members = [member for member in typing.get_args(hint) if member is not type(None)]
     optional = isinstance(hint, types.UnionType) and len(members) < len(typing.get_args(hint))
     result = members[0] if optional and len(members) == 1 else hint
