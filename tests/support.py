@@ -46,7 +46,7 @@ from chimera.ports import (
     Store,
     ViewStore,
 )
-from chimera.run.engines import context_of
+from chimera.run.engines import context_of, supplied
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import OpenEngines
 from chimera.views.projections import ViewProjection
@@ -353,7 +353,7 @@ def make_context(
         timing=timing,
         clock=clock,
     )
-    return replace(context, **{"retry": AT_ONCE, **others})
+    return supplied(replace(context, **{"retry": AT_ONCE, **others}))
 
 
 async def opened(service: Service, engines: Engines, **options: Any) -> Context:

@@ -202,6 +202,7 @@ def test_the_public_names_are_these() -> None:
         "Handling",
         "InColumn",
         "Invalid",
+        "Lagging",
         "ListPage",
         "Message",
         "NewId",

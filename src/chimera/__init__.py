@@ -22,7 +22,7 @@ from chimera.errors import (
 from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, Position
 from chimera.parts import Borrow, Borrowed, Handling, NewId
-from chimera.reader import ListPage, Reader
+from chimera.reader import Lagging, ListPage, Reader
 from chimera.replies import Cookie, Problem, Reply, Stream, redirect
 from chimera.service import Service
 from chimera.transaction import Reads, Transaction
@@ -45,6 +45,7 @@ __all__ = [
     "Handling",
     "InColumn",
     "Invalid",
+    "Lagging",
     "ListPage",
     "Message",
     "NewId",

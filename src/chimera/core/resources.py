@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from chimera.caller import NOBODY, AskedBy, Caller, Request
@@ -30,6 +30,11 @@ class Resources:
         self._service = service
         self._made: dict[Any, asyncio.Future[Any]] = {}
         self._stack = AsyncExitStack()
+        self._own: dict[Any, Provided] = {}
+
+    def offer(self, type_: type, factory: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
+        """What Chimera itself makes, once in this process, for whoever needs it and provides nothing else."""
+        self._own[type_] = Provided(type_, factory, "process", Signature(factory, (), (), (), {}))
 
     async def open(self) -> None:
         """Make those that are made once. Raises what a factory raises."""
@@ -54,7 +59,7 @@ class Resources:
         """The value of a parameter that is not at hand; what is made for it is closed by the stack."""
         if need.type in (Caller, Request):
             return at_hand(need, NOTHING, asked)
-        provided = self._service.provided[need.type]
+        provided = self._service.provided.get(need.type) or self._own[need.type]
         if provided.per == "process":
             return await self.get(provided)
         if need.type not in made:

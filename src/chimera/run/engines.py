@@ -8,12 +8,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any, cast
 
+from chimera.borrow.lagging import lagging
 from chimera.borrow.last_known import MemoryLastKnown
 from chimera.caller import Caller, Request
 from chimera.core.clock import Clock
@@ -25,7 +27,7 @@ from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavai
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
-from chimera.reader import Reader
+from chimera.reader import Lagging, Reader
 from chimera.run.addresses import Kind, check_address, is_there, shown
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
@@ -87,14 +89,16 @@ class Engines:
             timing=Timing(audit_s=settings.audit_s),
             last_known=self._last_known(name),
         )
-        return replace(
-            context,
-            modes=self._modes(service),
-            metrics=self.metrics,
-            retry=Retry(ends=settings.process_ends),
-            retention=settings.retention_of(name),
-            handling=self._handling(service),
-            process=self._process,
+        return supplied(
+            replace(
+                context,
+                modes=self._modes(service),
+                metrics=self.metrics,
+                retry=Retry(ends=settings.process_ends),
+                retention=settings.retention_of(name),
+                handling=self._handling(service),
+                process=self._process,
+            )
         )
 
     async def close(self) -> None:
@@ -170,7 +174,7 @@ def context_of(
     resources = Resources(service)
     owners = Owners({service.name: OwnStore(service, store, clock, resources)}, open_owner, clock, timing)
     remembered = last_known or MemoryLastKnown(clock)
-    return Context(
+    context = Context(
         service=service,
         log=log,
         store=store,
@@ -181,15 +185,22 @@ def context_of(
         clock=clock,
         timing=timing,
     )
+    return supplied(context)
+
+
+def supplied(context: Context) -> Context:
+    """The same context, whose functions are given what Chimera makes of it."""
+    context.resources.offer(Lagging, partial(lagging, context))
+    return context
 
 
 def check_functions(service: Service) -> None:
     """Raises DeclarationError where nobody supplies what a function of the service needs."""
     service.check_provided()
     for handler in service.handlers.values():
-        service.check_supplied(handler.signature, (Transaction, Request))
+        service.check_supplied(handler.signature, (Transaction, Lagging, Request))
     for reaction in service.reactions.values():
-        service.check_supplied(reaction.signature, (Transaction, Caller))
+        service.check_supplied(reaction.signature, (Transaction, Lagging, Caller))
     for query in service.queries.values():
         service.check_supplied(query.signature, (Reader, Request))
     for share in service.shares.values():

@@ -15,7 +15,7 @@ from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, DeclarationError, SettingsError
 from chimera.messages import Message, unreadable
 from chimera.ports import Features, Owner
-from chimera.run.engines import context_of
+from chimera.run.engines import context_of, supplied
 from chimera.run.write_head import WriteHead
 from chimera.service import Service
 from chimera.share.owner import OwnStore
@@ -138,14 +138,16 @@ class World:
             timing=self.fleet.timing,
         )
         fleet = self.fleet
-        return self.wrapped(
-            replace(
-                context,
-                metrics=_NO_METRICS,
-                limits=fleet.limits,
-                retry=fleet.retry,
-                retention=fleet.retention,
-                process=Process(self.clock),
+        return supplied(
+            self.wrapped(
+                replace(
+                    context,
+                    metrics=_NO_METRICS,
+                    limits=fleet.limits,
+                    retry=fleet.retry,
+                    retention=fleet.retention,
+                    process=Process(self.clock),
+                )
             )
         )
 
