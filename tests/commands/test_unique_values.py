@@ -207,7 +207,7 @@ async def test_a_refusal_says_which_field_is_taken_and_is_the_end_of_it(heads: l
         client = await stack.enter_async_context(aiohttp.ClientSession())
         assert (await post(client, f"{base}/users", "u1", "ann@x"))[0] == 201
         status, body = await post(client, f"{other}/users", "u2", "ANN@x")
-        assert (status, body["reason"], body["detail"]) == (409, "taken", "email is taken")
+        assert (status, body["reason"], body["field"], body["detail"]) == (409, "taken", "email", "email is taken")
         _, body = await post(client, f"{other}/sign-ups", "u3", "ann@X")
         assert await ended(client, base, body["command_id"]) == ("rejected", "taken")
         assert await post(client, f"{base}/suggestions", "u4", "ann@x") == (201, {"email": "ann@x+u1"})
