@@ -72,6 +72,18 @@ def add_view(config: str, name: str, key: str, of: str, service: str | None) -> 
     _add(config, service, pieces.view, Addition(name, key, of))
 
 
+@add.command("list")
+@click.argument("name")
+@click.option("--view", required=True, help="The view that it is of, as it is called in the module.")
+@click.option("--order", required=True, help="The field to order by; --order=-field from the greatest down.")
+@click.option("--where", default="", help="The field whose value the list is for.")
+@_service
+@click.pass_obj
+def add_list(config: str, name: str, view: str, order: str, where: str, service: str | None) -> None:
+    """A list of a view, such as best-sellers."""
+    _add(config, service, pieces.list_of_view, Addition(name, of=view, order=order, where=where))
+
+
 @add.command("share")
 @click.argument("name")
 @_key

@@ -19,13 +19,18 @@ SAMPLES = {"str": '"k1"', "int": "1", "float": "1.5", "bool": "True"}
 
 
 class Addition(NamedTuple):
-    """What is to be added. `of`: the event that it emits, folds or is changed by; `owner` and `mode` are a borrow's."""
+    """What is to be added. `of`: the event that it emits, folds or is changed by; the view of a list.
+
+    `owner` and `mode` are a borrow's, `where` and `order` a list's.
+    """
 
     name: str
-    key: str
+    key: str = ""
     of: str = ""
     owner: str = ""
     mode: str = ""
+    where: str = ""
+    order: str = ""
 
 
 class ServiceFile(NamedTuple):
@@ -61,7 +66,8 @@ def add(
 ) -> list[str]:
     """Add to a service of a project; returns the files that were written. Raises SettingsError; then nothing was."""
     place = place_of(settings, service)
-    _check(r"[a-z_][a-z0-9_]*", wanted.key, "key", snake(wanted.key))
+    if wanted.key:
+        _check(r"[a-z_][a-z0-9_]*", wanted.key, "key", snake(wanted.key))
     piece = make(place, wanted)
     if taken := sorted({*piece.takes} & names_in(place.text)):
         raise SettingsError(f"{place.path.name} has {taken[0]!r} already; choose another name")
@@ -150,6 +156,26 @@ def view(place: ServiceFile, wanted: Addition) -> Piece:
         [wanted.name, words["document"], words["function"]],
         templates.VIEW_TEST.substitute(words),
         f"The view {wanted.name}",
+    )
+
+
+def list_of_view(place: ServiceFile, wanted: Addition) -> Piece:
+    """A list of a view, with a path."""
+    _check(r"[a-z][a-z0-9-]*", wanted.name, "list", kebab(wanted.name))
+    if wanted.of not in names_in(place.text):
+        raise SettingsError(
+            f"{place.path.name} has no view {wanted.of!r}; type: chimera add view {snake(wanted.of)} --key … --of …"
+        )
+    where = wanted.where and f'where="{wanted.where}", '
+    path = f"{wanted.name}/{{{wanted.where}}}" if where else wanted.name
+    words = {"name": wanted.name, "variable": snake(wanted.name), "view": wanted.of, "where": where}
+    words |= {"order": wanted.order, "path": path, "asked": f"{wanted.name}/1" if where else wanted.name}
+    return Piece(
+        templates.LIST.substitute(words),
+        {},
+        [words["variable"]],
+        templates.LIST_TEST.substitute(words),
+        f"The list {wanted.name}",
     )
 
 

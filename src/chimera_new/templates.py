@@ -193,6 +193,10 @@ def $function(document: $document, event: $event) -> None:
     document.count += 1
 """)
 
+LIST = Template("""\
+$variable = $view.list("$name", ${where}order="$order", path="/$path")
+""")
+
 SHARE = Template("""\
 class $document(Struct):
     $key: str
@@ -248,6 +252,21 @@ async def test_it_is_empty_before_the_first_event(client: httpx.AsyncClient) -> 
     shown = await client.get("/$path/k1")
     assert (shown.status_code, shown.json()) == (200, {"$key": "k1", "count": 0})
     assert $document("k1").count == 0
+""")
+
+LIST_TEST = Template("""\
+import asyncio
+
+import httpx
+import pytest
+
+
+@pytest.mark.anyio
+async def test_it_has_nothing_before_the_first_event(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        while (page := await client.get("/$asked")).status_code == 503:  # it is being built
+            await asyncio.sleep(0.02)
+    assert (page.status_code, page.json()["items"], page.json()["count"]) == (200, [], 0)
 """)
 
 SHARE_TEST = Template("""\

@@ -33,6 +33,7 @@ def test_all_that_is_in_force_is_printed() -> None:
         "command PublishGig, PUT /gigs/{gig_id}, direct, 3 s",
         "view seller_sales, GET /sellers/{seller_id}/sales",
         "share top-clients",
+        "list ",
         "borrow top-clients of top-clients, async, budget 0.05 s, stale after 5 s",
         "keeps journal 90 days, inbox 7 days",
     ):

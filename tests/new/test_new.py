@@ -56,6 +56,8 @@ ADDED = [
     "command CountOrder --key order_id --emits OrderPlaced",
     "command Ponder --key thought_id",
     "view shipments --key order_id --of OrderShipped",
+    "list best-sellers --view sales --order=-revenue_cents",
+    "list shipments-of --view shipments --where count --order order_id",
     "share stands --key seller_id --changed-by OrderPlaced",
 ]
 
@@ -71,7 +73,7 @@ def test_a_new_project_and_all_that_is_added_to_it_pass_their_tests_checks_and_s
     page = (shop / "page.py").read_text()
     (shop / "page.py").write_text(page.replace('"POST /orders"', '"POST /pages"').replace("/sellers/", "/pages/"))
     done(shop, "chimera add borrow stands-of-sellers --key seller_id --owner shop --service shop-page --mode async")
-    assert "10 passed" in done(shop, "make test")
+    assert "12 passed" in done(shop, "make test")
     assert "all engines answer" in done(shop, "make check")
     done(shop, f"{BIN}/ruff check --isolated --select F,E4,E7,E9,UP .")
 
@@ -93,6 +95,9 @@ REFUSED = {
         "OrderPlaced has no field 'buyer_id' for the key; its fields: order_id, seller_id, amount_cents"
     ),
     "add view Shipments --key order_id --of OrderPlaced": "'Shipments' can't name a view; write it as shipments",
+    "add list best --view sale --order orders": (
+        "shop.py has no view 'sale'; type: chimera add view sale --key … --of …"
+    ),
     "add borrow stands --key seller_id --owner stalls": (
         "--owner stalls: it must be another service of the settings; there are: none; add [services.stalls] with its "
         "app and url"
@@ -114,6 +119,14 @@ def test_what_can_not_be_written_is_refused_in_one_line_and_nothing_is_changed(
     monkeypatch.chdir(tmp_path if words.startswith("new") else shop)
     ran = CliRunner().invoke(main, words.split(), prog_name="chimera")
     assert (ran.exit_code, ran.stdout, ran.stderr) == (2, "", f"chimera: {REFUSED[words]}\n")
+    assert written(shop) == before
+
+
+def test_what_the_declaration_refuses_is_not_written(shop: Path) -> None:
+    before = written(shop)
+    said = refused(shop, "chimera add list best-sellers --view sales --order revenue")
+    assert "revenue" in said
+    assert said.endswith("; nothing was written")
     assert written(shop) == before
 
 

@@ -89,6 +89,11 @@ async def _of_service(settings: Settings, context: Context) -> list[Row]:
     ]
     rows += [("query", query.route) for query in service.queries.values()]
     rows += [("view", f"{view.name}, GET {view.path}" if view.path else view.name) for view in service.views.values()]
+    rows += [
+        ("list", f"{each.name} of {view.name}, GET {each.path}" if each.path else f"{each.name} of {view.name}")
+        for view in service.views.values()
+        for each in view.lists.values()
+    ]
     rows += [("share", share.name) for share in service.shares.values()]
     rows += [("borrow", await _borrow(context, borrow)) for borrow in service.borrows.values()]
     rows.append(("keeps", _keeps(context.retention)))
