@@ -95,7 +95,7 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 29
+    assert values["names in the root folder"] <= 30
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
     assert values["longest import chain"] <= 20
@@ -147,7 +147,7 @@ DECLARING = {
     "chimera",
     *(
         f"chimera.{name}"
-        for name in ("caller", "entities", "errors", "folds", "messages", "replies", "signature", "supplies")
+        for name in ("caller", "entities", "errors", "finding", "folds", "messages", "replies", "signature", "supplies")
     ),
     *(
         f"chimera.{name}"
@@ -208,6 +208,7 @@ def test_the_public_names_are_these() -> None:
         "NewId",
         "Position",
         "Problem",
+        "Range",
         "Reader",
         "Reads",
         "Rejected",

@@ -4,23 +4,25 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 
-from chimera import ChimeraError, Event, Reads, Rejected, Service, Transaction
+from chimera import ChimeraError, Event, Range, Reads, Rejected, Service, Transaction
 from chimera.commands.execute import Executor, Task
 from chimera.commands.handlers import commands_executor, parking_of
 from chimera.commands.inbox import Outcome
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
-from chimera.entities import Entity
+from chimera.entities import Entity, table_of
 from chimera.messages import Message
 from chimera.ports import Store, Tip, WriteSession
 from chimera.share.changes import SharedChange
 from chimera.testing.broken import WrappedSession, WrappedStore
+from chimera.transaction import Unit
 from tests.support import (
     Account,
     Advice,
@@ -501,3 +503,72 @@ async def test_a_shared_document_that_could_not_be_read_again_fails_what_changed
     outcomes = await run(await opened(shop, engines), work, "a", "b")
     assert [outcome.state for outcome in outcomes] == ["parked", "done"]
     assert "Tag.price is of type NoneType: Expected `float`, got `null`" in outcomes[0].detail
+
+
+# pages of entities
+
+
+class Offer(Entity, key="offer_id", table="offers"):
+    offer_id: str
+    seller_id: str
+    price: int
+    on: date | None = None
+    limit: int = 0
+    exact: Decimal = Decimal(0)
+
+
+async def offers_found(engines: Engines, *asked: dict[str, Any]) -> list[list[str]]:
+    """What a handler and a query find, which is the same."""
+    service = Service("offers", partitions=1)
+    service.entity(Offer)
+    context = await opened(service, engines)
+    day = date(2026, 1, 2)
+    offers = [Offer(f"o{n}", "ann" if n % 3 else "bob", n // 2, None if n == 4 else day, n % 2) for n in range(7)]
+    async with context.store.transaction() as session:
+        await session.save(table_of(Offer), [table_of(Offer).to_row(each) for each in offers])
+        written = Transaction(Unit(service, session), message_of(Open("any")))
+        inside = [[each.offer_id for each in await written.find(Offer, **each)] for each in asked]
+        inside_counts = [await written.count(Offer, seller_id="ann", price=Range(gt=0))]
+    async with context.store.snapshot() as snapshot:
+        reads = Reads(service, snapshot)
+        outside = [[each.offer_id for each in await reads.find(Offer, **each)] for each in asked]
+        assert inside_counts == [await reads.count(Offer, seller_id="ann", price=Range(gt=0))] == [3]
+    assert inside == outside
+    return inside
+
+
+async def test_entities_are_found_in_an_order_a_page_at_a_time(engines: Engines) -> None:
+    last = Offer("o5", "ann", 2, date(2026, 1, 2))
+    found = await offers_found(
+        engines,
+        {"order": "-price"},
+        {"order": ("-price",), "after": last},
+        {"order": ["on", "-price"]},
+        {"order": "-on", "seller_id": "ann", "after": Offer("o2", "ann", 1, date(2026, 1, 2))},
+        {"price": Range(ge=1, lt=3), "seller_id": ["ann", "nobody"]},
+        {"on": Range(ge=date(2026, 1, 2)), "order": "price", "after": last},
+        {"limit": 1},
+    )
+    assert found == [
+        ["o6", "o4", "o5", "o2", "o3", "o0", "o1"],
+        ["o2", "o3", "o0", "o1"],
+        ["o4", "o6", "o5", "o2", "o3", "o0", "o1"],
+        ["o5", "o4"],
+        ["o2", "o4", "o5"],
+        ["o6"],
+        ["o1", "o3", "o5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"order": "colour"}, "table offers has no colour; it has: exact, limit, offer_id, on, price, seller_id"),
+        ({"colour": Range(gt=1)}, "table offers has no colour"),
+        ({"order": "-exact"}, "Offer can't be ordered by exact, nor looked for in a range of it: engines do not"),
+        ({"exact": Range(gt=Decimal(1))}, "give it a field of type int, float, str"),
+    ],
+)
+async def test_what_can_not_be_ordered_by_says_so(engines: Engines, asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(ChimeraError, match=says):
+        await offers_found(engines, asked)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from chimera.caller import Caller, Request
-from chimera.entities import Entity, InColumn
+from chimera.entities import Entity, InColumn, Range
 from chimera.errors import (
     ChimeraError,
     Conflict,
@@ -51,6 +51,7 @@ __all__ = [
     "NewId",
     "Position",
     "Problem",
+    "Range",
     "Reader",
     "Reads",
     "Rejected",

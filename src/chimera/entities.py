@@ -25,6 +25,8 @@ from chimera.unique import Unique, UniqueField, UniqueRule, told, unique_rule
 ColumnKind = Literal["text", "integer", "real", "boolean", "bytes", "time", "json"]
 Row = tuple[Any, ...]
 """The values of an entity, in the order of its table's columns."""
+Where = Mapping[str, Sequence[object]]
+"""The values that each column may have."""
 Key = tuple[object, ...]
 """The values of a row's key, in the order of its table's key columns."""
 Convert = Callable[[Any], Any]
@@ -419,3 +421,28 @@ def _entity_maker(
 
 RESERVED = table_of(Reserved)
 """The table of all that is reserved."""
+
+
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """The values of a column between bounds, each of which may be left out: `Range(gt=…, ge=…, lt=…, le=…)`.
+
+    None is in no range.
+    """
+
+    gt: Any = None
+    ge: Any = None
+    lt: Any = None
+    le: Any = None
+
+
+class Window(NamedTuple):
+    """A part of rows: those in the ranges of columns, in an order, after a place, so many.
+
+    `order`: columns, and whether they descend; then by key. None comes before all else, text by its UTF-8 bytes.
+    `after`: the values of the columns of `order` and of the key that the row before has.
+    """
+
+    ranges: Mapping[str, Range] = {}
+    order: Sequence[tuple[str, bool]] = ()
+    after: Sequence[object] | None = None
+    limit: int | None = None

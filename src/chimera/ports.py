@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.messages import Message, Position
 
 
@@ -107,6 +107,12 @@ class Session(Protocol):
 
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         """The rows whose columns each hold one of the values given for it, ordered by key."""
+
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        """Of the rows that `find` finds, those of a window."""
+
+    async def count(self, table: Table, where: Mapping[str, Sequence[object]], ranges: Mapping[str, Range] = {}) -> int:
+        """How many rows `find` finds that are in these ranges."""
 
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         """At most `limit` rows, ordered by key, after a key (empty: from the first on). What it reads does not hold."""

@@ -186,10 +186,23 @@ class Reader(Reads):
         await self._waiting.reach_tables()
         return await super().load(entity, *key)
 
-    async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
-        """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
+    async def find(
+        self,
+        entity: type[Stored],
+        *,
+        order: str | Sequence[str] = (),
+        limit: int | None = None,
+        after: Stored | None = None,
+        **where: object,
+    ) -> list[Stored]:
+        """The entities whose columns have these values, in an order, a page at a time; see `Reads.find`."""
         await self._waiting.reach_tables()
-        return await super().find(entity, **where)
+        return await super().find(entity, order=order, limit=limit, after=after, **where)
+
+    async def count(self, entity: type[Stored], **where: object) -> int:
+        """How many entities `find` finds with these values."""
+        await self._waiting.reach_tables()
+        return await super().count(entity, **where)
 
     async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
         """The entity with these values of fields that it is unique by, or None."""

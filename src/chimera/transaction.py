@@ -9,7 +9,7 @@ can't be forgotten: then `written` is set, and the caller rolls the unit back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar, cast
@@ -17,8 +17,9 @@ from typing import TypeVar, cast
 import msgspec
 
 from chimera.caller import AskedBy, Request, caller_of
-from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, table_of
+from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, Where, Window, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
+from chimera.finding import Finding
 from chimera.folds import Folder
 from chimera.messages import MAX_KEY, Event, Message, chain_of, form_of, partition_of
 from chimera.ports import Session, Tip, WriteSession
@@ -43,7 +44,7 @@ class Pending(msgspec.Struct, frozen=True):
     metadata: str = ""
 
 
-class Reads:
+class Reads(Finding):
     """The source of truth, to read: what queries and shares are given."""
 
     def __init__(self, service: Service, session: Session) -> None:
@@ -68,11 +69,6 @@ class Reads:
                     "which this code does not know (an older build, or a class that was renamed); see docs/names.md"
                 )
         return cast("Kept | None", folder.fold(str(key[0]), history))
-
-    async def find(self, entity: type[Stored], **where: object) -> list[Stored]:
-        """The entities whose columns have these values (each one value, or a list of them), ordered by key."""
-        table = self._table(entity)
-        return [cast("Stored", table.from_row(row)) for row in await self._find(table, table.where(where))]
 
     async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
         """The entity with these values of fields that it is unique by, or None; as quick as by its key."""
@@ -100,8 +96,12 @@ class Reads:
         rows = await self._session.load(table, [key])
         return rows[0] if rows else None
 
-    async def _find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
-        return await self._session.find(table, where)
+    async def _find(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        session = self._session
+        return await (session.find(table, where) if window == Window() else session.page(table, where, window))
+
+    async def _count(self, table: Table, where: Where, window: Window) -> int:
+        return await self._session.count(table, where, window.ranges)
 
     async def _history(self, key: str) -> list[Message]:
         return list(await self._session.history(partition_of(key, self._service.partitions), key))
@@ -402,10 +402,15 @@ class Transaction(Reads):
     async def _row(self, table: Table, key: Key) -> Row | None:
         return self._changes[table, key] if (table, key) in self._changes else await self._unit.row(table, key)
 
-    async def _find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
+    async def _find(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
         with self._unit.answering():
             await self._flush()
-            return await super()._find(table, where)
+            return await super()._find(table, where, window)
+
+    async def _count(self, table: Table, where: Where, window: Window) -> int:
+        with self._unit.answering():
+            await self._flush()
+            return await super()._count(table, where, window)
 
     async def _history(self, key: str) -> list[Message]:
         with self._unit.answering():

@@ -21,7 +21,7 @@ PLACE = PlaceOrder("o1", "buyer", "seller", "gig", 1000)
 def test_the_service_declares_its_routes() -> None:
     assert orders.handlers["PlaceOrder"].location == "/orders/{order_id}"
     assert not any(handler.direct for handler in orders.handlers.values())
-    assert list(orders.queries) == ["/orders/{order_id}"]
+    assert list(orders.queries) == ["/orders/{order_id}", "/sellers/{seller_id}/orders"]
 
 
 async def test_placing_an_order_keeps_it_and_says_so(tx: HandlersTransaction) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
 from chimera.core.paging import pages
-from chimera.entities import Column, Row, Table, family_of
+from chimera.entities import Column, Range, Row, Table, Where, Window, family_of, to_utc
 from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
 
 Item = TypeVar("Item")
 Converter = Callable[[Sequence[Row]], Sequence[Row]]
-Where = Mapping[str, Sequence[object]]
-"""The values that each column may have."""
 
 
 def converter(kinds: Sequence[str], by_kind: Mapping[str, Callable[[Any], Any]]) -> Converter:
@@ -89,7 +89,7 @@ async def unbroken(
     return events
 
 
-def check_columns(table: Table, where: Where) -> None:
+def check_columns(table: Table, where: Iterable[str]) -> None:
     """Raises ValueError when a condition names a column that the table does not have."""
     names = [column.name for column in table.columns]
     if unknown := [name for name in where if name not in names]:
@@ -166,3 +166,129 @@ def text_literal(text: str) -> str:
 def quoted(name: str) -> str:
     """A name as standard SQL quotes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def windowed(table: Table, rows: Iterable[Row], window: Window) -> list[Row]:
+    """The rows of a window, as every engine finds them."""
+    places = [_place(table, name, descends) for name, descends in columns_in_order(table, window.order)]
+    kept = [row for row in rows if all(_is_within(table, row, name, each) for name, each in window.ranges.items())]
+    ordered = sorted(kept, key=lambda row: tuple(place(row) for place in places))
+    if window.after is not None:
+        names = [name for name, _ in columns_in_order(table, window.order)]
+        before = tuple(place(_row_of(table, names, window.after)) for place in places)
+        ordered = [row for row in ordered if tuple(place(row) for place in places) > before]
+    return ordered[: window.limit]
+
+
+def columns_in_order(table: Table, order: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """The columns that rows are ordered by, those of the key at the end, and whether they descend."""
+    named = [name for name, _ in order]
+    return [*order, *((name, False) for name in table.key if name not in named)]
+
+
+class _Descending:
+    """A value, the greater the less."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __lt__(self, other: _Descending) -> bool:
+        return bool(other._value < self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Descending) and bool(other._value == self._value)
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+def _place(table: Table, name: str, descends: bool) -> Callable[[Row], Any]:
+    at = [column.name for column in table.columns].index(name)
+
+    def place(row: Row) -> Any:
+        value = (row[at] is not None, _compared(row[at]) if row[at] is not None else 0)
+        return _Descending(value) if descends else value
+
+    return place
+
+
+def _compared(value: Any) -> Any:
+    return value.encode() if isinstance(value, str) else to_utc(value) if isinstance(value, datetime) else value
+
+
+def _is_within(table: Table, row: Row, name: str, wanted: Range) -> bool:
+    found = row[[column.name for column in table.columns].index(name)]
+    if found is None:
+        return wanted == Range()
+    value = _compared(found)
+    return all(
+        bound is None or compare(value, _compared(bound))
+        for bound, compare in ((wanted.gt, gt), (wanted.ge, ge), (wanted.lt, lt), (wanted.le, le))
+    )
+
+
+def _row_of(table: Table, names: Sequence[str], values: Sequence[object]) -> Row:
+    known = dict(zip(names, values, strict=True))
+    return tuple(known.get(column.name) for column in table.columns)
+
+
+class WindowSQL:
+    """A window in SQL: `condition` (empty for none), `order` and `limit` as they stand there, and the values in it.
+
+    `column` spells a column as it is compared, `mark` the parameter of a number that counts from `first`. `nulls`: it
+    has to be said where None comes.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        window: Window,
+        column: Callable[[Column], str],
+        mark: Callable[[int], str],
+        *,
+        first: int = 1,
+        nulls: bool = False,
+    ) -> None:
+        self.values: list[Any] = []
+        self._columns = {each.name: each for each in table.columns}
+        self._column = column
+        self._mark = mark
+        self._first = first
+        ordered = columns_in_order(table, window.order)
+        conditions = [part for name, wanted in window.ranges.items() for part in self._within(name, wanted)]
+        if window.after is not None:
+            conditions.append(self._beyond(ordered, window.after))
+        self.condition = " AND ".join(conditions)
+        self.order = ", ".join(self._ordered(name, descends, nulls=nulls) for name, descends in ordered)
+        self.limit = "" if window.limit is None else f" LIMIT {window.limit:d}"
+
+    def _within(self, name: str, wanted: Range) -> list[str]:
+        bounds = ((">", wanted.gt), (">=", wanted.ge), ("<", wanted.lt), ("<=", wanted.le))
+        return [self._compared(name, sign, value) for sign, value in bounds if value is not None]
+
+    def _beyond(self, ordered: Sequence[tuple[str, bool]], after: Sequence[object]) -> str:
+        """Rows behind another one: equal in the first columns, and behind it in the next."""
+        ways = []
+        for at, (name, descends) in enumerate(ordered):
+            value, spelt = after[at], self._column(self._columns[name])
+            if value is None and descends:
+                continue
+            equal = [self._equal(*pair) for pair in zip(ordered[:at], after[:at], strict=True)]
+            behind = f"{spelt} IS NOT NULL" if value is None else self._compared(name, "<" if descends else ">", value)
+            if descends and self._columns[name].optional:
+                behind = f"({behind} OR {spelt} IS NULL)"
+            ways.append(f"({' AND '.join([*equal, behind])})")
+        return f"({' OR '.join(ways)})" if ways else "1 = 0"
+
+    def _equal(self, ordered: tuple[str, bool], value: object) -> str:
+        name = ordered[0]
+        return f"{self._column(self._columns[name])} IS NULL" if value is None else self._compared(name, "=", value)
+
+    def _compared(self, name: str, sign: str, value: object) -> str:
+        self.values.append(value)
+        return f"{self._column(self._columns[name])} {sign} {self._mark(self._first + len(self.values) - 1)}"
+
+    def _ordered(self, name: str, descends: bool, *, nulls: bool) -> str:
+        column = self._columns[name]
+        where = (" NULLS LAST" if descends else " NULLS FIRST") if nulls and column.optional else ""
+        return f"{self._column(column)}{' DESC' if descends else ''}{where}"

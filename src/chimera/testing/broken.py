@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from types import MappingProxyType
 
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Listing, Log, Move, Record, Session, Store, Tip, ViewStore, WriteSession
@@ -144,6 +144,12 @@ class WrappedSession:
 
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await self._session.find(table, where)
+
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        return await self._session.page(table, where, window)
+
+    async def count(self, table: Table, where: Mapping[str, Sequence[object]], ranges: Mapping[str, Range] = {}) -> int:
+        return await self._session.count(table, where, ranges)
 
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         return await self._session.scan(table, after, limit)
@@ -309,6 +315,22 @@ class _DelayingSession(WrappedSession):
     async def append(self, events: Sequence[Message]) -> None:
         late, self.late = self.late, [event for event in events if event.number % self._every == 0]
         await super().append([*late, *(event for event in events if event not in self.late)])
+
+
+class RepeatingStore(WrappedStore):
+    """Breaks "after a place": a page of rows begins with the last row of the page before."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[WriteSession]:
+        async with self._store.transaction() as session:
+            yield _RepeatingSession(session)
+
+
+class _RepeatingSession(WrappedSession):
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        found = await super().page(table, where, window._replace(after=None, limit=None))
+        behind = await super().page(table, where, window._replace(limit=None))
+        return found[len(found) - len(behind) - (window.after is not None) :][: window.limit]
 
 
 class WrappedViews:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from chimera.core.aio.coalesce import Coalescer
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Unavailable
 from chimera.messages import Message
 from chimera.ports import Session, Store
@@ -114,6 +114,12 @@ class _LazySnapshot:
 
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         return await (await self._snapshot()).find(table, where)
+
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        return await (await self._snapshot()).page(table, where, window)
+
+    async def count(self, table: Table, where: Mapping[str, Sequence[object]], ranges: Mapping[str, Range] = {}) -> int:
+        return await (await self._snapshot()).count(table, where, ranges)
 
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         return await (await self._snapshot()).scan(table, after, limit)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -20,7 +21,6 @@ from chimera.adapters.relational.pool import WAIT_S, Pool, finished
 from chimera.adapters.relational.read_set import GUARDS, Contention, ReadSet, TableReads, together
 from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
 from chimera.adapters.rows import (
-    Where,
     check_columns,
     events_of,
     index_name,
@@ -28,8 +28,9 @@ from chimera.adapters.rows import (
     new_chain,
     other_partitions,
     tips_of,
+    windowed,
 )
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Where, Window
 from chimera.errors import ChimeraError, Conflict, CutShort, OutOfService, Unavailable
 from chimera.messages import Message
 from chimera.ports import Tip
@@ -242,6 +243,14 @@ class RelationalSession(ABC):
         """As `Session.scan`."""
 
     @abstractmethod
+    async def select_page(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        """The rows that `page` returns; the columns exist."""
+
+    @abstractmethod
+    async def count_where(self, table: Table, where: Where, window: Window) -> int:
+        """The number that `count` returns; the columns exist."""
+
+    @abstractmethod
     async def insert(self, table: Table, rows: Sequence[Row]) -> None:
         """Add rows, at least one, whose keys are free."""
 
@@ -341,6 +350,20 @@ class RelationalSession(ABC):
         if self._locks:
             self._seen.found(table, where, rows, sql=self._ran_sql)
         return rows
+
+    async def page(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        """In a transaction that writes, all rows are found of which this is a window: they hold until it commits."""
+        check_columns(table, [*where, *window.ranges, *dict(window.order)])
+        if self._locks:
+            return windowed(table, await self.find(table, where), window)
+        return await self.select_page(table, where, window)
+
+    async def count(self, table: Table, where: Where, ranges: Mapping[str, Range] = MappingProxyType({})) -> int:
+        """As `page`, of their number."""
+        check_columns(table, [*where, *ranges])
+        if self._locks:
+            return len(windowed(table, await self.find(table, where), Window(ranges)))
+        return await self.count_where(table, where, Window(ranges))
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         self.may_have_written = True

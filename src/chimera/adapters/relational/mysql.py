@@ -31,9 +31,9 @@ from chimera.adapters.relational.mysql_rows import (
 from chimera.adapters.relational.mysql_server import MySQLDatabase
 from chimera.adapters.relational.pool import WAIT_S
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
-from chimera.adapters.rows import distinct, in_parts
+from chimera.adapters.rows import WindowSQL, distinct, in_parts, windowed
 from chimera.core.paging import pages
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Row, Table, Where, Window
 from chimera.errors import Conflict, SettingsError
 from chimera.ports import PAGE_BYTES, Document, Listing, Move, Store, ViewStore
 
@@ -298,6 +298,20 @@ def _by_view(documents: Sequence[Document]) -> Iterator[tuple[str, Sequence[str]
     return ((view, padded(chunk)) for view, all_keys in keys.items() for chunk in pages(all_keys, MAX_KEYS))
 
 
+def _are_many(where: Where) -> bool:
+    """True for more values than a statement takes at once."""
+    return any(len(values) > MAX_KEYS for values in where.values())
+
+
+def _windowed(table: Table, where: Where, window: Window) -> tuple[str, list[Any], WindowSQL]:
+    """The condition of a window, with its values, and the window in SQL."""
+    asked = [is_one_of(name, [to_held(each) for each in distinct(values)]) for name, values in where.items()]
+    found = WindowSQL(table, window, lambda column: quoted(column.name), lambda number: "%s")
+    conditions = filter(None, [*(condition for condition, _ in asked), found.condition])
+    values = [*chain(*(each for _, each in asked)), *map(to_held, found.values)]
+    return " AND ".join(conditions) or "true", values, found
+
+
 class _MySQLSession(RelationalSession):
     _database: _MySQL
 
@@ -325,6 +339,20 @@ class _MySQLSession(RelationalSession):
         sql = statements_of(table)
         held = [to_held(value) for value in after]
         return sql.from_rows(await self.run(sql.next if after else sql.first, [*held[:1], *held, limit]))
+
+    async def select_page(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        if _are_many(where):
+            return windowed(table, await self.find(table, where), window)
+        sql, (condition, values, found) = statements_of(table), _windowed(table, where, window)
+        select = f"{sql.select} WHERE {condition} ORDER BY {found.order}{found.limit}"
+        return sql.from_rows(await self.run(select, values))
+
+    async def count_where(self, table: Table, where: Where, window: Window) -> int:
+        if _are_many(where):
+            return len(windowed(table, await self.find(table, where), window))
+        condition, values, _ = _windowed(table, where, window)
+        [(count,)] = await self.run(f"SELECT count(*) FROM {quoted(table.name)} WHERE {condition}", values)
+        return int(count)
 
     async def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:
         """Parameters are written %s, and a % is then written %%; rows come as the driver gives them."""

@@ -25,8 +25,8 @@ from chimera.adapters.relational.engine import (
 from chimera.adapters.relational.pool import WAIT_S
 from chimera.adapters.relational.postgresql_server import SLOW_S, PostgreSQLDatabase
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
-from chimera.adapters.rows import Where, converter, distinct, quoted
-from chimera.entities import Column, ColumnKind, Key, Row, Table, to_utc
+from chimera.adapters.rows import WindowSQL, converter, distinct, quoted
+from chimera.entities import Column, ColumnKind, Key, Row, Table, Where, Window, to_utc
 from chimera.errors import Conflict, SettingsError
 from chimera.ports import PAGE_BYTES, Document, Listing, Move, Store, ViewStore, WriteSession
 
@@ -294,6 +294,16 @@ class _PostgreSQLSession(RelationalSession):
         sql = _statements_of(table)
         return sql.from_rows(await self.run(sql.next if after else sql.first, (limit, *after)))
 
+    async def select_page(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        sql, (condition, values, found) = _statements_of(table), _windowed(table, where, window)
+        select = f"{sql.select} WHERE {condition} ORDER BY {found.order}{found.limit}"
+        return sql.from_rows(await self.run(select, values))
+
+    async def count_where(self, table: Table, where: Where, window: Window) -> int:
+        condition, values, _ = _windowed(table, where, window)
+        [(count,)] = await self.run(f"SELECT count(*) FROM {quoted(table.name)} WHERE {condition}", values)
+        return int(count)
+
     async def execute(self, sql: str, parameters: Sequence[object] = ()) -> Sequence[Row]:
         """Parameters are written $1, $2, …; rows come as asyncpg gives them."""
         return await super().execute(sql, parameters)
@@ -333,6 +343,20 @@ class _PostgreSQLSession(RelationalSession):
 
     async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
         return list(map(tuple, await super().run(sql, parameters, again=again)))
+
+
+def _windowed(table: Table, where: Where, window: Window) -> tuple[str, list[object], WindowSQL]:
+    """The condition of a window, with its values, and the window in SQL."""
+    sql = _statements_of(table)
+    found = WindowSQL(table, window, _compared, "${}".format, first=len(where) + 1, nulls=True)
+    conditions = [sql.is_one_of(name, at, values) for at, (name, values) in enumerate(where.items(), 1)]
+    values = [[each for each in wanted if each is not None] for wanted in where.values()]
+    return " AND ".join(filter(None, [*conditions, found.condition])) or "true", [*values, *found.values], found
+
+
+def _compared(column: Column) -> str:
+    """A column as its values are compared: text by its bytes."""
+    return f'{quoted(column.name)} COLLATE "C"' if column.kind == "text" else quoted(column.name)
 
 
 class _PostgreSQL(PostgreSQLDatabase):

@@ -12,8 +12,7 @@ from zlib import crc32
 
 import msgspec
 
-from chimera.adapters.rows import Where
-from chimera.entities import Entity, Key, Row, Table, table_of
+from chimera.entities import Entity, Key, Row, Table, Where, table_of
 from chimera.errors import Conflict
 
 

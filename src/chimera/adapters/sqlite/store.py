@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from chimera.adapters.rows import (
     COUNT_TYPES,
-    Where,
+    WindowSQL,
     check_columns,
     distinct,
     events_of,
@@ -25,6 +25,7 @@ from chimera.adapters.rows import (
     quoted,
     tips_of,
     unbroken,
+    windowed,
 )
 from chimera.adapters.sqlite.files import (
     FEATURES,
@@ -37,14 +38,9 @@ from chimera.adapters.sqlite.files import (
 )
 from chimera.adapters.sqlite.tables import add_columns, is_one_of, prepare, statements_of, to_held, to_text
 from chimera.core.paging import pages
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Where, Window
 from chimera.messages import Message
-from chimera.ports import (
-    PAGE_BYTES,
-    Session,
-    Tip,
-    WriteSession,
-)
+from chimera.ports import PAGE_BYTES, Session, Tip, WriteSession
 
 _STORE_SCHEMA = """
 CREATE TABLE IF NOT EXISTS heads (
@@ -207,6 +203,27 @@ class SQLiteSession:
             rows += self._open.run(f"{sql.select} WHERE {condition} ORDER BY {sql.key}", given(part))
         return sql.from_rows(rows if len(parts) == 1 else sorted(rows, key=table.key_of))
 
+    async def page(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
+        check_columns(table, [*where, *window.ranges, *dict(window.order)])
+        if any(len(values) > MAX_PARAMETERS // 2 for values in where.values()):
+            return windowed(table, await self.find(table, where), window)
+        sql, (conditions, values) = statements_of(table), _conditions(where)
+        found = _window_sql(table, window)
+        condition = " AND ".join(filter(None, [*conditions, found.condition])) or "true"
+        select = f"{sql.select} WHERE {condition} ORDER BY {found.order}{found.limit}"
+        return sql.from_rows(self._open.run(select, [*values, *map(to_held, found.values)]))
+
+    async def count(self, table: Table, where: Where, ranges: Mapping[str, Range] = MappingProxyType({})) -> int:
+        check_columns(table, [*where, *ranges])
+        if any(len(values) > MAX_PARAMETERS // 2 for values in where.values()):
+            return len(windowed(table, await self.find(table, where), Window(ranges)))
+        conditions, values = _conditions(where)
+        found = _window_sql(table, Window(ranges))
+        condition = " AND ".join(filter(None, [*conditions, found.condition])) or "true"
+        select = f"SELECT count(*) FROM {quoted(table.name)} WHERE {condition}"
+        [(count,)] = self._open.run(select, [*values, *map(to_held, found.values)])
+        return int(count)
+
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         sql = statements_of(table)
         rows = self._open.run(sql.next if after else sql.first, (*map(to_held, after), limit))
@@ -221,6 +238,15 @@ class SQLiteSession:
 
     async def heads(self) -> Mapping[int, int]:
         return dict(self._open.run(_HEADS))
+
+
+def _conditions(where: Where) -> tuple[list[str], list[object]]:
+    wanted = {name: list(map(to_held, distinct(values))) for name, values in where.items()}
+    return [is_one_of(name, values) for name, values in wanted.items()], given(wanted)
+
+
+def _window_sql(table: Table, window: Window) -> WindowSQL:
+    return WindowSQL(table, window, lambda column: quoted(column.name), lambda number: "?")
 
 
 class SQLiteLook(SQLiteSession):

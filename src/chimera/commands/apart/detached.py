@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from chimera.core.aio.signals import Signal
 from chimera.core.aio.tasks import stop, take_exception
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Conflict
 from chimera.messages import Message
 from chimera.ports import Store, Tip, WriteSession
@@ -80,6 +80,14 @@ class DetachedSession:
     async def find(self, table: Table, where: Mapping[str, Sequence[object]]) -> Sequence[Row]:
         rows: Sequence[Row] = await self._ask("find", table, dict(where))
         return rows
+
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        rows: Sequence[Row] = await self._ask("page", table, dict(where), window)
+        return rows
+
+    async def count(self, table: Table, where: Mapping[str, Sequence[object]], ranges: Mapping[str, Range] = {}) -> int:
+        count: int = await self._ask("count", table, dict(where), dict(ranges))
+        return count
 
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         rows: Sequence[Row] = await self._ask("scan", table, after, limit)

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from chimera.entities import Row
+from chimera.entities import Range, Row, Window
 from chimera.ports import Store, WriteSession
 from chimera.testing.contracts.bank import ACCOUNTS, PAIRS, PARTITIONS, TABLES, Undo, committed, emit, put
 from chimera.testing.contracts.suite import EngineSuite, event
@@ -49,6 +49,16 @@ class IsolationGuarantees(EngineSuite):
             steps = [_take_place(f"{taken} {name}", taken, taken + 1) for name in ("new", "newer")]
             await _side_by_side([engine], steps)
             assert len(await _found(engine, balance=[taken])) == taken + 1
+
+    async def test_two_who_count_or_page_the_same_rows_do_not_both_add_one(self, engine: Store) -> None:
+        """Whether they count those in a range, or look at the first in an order."""
+        await put(engine, ("a", 5, None))
+        for turn, seen in enumerate((_in_range, _at_the_top)):
+            steps = [partial(_add_to_seen, seen=seen, name=f"{turn} {name}") for name in ("new", "newer")]
+            await _side_by_side([engine], steps)
+            async with engine.snapshot() as session:
+                found = sorted(row[1] for row in await session.find(ACCOUNTS, {}))
+            assert len(found) == len(set(found)), "both have seen the same"
 
     async def test_two_engines_that_find_room_for_one_do_not_both_take_it(
         self, engine: Store, reopen: Callable[[], Store]
@@ -295,3 +305,21 @@ async def _step(tx: WriteSession, step: Step, meeting: Meeting) -> None:
 async def _found(engine: Store, **where: Sequence[object]) -> list[Row]:
     async with engine.snapshot() as session:
         return list(await session.find(ACCOUNTS, where))
+
+
+async def _in_range(tx: WriteSession) -> int:
+    return 5 + await tx.count(ACCOUNTS, {}, {"balance": Range(ge=5)})
+
+
+async def _at_the_top(tx: WriteSession) -> int:
+    rows = await tx.page(ACCOUNTS, {}, Window(order=[("balance", True)], limit=1))
+    return 1 + int(rows[0][1])
+
+
+async def _add_to_seen(
+    tx: WriteSession, meeting: Meeting, seen: Callable[[WriteSession], Awaitable[int]], name: str
+) -> None:
+    """Add an account whose balance follows from those that were seen."""
+    balance = await seen(tx)
+    await meeting.come()
+    await tx.save(ACCOUNTS, [(name, balance, None)])

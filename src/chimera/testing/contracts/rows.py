@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
 
-from chimera.entities import Key, Row, Table
+from chimera.adapters.rows import windowed
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Conflict
 from chimera.ports import Session, Store, WriteSession
 from chimera.testing.contracts.bank import ACCOUNTS, EVERYTHING, PAIRS, PARTITIONS, TABLES, Undo, committed, get, put
@@ -35,6 +36,35 @@ class RowGuarantees(EngineSuite):
             found = await session.load(EVERYTHING, [(row[0],) for row in rows])
         assert sorted(found) == sorted(rows)
         assert [list(map(type, row)) for row in sorted(found)] == [list(map(type, row)) for row in sorted(rows)]
+
+    async def test_a_page_of_rows_is_in_one_order_on_every_engine(self, engine: Store) -> None:
+        """By each kind of column, up and down, from each row on, within ranges: as in Python, None before all else."""
+        await engine.create(TABLES, PARTITIONS)
+        noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
+        texts = ["", "a", "Z", "é", "\uffff", "\U0001f981", "\U0001f981" * 255, "a\u0301", "10", "9"]
+        rows: list[Row] = [
+            (
+                *(at - 5, text, (at % 3) / 2 or -0.0, at % 2 == 0, b"", noon + timedelta(microseconds=at % 4), "[]"),
+                *(None if at % 3 == 0 else text, None if at % 4 == 0 else at % 2 == 0, None if at % 5 == 0 else noon),
+            )
+            for at, text in enumerate(texts)
+        ]
+        await committed(engine, lambda tx: tx.save(EVERYTHING, rows))
+        async with engine.snapshot() as session:
+            await _pages_are_right(session, rows)
+        async with engine.transaction() as tx:
+            await _pages_are_right(tx, rows, steps=4)
+
+    async def test_a_page_sees_what_its_transaction_has_changed(self, engine: Store) -> None:
+        """And a count does."""
+        await put(engine, ("a", 1, None), ("b", 5, None), ("c", 3, None))
+        async with engine.transaction() as tx:
+            await tx.save(ACCOUNTS, [("d", 4, None), ("b", 0, None)])
+            await tx.delete(ACCOUNTS, [("a",)])
+            found = await tx.page(ACCOUNTS, {}, Window(order=[("balance", True)], limit=2))
+            assert [row[:2] for row in found] == [("d", 4), ("c", 3)]
+            assert await tx.count(ACCOUNTS, {}, {"balance": Range(ge=3)}) == 2
+            assert await tx.count(ACCOUNTS, {"account_id": ["b", "c", "z"]}) == 2
 
     async def test_saving_replaces_the_row_of_the_same_key(self, engine: Store) -> None:
         """The whole row, columns that were set before too."""
@@ -167,3 +197,22 @@ def _undone(statement: str, query: str) -> Callable[[Session], Awaitable[None]]:
         raise Undo
 
     return work
+
+
+async def _pages_are_right(session: Session, rows: Sequence[Row], steps: int = 1) -> None:
+    names = ["number", "text", "real", "flag", "moment", "maybe_text", "maybe_flag", "maybe_moment"]
+    columns = [column.name for column in EVERYTHING.columns]
+    for name, descends in [(name, descends) for name in names for descends in (False, True)]:
+        order = [(name, descends), ("flag", not descends)][: 1 if name == "flag" else 2]
+        named = [each for each, _ in order]
+        for row in [None, *rows[::steps]]:
+            known = dict(zip(columns, row or (), strict=False))
+            place = [known.get(each) for each in (*named, *({"number"} - {*named}))]
+            window = Window({}, order, None if row is None else place, 4)
+            assert await session.page(EVERYTHING, {}, window) == windowed(EVERYTHING, rows, window), window
+        bound = next(value for row in rows[3:] if (value := row[columns.index(name)]) is not None)
+        for wanted in (Range(gt=bound), Range(ge=bound), Range(lt=bound), Range(ge=bound, le=bound)):
+            window = Window({name: wanted}, order)
+            found = windowed(EVERYTHING, [row for row in rows if row[3]], window)
+            assert await session.page(EVERYTHING, {"flag": [True]}, window) == found, window
+            assert await session.count(EVERYTHING, {"flag": [True]}, {name: wanted}) == len(found), window

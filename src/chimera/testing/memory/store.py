@@ -14,16 +14,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.adapters.rows import windowed
 from chimera.core.paging import within_page
-from chimera.entities import Key, Row, Table
+from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Conflict, SettingsError, Trimmed
 from chimera.messages import Message
-from chimera.ports import (
-    Features,
-    Session,
-    Tip,
-    WriteSession,
-)
+from chimera.ports import Features, Session, Tip, WriteSession
 from chimera.testing.memory.log import FEATURES
 
 
@@ -154,6 +150,12 @@ class _MemorySession:
         self._note(table, found)
         self._note_look(table, wanted)
         return self._of(table, [rows[key] for key in found])
+
+    async def page(self, table: Table, where: Mapping[str, Sequence[object]], window: Window) -> Sequence[Row]:
+        return windowed(table, await self.find(table, where), window)
+
+    async def count(self, table: Table, where: Mapping[str, Sequence[object]], ranges: Mapping[str, Range] = {}) -> int:
+        return len(windowed(table, await self.find(table, where), Window(ranges)))
 
     async def scan(self, table: Table, after: Key, limit: int) -> Sequence[Row]:
         rows = self._rows(table)
