@@ -113,6 +113,7 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: s.share("cards", key="colour", changed_by=[Opened])(cards), "Opened has no field 'colour'"),
     (lambda s: twice(lambda: s.share("cards", key="account_id", changed_by=[Opened])(cards)), "already has a share"),
     (lambda s: s.view(Balance, key="account_id", unique=["account_id"]), "no view can be unique, .* tx.reserve"),  # type: ignore[arg-type]
+    (lambda s: s.view(Balance, key="account_id").list("by", unique=True), "no view can be unique"),  # type: ignore[arg-type]
     (lambda s: s.view(Numbered, key="name"), r"tests/test_service.py:\d+: no view can be unique"),
     (
         lambda s: s.entity(unique_by([("colour",)])),

@@ -174,6 +174,7 @@ class View(Fold[Doc_co]):
         where: str | Sequence[str] = (),
         order: str | Sequence[str] = (),
         path: str | None = None,
+        unique: None = None,
     ) -> ViewList[Doc_co]:
         """Declare a list: the documents with given values in the fields of `where`, all of them without any.
 
@@ -184,11 +185,21 @@ class View(Fold[Doc_co]):
 
         The list is written with the documents. One that is new, or another, has the view built anew beside the old one.
         """
+        check_not_unique(unique)
         listed = _Listed(self, name, declared_at())
         fields, wanted = listed.where(_names(where)), listed.order(_names(order))
         found = ViewList(self, name, fields, wanted, listed.path(path, fields), listed.at)
         self.lists[name] = typing.cast("ViewList[msgspec.Struct]", found)
         return found
+
+
+def check_not_unique(*given: object) -> None:
+    """Raises DeclarationError for a view or a list that is to be unique."""
+    if any(each is not None and each != () for each in given):
+        raise DeclarationError(
+            f"{declared_at()}: no view can be unique, for it is behind its events: what it refuses has happened; "
+            'type unique=[("email",)] where an entity is declared, or await tx.reserve("email", value) in the handler'
+        )
 
 
 class _Listed:

@@ -12,7 +12,7 @@ import msgspec
 from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
-from chimera.folds import Absent, Fold, View, declared_at, key_of_event
+from chimera.folds import Absent, Fold, View, check_not_unique, declared_at, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
 from chimera.parts import (
     AS_SET,
@@ -213,12 +213,7 @@ class Service(Supplies):
 
         No view is `unique`: it is behind its events, so that it could only refuse what has happened.
         """
-        if unique is not None or bool(getattr(document, "__unique__", None)):
-            raise DeclarationError(
-                f"{declared_at()}: no view can be unique, for it is behind its events: what it refuses has happened "
-                'already; type unique=[("email",)] where an entity is declared, or await tx.reserve("email", value) in '
-                "the handler"
-            )
+        check_not_unique(unique, getattr(document, "__unique__", ()))
         stored, *also = names_of(name or _snake(document.__name__), None, renamed_from)
         if "~" in stored:
             raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")
