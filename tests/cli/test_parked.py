@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from chimera import Entity, SettingsError
 from chimera.cli import parked
@@ -95,6 +97,19 @@ async def test_everything_that_is_set_aside_is_counted_and_listed_with_its_cause
     assert [(each["consumer"], each["key"], each["waiting"], each["tries"]) for each in found] == [
         ("commands", "a", 2, 1)
     ]
+
+
+async def test_on_a_narrow_terminal_each_key_has_lines_of_its_own_and_nothing_is_cut(
+    context: Context, bank: Bank, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parked, "Console", partial(Console, width=80))
+    await set_aside(context, bank)
+    await parked.list_parked(SETTINGS, Wanted("accounts", "commands"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "accounts/commands a: accounts.Deposit, 2 waiting, tries 1"
+    assert lines[1].startswith("  first 20")
+    assert lines[-1] == "  ValueError: as told"
+    assert max(map(len, lines)) <= 80
 
 
 class NotingStore(WrappedStore):

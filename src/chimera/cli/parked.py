@@ -94,7 +94,7 @@ async def list_parked(settings: Settings, wanted: Wanted, *, as_json: bool = Fal
 def _print_narrow(console: Console, key: ParkedKey) -> None:
     first = key.first
     lines = (
-        f"{key.place}: {first.message.type}, {key.waiting} waiting, tried {first.tries} times",
+        f"{key.place}: {first.message.type}, {key.waiting} waiting, tries {first.tries}",
         f"  first {_time(first.first_at)}, last {_time(first.last_at)}, next try {_next(first)}",
         f"  {first.cause}",
     )
