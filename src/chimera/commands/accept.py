@@ -40,6 +40,11 @@ def is_made(command: type[Command]) -> bool:
     return any(each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ()))
 
 
+def _is_text(type_: object) -> bool:
+    """True for a type that JSON has as text: what comes in a path is that already."""
+    return isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.StrType)
+
+
 class Accepted(NamedTuple):
     """A command that passed the shallow check."""
 
@@ -69,6 +74,8 @@ class CommandDecoder:
         self._type = command_type(context.service.name, handler.command.__names__[0])
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
+        types = {field.name: field.type for field in msgspec.structs.fields(handler.command)}
+        self._converted = {name: types[name] for name in path_fields if not _is_text(types[name])}
         self._decoder = msgspec.json.Decoder(handler.command)
         self._makes_keys, self._wrapped = is_made(handler.command), handler.wrapped
         self._faults = partial(faults_of, handler.command)
@@ -89,7 +96,7 @@ class CommandDecoder:
         for name in self._path_fields:
             if name in fields:
                 raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
-            fields[name] = msgspec.Raw(msgspec.json.encode(path[name]))
+            fields[name] = msgspec.Raw(msgspec.json.encode(self._from_path(name, path[name])))
         if self._makes_keys and self._key not in fields:
             fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(NAMESPACE, f"{id_}/key"))))
         data, command = self._check(body if is_whole else msgspec.json.encode(fields))
@@ -111,6 +118,15 @@ class CommandDecoder:
             metadata=metadata,
         )
         return Accepted(message, command)
+
+    def _from_path(self, name: str, text: str) -> object:
+        """The text of a path's parameter as JSON has its field: a number, where it is one. Raises Invalid."""
+        if (type_ := self._converted.get(name)) is None:
+            return text
+        try:
+            return msgspec.to_builtins(msgspec.convert(text, type_, strict=False))
+        except msgspec.ValidationError as error:
+            raise invalid(error, f"path.{name}") from error
 
     def _unwrapped(self, fields: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
         if unknown := fields.keys() - {self._wrapped}:
