@@ -25,6 +25,7 @@ from chimera.parts import Borrow, Borrowed, Handling, NewId
 from chimera.reader import Lagging, ListPage, Reader
 from chimera.replies import Cookie, Problem, Reply, Stream, redirect
 from chimera.service import Service
+from chimera.supplies import Work
 from chimera.transaction import Reads, Transaction
 from chimera.unique import Unique
 
@@ -66,6 +67,7 @@ __all__ = [
     "Unique",
     "View",
     "ViewList",
+    "Work",
     "asgi",
     "redirect",
 ]

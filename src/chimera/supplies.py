@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from chimera.caller import Caller, Request
 from chimera.errors import DeclarationError
+from chimera.messages import Message
 from chimera.replies import Problem, Reply
 from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of
 
@@ -40,6 +41,18 @@ class Authenticator(NamedTuple):
     signature: Signature
 
 
+class Work(NamedTuple):
+    """What a function is about to do: handle a command, react to events, or fold a batch of them into a view or copy.
+
+    `name`: the command's, the reaction's or the view's. `messages` as they came.
+    """
+
+    kind: Literal["command", "reaction", "fold"]
+    name: str
+    messages: Sequence[Message]
+    caller: Caller | None = None
+
+
 class Supplies:
     """What the functions of a service are given by the types of their parameters; a part of Service."""
 
@@ -47,6 +60,9 @@ class Supplies:
         self.provided: dict[Any, Provided] = {}
         self.authenticator: Authenticator | None = None
         self.renderer: Callable[[Problem], Reply[Any]] | None = None
+        self.surrounding: list[Signature] = []
+        self.starting: list[Signature] = []
+        self.stopping: list[Signature] = []
 
     def provide(self, type_: type[Resource], factory: Factory[Resource] | None = None, *, per: Per = "process") -> None:
         """Give each function that has a parameter of this type a resource made by `factory`, or by the type itself.
@@ -103,6 +119,26 @@ class Supplies:
 
         return declare if function is None else declare(function)
 
+    def around(self, function: AnyFunction) -> AnyFunction:
+        """Run the decorated function around each command, reaction and batch of events that is folded.
+
+        `async def timed(work: Work, go_on: Callable[[], Awaitable[Any]]) -> Any`, with resources if need be. What it
+        returns is the handler's answer: `return await go_on()`. The first one declared is the outermost. It is tried
+        again with its handler, and counts towards the handler's time limit; of a batch it can't change the outcome.
+        """
+        self.surrounding.append(signature_of(function, 2))
+        return function
+
+    def on_start(self, function: AnyFunction) -> AnyFunction:
+        """Run the decorated `async def` in each process before its heads start; it may need resources."""
+        self.starting.append(signature_of(function))
+        return function
+
+    def on_stop(self, function: AnyFunction) -> AnyFunction:
+        """Run the decorated `async def` in each process once its heads have stopped, before resources are closed."""
+        self.stopping.append(signature_of(function))
+        return function
+
     def errors(self, render: AnyRender) -> AnyRender:
         """Give errors a shape of the service's own: `def render(problem: Problem) -> Reply`, of all its routes.
 
@@ -126,7 +162,9 @@ class Supplies:
                 raise DeclarationError(f"{signature.at}: {_unknown(need)}")
 
     def check_provided(self) -> None:
-        """Raises DeclarationError where a resource needs what nobody provides, or itself."""
+        """Raises DeclarationError where a resource, or what runs around others, needs what nobody provides."""
+        for signature in (*self.surrounding, *self.starting, *self.stopping):
+            self.check_supplied(signature, ())
         for provided in self.provided.values():
             self.check_supplied(provided.signature, (Caller, Request) if provided.per == "call" else ())
             self._check_order(provided, ())

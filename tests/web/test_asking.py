@@ -29,6 +29,7 @@ from chimera import (
     Service,
     Stream,
     Transaction,
+    Work,
     redirect,
 )
 from chimera.core.context import Context
@@ -175,9 +176,15 @@ class Running(NamedTuple):
 
 @pytest.fixture
 async def shop() -> AsyncIterator[Running]:
+    async with served(service_with()) as running_one:
+        yield running_one
+
+
+@asynccontextmanager
+async def served(service: Service) -> AsyncIterator[Running]:
     seen.clear()
     mailer.sent.clear()
-    context = context_of(service_with(), MemoryLog(), MemoryStore(), MemoryViews(), nobody)
+    context = context_of(service, MemoryLog(), MemoryStore(), MemoryViews(), nobody)
     await context.prepare()
     head = ReadHead(context)
     await context.resources.open()
@@ -351,3 +358,49 @@ async def loop(mail: Mailer) -> Mailer:
 def test_what_nobody_supplies_is_told_before_anything_starts(declare: Callable[[Service], Any], says: str) -> None:
     with pytest.raises(DeclarationError, match=says):
         _wrong_service(declare)
+
+
+async def test_what_surrounds_handlers_and_folds_sees_each_and_starts_and_stops_are_told() -> None:
+    notes, told = service_with(), list[str]()
+
+    class Count(msgspec.Struct):
+        note_id: str
+        times: int = 0
+
+    counts = notes.view(Count, key="note_id", path="/counts/{note_id}")
+
+    @counts.on(Written)
+    def written(count: Count, event: Written) -> None:
+        count.times += 1
+
+    @notes.around
+    async def outer(work: Work, go_on: Callable[[], Awaitable[Any]], mail: Mailer) -> Any:
+        told.append(f"{work.kind} {work.name} by {work.caller.subject if work.caller else 'nobody'} {mail.is_open}")
+        return await go_on()
+
+    @notes.around
+    async def inner(work: Work, go_on: Callable[[], Awaitable[Any]]) -> Any:
+        found = await go_on()
+        if work.kind == "command" and isinstance(found, Reply):
+            return found._replace(headers={**found.headers, "x-inner": work.name})
+        return found
+
+    @notes.on_start
+    async def begun(mail: Mailer) -> None:
+        told.append("start")
+
+    @notes.on_stop
+    async def ended() -> None:
+        told.append(f"stop {mailer.is_open}")
+
+    async with served(notes) as shop:
+        written_one = await shop.ask("POST", "/notes", {"note": {"note_id": "n", "text": "hi"}}, token="ann")
+        assert written_one.headers["x-inner"] == "Write"
+
+        async def is_counted() -> bool:
+            return (await shop.ask("GET", "/counts/n")).status_code == 200
+
+        await until(is_counted)
+    assert told[0] == "start"
+    assert told[-1] == "stop True"
+    assert {"command Write by ann True", "reaction hear by ann True", "fold count by nobody True"} <= set(told)

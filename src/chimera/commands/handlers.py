@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -13,11 +14,12 @@ from chimera.commands.execute import Executor, Invoke, ToldToCaller
 from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.context import Context
-from chimera.core.resources import NoCaller
+from chimera.core.resources import Calling, NoCaller
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.failures import Unreadable, decoded
-from chimera.messages import Event, Message
+from chimera.messages import Command, Event, Message
 from chimera.parts import Reaction
+from chimera.supplies import Work
 from chimera.transaction import Transaction
 
 
@@ -71,6 +73,16 @@ def _handle_commands(context: Context) -> Invoke:
         for name in handler.command.__names__
     }
 
+    around = context.resources.around()
+
+    async def call(calling: Calling, command: Command, tx: Transaction) -> object:
+        if calling.is_bare:
+            return await calling.function(command, tx)
+        try:
+            return await calling(command, own={Transaction: tx}, asked=tx.asked)
+        except NoCaller as error:
+            raise Unreadable(str(error)) from error
+
     async def invoke(messages: Sequence[Message], tx: Transaction) -> object:
         message = messages[0]
         if not message.type:
@@ -79,18 +91,16 @@ def _handle_commands(context: Context) -> Invoke:
             raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
         decoder, calling = handlers[message.type]
         command = decoded(decoder, message)
-        if calling.is_bare:
-            return await calling.function(command, tx)
-        try:
-            return await calling(command, own={Transaction: tx}, asked=tx.asked)
-        except NoCaller as error:
-            raise Unreadable(str(error)) from error
+        if around is None:
+            return await call(calling, command, tx)
+        work = Work("command", message.type.partition(".")[2], messages, tx.asked.caller)
+        return await around(work, partial(call, calling, command, tx))
 
     return invoke
 
 
 def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> Invoke:
-    calling = context.resources.calling(reaction.signature, Transaction)
+    calling, around = context.resources.calling(reaction.signature, Transaction), context.resources.around()
     decoders: dict[str, msgspec.json.Decoder[Event]] = {
         type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
     }
@@ -105,9 +115,12 @@ def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> In
         if not events:
             return
         happened = events if reaction.batch else events[0]
-        if calling.is_bare:
-            await calling.function(happened, tx)
-        else:
-            await calling(happened, own={Transaction: tx}, asked=AskedBy(tx.asked.caller))
+        caller = tx.asked.caller
+        go_on = (
+            partial(calling.function, happened, tx)
+            if calling.is_bare
+            else partial(calling, happened, own={Transaction: tx}, asked=AskedBy(caller))
+        )
+        await (go_on() if around is None else around(Work("reaction", reaction.name, messages, caller), go_on))
 
     return invoke

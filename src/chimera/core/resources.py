@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from chimera.caller import NOBODY, AskedBy, Caller, Request
 from chimera.errors import ChimeraError
 from chimera.service import Service
 from chimera.signature import Needed, Signature
-from chimera.supplies import Provided
+from chimera.supplies import Provided, Work
 
+logger = logging.getLogger("chimera")
+
+Around = Callable[[Work, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 NOTHING: Mapping[Any, Any] = {}
 Made = dict[Any, Any]
 """The resources that were made for one call, by type."""
@@ -30,6 +35,7 @@ class Resources:
         self._service = service
         self._made: dict[Any, asyncio.Future[Any]] = {}
         self._stack = AsyncExitStack()
+        self._is_open = False
         self._own: dict[Any, Provided] = {}
 
     def offer(self, type_: type, factory: Callable[[], AbstractAsyncContextManager[Any]]) -> None:
@@ -37,13 +43,20 @@ class Resources:
         self._own[type_] = Provided(type_, factory, "process", Signature(factory, (), (), (), {}))
 
     async def open(self) -> None:
-        """Make those that are made once. Raises what a factory raises."""
+        """Make those that are made once, and run what is to run at the start. Raises what they raise."""
         for provided in self._service.provided.values():
             if provided.per == "process":
                 await self.get(provided)
+        for signature in self._service.starting:
+            await self.calling(signature)()
+        self._is_open = True
 
     async def close(self) -> None:
-        """Close what was made once."""
+        """Run what is to run at the stop, and close what was made once."""
+        if self._is_open:
+            self._is_open = False
+            for signature in self._service.stopping:
+                await self._stop(signature)
         self._made.clear()
         await self._stack.aclose()
 
@@ -69,6 +82,25 @@ class Resources:
     def calling(self, signature: Signature, *own: Any) -> Calling:
         """A function of the service, to be called by somebody who has values of the types `own`."""
         return Calling(self, signature, own)
+
+    def around(self) -> Around | None:
+        """Runs what surrounds a work, and the work inside; None where nothing does."""
+        callings = [self.calling(signature) for signature in self._service.surrounding]
+        if not callings:
+            return None
+
+        async def run(work: Work, go_on: Callable[[], Awaitable[Any]]) -> Any:
+            for calling in reversed(callings):
+                go_on = partial(calling, work, go_on, asked=AskedBy(work.caller))
+            return await go_on()
+
+        return run
+
+    async def _stop(self, signature: Signature) -> None:
+        try:
+            await self.calling(signature)()
+        except Exception:
+            logger.exception("%s failed; the process goes on to stop", signature.at)
 
     async def _make(self, provided: Provided, asked: AskedBy, stack: AsyncExitStack, made: Made) -> Any:
         needs = provided.signature.needs

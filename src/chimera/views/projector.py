@@ -15,6 +15,7 @@ from chimera.journal.failures import ProcessEnded, Rehearsed, Write
 from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
+from chimera.supplies import Work
 from chimera.views.folding.batch import BEHIND, BatchFold
 from chimera.views.folding.recent import Recent
 from chimera.views.lists.keeping import ListKeeping
@@ -94,6 +95,7 @@ class Projector:
         self._context = context
         self._projection = projection
         self._views = context.views
+        self._around = context.resources.around()
         self._moved = context.moved
         self._page = context.limits.parked_page
         self._recent = Recent(projection.name)
@@ -233,6 +235,17 @@ class Projector:
         return Folded.of(fold)
 
     async def _fold(self, messages: Sequence[Message]) -> Folded:
+        if self._around is None:
+            return await self._fold_now(messages)
+        found: list[Folded] = []
+
+        async def go_on() -> None:
+            found.append(await self._fold_now(messages))
+
+        await self._around(Work("fold", self._projection.name, messages), go_on)
+        return found[0] if found else await self._fold_now(messages)
+
+    async def _fold_now(self, messages: Sequence[Message]) -> Folded:
         if not messages:
             return Folded([])
         if spans := await self._spans(messages):
