@@ -23,7 +23,7 @@ from chimera.reader import LONGEST_OFFSET, LONGEST_PAGE, ListPage
 from chimera.views.generations import GenerationReads
 from chimera.views.lists.counts import count_of
 from chimera.views.lists.entries import ListEntries
-from chimera.views.lists.state import list_states
+from chimera.views.lists.state import is_empty, list_states
 
 AT_ONCE = 50
 """Documents that are read in one call: of large ones, not many more than fit a page."""
@@ -63,10 +63,10 @@ class ListReader:
         return found
 
     async def _is_complete(self, name: str, digest: str) -> bool:
-        """True when all documents of a generation are in a list; it stays so."""
+        """True when all documents of a generation are in a list, which stays so, or there are none yet."""
         if (name, digest) not in self._complete:
             if not (await list_states(self._views, name, [digest])).are_complete:
-                return False
+                return await is_empty(self._views, name)
             self._complete.add((name, digest))
         return True
 

@@ -61,10 +61,15 @@ async def list_states(views: ViewStore, name: str, digests: Sequence[str]) -> Li
     return ListStates(name, digests, await views.get(listing_view(name), digests))
 
 
+async def is_empty(views: ViewStore, name: str) -> bool:
+    """True for a generation that nothing was ever folded into: whatever its lists are, they have nothing."""
+    return not (await views.checkpoints(name) or await views.scan(name, limit=1))
+
+
 async def begun_lists(views: ViewStore, name: str, digests: Sequence[str]) -> ListStates:
     """The states of lists in a generation that is folded into: one that has nothing yet has all of its lists."""
     states = await list_states(views, name, digests)
-    if states.are_complete or await views.checkpoints(name) or await views.scan(name, limit=1):
+    if states.are_complete or not await is_empty(views, name):
         return states
     complete = msgspec.json.encode(Filled())
     await views.write(name, [Document(listing_view(name), digest, complete) for digest in digests], [])
