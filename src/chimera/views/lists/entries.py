@@ -56,6 +56,8 @@ class ViewEntries:
         self._decode = msgspec.json.Decoder(view.document).decode
         self._lists = [ListEntries(each) for each in view.lists.values()]
         self.digests = [each.digest for each in self._lists]
+        lists = view.lists.values()
+        self._fields = sorted({field.name for each in lists for field in (*each.where, *each.order)})
 
     def places(self, key: str, data: bytes | None, among: Collection[str]) -> set[Place]:
         """The places of a document as it is stored, in lists of these digests; none of no document. Raises Unfit."""
@@ -64,6 +66,17 @@ class ViewEntries:
             return set()
         document = self._decode(data)
         return {place for each in lists for place in each.places(key, document)}
+
+    def moves(
+        self, key: str, before: bytes | None, after: bytes | None, among: Collection[str]
+    ) -> tuple[list[Place], list[Place]]:
+        """The places that a document leaves and comes to, as it was stored and is to be, in order. Raises Unfit."""
+        if before is not None and after is not None:
+            stored, document = self._decode(before), self._decode(after)
+            if all(getattr(stored, name) == getattr(document, name) for name in self._fields):
+                return [], []
+        old, new = self.places(key, before, among), self.places(key, after, among)
+        return sorted(old - new), sorted(new - old)
 
 
 def list_digest(declared: ViewList[msgspec.Struct]) -> str:

@@ -44,10 +44,9 @@ class ListKeeping:
         come: list[Place] = []
         for document in changed:
             stored, among = before.get(document.key), states.keeping(document.key)
-            old = self._entries.places(document.key, stored.data if stored else None, among)
-            new = self._entries.places(document.key, document.data, among)
-            gone += sorted(old - new)
-            come += sorted(new - old)
+            leaves, comes = self._entries.moves(document.key, stored.data if stored else None, document.data, among)
+            gone += leaves
+            come += comes
         listings = [Listing(self._name, *place, is_gone=True) for place in gone]
         listings += [Listing(self._name, *place) for place in come]
         counts = await self._counts.beside(listings, self._share(moves)) if listings else []
