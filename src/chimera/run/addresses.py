@@ -58,6 +58,8 @@ MEANT = {
     "sqlite3": "sqlite",
 }
 """The names that engines have elsewhere."""
+AMQP_PORTS = {"5672": "5552", "5671": "5551"}
+"""The ports that RabbitMQ has for AMQP, and those of its streams in their place."""
 STREAMS = "; its port is that of streams (5552, with ?tls=1 5551), not that of AMQP"
 
 
@@ -123,6 +125,8 @@ def _misses(url: str, known: Scheme) -> str:
         port = found[2]
         if port is not None and not (port.isdecimal() and port.isascii() and 0 < int(port) <= 65_535):
             return f"has the port {port!r}, which is no number from 1 to 65535"
+        if port in AMQP_PORTS and parts.scheme == "rabbitmq":
+            return f"has the port of AMQP; streams have another ({AMQP_PORTS[port]})"
     if known.login and not login.partition(":")[0]:
         return "names no user"
     if known.database and not parts.path.strip("/"):

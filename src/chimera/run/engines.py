@@ -397,7 +397,7 @@ def _loaded(app: str, module: str) -> ModuleType:
     except ChimeraError:
         raise
     except ModuleNotFoundError as error:
-        raise SettingsError(f"app = {app!r}: {error}; is it installed, or below the current folder?") from error
+        raise SettingsError(f"app = {app!r}: {error}; is it installed, or beside the settings?") from error
     except SyntaxError as error:
         where = f"{Path(error.filename or module).name}:{error.lineno}"
         raise SettingsError(f"{where}: {error.msg}; app = {app!r} can't be loaded") from error
