@@ -97,9 +97,9 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
         lambda s: s.handle()(unannotated),
         r"test_service.py:\d+: unannotated: its parameter 'tx' says no type; write: tx: Transaction",
     ),
-    (lambda s: s.handle()(fold), r"test_service.py:\d+: fold is a def; write: async def fold"),
+    (lambda s: s.handle()(fold), r"test_service.py:\d+: fold is a def; write: async def fold"),  # type: ignore[type-var]
     (lambda s: s.handle()(query), "its first parameter 'account_id' must be annotated with a Command"),
-    (lambda s: s.handle()(lambda: None), r"<lambda> is a def; write: async def"),
+    (lambda s: s.handle()(lambda: None), r"<lambda> is a def; write: async def"),  # type: ignore[type-var]
     (lambda s: s.handle()(keyless), r'class Keyless\(Command, key="…"\)'),
     (lambda s: s.handle()(missing_name), "annotations must be importable where it is declared"),
     (lambda s: twice(lambda: s.handle()(handler)), "already has a command 'Deposit'"),
@@ -132,7 +132,7 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: type("Sized", (Command,), {}, unique=[("name",)]), "Sized: only rows can be unique"),
     (lambda s: s.borrow("cards", Card, mode="copy"), "mode is one of sync, async, hybrid, not 'copy'"),  # type: ignore[arg-type]
     (lambda s: twice(lambda: s.borrow("cards", Card)), "already has a borrow 'cards'"),
-    (lambda s: s.on(Opened)(handler), "handler: it is declared on Opened and takes Deposit; make them one"),
+    (lambda s: s.on(Opened)(handler), "handler: it is declared on Opened and takes Deposit; make them one"),  # type: ignore[arg-type]
     (lambda s: s.project(Opened)(happened), r"it is handed a batch; write: event: list\[Opened\]"),
     (lambda s: twice(lambda: s.on(Opened)(happened)), "already has a reaction 'happened"),
     (lambda s: twice(lambda: s.project(Opened)(happened_often)), "already has a reaction 'happened"),

@@ -241,7 +241,18 @@ MIRRORED = {
 MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
 MIRRORED |= {"chimera_new": "new"}
 MIRRORED |= {"rabbitstream": "rabbitstream"}
-WHOLE = {"builds.py", "conftest.py", "docs", "e2e", "marketplace", "mortal.py", "support.py", "tools", "upgrade"}
+WHOLE = {
+    "builds.py",
+    "conftest.py",
+    "docs",
+    "e2e",
+    "marketplace",
+    "mortal.py",
+    "support.py",
+    "tools",
+    "types",
+    "upgrade",
+}
 WHOLE |= {"test_shape.py"}
 """What tests of the whole, and helpers, are called."""
 

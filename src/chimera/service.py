@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -34,7 +34,11 @@ from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
-AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Awaitable[Any]])
+Happened = TypeVar("Happened", bound=Event)
+More = ParamSpec("More")
+On = Callable[Concatenate[Happened, More], Awaitable[None]]
+
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
@@ -294,13 +298,13 @@ class Service(Supplies):
 
     def on(
         self,
-        event: type[Event],
+        event: type[Happened],
         *,
         name: str | None = None,
         renamed_from: RenamedFrom = (),
         start: Start | None = None,
         handling: Handling = AS_SET,
-    ) -> Callable[[AnyFunction], AnyFunction]:
+    ) -> Callable[[On[Happened, More]], On[Happened, More]]:
         """Do work for each such event: `async def function(event, tx)`, once, in order by key, parked if it fails.
 
         `name` (that of the function unless given) is the one of its checkpoints. Once there are some, the same work in

@@ -1,0 +1,121 @@
+"""Mistakes that a type checker finds before anything runs: each line that ends in `# wrong` is one, and no other is."""
+
+# ruff: noqa: B018
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Struct as Document
+
+from chimera import (
+    Borrowed,
+    Caller,
+    Command,
+    Entity,
+    Event,
+    NewId,
+    Reader,
+    Reads,
+    Reply,
+    Request,
+    Service,
+    Transaction,
+    View,
+)
+
+shop = Service("shop")
+
+
+class Placed(Event, source="shop", key="order_id"):
+    order_id: str
+    amount: int
+
+
+class Paid(Event, source="shop", key="order_id"):
+    order_id: str
+
+
+class Place(Command, key="order_id"):
+    order_id: Annotated[str, NewId]
+    amount: int
+
+
+class Order(Entity, key="order_id"):
+    order_id: str
+    amount: int
+
+
+class Sales(Document):
+    order_id: str
+    amount: int = 0
+
+
+@shop.handle("POST /orders", direct=True)
+async def place(command: Place, tx: Transaction, caller: Caller) -> Reply[Order]:
+    order = Order(command.order_id, command.amount)
+    tx.save(order)
+    tx.emit(Placed(command.order_id, command.amount))
+    tx.save(command)  # wrong
+    tx.emit(order)  # wrong
+    tx.emit(Placed(command.order_id, "much"))  # wrong
+    found = await tx.load(Order, command.order_id)
+    found.amount  # wrong
+    caller.name  # wrong
+    return Reply(order, 201)
+
+
+@shop.handle("POST /other")  # wrong
+def sync(command: Place, tx: Transaction) -> None: ...
+
+
+@shop.get("/orders/{order_id}")
+async def order(order_id: str, read: Reader, request: Request) -> Order | None:
+    read.save(Order(order_id, 1))  # wrong
+    request.headers["x"].decode()  # wrong
+    return await read.load(Order, order_id)
+
+
+@shop.get("/sync")  # wrong
+def sync_query() -> None: ...
+
+
+@shop.on(Placed)
+async def placed(event: Placed, tx: Transaction) -> None:
+    event.colour  # wrong
+
+
+@shop.on(Placed)  # wrong
+async def paid(event: Paid, tx: Transaction) -> None: ...
+
+
+@shop.on(Placed)  # wrong
+def sync_reaction(event: Placed, tx: Transaction) -> None: ...
+
+
+sales = shop.view(Sales, key="order_id")
+
+
+@sales.on(Placed)
+def fold(sale: Sales, event: Placed) -> None:
+    sale.amount += event.amount
+
+
+@sales.on(Paid)  # wrong
+def other(sale: Sales, event: Placed) -> None: ...
+
+
+borrowed = shop.borrow("cards", Sales, mode="push")  # wrong
+
+
+@shop.get("/borrowed")
+async def page(read: Reader) -> Any:
+    found: Borrowed[Order] = await read.borrowed(shop.borrow("cards", Sales), "k")  # wrong
+    return found
+
+
+@shop.share("orders", key="order_id", changed_by=[Placed])
+async def shared(keys: list[str], read: Reads) -> dict[str, Sales]:
+    return {key: Sales(key) for key in keys}
+
+
+everything: View[Order] = sales  # wrong
