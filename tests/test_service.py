@@ -1,7 +1,7 @@
 """A wrong declaration is refused where it is made, and the text says what to do."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -28,6 +28,21 @@ class Foreign(Event, source="orders", key="account_id"):
 
 
 async def handler(command: Deposit, tx: Transaction) -> None: ...
+
+
+class Counted(msgspec.Struct):
+    times: str
+
+
+class Demanding(msgspec.Struct):
+    account_id: str
+    balance: int
+
+
+async def waits(card: Balance, event: Opened) -> None: ...
+
+
+def on_opened(card: Balance, event: Opened) -> None: ...
 
 
 async def happened(event: Opened, tx: Transaction) -> None: ...
@@ -91,7 +106,7 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: s.view(Balance, key="account_id").on(Keyless), r'class Keyless\(Event, source="…", key="…"\)'),
     (lambda s: s.view(Balance, key="account_id").on(KeylessEvent), "needs an owner and a key"),
     (lambda s: s.view(Balance, key="account_id").on(Orphan), "needs an owner and a key"),
-    (lambda s: s.view(Card, key="balance").on(Opened), "name the field that holds the key with key="),
+    (lambda s: s.view(Counted, key="times").on(Opened), "name the field that holds the key with key="),
     (lambda s: s.view(Balance, key="account_id").on(Opened, key="colour"), "Opened has no field 'colour'"),
     (
         lambda s: s.handle()(unannotated),
@@ -132,6 +147,12 @@ WRONG: list[tuple[Callable[[Service], Any], str]] = [
     (lambda s: type("Sized", (Command,), {}, unique=[("name",)]), "Sized: only rows can be unique"),
     (lambda s: s.borrow("cards", Card, mode="copy"), "mode is one of sync, async, hybrid, not 'copy'"),  # type: ignore[arg-type]
     (lambda s: twice(lambda: s.borrow("cards", Card)), "already has a borrow 'cards'"),
+    (lambda s: s.view(Demanding, key="account_id"), r"Demanding.balance needs a default: .* write: balance: … = …"),
+    (lambda s: s.view(Balance, key="account_id").on(Opened)(waits), r"waits folds, and a fold waits for nothing"),
+    (
+        lambda s: s.view(Balance, key="account_id").on(Deposited)(cast("Any", on_opened)),
+        r"test_service.py:\d+: on_opened: its parameter 'event' is a Opened, and it is handed a Deposited",
+    ),
     (lambda s: s.on(Opened)(handler), "handler: it is declared on Opened and takes Deposit; make them one"),  # type: ignore[arg-type]
     (lambda s: s.project(Opened)(happened), r"it is handed a batch; write: event: list\[Opened\]"),
     (lambda s: twice(lambda: s.on(Opened)(happened)), "already has a reaction 'happened"),

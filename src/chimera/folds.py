@@ -19,7 +19,7 @@ import msgspec
 
 from chimera.errors import DeclarationError
 from chimera.messages import Event, Message
-from chimera.signature import KeyOf, Page, at_line
+from chimera.signature import KeyOf, Page, at_line, hints_of, located, name_of
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
@@ -49,6 +49,7 @@ class Fold(Generic[Doc_co]):
     def __init__(self, document: type[Doc_co], key: str) -> None:
         if key not in document.__struct_fields__:
             raise DeclarationError(f"{document.__name__} has no field {key!r} to be its key")
+        _check_defaults(document, key)
         self.document = document
         self.key = key
         self.steps: dict[type[Event], tuple[KeyOf, Function]] = {}
@@ -66,6 +67,7 @@ class Fold(Generic[Doc_co]):
         key_of = key_of_event(event, key if key is not None else self.key)
 
         def declare(step: Callable[[Doc_co, Ev], After]) -> Callable[[Doc_co, Ev], After]:
+            _check_step(step, self.document, event)
             read = {type_ for each in self.steps for type_ in each.wire_types()}
             if not read.isdisjoint(event.wire_types()):
                 raise DeclarationError(f"{self.document.__name__} already folds {event.__name__} ({event.wire_type()})")
@@ -136,6 +138,37 @@ class ViewList(Generic[Doc_co]):
         self.order = order
         self.path = path
         self.declared_at = declared_at
+
+
+def _check_defaults(document: type[msgspec.Struct], key: str) -> None:
+    """Raises DeclarationError for a document that can't be made of its key alone."""
+    names = document.__struct_fields__
+    required = names[: len(names) - len(document.__struct_defaults__)]
+    for name in required:
+        if name != key:
+            raise DeclarationError(
+                f"{document.__name__}.{name} needs a default: before its first event a document has its key only; "
+                f"write: {name}: … = …"
+            )
+
+
+def _check_step(step: Callable[..., Any], document: type[msgspec.Struct], event: type[Event]) -> None:
+    """Raises DeclarationError for a step that is no pure function of this document and this event."""
+    at = f"{located(step)}: {name_of(step)}"
+    if inspect.iscoroutinefunction(step) or inspect.isgeneratorfunction(step) or inspect.isasyncgenfunction(step):
+        raise DeclarationError(f"{at} folds, and a fold waits for nothing: write: def {name_of(step)}(…)")
+    try:
+        names = list(inspect.signature(step).parameters)
+        hints = hints_of(step)
+    except (ValueError, TypeError, DeclarationError):  # no Python function, or names that only a type checker has
+        return
+    if len(names) < 2:
+        raise DeclarationError(f"{at} takes {len(names)} parameters; a fold takes the document and the event")
+    for name, given in zip(names, (document, event), strict=False):
+        taken = hints.get(name)
+        if isinstance(taken, type) and issubclass(taken, msgspec.Struct) and not issubclass(given, taken):
+            other = f"is a {taken.__name__}, and it is handed a {given.__name__}"
+            raise DeclarationError(f"{at}: its parameter {name!r} {other}; make them one")
 
 
 class View(Fold[Doc_co]):
