@@ -15,7 +15,7 @@ from chimera.core.names import COMMANDS, commands_topic, events_topic
 from chimera.errors import ChimeraError
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.ports import Log, Record
-from chimera.testing.balance import every_row
+from chimera.testing.kit.balance import every_row
 from chimera_faults.own_user import mysql_connection
 from chimera_faults.points import Armed
 from chimera_faults.rig import Rig, Run

@@ -13,7 +13,7 @@ from chimera.core.context import Context
 from chimera.core.paging import pages
 from chimera.core.tables import Parked
 from chimera.journal.consumers import document_consumers
-from chimera.testing.balance import every_row, imbalances
+from chimera.testing.kit.balance import every_row, imbalances
 from chimera.views.generations import serving_name
 from chimera.views.parked import all_parked
 from chimera_faults.ledger import LedgerEntry

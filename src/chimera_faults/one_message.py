@@ -10,7 +10,7 @@ import msgspec
 
 from chimera.commands.inbox import read_outcomes
 from chimera.core.tables import Parked
-from chimera.testing.balance import every_row, journal_of
+from chimera.testing.kit.balance import every_row, journal_of
 from chimera.views.parked import all_parked
 from chimera_faults.ledger import LedgerEntry
 from chimera_faults.points import Armed

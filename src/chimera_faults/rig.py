@@ -19,7 +19,7 @@ from chimera.core.timing import Timing
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import load_service, opened
 from chimera.run.settings import read_settings
-from chimera.testing.balance import pending
+from chimera.testing.kit.balance import pending
 from chimera_faults.checks import Found, check, labels_aside
 from chimera_faults.driver import Driver
 from chimera_faults.fleet import RunningFleet, send_signal, state_of

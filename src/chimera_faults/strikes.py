@@ -23,7 +23,7 @@ from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.journal.consumers import document_consumers
 from chimera.messages import Message, partition_of
-from chimera.testing.balance import every_row
+from chimera.testing.kit.balance import every_row
 from chimera_faults.driver import median
 from chimera_faults.fleet import held_bytes, send_signal
 from chimera_faults.points import Action, Armed

@@ -11,7 +11,7 @@ import msgspec
 
 from chimera.core.context import Context
 from chimera.entities import Entity
-from chimera.testing.balance import every_row, journal_of
+from chimera.testing.kit.balance import every_row, journal_of
 from chimera_faults.tally.messages import Added, Noted
 from chimera_faults.tally.owner import Account, Note
 

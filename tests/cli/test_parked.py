@@ -24,8 +24,8 @@ from chimera.core.names import COMMANDS
 from chimera.core.tables import Handled, Parked
 from chimera.entities import Row, Table, table_of
 from chimera.ports import Document, Session, Store, ViewStore
-from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedSession, WrappedStore, WrappedViews
+from chimera.testing.kit.balance import recomputed
 from chimera.upkeep.parked import ParkedMessage, Wanted, drop_key, parked_keys, parked_messages
 from chimera.upkeep.status import parked_counts
 from tests.support import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chimera.core.timing import Retention
-from chimera.testing.balance import pending
+from chimera.testing.kit.balance import pending
 from chimera.testing.waiting import eventually
 from chimera.upkeep.retention import Trimming
 from chimera_faults.campaign import CampaignPlan, fleets_of

@@ -17,8 +17,8 @@ from chimera.core.tables import Start
 from chimera.journal.crash_loop import ONE_BY_ONE, SUSPECTS, MessageAt, Starts, StoredStarts, ViewStarts, Watch
 from chimera.journal.failures import ProcessEnded
 from chimera.ports import Checkpoint, Move
-from chimera.testing.balance import recomputed
 from chimera.testing.engines import sqlite_engines
+from chimera.testing.kit.balance import recomputed
 from chimera.testing.waiting import eventually
 from chimera.upkeep.parked import Wanted, parked_keys, parked_messages
 from chimera.upkeep.status import parked_counts

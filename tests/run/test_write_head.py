@@ -18,10 +18,10 @@ from chimera.journal.leases import Leases
 from chimera.messages import Message
 from chimera.ports import Log, Record, WriteSession
 from chimera.run.write_head import WriteHead
-from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedLog, WrappedStore
 from chimera.testing.engines import memory_engines, sqlite_engines
 from chimera.testing.fuse import Fuse
+from chimera.testing.kit.balance import recomputed
 from chimera.testing.waiting import eventually, running
 from tests.support import (
     AT_ONCE,

@@ -20,8 +20,8 @@ from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message, partition_of
 from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
 from chimera.share.changes import SharedChange
-from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedViews
+from chimera.testing.kit.balance import recomputed
 from chimera.testing.waiting import eventually, running
 from chimera.views.parked import parked_events_of, spans_of
 from chimera.views.projections import CopyProjection, ViewProjection

@@ -29,10 +29,10 @@ from chimera.reader import Notes
 from chimera.run.engines import open_engine
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
-from chimera.testing.balance import recomputed
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.testing.fuse import Fuse, FusedViews
+from chimera.testing.kit.balance import recomputed
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.status import parked_counts, service_status
 from chimera.views.comparison import Comparison, compare

@@ -14,6 +14,9 @@ from chimera.signature import Signature
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
 
+CALLER = "chimera.caller"
+"""The key of an ASGI scope under which whoever serves the application, such as a test, says who asks."""
+
 
 class Unauthenticated(Rejected):
     """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`."""
@@ -37,6 +40,8 @@ class Asking:
     async def __call__(self, call: Call) -> AskedBy:
         """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
         request = Request(call.scope)
+        if isinstance(said := call.scope.get(CALLER), Caller):
+            return AskedBy(said, request)
         if (authenticator := self._authenticator) is None:
             return AskedBy(None, request)
 

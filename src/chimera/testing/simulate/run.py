@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chimera.core.names import INBOX_TABLE, PARKED_TABLE
-from chimera.testing.balance import imbalances, pending, rebuilding, unread_for_nothing
 from chimera.testing.fleets.clients import Client, SentCommands
 from chimera.testing.fleets.happenings import BrokenPromise
 from chimera.testing.fleets.nemesis import Nemesis
 from chimera.testing.fleets.state import SettledCommand, State
 from chimera.testing.fleets.world import World
+from chimera.testing.kit.balance import imbalances, pending, rebuilding, unread_for_nothing
 from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import Plan, Sending
 from chimera.testing.simulate.played import Played

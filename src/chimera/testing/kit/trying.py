@@ -1,0 +1,158 @@
+"""What one command or event does, given what happened before: `await given(…).when(…).then(…)`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import msgspec
+
+from chimera.caller import Caller, metadata_of
+from chimera.commands.execute import Task
+from chimera.commands.handlers import commands_executor, reaction_executor
+from chimera.commands.inbox import Outcome
+from chimera.core.context import Context
+from chimera.core.declared import own_events
+from chimera.core.names import command_type
+from chimera.entities import Entity
+from chimera.errors import SettingsError
+from chimera.messages import Command, Event, Message, form_of, partition_of
+from chimera.run.engines import context_of, supplied
+from chimera.service import Service
+from chimera.testing.kit.balance import journal_of
+from chimera.testing.kit.clock import MovedClock
+from chimera.testing.kit.engines import engines_of
+from chimera.testing.memory import MemoryLog
+from chimera.transaction import Transaction, Unit
+
+Kept = TypeVar("Kept", bound=msgspec.Struct)
+
+
+class Tried:
+    """What came of it: the events in order, and the outcome, which is None after an event."""
+
+    def __init__(self, events: Sequence[Event], outcome: Outcome | None) -> None:
+        self.events = list(events)
+        self.outcome = outcome
+
+    def emitted(self, *events: Event) -> None:
+        """Fail unless it was done and these were emitted, in this order, and no others."""
+        assert self.outcome is None or self.outcome.state == "done", f"it was {_told(self.outcome)}"
+        assert self.events == list(events), f"emitted were {self.events}"
+
+    def rejected(self, reason: str) -> None:
+        """Fail unless it was refused for this reason."""
+        assert self.outcome is not None, "an event is never refused"
+        assert (self.outcome.state, self.outcome.reason) == ("rejected", reason), f"it was {_told(self.outcome)}"
+
+
+class Given:
+    """A service and what it has: rows, and its own events. `when` tries something once, and forgets it again."""
+
+    def __init__(self, service: Service, facts: Sequence[Entity | Event]) -> None:
+        self._service = service
+        self._facts = facts
+
+    def when(self, what: Command | Event, *, caller: Caller | None = None) -> When:
+        """The command that is handled, or the event that the service reacts to; `caller` asked for it."""
+        return When(self._service, self._facts, what, caller)
+
+
+class When:
+    """One command or event, to be tried: `await given(…).when(…)` is what came of it."""
+
+    def __init__(
+        self, service: Service, facts: Sequence[Entity | Event], what: Command | Event, caller: Caller | None
+    ) -> None:
+        self._service = service
+        self._facts = facts
+        self._what = what
+        self._caller = caller
+
+    async def then(self, *events: Event) -> Tried:
+        """Fail unless it is done and emits these, and no others."""
+        tried = await self.tried()
+        tried.emitted(*events)
+        return tried
+
+    async def rejected(self, reason: str) -> Tried:
+        """Fail unless it is refused for this reason."""
+        tried = await self.tried()
+        tried.rejected(reason)
+        return tried
+
+    async def tried(self) -> Tried:
+        """What comes of it, whatever that is. Raises what the handler raises, but for a refusal."""
+        async with _context(self._service) as context:
+            await _write(context, self._facts)
+            before = len(await journal_of(context))
+            outcome = await self._run(context)
+            classes = {type_: event for event in own_events(self._service) for type_ in event.wire_types()}
+            happened = [each for each in (await journal_of(context))[before:] if each.type in classes]
+            return Tried([msgspec.json.decode(each.data, type=classes[each.type]) for each in happened], outcome)
+
+    async def _run(self, context: Context) -> Outcome | None:
+        if isinstance(self._what, Command):
+            type_ = command_type(self._service.name, type(self._what).__names__[0])
+            return await _attempt(context, commands_executor(context), self._message(context, type_))
+        found = [each for each in self._service.reactions.values() if isinstance(self._what, each.events)]
+        if not found:
+            raise SettingsError(f"{self._service.name} reacts to no {type(self._what).__name__}")
+        for reaction in found:
+            source = type(self._what).__source__
+            message = self._message(context, type(self._what).wire_type())
+            await _attempt(context, reaction_executor(context, reaction, source), message)
+        return None
+
+    def _message(self, context: Context, type_: str) -> Message:
+        key, data = self._what.key, form_of(type(self._what)).encode(self._what)
+        source = type(self._what).__source__ if isinstance(self._what, Event) else self._service.name
+        partition = partition_of(key, self._service.partitions)
+        written = metadata_of(self._caller)
+        return Message("tried", source, type_, key, context.clock.stamp(), data, partition, 1, metadata=written)
+
+
+def given(service: Service, *facts: Entity | Event) -> Given:
+    """A service that has these rows, and to which these events of its own have happened, in order."""
+    return Given(service, facts)
+
+
+@asynccontextmanager
+async def _context(service: Service) -> AsyncIterator[Context]:
+    async with engines_of(service, MemoryLog()) as engines:
+        context = supplied(context_of(service, *engines, _nobody, clock=MovedClock()))
+        await context.prepare()
+        try:
+            yield context
+        finally:
+            await context.resources.close()
+
+
+def _nobody(name: str) -> Any:
+    raise SettingsError(f"{name!r} is not here; what is borrowed is tested with running(…, owners=[…])")
+
+
+async def _write(context: Context, facts: Sequence[Entity | Event]) -> None:
+    for number, fact in enumerate(facts):
+        async with context.store.transaction() as session:
+            unit = Unit(context.service, session)
+            cause = Message(f"given-{number}", context.service.name, "", "given", context.clock.stamp(), b"", 0)
+            tx = Transaction(unit, cause, "given")
+            tx.save(fact) if isinstance(fact, Entity) else tx.emit(fact)
+            await tx.settle()
+            tx.merge()
+            await unit.flush()
+            await unit.number()
+
+
+async def _attempt(context: Context, executor: Any, message: Message) -> Outcome:
+    async with context.store.transaction() as session:
+        unit = Unit(context.service, session)
+        outcome: Outcome = await executor.attempt(unit, Task(message))
+        await unit.flush()
+    return outcome
+
+
+def _told(outcome: Outcome) -> str:
+    return f"{outcome.state}: {outcome.reason} {outcome.detail}".rstrip(": ")
