@@ -95,6 +95,7 @@ async def test_a_foreign_reader_sees_cloud_events(log: KafkaLog, topic: str) -> 
         "ce_number": b"7",
         "ce_traceparent": sent.traceparent.encode(),
         "ce_chain": sent.chain.encode(),
+        "ce_metadata": sent.metadata.encode(),
     }
     found = from_binary(KafkaMessage(headers, received.key(), received.value()), JSONFormat())
     assert (found.get_id(), found.get_source(), found.get_type()) == (sent.id, sent.source, sent.type)

@@ -146,7 +146,7 @@ async def test_the_folder_or_the_file_of_an_embedded_store_may_be_named_instead(
         ([], "say where the orders are: --store URL"),
         (["--state", "nowhere"], "there is no nowhere/orders.db"),
         (["--store", "oracle://me:hunter2@db/shop"], "no engine is called 'oracle'"),
-        (["--store", "redis://me:hunter2@127.0.0.1:9/0"], "Redis"),
+        (["--store", "redis://me:hunter2@127.0.0.1:9/0"], "redis can't be a store"),
         (["--store", "postgresql://me:hunter2@127.0.0.1:9/shop"], "postgresql://me@127.0.0.1:9/shop"),
         (["--store", "mysql://me:hunter2@127.0.0.1:9/shop"], "mysql://me@127.0.0.1:9/shop"),
         (["--store", "memory://orders"], "no such SQL"),
