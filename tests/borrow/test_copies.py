@@ -322,12 +322,12 @@ async def test_a_copy_that_lags_a_little_all_the_time_is_as_old_as_it_lags() -> 
     heads = await town.bank.store.heads()
     for _ in range(3):
         await asyncio.wait_for(age.watch("async"), 2.0)
-        assert age.seconds("async") is None
+        assert age.seconds("async", "a") is None
     moves = [Move("accounts", p, 0, Checkpoint(n)) for p, n in heads.items() if n]
     await town.shop.views.write(copy_name(town.borrow.name, "async"), [], moves)
     await town.deposit("more")
     await age.watch("async")
-    assert age.seconds("async") is not None
+    assert age.seconds("async", "a") is not None
 
 
 async def test_a_keeper_ends_when_it_is_cancelled_whatever_became_of_its_copies(

@@ -76,6 +76,7 @@ async def write_on(bank: Context) -> None:
         await asyncio.sleep(0.002)
 
 
+@pytest.mark.timeout(300)
 async def test_all_six_changes_of_mode_under_load_show_no_reader_less_than_any_head_has_shown_it(
     engines: Engines,
 ) -> None:
@@ -99,7 +100,7 @@ async def test_all_six_changes_of_mode_under_load_show_no_reader_less_than_any_h
             await want_mode(shop, declared.cards, mode)
             await eventually(partial(follow, [first, second], mode))
             count = sum(each.reads for each in seen.values())
-            await eventually(partial(have_read, seen.values(), count + 40 * len(KEYS)))
+            await eventually(partial(have_read, seen.values(), count + 40 * len(KEYS)), 60.0)
         assert (await read_mode(shop, declared.cards)).mode == "sync"
     assert [each.backwards for each in seen.values()] == [[]] * len(KEYS)
     assert set.union(*(each.states for each in seen.values())) <= {"fresh", "stale"}

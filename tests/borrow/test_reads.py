@@ -17,13 +17,14 @@ from chimera.borrow.breaker import Breaker
 from chimera.borrow.copies import copy_projection
 from chimera.borrow.fetch import CALLS
 from chimera.borrow.last_known import MemoryLastKnown
+from chimera.borrow.modes import CopyFloor
 from chimera.borrow.reads import BorrowedReads
 from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.names import copy_name, share_type
 from chimera.core.timing import Limits
 from chimera.journal.feed import Batch
-from chimera.messages import Message, Position
+from chimera.messages import Message, Position, partition_of
 from chimera.parts import Mode
 from chimera.ports import Checkpoint, ConsumerAt, Document, Epoch, Fetched, LastKnown, Move
 from chimera.reader import Notes
@@ -824,7 +825,7 @@ async def test_a_copy_that_was_lost_does_not_make_its_keys_absent() -> None:
     shop.owner.behaviour = Unavailable("down")
     assert await shop.get("a") == Borrowed(None, "absent", None)
     await shop.reads._age.watch("async")
-    assert shop.reads._age.seconds("async") is None
+    assert shop.reads._age.seconds("async", "a") is None
 
 
 async def test_a_copy_that_was_lost_after_it_reached_a_floor_does_not_make_its_keys_absent() -> None:
@@ -838,6 +839,17 @@ async def test_a_copy_that_was_lost_after_it_reached_a_floor_does_not_make_its_k
     await shop.context.views.drop(name, [name])
     shop.owner.behaviour = Unavailable("down")
     assert await shop.get("a") == Borrowed(None, "absent", None)
+
+
+async def test_a_floor_that_was_reached_makes_only_its_own_partition_newer() -> None:
+    shop = await borrower("async")
+    age, now = shop.reads._age, time.monotonic()
+    first, other = (next(k for k in "abcdefgh" if partition_of(k, 2) == partition) for partition in range(2))
+    age.reached("async", CopyFloor(Position("accounts", 0, 1), now, 2))
+    assert age.seconds("async", other) is None
+    assert (age.seconds("async", first) or 0.0) >= 0.0
+    age.begin("async", now - 5, {0: 1, 1: 1})
+    assert (age.seconds("async", other) or 0.0) >= 5 > (age.seconds("async", first) or 0.0)
 
 
 async def test_a_copy_that_may_be_dropped_says_no_age_of_an_absence() -> None:

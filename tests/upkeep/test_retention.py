@@ -672,8 +672,8 @@ def test_retention_is_set_for_all_services_or_for_one(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("inbox_days = 3", "set inbox_days to at least log_days"),
-        ("journal_days = -1", "retention.journal_days"),
-        ("consumer_days = 0", "retention.consumer_days"),
+        ("journal_days = -1", r"\[retention\] journal_days"),
+        ("consumer_days = 0", r"\[retention\] consumer_days"),
         ("jounal_days = 1", "jounal_days"),
     ],
 )

@@ -213,7 +213,7 @@ def test_a_wrong_list_says_where_it_is_and_what_to_do(given: dict[str, Any], say
 def test_a_document_whose_types_are_not_known_yet_says_so() -> None:
     class Later(msgspec.Struct):
         later_id: str
-        other: Unheard  # type: ignore[name-defined]  # noqa: F821
+        other: Unheard = None  # type: ignore[name-defined]  # noqa: F821
 
     with pytest.raises(DeclarationError, match=r"some' of view later: name 'Unheard' is not defined; import it where"):
         Service("shop").view(Later, key="later_id").list("some")

@@ -16,7 +16,7 @@ from functools import partial
 from msgspec import Struct
 
 from chimera.borrow.bootstrap import Bootstrap
-from chimera.borrow.modes import ModeSetting, flip, read_mode, settle_s
+from chimera.borrow.modes import CopyFloor, ModeSetting, flip, read_mode, settle_s
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
 from chimera.core.names import all_of, copy_name, filling_view, share_type
@@ -27,6 +27,7 @@ from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.history import known_divergences
 from chimera.journal.leases import partitions_of
+from chimera.messages import partition_of
 from chimera.parts import Borrow, Mode
 from chimera.ports import Checkpoint
 from chimera.views.projections import CopyProjection
@@ -116,30 +117,46 @@ async def reaches(
 class CopyAge:
     """The age of a copy: the time since which it is known to have had everything that its owner had.
 
-    Heads are asked for, and the copy is as of that moment once its checkpoints have reached them.
+    Heads are asked for, and the copy is as of that moment once its checkpoints have reached them. The part of it that
+    comes from one partition may be known to be newer, because it has reached a floor.
     """
 
     def __init__(self, context: Context, borrow: Borrow[Struct]) -> None:
         self._context = context
         self._borrow = borrow
         self._as_of: dict[Mode, float] = {}
+        self._floors: dict[Mode, dict[int, float]] = {}
+        self._partitions = 0
         self._stood: dict[tuple[Mode, int], Checkpoint] = {}
         self._heads: dict[Mode, Mapping[int, int]] = {}
         self._comparing: dict[Mode, tuple[float, Mapping[int, int]]] = {}
 
-    def seconds(self, mode: Mode) -> float | None:
-        """The copy's age; None when nothing is known about it yet."""
+    def seconds(self, mode: Mode, key: str) -> float | None:
+        """The age of what the copy says of a key; None when nothing is known about it yet."""
         as_of = self._as_of.get(mode)
+        if (floors := self._floors.get(mode)) and (own := floors.get(partition_of(key, self._partitions))) is not None:
+            as_of = own if as_of is None else max(as_of, own)
         return None if as_of is None else self._context.clock.monotonic() - as_of
 
     def begin(self, mode: Mode, as_of: float, heads: Mapping[int, int]) -> None:
-        """The copy has these numbers, of partitions of its owner that had no more at that time (monotonic seconds).
-
-        It is not read before it has what all others had then.
-        """
+        """The copy has these numbers, all that its owner had at that time (monotonic seconds)."""
         self._as_of[mode] = max(as_of, self._as_of.get(mode, as_of))
+        self._has(mode, heads)
+
+    def reached(self, mode: Mode, floor: CopyFloor) -> None:
+        """The copy has reached a floor: so old, or newer, is its part that comes from that partition."""
+        floors, partition = self._floors.setdefault(mode, {}), floor.position.partition
+        floors[partition] = max(floor.as_of, floors.get(partition, floor.as_of))
+        self._partitions = floor.partitions
+        self._has(mode, {partition: floor.position.number})
+
+    def _has(self, mode: Mode, heads: Mapping[int, int]) -> None:
         if (known := self._heads.get(mode)) is not None:
             self._heads[mode] = {**known, **{each: max(n, known.get(each, 0)) for each, n in heads.items()}}
+
+    def _lost(self, mode: Mode) -> None:
+        self._as_of.pop(mode, None)
+        self._floors.pop(mode, None)
 
     def holds(self, mode: Mode, at: Mapping[Place, Checkpoint]) -> bool:
         """True when a copy with these checkpoints is still where it was compared; a copy that was lost is not.
@@ -156,7 +173,7 @@ class CopyAge:
         """
         at = await self._context.views.checkpoints(copy_name(self._borrow.name, mode))
         if mode in self._heads and not self.holds(mode, at):
-            self._as_of.pop(mode, None)
+            self._lost(mode)
             self._heads.pop(mode, None)
         if mode not in self._comparing:
             self._comparing[mode] = await self._context.owners.heads(self._borrow.owner).dated()
@@ -166,7 +183,7 @@ class CopyAge:
             if await self._stands(mode, heads):
                 self.begin(mode, asked, heads)
             else:
-                self._as_of.pop(mode, None)
+                self._lost(mode)
             del self._comparing[mode]
 
     async def _stands(self, mode: Mode, heads: Mapping[int, int]) -> bool:

@@ -70,10 +70,14 @@ def settle_s(context: Context, borrow: Borrow[Struct]) -> float:
 
 
 class CopyFloor(NamedTuple):
-    """The position that a copy must reach before it is read: what its owner had at `as_of` (monotonic seconds)."""
+    """The position that a copy must reach before it is read: what its owner had at `as_of` (monotonic seconds).
+
+    `partitions`: how many its owner has.
+    """
 
     position: Position
     as_of: float
+    partitions: int
 
 
 class ModeFollower:
@@ -155,7 +159,8 @@ class ModeFollower:
         partition = partition_of(key, self._owner_partitions) if self._floor else 0
         if partition not in self._floor:
             return None
-        return CopyFloor(Position(self._borrow.owner, partition, self._floor[partition]), self._as_of)
+        position = Position(self._borrow.owner, partition, self._floor[partition])
+        return CopyFloor(position, self._as_of, self._owner_partitions)
 
     def reached(self, floor: CopyFloor) -> None:
         """The copy is there for good: it need not be compared again."""

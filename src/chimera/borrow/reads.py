@@ -125,7 +125,7 @@ class BorrowedReads(Generic[Doc]):
                 return await self._ask(key, until, notes, anew=True, mode=mode) or await self._remembered(
                     key, mode, notes
                 )
-            self._age.begin(mode, floor.as_of, {floor.position.partition: floor.position.number})
+            self._age.reached(mode, floor)
             self._follower.reached(floor)
         ahead = self._ahead.get(key)
         wanted = [*notes.after(self._borrow.owner), *([ahead] if ahead else [])]
@@ -223,7 +223,7 @@ class BorrowedReads(Generic[Doc]):
     async def _copied(self, key: str, mode: Mode) -> Borrowed[Doc]:
         """The copy's value. In hybrid mode none: `absent` when the key has no document, `stale` when it has one."""
         document = await self._documents(self._name(mode), key)
-        age = self._age.seconds(mode)
+        age = self._age.seconds(mode, key)
         if document is None:
             return Borrowed(None, "absent", age)
         if mode == "hybrid":
