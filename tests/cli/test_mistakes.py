@@ -93,7 +93,8 @@ MISTAKES = {**TABLE.declarations, **TABLE.settings, **TABLE.engines, **TABLE.typ
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
     monkeypatch.setenv("CHIMERA_STATE", "state")
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "chimera.toml").write_text(TOML)
