@@ -29,7 +29,7 @@ from chimera.parts import (
     Start,
     path_parameters,
 )
-from chimera.signature import Page, Signature, located, name_of, signature_of
+from chimera.signature import Page, Signature, located, name_of, signature_of, type_name
 from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -373,22 +373,19 @@ def _reaction_signature(function: Callable[..., Any], events: Sequence[type[Even
     one = hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
     if batch and one:
         raise DeclarationError(
-            f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{_name(hint)}]"
+            f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{type_name(hint)}]"
         )
     if one and not all(issubclass(event, one) for event in events):
         raise DeclarationError(
-            f"{signature.at}: it is declared on {', '.join(map(_name, events))} and takes {_name(hint)}; make them one"
+            f"{signature.at}: it is declared on {', '.join(map(type_name, events))} and takes {type_name(one)}; "
+            "make them one"
         )
     for need in signature.needs:
         if need.type is Request or (need.type is Caller and (batch or not need.optional)):
             what = "an event has no request" if need.type is Request else "an event may have come from nobody"
             instead = "" if batch or need.type is Request else f"; write: {need.name}: Caller | None"
-            raise DeclarationError(f"{signature.at}: it can't need {_name(need.type)}: {what}{instead}")
+            raise DeclarationError(f"{signature.at}: it can't need {type_name(need.type)}: {what}{instead}")
     return signature
-
-
-def _name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint))
 
 
 def _snake(name: str) -> str:

@@ -103,7 +103,7 @@ def read_parameters(
         without = next((each for each in plain if each.default is inspect.Parameter.empty), None)
         if without is not None:
             raise DeclarationError(
-                f"{at}: nobody can supply its parameter {without.name!r}, {_text(without.type)}; "
+                f"{at}: nobody can supply its parameter {without.name!r}, {type_name(without.type)}; "
                 "what comes with a request is a field of the command, or of Request"
             )
     return Signature(function, tuple(each.name for each in parameters[:first]), tuple(needs), tuple(plain), hints)
@@ -119,7 +119,7 @@ def is_plain(hint: Any) -> bool:
     if origin is typing.Literal or hint is type(None) or hint is None:
         return True
     if origin in (typing.Union, types.UnionType):
-        return all(map(is_plain, arguments)) and hint is not type(None)
+        return all(map(is_plain, arguments))
     if origin in (list, tuple, set, frozenset):
         return all(is_plain(each) for each in arguments if each is not Ellipsis)
     return isinstance(hint, type) and (issubclass(hint, enum.Enum) or hint in (*PLAIN, list, tuple, set, frozenset))
@@ -185,5 +185,6 @@ def _need(name: str, hint: Any) -> Needed:
     return Needed(name, hint)
 
 
-def _text(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
+def type_name(hint: Any) -> str:
+    """The name of a type, as it is told to people."""
+    return getattr(hint, "__name__", str(hint))

@@ -10,7 +10,7 @@ from chimera.caller import Caller, Request
 from chimera.errors import DeclarationError
 from chimera.messages import Message
 from chimera.replies import Problem, Reply
-from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of
+from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of, type_name
 
 Resource = TypeVar("Resource")
 AnyRender = TypeVar("AnyRender", bound=Callable[[Problem], Reply[Any]])
@@ -191,5 +191,4 @@ def _provided(type_: Any, factory: Factory[Any], per: Per) -> Provided:
 
 
 def _unknown(need: Needed) -> str:
-    kind = getattr(need.type, "__name__", str(need.type))
-    return f"nobody provides its parameter {need.name!r}; add: service.provide({kind}, …)"
+    return f"nobody provides its parameter {need.name!r}; add: service.provide({type_name(need.type)}, …)"

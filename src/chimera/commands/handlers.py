@@ -42,11 +42,8 @@ def direct_executor(context: Context) -> Executor:
 def reaction_executor(context: Context, reaction: Reaction, source: str, kept: KeptEvents | None = None) -> Executor:
     """The executor of a reaction, on one source's events; those that are `kept` are not handled again."""
     consumer = names.reaction_consumer(reaction.name, source)
-    parking, invoke = (
-        parking_of(context, consumer),
-        _handle_events(context, reaction, kept or KeptEvents(context, consumer)),
-    )
-    return Executor(context, consumer, invoke, parking, batch=reaction.batch)
+    invoke = _handle_events(context, reaction, kept or KeptEvents(context, consumer))
+    return Executor(context, consumer, invoke, parking_of(context, consumer), batch=reaction.batch)
 
 
 def executor_of(context: Context, consumer: Consumer) -> Executor:

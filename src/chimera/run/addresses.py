@@ -78,9 +78,7 @@ def check_address(kind: Kind, url: str, added: Collection[str] = ()) -> None:
     """Raises SettingsError for an address that can't be right. `added`: the schemes that other packages bring."""
     if url.partition(":")[0] in added:
         return
-    scheme, slashes, _ = url.partition("://")
-    if (scheme := scheme if slashes else url.partition(":")[0]) in added:
-        return
+    scheme = url.partition("://" if "://" in url else ":")[0]
     if scheme not in SCHEMES:
         raise SettingsError(_unknown(kind, url, scheme, added))
     known = SCHEMES[scheme]
