@@ -20,7 +20,8 @@ def stored(word: str, number: int) -> Message:
 
 def state_of(said: list[str], *commands: tuple[str, tuple[int, ...], str]) -> State:
     store = MemoryStore()
-    store.state.events[0] = [stored(word, at) for at, word in enumerate(said, start=1)]
+    events = tuple(stored(word, at) for at, word in enumerate(said, start=1))
+    store.state = store.state._replace(events={0: events})
     state = State(fleet(), {"echo": store}, {})
     state.commands = [
         SettledCommand(Sending(0.0, "client", "echo", "Say", {"word": word}, "label"), statuses, became)
