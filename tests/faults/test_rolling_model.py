@@ -8,6 +8,7 @@ import pytest
 from chimera.messages import Message
 from chimera.testing.fleets.state import SettledCommand, State
 from chimera.testing.memory import MemoryStore
+from chimera.testing.memory.store import StoreState
 from chimera.testing.plans.plan import Sending
 from chimera_faults.simulated.fleet import fleet
 from chimera_faults.simulated.rolling import SAID, said_as_sent
@@ -21,7 +22,7 @@ def stored(word: str, number: int) -> Message:
 def state_of(said: list[str], *commands: tuple[str, tuple[int, ...], str]) -> State:
     store = MemoryStore()
     events = tuple(stored(word, at) for at, word in enumerate(said, start=1))
-    store.state = store.state._replace(events={0: events})
+    store.state = StoreState(events={0: events})
     state = State(fleet(), {"echo": store}, {})
     state.commands = [
         SettledCommand(Sending(0.0, "client", "echo", "Say", {"word": word}, "label"), statuses, became)
