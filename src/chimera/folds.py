@@ -19,7 +19,7 @@ import msgspec
 
 from chimera.errors import DeclarationError
 from chimera.messages import Event, Message
-from chimera.signature import KeyOf, Page, at_line, hints_of, located, name_of
+from chimera.signature import KeyOf, Page, at_line, hints_of, located, name_of, texts_of, typed_key
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
@@ -52,6 +52,8 @@ class Fold(Generic[Doc_co]):
         _check_defaults(document, key)
         self.document = document
         self.key = key
+        self.key_type = _hint_of(document, key)
+        self._typed_key = typed_key(self.key_type, f"{declared_at()}: {document.__name__}.{key}, its key,")
         self.steps: dict[type[Event], tuple[KeyOf, Function]] = {}
         self.is_keyed_as_events = True
         """True as long as each document's key is that of the events that touch it."""
@@ -79,7 +81,7 @@ class Fold(Generic[Doc_co]):
 
     def new(self, key: str) -> Doc_co:
         """The document before its first event."""
-        return self.document(**{self.key: key})
+        return self.document(**{self.key: key if self._typed_key is None else self._typed_key(key)})
 
     @property
     def sources(self) -> set[str]:
@@ -340,6 +342,14 @@ def _kind_of_values(values: Sequence[object]) -> ListKind | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
+def _hint_of(document: type[msgspec.Struct], field: str) -> Any:
+    """The type of a field; that of a text, where its name can't be found from here."""
+    try:
+        return typing.get_type_hints(document, include_extras=True)[field]
+    except NameError:
+        return str
+
+
 _DECLARING = (__name__, "chimera.service")
 
 
@@ -373,8 +383,7 @@ class Folder(Generic[Doc]):
 
     def keys(self, step: Step, event: Event) -> list[str]:
         """The keys of the documents that an event touches, each once."""
-        keys = step.key_of(event)
-        return [keys] if isinstance(keys, str) else list(dict.fromkeys(keys))
+        return texts_of(step.key_of(event))
 
     def apply(self, step: Step, document: Doc | None, key: str, event: Event) -> Doc | None:
         """The document after the event; None when the event removes it."""

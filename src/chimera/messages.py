@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+import typing
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
 
 import msgspec
@@ -80,13 +82,13 @@ class KeyedMeta(msgspec.StructMeta):
                 fields = (value,) if attribute == "__key_fields__" and isinstance(value, str) else value
                 namespace[attribute] = fields
         struct = super().__new__(mcs, class_name, bases, namespace, **config)
-        _check_key_fields(struct, key)
+        _check_key_fields(struct, key, may_be_inside=any(base.__name__ == "Command" for base in bases))
         return struct
 
 
-def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None) -> None:
+def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None, *, may_be_inside: bool) -> None:
     for field in (key,) if isinstance(key, str) else key or ():
-        if field not in struct.__struct_fields__:
+        if (field.partition(".")[0] if may_be_inside else field) not in struct.__struct_fields__:
             raise DeclarationError(
                 f"{struct.__name__} has no field {field!r} to be its key; its fields are: "
                 f"{', '.join(struct.__struct_fields__) or 'none'}"
@@ -105,14 +107,15 @@ class Keyed(msgspec.Struct, metaclass=KeyedMeta):
 class Command(Keyed, forbid_unknown_fields=True):
     """A request to change something: `class PlaceOrder(Command, key="order_id")`.
 
-    Commands of one key are handled in the order in which they were accepted. Its name in the log is that of its class,
-    or `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
+    Commands of one key are handled in the order in which they were accepted; of several fields, the first one says it.
+    The key may be inside of another field: `key="order.order_id"`. Its name in the log is that of its class, or
+    `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
     """
 
     @property
     def key(self) -> str:
         """The value of the key field, as text."""
-        return str(getattr(self, self.__key_fields__[0]))
+        return str(attrgetter(self.__key_fields__[0])(self))
 
 
 class Event(Keyed):
@@ -138,6 +141,19 @@ class Event(Keyed):
     def wire_types(cls) -> list[str]:
         """The CloudEvents types that are read as this event, the one that is sent first."""
         return [f"{cls.__source__}.{name}" for name in cls.__names__]
+
+
+def type_at(command: type[msgspec.Struct], field: str) -> Any:
+    """The type of a field, such as `order_id`, or `order.order_id` for one inside. Raises DeclarationError for none."""
+    name, _, rest = field.partition(".")
+    hints = typing.get_type_hints(command, include_extras=True)
+    if name not in hints:
+        raise DeclarationError(f"{command.__name__} has no field {name!r} to be its key; it has: {', '.join(hints)}")
+    if not rest:
+        return hints[name]
+    if not (isinstance(hints[name], type) and issubclass(hints[name], msgspec.Struct)):
+        raise DeclarationError(f"{command.__name__}.{name} is no struct, so that its key can't be inside: {field!r}")
+    return type_at(hints[name], rest)
 
 
 def types_of(source: str, of: type[Event] = Event) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from chimera.messages import Command, Event
-from chimera.signature import KeyOf, Page, Signature
+from chimera.signature import Key, KeyOf, Page, Signature
 
 Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
 Value = TypeVar("Value")
@@ -19,7 +19,7 @@ Mode = Literal["sync", "async", "hybrid"]
 MODES: tuple[Mode, ...] = ("sync", "async", "hybrid")
 Start = Literal["now", "beginning"]
 STARTS: tuple[Start, ...] = ("now", "beginning")
-AllKeys = Callable[..., Awaitable[Iterable[str]]]
+AllKeys = Callable[..., Awaitable[Iterable[Key]]]
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
@@ -93,7 +93,7 @@ class Share(typing.NamedTuple):
     """The export of an owner: documents by key. Any of the events in `changed_by` may change the document of its key.
 
     `keys` tells every key that has a document, for those whose documents were never emitted. `also` are its other
-    names.
+    names. `typed_key` makes the keys that the function takes of their texts; None where it takes texts.
     """
 
     name: str
@@ -102,6 +102,7 @@ class Share(typing.NamedTuple):
     keys: AllKeys | None
     also: tuple[str, ...]
     signature: Signature
+    typed_key: Callable[[str], Any] | None = None
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:

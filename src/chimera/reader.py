@@ -13,6 +13,7 @@ from chimera.messages import Position
 from chimera.parts import Borrow, Borrowed, Mode
 from chimera.ports import Session
 from chimera.service import Service
+from chimera.signature import AnyKey, Key, by_key, texts_of
 from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -214,26 +215,25 @@ class Reader(Reads):
         await self._waiting.reach_tables()
         return await super().execute(sql, *parameters)
 
-    async def view(self, view: View[Doc], key: str) -> Doc | None:
+    async def view(self, view: View[Doc], key: Key) -> Doc | None:
         """The view's document of a key; without one None, or the empty document where the view is declared so."""
         await self._waiting.reach(view.name, view.sources)
-        await self._waiting.look_aside(view.name, key)
-        data = await self._documents(view.name, key)
+        await self._waiting.look_aside(view.name, text := str(key))
+        data = await self._documents(view.name, text)
         await self._waiting.cover(view.name)
         if data is None:
-            return view.new(key) if view.absent == "empty" else None
+            return view.new(text) if view.absent == "empty" else None
         return msgspec.json.decode(data, type=view.document)
 
-    async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
+    async def borrowed(self, borrow: Borrow[Doc], key: Key) -> Borrowed[Doc]:
         """The borrowed value of a key and its state. Never raises for the owner's sake."""
-        found: Borrowed[Doc] = await self._borrows[borrow.name].get(key, self._waiting.notes)
+        found: Borrowed[Doc] = await self._borrows[borrow.name].get(str(key), self._waiting.notes)
         return found
 
-    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
+    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[AnyKey]) -> dict[AnyKey, Borrowed[Doc]]:
         """The borrowed values of many keys, in one call to the owner at most."""
         reads = self._borrows[borrow.name]
-        found: dict[str, Borrowed[Doc]] = await reads.get_many(keys, self._waiting.notes)
-        return found
+        return by_key(keys, await reads.get_many(texts_of(keys), self._waiting.notes))
 
     async def list(
         self,
@@ -267,30 +267,28 @@ class Lagging:
         self._documents = documents
         self._borrows = borrows
 
-    async def view(self, view: View[Doc], key: str) -> Doc | None:
+    async def view(self, view: View[Doc], key: Key) -> Doc | None:
         """As `Reader.view`, without waiting for anything."""
-        data = await self._documents(view.name, key)
+        data = await self._documents(view.name, text := str(key))
         if data is None:
-            return view.new(key) if view.absent == "empty" else None
+            return view.new(text) if view.absent == "empty" else None
         return msgspec.json.decode(data, type=view.document)
 
-    async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
+    async def borrowed(self, borrow: Borrow[Doc], key: Key) -> Borrowed[Doc]:
         """The borrowed value of a key and its state, in the mode in force. Never raises for the owner's sake."""
-        found: Borrowed[Doc] = await self._borrows[borrow.name].get(key, Notes())
+        found: Borrowed[Doc] = await self._borrows[borrow.name].get(str(key), Notes())
         return found
 
-    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
+    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[AnyKey]) -> dict[AnyKey, Borrowed[Doc]]:
         """As `borrowed`, of many keys, in one call to the owner at most."""
-        found: dict[str, Borrowed[Doc]] = await self._borrows[borrow.name].get_many(keys, Notes())
-        return found
+        return by_key(keys, await self._borrows[borrow.name].get_many(texts_of(keys), Notes()))
 
-    async def ask(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Doc]:
+    async def ask(self, borrow: Borrow[Doc], keys: Sequence[AnyKey]) -> dict[AnyKey, Doc]:
         """What the owner has now, whatever the mode, in one call; keys without a document are left out.
 
         Raises Unavailable where the owner does not answer: the command is tried again later.
         """
-        found: dict[str, Doc] = await self._borrows[borrow.name].ask(keys)
-        return found
+        return by_key(keys, await self._borrows[borrow.name].ask(texts_of(keys)))
 
     async def list(
         self,

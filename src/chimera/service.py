@@ -13,7 +13,7 @@ from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Fold, View, check_not_unique, declared_at, key_of_event
-from chimera.messages import Command, Event, RenamedFrom, names_of, types_of
+from chimera.messages import Command, Event, RenamedFrom, names_of, type_at, types_of
 from chimera.parts import (
     AS_SET,
     MODES,
@@ -29,7 +29,7 @@ from chimera.parts import (
     Start,
     path_parameters,
 )
-from chimera.signature import Page, Signature, located, name_of, signature_of, type_name
+from chimera.signature import Page, Signature, is_list, located, name_of, signature_of, type_name, typed_key
 from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
@@ -155,6 +155,9 @@ class Service(Supplies):
                 )
             if not command.__key_fields__:
                 raise DeclarationError(f'{command.__name__} needs a key: class {command.__name__}(Command, key="…")')
+            for field in command.__key_fields__:
+                if "." in field:
+                    type_at(command, field)
             if not direct and signature.needs_any((Request,)):
                 raise DeclarationError(
                     f"{signature.at}: it needs the Request, and runs later, in a write head: make it direct=True, "
@@ -185,6 +188,12 @@ class Service(Supplies):
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, may_be_plain=True)
             self._check_route(f"GET {path}", [each.name for each in signature.plain])
+            for each in signature.plain:
+                if each.name in path_parameters(path) and is_list(each.type):
+                    raise DeclarationError(
+                        f"{signature.at}: a path holds one value of {each.name!r}, and it is a list; take it from the "
+                        f"query, as in ?{each.name}=a&{each.name}=b"
+                    )
             self._add(self.queries, path, Query(f"GET {path}", page, signature), "path")
             return function
 
@@ -265,7 +274,7 @@ class Service(Supplies):
             self._add(
                 self.shares,
                 stored,
-                Share(stored, arguments[1], events, keys, tuple(also), signature),
+                Share(stored, arguments[1], events, keys, tuple(also), signature, _typed_keys(signature)),
                 "share",
             )
             return function
@@ -386,6 +395,12 @@ def _reaction_signature(function: Callable[..., Any], events: Sequence[type[Even
             instead = "" if batch or need.type is Request else f"; write: {need.name}: Caller | None"
             raise DeclarationError(f"{signature.at}: it can't need {type_name(need.type)}: {what}{instead}")
     return signature
+
+
+def _typed_keys(signature: Signature) -> Callable[[str], Any] | None:
+    """What makes the keys that a share's function takes of their texts; None where it takes texts."""
+    arguments = typing.get_args(signature.hints.get(signature.first[0]))
+    return typed_key(arguments[0], f"{signature.at}: its key") if arguments else None
 
 
 def _snake(name: str) -> str:

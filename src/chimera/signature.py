@@ -10,17 +10,24 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
+
+import msgspec
 
 from chimera.errors import DeclarationError
 
-KeyOf = Callable[[Any], "str | Iterable[str]"]
+Key = str | int | UUID | date
+"""What a key may be. Its text is what `str` makes of it, so that an enum has to be a StrEnum or an IntEnum."""
+AnyKey = TypeVar("AnyKey", bound=Key)
+KeyOf = Callable[[Any], "Key | Iterable[Key]"]
 """From an event to the key of its document, or the keys of its documents."""
 Page = Callable[[Any], str]
 """From an answer to the HTML that shows it."""
 PLAIN = (str, int, float, bool, bytes, datetime, date, time, timedelta, Decimal, UUID)
 """The types that can be read from text, beside enums, and lists and unions of such."""
+_KEYS, _NO_KEYS = (str, int, UUID, date), (bool, datetime)
+_LISTS = (list, tuple, set, frozenset)
 
 
 class Needed(NamedTuple):
@@ -120,9 +127,21 @@ def is_plain(hint: Any) -> bool:
         return True
     if origin in (typing.Union, types.UnionType):
         return all(map(is_plain, arguments))
-    if origin in (list, tuple, set, frozenset):
+    if origin in _LISTS:
         return all(is_plain(each) for each in arguments if each is not Ellipsis)
-    return isinstance(hint, type) and (issubclass(hint, enum.Enum) or hint in (*PLAIN, list, tuple, set, frozenset))
+    return isinstance(hint, type) and (issubclass(hint, enum.Enum) or hint in (*PLAIN, *_LISTS))
+
+
+def is_list(hint: Any) -> bool:
+    """True for a type that is read from several texts of one name, as in `?tag=a&tag=b`."""
+    if isinstance(hint, typing.NewType):
+        return is_list(hint.__supertype__)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return is_list(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(map(is_list, arguments))
+    return (origin or hint) in _LISTS
 
 
 def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
@@ -188,3 +207,33 @@ def _need(name: str, hint: Any) -> Needed:
 def type_name(hint: Any) -> str:
     """The name of a type, as it is told to people."""
     return getattr(hint, "__name__", str(hint))
+
+
+def texts_of(keys: Key | Iterable[Key]) -> list[str]:
+    """The texts of one key or several, each once."""
+    if isinstance(keys, str):
+        return [keys]
+    if isinstance(keys, _KEYS):
+        return [str(keys)]
+    return list(dict.fromkeys(key if type(key) is str else str(key) for key in keys))
+
+
+def by_key(keys: Iterable[AnyKey], found: Mapping[str, Any]) -> dict[AnyKey, Any]:
+    """What was found by the texts of keys, by the keys as they were given."""
+    return {key: found[text] for key in keys if (text := str(key)) in found}
+
+
+def typed_key(type_: Any, what: str) -> Callable[[str], Any] | None:
+    """What makes a key of its text; None where it is text itself. Raises DeclarationError for a type that is no key.
+
+    What it returns raises msgspec.ValidationError for a text that is none of the type.
+    """
+    plain = type_
+    while isinstance(plain, typing.NewType) or typing.get_origin(plain) is typing.Annotated:
+        plain = plain.__supertype__ if isinstance(plain, typing.NewType) else typing.get_args(plain)[0]
+    if plain is str or not isinstance(plain, type):
+        return None
+    is_plain_enum = issubclass(plain, enum.Enum) and str(next(iter(plain))) != str(next(iter(plain)).value)
+    if not issubclass(plain, _KEYS) or issubclass(plain, _NO_KEYS) or is_plain_enum:
+        raise DeclarationError(f"{what} is a {plain.__name__}; a key is a str, an int, a UUID, a date or a StrEnum")
+    return lambda text: msgspec.convert(text, type_, strict=False)

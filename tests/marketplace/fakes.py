@@ -12,6 +12,7 @@ from chimera.folds import Fold
 from chimera.messages import Message
 from chimera.parts import Borrow
 from chimera.ports import WriteSession
+from chimera.signature import Key
 from chimera.transaction import Unit
 from marketplace.gig_page.model import Gig
 from marketplace.orders.model import Order
@@ -59,10 +60,10 @@ class FakeReader(Reader):
     async def find(self, entity: type[Stored], **where: Any) -> list[Stored]:
         return await self._tx.find(entity, **where)
 
-    async def view(self, view: View[Doc], key: str) -> Doc | None:
-        return view.new(key)
+    async def view(self, view: View[Doc], key: Key) -> Doc | None:
+        return view.new(str(key))
 
-    async def borrowed(self, borrow: Borrow[Doc], key: str) -> Borrowed[Doc]:
+    async def borrowed(self, borrow: Borrow[Doc], key: Key) -> Borrowed[Doc]:
         return Borrowed(None, "absent", None)
 
 

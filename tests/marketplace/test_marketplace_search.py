@@ -16,6 +16,7 @@ from chimera import Borrowed, Reader, Transaction
 from chimera.entities import Row
 from chimera.errors import SettingsError
 from chimera.parts import Borrow
+from chimera.signature import AnyKey
 from marketplace.gig_page.messages import GigPublished
 from marketplace.search.index import SCHEMA, index
 from marketplace.search.model import LONGEST_WORD, asked_words, words_of
@@ -38,8 +39,8 @@ class Database(Reader, Transaction):
     async def execute(self, sql: str, *parameters: Any) -> Sequence[Row]:
         return self.connection.execute(sql, parameters).fetchall()
 
-    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[str]) -> dict[str, Borrowed[Doc]]:
-        self.borrows.append(keys)
+    async def borrowed_many(self, borrow: Borrow[Doc], keys: Sequence[AnyKey]) -> dict[AnyKey, Borrowed[Doc]]:
+        self.borrows.append([str(key) for key in keys])
         return dict.fromkeys(keys, Borrowed(None, "absent", None))
 
 

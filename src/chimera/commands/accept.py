@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import typing
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +25,7 @@ from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
 from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
-from chimera.messages import MAX_KEY, Command, Message, partition_of
+from chimera.messages import MAX_KEY, Command, Message, partition_of, type_at
 from chimera.parts import Handler, NewId
 
 DIRECT_BATCH = 200
@@ -36,7 +35,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 def is_made(command: type[Command]) -> bool:
     """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`."""
-    hint = typing.get_type_hints(command, include_extras=True)[command.__key_fields__[0]]
+    hint = type_at(command, command.__key_fields__[0])
     return any(each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ()))
 
 
@@ -74,10 +73,15 @@ class CommandDecoder:
         self._type = command_type(context.service.name, handler.command.__names__[0])
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
-        types = {field.name: field.type for field in msgspec.structs.fields(handler.command)}
+        fields = msgspec.structs.fields(handler.command)
+        types = {field.name: field.type for field in fields}
+        self._written = {field.name: field.encode_name for field in fields}
+        self._path_names = {self._written[name]: name for name in path_fields}
         self._converted = {name: types[name] for name in path_fields if not _is_text(types[name])}
         self._decoder = msgspec.json.Decoder(handler.command)
-        self._makes_keys, self._wrapped = is_made(handler.command), handler.wrapped
+        self._makes_keys = "." not in self._key and is_made(handler.command)
+        self._in_body = self._written.get(self._key, self._key.partition(".")[0])
+        self._wrapped = handler.wrapped
         self._faults = partial(faults_of, handler.command)
 
     def decode(
@@ -92,13 +96,13 @@ class CommandDecoder:
         """The command and its message. Raises Invalid with the field at fault."""
         id_ = self._command_id(idempotency_key, caller.subject if caller else "")
         fields = self._unwrapped(read_object(body)) if self._wrapped else read_object(body)
-        is_whole = self._key in fields and not self._path_fields and not self._wrapped
+        is_whole = self._in_body in fields and not self._path_fields and not self._wrapped
         for name in self._path_fields:
-            if name in fields:
-                raise Invalid(f"{name} is in the path; leave it out of the body", field=f"$.{name}")
-            fields[name] = msgspec.Raw(msgspec.json.encode(self._from_path(name, path[name])))
-        if self._makes_keys and self._key not in fields:
-            fields[self._key] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(NAMESPACE, f"{id_}/key"))))
+            if (written := self._written[name]) in fields:
+                raise Invalid(f"{written} is in the path; leave it out of the body", field=f"$.{written}")
+            fields[written] = msgspec.Raw(msgspec.json.encode(self._from_path(name, path[name])))
+        if self._makes_keys and self._in_body not in fields:
+            fields[self._in_body] = msgspec.Raw(msgspec.json.encode(str(uuid.uuid5(NAMESPACE, f"{id_}/key"))))
         data, command = self._check(body if is_whole else msgspec.json.encode(fields))
         key = command.key
         if len(key) > MAX_KEY:
@@ -143,8 +147,8 @@ class CommandDecoder:
 
     def _placed(self, field: str) -> str:
         """Where a field of the command came from."""
-        if field.removeprefix("$.") in self._path_fields:
-            return f"path.{field.removeprefix('$.')}"
+        if (name := self._path_names.get(field.removeprefix("$."))) is not None:
+            return f"path.{name}"
         return field.replace("$", f"$.{self._wrapped}", 1) if self._wrapped else field
 
     def _check(self, data: bytes) -> tuple[bytes, Command]:

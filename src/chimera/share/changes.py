@@ -9,6 +9,7 @@ transaction again, which event that was and the document's digest: against that,
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from chimera.parts import Share
 from chimera.ports import Session
 from chimera.service import Service
 from chimera.share.digests import bucket_of, digest_of
-from chimera.signature import Signature
+from chimera.signature import Signature, texts_of
 from chimera.transaction import Pending, Reads, Unit, UnitReads
 
 Callings = Callable[[Signature], Callable[..., Awaitable[Any]]]
@@ -50,19 +51,34 @@ async def shared_documents(calling: Callings, share: Share, reads: Reads, keys: 
 
     Equal documents are equal bytes: sets and dicts are written in the order of their members.
     """
-    documents = await calling(share.signature)(list(keys), reads)
-    return {
-        key: msgspec.json.encode(documents[key], order="deterministic")
-        for key in keys
-        if documents.get(key) is not None
-    }
+    documents = await _current(calling, share, reads, keys)
+    return {key: msgspec.json.encode(document, order="deterministic") for key, document in documents.items()}
 
 
 async def _fitting(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:
     """As `shared_documents`, for the journal. Raises Unfit for one that could not be read again."""
-    documents = await calling(share.signature)(list(keys), reads)
     encode = form_of(share.document, "deterministic").encode
-    return {key: encode(documents[key]) for key in keys if documents.get(key) is not None}
+    return {key: encode(document) for key, document in (await _current(calling, share, reads, keys)).items()}
+
+
+async def _current(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, Any]:
+    """What the author's function has for keys, by their texts; what is no key of the share's type has nothing."""
+    typed = keys if share.typed_key is None else _typed(share.typed_key, keys)
+    documents = await calling(share.signature)(list(typed), reads)
+    return {
+        text: document
+        for text, key in zip(keys if share.typed_key is None else map(str, typed), typed, strict=True)
+        if (document := documents.get(key)) is not None
+    }
+
+
+def _typed(typed_key: Callable[[str], Any], keys: Sequence[str]) -> list[Any]:
+    made: list[Any] = []
+    for text in keys:
+        with suppress(msgspec.ValidationError):
+            if str(key := typed_key(text)) == text:
+                made.append(key)
+    return made
 
 
 async def emit_changed(calling: Callings, unit: Unit, emitted: Sequence[Sequence[Pending]]) -> list[set[int]]:
@@ -99,8 +115,7 @@ def _changed_keys(share: Share, pending: Pending) -> list[str]:
     key_of = share.changed_by.get(type(pending.event)) if pending.event is not None else None
     if key_of is None:
         return []
-    keys = key_of(pending.event)
-    return [keys] if isinstance(keys, str) else list(keys)
+    return texts_of(key_of(pending.event))
 
 
 def change_of(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import typing
 from collections.abc import Sequence
 from functools import partial
+from operator import attrgetter
 from urllib.parse import quote
 
 import msgspec
@@ -127,9 +127,7 @@ class ReadHead:
         self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy
     ) -> None:
         await self._intake.append(accepted.message)
-        key = handler.command.__key_fields__[0]
-        body = {"command_id": accepted.message.id, key: accepted.message.key}
-        await call.answer_json(body, 201, _location(call, handler, accepted))
+        await call.answer_json(_taken(accepted), 201, _location(call, handler, accepted))
 
     async def _answer_direct(
         self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy
@@ -141,8 +139,7 @@ class ReadHead:
         if outcome.state != "done":
             await answer_refusal(call, outcome, headers)
             return
-        key = handler.command.__key_fields__[0]
-        body = outcome.body or msgspec.json.encode({"command_id": accepted.message.id, key: accepted.message.key})
+        body = outcome.body or msgspec.json.encode(_taken(accepted))
         status = outcome.status or DEFAULT_STATUS[method]
         await call.answer(
             body, status, JSON, [*headers, *(_location(call, handler, accepted) if status == 201 else ())]
@@ -191,8 +188,7 @@ class ReadHead:
         return Route(method, template, endpoint, describe)
 
     def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
-        name = view.name
-        key_type = typing.get_type_hints(view.document, include_extras=True)[view.key]
+        name, key_type = view.name, view.key_type
         documents, setting_aside = self._documents, self.context.process.setting_aside
         path, _, own_query = template.partition("?")
         paths = [other.path.partition("?") for other in self.context.service.views.values() if other.path]
@@ -280,6 +276,12 @@ def _said(notes: Notes) -> list[Header]:
 
 def _position(outcome: Outcome) -> list[Header]:
     return [(b"chimera-position", outcome.positions.encode())] if outcome.positions else []
+
+
+def _taken(accepted: Accepted) -> dict[str, object]:
+    """What is told of a command that was taken: its id, and its key, whole."""
+    key = {name.rpartition(".")[2]: attrgetter(name)(accepted.command) for name in accepted.command.__key_fields__}
+    return {"command_id": accepted.message.id} | key
 
 
 def _location(call: Call, handler: Handler, accepted: Accepted) -> list[Header]:

@@ -25,6 +25,7 @@ from chimera.parts import Share
 from chimera.share.changes import change_of, emitted_rows, record_changes, shared_documents, shared_key
 from chimera.share.digests import BUCKETS, bucket_of, digest_of
 from chimera.share.owner import LOOK
+from chimera.signature import texts_of
 from chimera.transaction import Reads, Unit, UnitReads
 from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 
@@ -155,7 +156,7 @@ async def _declared_keys(context: Context, share: Share) -> dict[int, set[str]]:
     by_partition: dict[int, set[str]] = {}
     turns = Turns()
     async with context.store.snapshot() as session:
-        for key in await share.keys(Reads(context.service, session)):
+        for key in texts_of(await share.keys(Reads(context.service, session))):
             await turns.after()
             by_partition.setdefault(partition_of(key, context.service.partitions), set()).add(key)
     return by_partition

@@ -16,6 +16,7 @@ import msgspec
 
 from chimera.commands.accept import is_made
 from chimera.folds import View, ViewList
+from chimera.messages import type_at
 from chimera.parts import Handler, Query, path_parameters
 from chimera.reader import POSITIONS_LIMIT, ListPage
 from chimera.replies import Problem, Reply
@@ -62,8 +63,8 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     in_path = path_parameters(template)
     fields = {field.name: field for field in msgspec.structs.fields(handler.command)}
     in_body = [name for name in fields if name not in in_path]
-    made = key if is_made(handler.command) else ""
-    required = [name for name in in_body if fields[name].required and name != made]
+    made = key if "." not in key and is_made(handler.command) else ""
+    required = [fields[name].encode_name for name in in_body if fields[name].required and name != made]
     operation = _operation(
         service.name,
         f"{service.name}.{handler.command.__names__[0]}",
@@ -72,7 +73,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         [_parameter(name, "path", fields[name].type) for name in in_path] + [_IDEMPOTENCY],
     )
     if in_body:
-        properties = {name: _property(fields[name].type, fields[name].default) for name in in_body}
+        properties = {fields[name].encode_name: _property(fields[name].type, fields[name].default) for name in in_body}
         body = {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
         if handler.wrapped:
             inner = {handler.wrapped: body}
@@ -80,10 +81,14 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         operation["requestBody"] = {"required": bool(required), "content": {"application/json": {"schema": body}}}
     operation["responses"]["413"] = _refused(413)
     operation["responses"]["409"] = _problem("Its Idempotency-Key was used with another payload before.")
+    key_types = {name.rpartition(".")[2]: type_at(handler.command, name) for name in handler.command.__key_fields__}
     accepted = {
         "type": "object",
-        "required": ["command_id", key],
-        "properties": {"command_id": {"type": "string", "format": "uuid"}, key: {"type": "string"}},
+        "required": ["command_id", *key_types],
+        "properties": {
+            "command_id": {"type": "string", "format": "uuid"},
+            **{name: _Typed(type_) for name, type_ in key_types.items()},
+        },
     }
     if handler.direct:
         _direct_answers(operation, handler, accepted)

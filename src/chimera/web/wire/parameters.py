@@ -9,7 +9,7 @@ import msgspec
 
 from chimera.core.json import invalid
 from chimera.errors import Invalid
-from chimera.signature import Signature, name_of
+from chimera.signature import Signature, is_list, name_of
 from chimera.web.wire.http import Call
 
 
@@ -25,6 +25,7 @@ class Parameters:
             (name, hint) if default is msgspec.NODEFAULT else (name, hint, default)
             for name, hint, default in self.declared
         ]
+        self._lists = frozenset(name for name, hint, _ in self.declared if is_list(hint))
         self._struct = msgspec.defstruct(
             f"{name_of(signature.function)}_parameters", fields, kw_only=True, forbid_unknown_fields=True
         )
@@ -33,7 +34,7 @@ class Parameters:
         """The function's arguments. Raises Invalid with the parameter at fault."""
         given = call.path
         if call.scope["query_string"]:
-            query = call.query()
+            query = call.query(repeated=self._lists)
             if both := query.keys() & given.keys():
                 raise Invalid(
                     f"{', '.join(both)} is in the path; leave it out of the query", field=f"query.{min(both)}"
