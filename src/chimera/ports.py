@@ -278,7 +278,8 @@ class Move(NamedTuple):
 class Listing(NamedTuple):
     """An entry that comes into a list of a view, or is gone from it: a filter of the list, and the place in there.
 
-    `within` has 16 bytes, `at` up to LONGEST_PLACE; it is like no other in there, and tells what it is the entry of.
+    `within` has WITHIN bytes, `at` from one up to LONGEST_PLACE; it is like no other in there, and tells what it is the
+    entry of.
     """
 
     view: str
@@ -288,6 +289,8 @@ class Listing(NamedTuple):
 
 
 LONGEST_PLACE = 2000
+WITHIN = 16
+"""Bytes of a filter."""
 
 
 class ViewStore(Protocol):
@@ -315,6 +318,8 @@ class ViewStore(Protocol):
         self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
     ) -> Sequence[bytes]:
         """The places of the entries that a filter has, in the order of their bytes, after one; the first `skip` not.
+
+        Without a filter, where `within` is empty: of all that the view has, each place with its filter before it.
 
         However many there are, a page from the beginning or after a place costs the same; what is skipped is read.
         """

@@ -17,6 +17,8 @@ from chimera.testing.broken import (
     HastyLog,
     HolesStore,
     LooseLists,
+    LosingLists,
+    PartialLists,
     RemainingLists,
     RepeatingLists,
     RepeatingStore,
@@ -73,6 +75,12 @@ CASES: list[tuple[Callable[[], Any], type[Suite], str]] = [
         ViewStoreContract,
         "test_pages_of_a_list_go_on_after_a_place_and_miss_nothing",
     ),
+    (
+        lambda: LosingLists(MemoryViews()),
+        ViewStoreContract,
+        "test_pages_of_a_list_go_on_after_a_place_and_miss_nothing",
+    ),
+    (lambda: PartialLists(MemoryViews()), ViewStoreContract, "test_all_lists_of_a_view_are_read_in_one_order"),
     (lambda: RemainingLists(MemoryViews()), ViewStoreContract, "test_dropping_a_view_deletes_its_lists_only"),
 ]
 

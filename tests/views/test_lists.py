@@ -6,8 +6,8 @@ import asyncio
 import enum
 import math
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cmp_to_key, partial
 from pathlib import Path
@@ -19,14 +19,13 @@ import hypothesis.strategies as st
 import msgspec
 import pytest
 
-from chimera import DeclarationError, Service, View
+from chimera import DeclarationError, Service
 from chimera.core.context import Context
-from chimera.core.names import GENERATIONS, all_of, counts_view, generation_name
+from chimera.core.names import all_of, generation_name
 from chimera.errors import Unavailable, Unfit
 from chimera.folds import ListKind
 from chimera.messages import MAX_KEY
-from chimera.ports import LONGEST_PLACE, Listing, ViewStore
-from chimera.run.engines import open_engine
+from chimera.ports import LONGEST_PLACE, Listing
 from chimera.testing.broken import WrappedViews
 from chimera.testing.contracts.suite import quick
 from chimera.testing.engines import memory_engines
@@ -34,14 +33,15 @@ from chimera.testing.fuse import Fuse, FusedViews
 from chimera.testing.waiting import eventually, running
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations
-from chimera.views.lists.entries import Place, ViewEntries, list_digest
+from chimera.views.lists.entries import ViewEntries, list_digest
 from chimera.views.lists.filling import fill_lists
 from chimera.views.lists.order import TEXT_BYTES, Order, encoded
 from chimera.views.rebuild import ask_for
 from chimera.web.wire import openapi
-from tests.adapters.services import IN_TURN, ROOT, need_packages, url_of
+from tests.adapters.services import ROOT
 from tests.support import Engines, positions_of
-from tests.views.blog import Answer, Blog, Mood, Reading, Write, blogging, caught_up, head, put
+from tests.views.blog import Answer, Blog, Mood, Reading, blogging, caught_up, head, put
+from tests.views.listed import AT, REAL, is_listed, places, places_of, real_views, serves, write
 
 # the order of values
 
@@ -244,44 +244,8 @@ def test_another_list_is_another_view_to_build() -> None:
 
 # kept with the documents
 
-
-AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def write(key: str, author: str = "ann", **fields: Any) -> Write:
-    return Write(key, author, **fields)
-
-
-async def places_of(context: Context, name: str = "article") -> list[tuple[bytes, bytes]]:
-    """The entries that the lists of a generation must have, by its documents as they are."""
-    view = context.service.views["article"]
-    documents = await context.views.scan(name, limit=10_000)
-    return sorted(place for each in documents for place in places(view, each.key, each.data))
-
-
-def places(view: View[Any], key: str, data: bytes | None) -> set[Place]:
-    entries = ViewEntries(view)
-    return entries.places(key, data, entries.digests)
-
-
-async def is_listed(context: Context, name: str = "article") -> bool:
-    """True when the lists of a generation, and their counts, are exactly what its documents say."""
-    wanted = await places_of(context, name)
-    counts: dict[str, int] = {}
-    for document in await context.views.scan(counts_view(name), limit=10_000):
-        within = document.key.partition("/")[0]
-        counts[within] = counts.get(within, 0) + int(document.data or b"")
-    filters = {within for within, _ in wanted} | {bytes.fromhex(each) for each in counts}
-    kept = [(each, at) for each in sorted(filters) for at in await context.views.listed(name, each, limit=10_000)]
-    counted = {each.hex(): sum(within == each for within, _ in wanted) for each in filters}
-    return kept == wanted and {each: n for each, n in counts.items() if n} == {
-        each: n for each, n in counted.items() if n
-    }
-
-
-async def serves(context: Context, number: int) -> bool:
-    state = (await read_generations(context.views, ["article"]))["article"]
-    return state.serving.number == number and state.building is None and not state.retired
+WRITES = 200
+"""Writes that are each looked for in what is read next."""
 
 
 @pytest.fixture
@@ -409,8 +373,8 @@ async def test_who_brings_a_position_waits_for_the_whole_list_or_is_told(context
     assert late.headers["chimera-behind"] == f"blog/{positions_of(first)[0].partition}@0"
     async with running(head(context).run()):
         await caught_up(context, reading)
-        for number in range(20):
-            [outcome] = await put(context, write(f"w{number:02}"))
+        for number in range(WRITES):
+            [outcome] = await put(context, write(f"w{number:03}"))
             [position] = positions_of(outcome)
             answer = await reading.get("/authors/ann/articles?limit=200", after=[position])
             assert "chimera-behind" not in answer.headers
@@ -422,6 +386,28 @@ async def test_who_brings_a_position_waits_for_the_whole_list_or_is_told(context
     answer = await reading.get("/top/ann?limit=200", after=positions_of(outcome))
     assert "x" not in answer.keys
     assert answer.headers["chimera-behind"].startswith(f"blog/{positions_of(outcome)[0].partition}@")
+
+
+@pytest.mark.parametrize("engine", REAL)
+async def test_after_each_write_a_list_on_a_real_engine_has_it_or_says_that_it_lags(engine: str) -> None:
+    """Two write heads fold; two readers ask at once, one of them for what has just moved from one list to another."""
+    lagged = 0
+    async with real_views(engine) as views:
+        context = await blogging(memory_engines()._replace(views=views))
+        readings = [Reading(context), Reading(await blogging(Engines(context.log, context.store, views)))]
+        heads = [head(context, name) for name in ("a" if engine == "mongodb" else "ab")]
+        async with running(*(each.run() for each in heads)):
+            for number in range(WRITES):
+                key, author = f"w{number % 20:02}", f"author{number % 3}"
+                [outcome] = await put(context, write(key, author, likes=number, tags=[f"t{number}"]))
+                paths = (f"/authors/{author}/articles", f"/tags/t{number}/articles")
+                for reading, path in zip(readings, paths, strict=True):
+                    answer = await reading.get(f"{path}?limit=200", after=positions_of(outcome))
+                    shown = [each["likes"] for each in answer.json["items"] if each["article_id"] == key]
+                    lags = "chimera-behind" in answer.headers
+                    assert lags or shown == [number], (number, path, answer.headers)
+                    lagged += lags
+    assert lagged < WRITES / 4
 
 
 def told(answer: Answer) -> list[str]:
@@ -619,30 +605,7 @@ async def test_a_rebuild_under_load_shows_every_page_whole(context: Context) -> 
         assert await is_listed(context, generation_name("article", 3))
 
 
-LISTED = [generation_name("article", number) for number in range(1, 4)]
-
-
-@asynccontextmanager
-async def real_views(engine: str) -> AsyncIterator[ViewStore]:
-    """A real engine's views, in a place of this test's own that is emptied before and afterwards."""
-    need_packages(engine)
-    url, question, options = url_of(engine).partition("?")
-    place = f"{url.rpartition('/')[0]}/chimera_listing" if engine in ("mongodb", "mysql") else url
-    if engine == "postgresql":
-        question, options = "?", f"{options}{'&' if options else ''}schema=chimera_listing"
-    views: ViewStore = open_engine("views", f"{place}{question}{options}")
-    try:
-        await views.create()
-        for turn in range(2):
-            for name in (*LISTED, GENERATIONS):
-                await views.drop(name, all_of(name))
-            if turn == 0:
-                yield views
-    finally:
-        await views.close()
-
-
-@pytest.mark.parametrize("engine", ["mongodb", "mysql", "postgresql", pytest.param("redis", marks=IN_TURN)])
+@pytest.mark.parametrize("engine", REAL)
 async def test_lists_on_a_real_engine_are_kept_paged_rebuilt_and_dropped_as_in_memory(engine: str) -> None:
     keys = [
         "a",

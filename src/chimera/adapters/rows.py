@@ -12,6 +12,7 @@ from chimera.core.paging import pages
 from chimera.entities import Column, Range, Row, Table, Where, Window, family_of, to_utc
 from chimera.errors import SettingsError, Trimmed
 from chimera.messages import Message
+from chimera.ports import WITHIN
 
 Item = TypeVar("Item")
 Converter = Callable[[Sequence[Row]], Sequence[Row]]
@@ -156,6 +157,11 @@ def is_kind_of(existing: str, column: Column, *, strictly: bool = False) -> bool
     """True where a column of an existing type can be what was declared; `strictly` where the engine has all types."""
     family, also = family_of(existing), _ALSO.get(column.family, ())
     return family == column.family or (family in also and (not strictly or column.kind == "time"))
+
+
+def entry_of(place: bytes) -> tuple[bytes, bytes]:
+    """A filter, and a place in it, as they stand in one: both empty for the beginning of a view's lists."""
+    return place[:WITHIN], place[WITHIN:]
 
 
 def text_literal(text: str) -> str:

@@ -227,7 +227,7 @@ def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, w
 @placed
 @click.pass_obj
 def audit(config: str, service: str | None, share: str | None, no_repair: bool, as_json: bool) -> None:
-    """Compare shares with what was emitted of them, and copies with their owners; mend what differs.
+    """Compare shares with what was emitted, copies with their owners, lists with their views; mend what differs.
 
     The status is 1 when something differs and was not repaired.
     """

@@ -14,13 +14,17 @@ from chimera.cli.surveys import table_of
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS
 from chimera.errors import ChimeraError, SettingsError
+from chimera.folds import View
 from chimera.parts import Borrow, Mode, Share
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
 from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.copy_audit import audit_copy
+from chimera.upkeep.drift.lists import LISTS, audit_lists
 from chimera.upkeep.drift.share_audit import audit_share
 from chimera.upkeep.status import service_status
+
+Audited = Share | Borrow[msgspec.Struct] | View[msgspec.Struct]
 
 
 async def show_status(settings: Settings) -> None:
@@ -67,7 +71,9 @@ def _standing(each: Mapping[str, Any]) -> str:
 async def audit(
     settings: Settings, service: str | None, share: str | None, *, repair: bool = True, as_json: bool = False
 ) -> bool:
-    """Compare shares with what was emitted of them, and copies with their owners; print what was found, and mend it.
+    """Compare shares with what was emitted of them, copies with their owners, lists with their documents.
+
+    What was found is printed, and mended.
 
     Says whether all is well now. Raises ChimeraError, once the rest is printed, when something could not be compared.
     """
@@ -75,7 +81,10 @@ async def audit(
     async with opened(settings, [service] if service else list(settings.services), used=True) as contexts:
         audited = [(context, what) for context in contexts for what in _to_audit(context, share)]
         if share and not audited:
-            raise SettingsError(f"{service} neither shares nor borrows {share!r}; it has: {_shares_of(contexts)}")
+            raise SettingsError(
+                f"{service} neither shares nor borrows {share!r}, nor has a view of that name with lists; it has: "
+                f"{_shares_of(contexts)}"
+            )
         for context, what in audited:
             if (report := await _audited(context, what, repair=repair)) is not None:
                 reports.append(report)
@@ -110,9 +119,10 @@ async def change_mode(settings: Settings, service: str, share: str, mode: Mode, 
     Console().print(f"{service} borrows {share} as {mode}", markup=False, highlight=False)
 
 
-def _to_audit(context: Context, share: str | None) -> list[Share | Borrow[msgspec.Struct]]:
-    everything: list[Share | Borrow[msgspec.Struct]] = [*context.service.shares.values()]
+def _to_audit(context: Context, share: str | None) -> list[Audited]:
+    everything: list[Audited] = [*context.service.shares.values()]
     everything += context.service.borrows.values()
+    everything += [view for view in context.service.views.values() if view.lists]
     return [each for each in everything if share in (None, each.name)]
 
 
@@ -120,10 +130,12 @@ def _shares_of(contexts: Sequence[Context]) -> str:
     return ", ".join(each.name for context in contexts for each in _to_audit(context, None)) or "nothing"
 
 
-async def _audited(context: Context, what: Share | Borrow[msgspec.Struct], *, repair: bool) -> AuditReport | None:
-    """The findings of a share or a borrow; None for a borrow without a copy."""
-    mode = "owner"
+async def _audited(context: Context, what: Audited, *, repair: bool) -> AuditReport | None:
+    """The findings of a share, a borrow or a view's lists; None for what has no copy, or is kept by other code."""
+    mode = LISTS if isinstance(what, View) else "owner"
     try:
+        if isinstance(what, View):
+            return await audit_lists(context, what, repair=repair)
         if isinstance(what, Share):
             return await audit_share(context, what, repair=repair)
         mode = (await read_mode(context, what)).mode
@@ -144,7 +156,7 @@ def _print_reports(reports: Sequence[AuditReport]) -> None:
         for key in each.keys:
             console.print(f"  {key}", markup=False, highlight=False, soft_wrap=True)
     if not reports:
-        console.print("there is nothing to compare: nothing is shared, and no copy is kept")
+        console.print("there is nothing to compare: nothing is shared, no copy is kept, no view has lists")
 
 
 def _kept(retention: Mapping[str, Any]) -> tuple[str, ...]:

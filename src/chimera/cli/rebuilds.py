@@ -141,6 +141,11 @@ def _print(context: Context, view: str, found: Comparison) -> None:
     figures = (found.equal, found.changed, found.missing, found.new, found.in_flight, found.aside)
     table.add_row(*map(str, figures))
     console.print(table)
+    for which, lists in (("old", found.lists_before), ("new", found.lists)):
+        if lists is not None and lists.found:
+            mended = f"; {lists.mended} mended" if lists.mended else ""
+            text = f"the lists of the {which} generation were not as its documents: {lists.told}{mended}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
     if found.samples:
         samples = table_of("", "key", "before", "after")
         for each in found.samples:

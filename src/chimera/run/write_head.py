@@ -21,6 +21,7 @@ from chimera.journal.relay import Relay
 from chimera.parts import Reaction
 from chimera.run.builds import build_of, keep_build
 from chimera.upkeep.drift.copy_audit import keep_auditing
+from chimera.upkeep.drift.lists import keep_lists
 from chimera.upkeep.drift.share_audit import keep_announcing
 from chimera.upkeep.drift.unique import keep_unique
 from chimera.upkeep.positions import keep_reporting
@@ -87,8 +88,16 @@ class WriteHead:
             works["shares"] = partial(keep_announcing, context)
         works |= {f"report to {source}": partial(keep_reporting, context, source) for source in other_sources(service)}
         works["retention"] = partial(keep_trimming, context)
-        if context.timing.audit_s and any(table_of(entity).rules for entity in service.entities):
+        return works | (self._proofs() if context.timing.audit_s else {})
+
+    def _proofs(self) -> dict[str, Work]:
+        """The works that prove what is derived within the service, and mend it."""
+        context, service = self._context, self._context.service
+        works: dict[str, Work] = {}
+        if any(table_of(entity).rules for entity in service.entities):
             works["unique"] = partial(keep_unique, context)
+        if any(view.lists for view in service.views.values()):
+            works["lists"] = partial(keep_lists, context)
         return works
 
     async def _while_held(self, name: str, work: Work, holding: Callable[[], frozenset[int]]) -> None:

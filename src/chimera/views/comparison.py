@@ -16,6 +16,7 @@ import msgspec
 from chimera.core.aio.turns import Turns
 from chimera.core.paging import pages
 from chimera.ports import Document, ViewStore
+from chimera.views.lists.proof import ListsProof
 from chimera.views.parked import events_of, parked_event_of, spans_of
 
 Kind = Literal["changed", "missing", "new"]
@@ -44,7 +45,8 @@ class Comparison(msgspec.Struct):
     `missing`: only the old one has them; `new`: only the new one; `in_flight`: they changed all the time. `aside` and
     `aside_before`: the event keys with parked events in the new and in the old one; `causes`: of some in the new one.
     `unread`: the types of events that the old one has folded, or that nobody knows, and that the new one passes over;
-    `renamed`: it folds others of the same source instead.
+    `renamed`: it folds others of the same source instead. `lists` and `lists_before`: how the lists of the new and of
+    the old one differed from their own documents; those of the new one were mended, those of the old one were not.
     """
 
     old_generation: int
@@ -60,6 +62,8 @@ class Comparison(msgspec.Struct):
     causes: list[str] = []
     unread: list[str] = []
     renamed: bool = False
+    lists: ListsProof | None = None
+    lists_before: ListsProof | None = None
 
     @property
     def lacks(self) -> str:
@@ -67,6 +71,8 @@ class Comparison(msgspec.Struct):
         if self.aside > self.aside_before:
             keys = f"it has set aside events of {self.aside} keys ({self.aside_before} before)"
             return ": ".join([keys, *(["; ".join(self.causes)] if self.causes else [])])
+        if self.lists is not None and self.lists.found > self.lists.mended:
+            return f"its lists differ from its documents: {self.lists.told}"
         if self.missing and not self.equal + self.changed + self.in_flight:
             passed = f"; it passes over events of type {', '.join(self.unread)}" if self.unread else ""
             return f"all {self.missing} rows of generation {self.old_generation} are missing in it{passed}"

@@ -34,6 +34,7 @@ from chimera.views.comparison import Comparison, compare
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generation, Generations, change, read_generations
 from chimera.views.lists.filling import fill_lists
+from chimera.views.lists.proof import ListsProof, prove_lists
 from chimera.views.lists.state import list_states
 from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
@@ -190,6 +191,7 @@ class ViewKeeper:
             meet = partial(self._meet, state.serving, building.generation)
             await compare(self._context.views, old, new, found, meet)
             await self._note_unread(state.serving, found)
+            await self._prove_lists(state.serving, building.generation, found)
             held = bool(found.lacks) and not building.force
             if held:
                 logger.error("%s", why_held(self._context.service.name, self._view.name, found))
@@ -198,6 +200,18 @@ class ViewKeeper:
             )
 
         return work
+
+    async def _prove_lists(self, old: Generation, new: Generation, found: Comparison) -> None:
+        """Prove the lists of both generations, and mend those of the new one; other code may read the old ones only."""
+        if old.code == new.code:
+            found.lists_before = await self._proof(old.number, mend=False)
+        found.lists = await self._proof(new.number, mend=True)
+
+    async def _proof(self, number: int, *, mend: bool) -> ListsProof | None:
+        name, entries = generation_name(self._view.name, number), self._projection.lists
+        if entries is None:
+            return None
+        return await prove_lists(self._context.views, name, entries, self._clock, mend=mend)
 
     async def _note_unread(self, old: Generation, found: Comparison) -> None:
         """Note which types of events the old generation has folded and this code does not, given up or not."""

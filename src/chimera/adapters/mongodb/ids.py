@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import cache
 from urllib.parse import quote
 
+from chimera.ports import WITHIN
+
 
 @cache
 def start_of(view: str) -> str:
@@ -27,8 +29,8 @@ def lists_of(view: str) -> str:
 
 
 def list_start(view: str, within: bytes) -> str:
-    """The beginning of the ids of the entries that a filter has."""
-    return f"{lists_of(view)}/{within.hex()}/"
+    """The beginning of the ids of the entries that a filter has; without one, of all entries of the view."""
+    return f"{lists_of(view)}/{within.hex()}/" if within else f"{lists_of(view)}/"
 
 
 _SHIFTED = {each: each + 1 for each in range(256)}
@@ -43,3 +45,14 @@ def text_of(place: bytes) -> str:
 def bytes_of(text: str) -> bytes:
     """The bytes of such a text."""
     return text.translate(_SHIFTED_BACK).encode("latin-1")
+
+
+def index_text_of(place: bytes) -> str:
+    """A place with its filter before it, as it stands in the ids of a view's entries; empty for none."""
+    return f"{place[:WITHIN].hex()}/{text_of(place[WITHIN:])}" if place else ""
+
+
+def index_bytes_of(text: str) -> bytes:
+    """The place, with its filter before it, of such a text."""
+    within, _, at = text.partition("/")
+    return bytes.fromhex(within) + bytes_of(at)

@@ -41,7 +41,16 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from chimera.adapters.mongodb.ids import bytes_of, end_of, list_start, lists_of, start_of, text_of
+from chimera.adapters.mongodb.ids import (
+    bytes_of,
+    end_of,
+    index_bytes_of,
+    index_text_of,
+    list_start,
+    lists_of,
+    start_of,
+    text_of,
+)
 from chimera.errors import CutShort, SettingsError, Unavailable
 from chimera.ports import Checkpoint, Document, Features, Listing, Move
 
@@ -151,10 +160,12 @@ class MongoViews:
         self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
     ) -> Sequence[bytes]:
         start = list_start(view, within)
-        wanted = {"_id": {"$gt": start + text_of(after), "$lt": start[:-1] + "0"}, "revision": {"$gt": 0}}
+        beyond = start + (text_of(after) if within else index_text_of(after))
+        wanted = {"_id": {"$gt": beyond, "$lt": start[:-1] + "0"}, "revision": {"$gt": 0}}
         with _telling(self.name):
             found = self._documents.find(wanted, {"_id": 1}).sort("_id", 1).skip(skip).limit(limit)
-            return [bytes_of(stored["_id"][len(start) :]) for stored in await found.to_list()]
+            texts = [stored["_id"][len(start) :] for stored in await found.to_list()]
+        return list(map(bytes_of if within else index_bytes_of, texts))
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._locks[consumer]:

@@ -49,7 +49,8 @@ class Spelling(msgspec.Struct, frozen=True):
     `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
     `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
     `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
-    `scan` (view, after, limit), `listed` (view, within, after, limit, skip), `chain` (partition, number), `anchor` and
+    `scan` (view, after, limit), `listed` (view, within, after, limit, skip),
+    `index_of_lists` (view, within, at, within, limit, skip), `chain` (partition, number), `anchor` and
     `trim` (partition, through). `indexes` are the names of those that there are, `index` makes one: {name}, {table},
     {column}. `upserts_by_key`: an upsert minds the primary key only.
     """
@@ -72,6 +73,7 @@ class Spelling(msgspec.Struct, frozen=True):
     checkpoints: str
     scan: str
     listed: str
+    index_of_lists: str
     upserts_by_key: bool
 
 

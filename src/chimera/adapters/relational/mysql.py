@@ -115,6 +115,10 @@ _SPELLING = Spelling(
     listed=(
         "SELECT `at` FROM chimera_lists WHERE view = %s AND within = %s AND `at` > %s ORDER BY `at` LIMIT %s OFFSET %s"
     ),
+    index_of_lists=(
+        "SELECT within, `at` FROM chimera_lists WHERE view = %s AND ((within = %s AND `at` > %s) OR within > %s) "
+        "ORDER BY within, `at` LIMIT %s OFFSET %s"
+    ),
     upserts_by_key=False,  # it goes by every unique index there is, and might change a row of another key
 )
 

@@ -166,6 +166,10 @@ _SPELLING = Spelling(
     checkpoints='SELECT source, partition, number, "offset", chain FROM checkpoints WHERE consumer = $1',
     scan="SELECT view, key, data, revision FROM documents WHERE view = $1 AND key > $2 ORDER BY key LIMIT $3",
     listed="SELECT at FROM chimera_lists WHERE view = $1 AND within = $2 AND at > $3 ORDER BY at LIMIT $4 OFFSET $5",
+    index_of_lists=(
+        "SELECT within, at FROM chimera_lists WHERE view = $1 AND (within, at) > ($2, $3) AND within >= $4 "
+        "ORDER BY within, at LIMIT $5 OFFSET $6"
+    ),
     upserts_by_key=True,
 )
 

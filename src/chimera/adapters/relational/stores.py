@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from chimera.adapters.relational.engine import Connection, Database, RelationalSession
 from chimera.adapters.relational.read_set import GUARDS, guards_of
-from chimera.adapters.rows import COUNT_TYPES, events_of, unbroken
+from chimera.adapters.rows import COUNT_TYPES, entry_of, events_of, unbroken
 from chimera.entities import Table
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Features, Session, WriteSession
@@ -109,7 +109,12 @@ class RelationalViews:
         self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
     ) -> Sequence[bytes]:
         """As `ViewStore.listed`."""
-        rows = await self._database.read(self._database.spelling.listed, (view, within, after, limit, skip))
+        spelling = self._database.spelling
+        if not within:
+            filtered, at = entry_of(after)
+            found = await self._database.read(spelling.index_of_lists, (view, filtered, at, filtered, limit, skip))
+            return [each + place for each, place in found]
+        rows = await self._database.read(spelling.listed, (view, within, after, limit, skip))
         return [at for (at,) in rows]
 
     def removal(self, topics: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from chimera.adapters.rows import distinct
+from chimera.adapters.rows import distinct, entry_of
 from chimera.adapters.sqlite.files import (
     FEATURES,
     MAX_PARAMETERS,
@@ -32,6 +32,9 @@ CREATE TABLE IF NOT EXISTS chimera_lists (
     view TEXT, within BLOB, at BLOB, PRIMARY KEY (view, within, at)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revisions (last INTEGER NOT NULL) STRICT
 """
+_INDEX = (
+    "SELECT within, at FROM chimera_lists WHERE view = ? AND (within, at) > (?, ?) ORDER BY within, at LIMIT ? OFFSET ?"
+)
 
 
 class SQLiteViews:
@@ -88,6 +91,8 @@ class SQLiteViews:
     async def listed(
         self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
     ) -> Sequence[bytes]:
+        if not within:
+            return [each + at for each, at in self._file.reader.run(_INDEX, (view, *entry_of(after), limit, skip))]
         rows = self._file.reader.run(
             "SELECT at FROM chimera_lists WHERE view = ? AND within = ? AND at > ? ORDER BY at LIMIT ? OFFSET ?",
             (view, within, after, limit, skip),

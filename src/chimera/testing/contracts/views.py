@@ -12,7 +12,7 @@ import hypothesis.strategies as st
 import pytest
 
 from chimera.messages import MAX_KEY
-from chimera.ports import LONGEST_PLACE, Checkpoint, Document, Listing, Move, ViewStore
+from chimera.ports import LONGEST_PLACE, WITHIN, Checkpoint, Document, Listing, Move, ViewStore
 from chimera.testing.contracts.suite import MEBIBYTE, NAMES, EngineSuite, quick
 
 VIEW = "contract_sales"
@@ -99,6 +99,26 @@ class ListContract(EngineSuite):
         assert list(await engine.listed(LISTED, ONE)) == []
         assert list(await engine.listed(f"{LISTED}~2", ONE)) == [b"\1\x0f"]
         assert list(await engine.listed("contract_nothing", ONE)) == []
+
+    async def test_all_lists_of_a_view_are_read_in_one_order(self, engine: ViewStore) -> None:
+        """Every entry once, filter by filter, each with its filter before it; pages end within filters and between."""
+        await engine.create()
+        filters = [b"\0" * WITHIN, ONE, ONE[:-1] + b"\x10", b"/" * WITHIN, b"\xfe" + b"\xff" * 15, OTHER]
+        places = [*EDGES, b"\xff" * LONGEST_PLACE, *(name.encode() for name in NAMES)]
+        entries = [Listing(LISTED, within, at) for within in filters for at in places]
+        others = [Listing(f"{LISTED}~2", ONE, b"1"), Listing("contract_listed.x", ONE, b"1")]
+        assert await engine.write(KEEPER, [], [], entries)
+        for each in others:
+            assert await engine.write(each.view, [], [], [each])
+        wanted = sorted(each.within + each.at for each in entries)
+        for limit in (1, 7, len(places), 1000):
+            paged: list[bytes] = []
+            while page := await engine.listed(LISTED, b"", paged[-1] if paged else b"", limit):
+                assert len(page) <= limit
+                paged += page
+            assert paged == wanted
+        assert list(await engine.listed(LISTED, b"", limit=3, skip=4)) == wanted[4:7]
+        assert list(await engine.listed("contract_nothing", b"")) == []
 
     async def test_an_entry_that_is_there_or_gone_already_stays_so(self, engine: ViewStore) -> None:
         """It is there once."""

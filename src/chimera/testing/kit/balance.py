@@ -30,6 +30,8 @@ from chimera.transaction import Reads
 from chimera.upkeep.status import service_status
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations, serving_name
+from chimera.views.lists.entries import ViewEntries
+from chimera.views.lists.proof import prove_lists
 from chimera.views.parked import all_parked
 
 
@@ -94,6 +96,9 @@ async def imbalances(name: str, contexts: Mapping[str, Context], keys: Collectio
         parked = {(failure.message.source, failure.message.id) for failure in await all_parked(context.views, kept)}
         wanted = recomputed(view, [each for each in journals if (each.source, each.id) not in parked])
         found += _differences(f"{name}/{view.name}", await _stored(context, kept), wanted)
+        if view.lists:
+            proof = await prove_lists(context.views, kept, ViewEntries(view), context.clock, mend=False)
+            found += [f"the lists of {name}/{view.name} are not as its documents: {proof.told}"] if proof.found else []
     for borrow in context.service.borrows.values():
         setting = await read_mode(context, borrow)
         if setting.mode == "async" and borrow.owner in contexts:

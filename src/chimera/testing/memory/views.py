@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from chimera.ports import (
+    WITHIN,
     Checkpoint,
     Document,
     Features,
@@ -86,6 +87,9 @@ class MemoryViews:
         self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
     ) -> Sequence[bytes]:
         entries = self._lists.get(view, [])
+        if not within:
+            first = bisect_right(entries, (after[:WITHIN], after[WITHIN:])) + skip
+            return [each + at for each, at in entries[first : first + limit]]
         first = (bisect_right if after else bisect_left)(entries, (within, after)) + skip
         return [at for each, at in entries[first : first + limit] if each == within]
 

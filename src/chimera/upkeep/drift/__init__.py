@@ -1,1 +1,1 @@
-"""Drift: shares and copies compared with what was emitted of them, and mended."""
+"""Drift: shares, copies, lists and reservations compared with what they are made from, and mended."""

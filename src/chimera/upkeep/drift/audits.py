@@ -16,7 +16,8 @@ LOGGED = 20
 
 
 class AuditReport(msgspec.Struct):
-    """The findings of one audit of a share: with `mode` owner, at its owner, else in a borrower's copy.
+    """The findings of one audit of a share: with `mode` owner, at its owner, with `lists` in the lists of the view of
+    this name, else in a borrower's copy.
 
     `checked` counts the keys compared; `changed`, `missing` and `invented` those whose document was another, was
     not there, or should not be there; `repaired` those made right; `in_flight` those that a change is on its way

@@ -33,7 +33,7 @@ class Counts:
         known = self.recent.among(by_key.keys())
         if unknown := [key for key in by_key if key not in known]:
             known |= await self._views.get(self._name, unknown)
-        counts = [_added(known.get(key, Document(self._name, key, None)), number) for key, number in by_key.items()]
+        counts = [added(known.get(key, Document(self._name, key, None)), number) for key, number in by_key.items()]
         return [count for count in counts if count.data is not None or count.revision]
 
 
@@ -43,11 +43,16 @@ async def count_of(views: ViewStore, name: str, sources: int, within: bytes) -> 
     return sum(int(each.data or b"0") for each in (await views.get(counts_view(name), keys)).values())
 
 
+def filter_of(key: str) -> bytes:
+    """The filter that a share of a count is of."""
+    return bytes.fromhex(key.partition("/")[0])
+
+
 def _key(within: bytes, share: int) -> str:
     return f"{within.hex()}/{share}"
 
 
-def _added(count: Document, number: int) -> Document:
+def added(count: Document, number: int) -> Document:
     """A count with so many more; without data where it is 0, as most are at the end of what they count."""
     total = int(count.data or b"0") + number
     return count._replace(data=b"%d" % total if total else None)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from chimera.folds import ListField, View, ViewList
+from chimera.messages import MAX_KEY
 from chimera.views.lists.order import Order, encoded
 
 Place = tuple[bytes, bytes]
@@ -36,6 +37,14 @@ class ListEntries:
         at = self.order.place(document, key)
         for values in product(*(_values(field, document) for field in self._where)):
             yield self._within(values), at
+
+    def key_at(self, at: bytes) -> str | None:
+        """The key that a place ends with; None for one that can't be of this list."""
+        try:
+            key = self.order.key(at)
+        except (IndexError, ValueError):
+            return None
+        return key if 0 < len(key) <= MAX_KEY and "\0" not in key else None
 
     def holds(self, key: str, data: bytes, place: Place) -> bool:
         """True when a document, as it is stored, is at a place."""
@@ -66,6 +75,10 @@ class ViewEntries:
             return set()
         document = self._decode(data)
         return {place for each in lists for place in each.places(key, document)}
+
+    def keys(self, at: bytes) -> set[str]:
+        """The keys that a place may be of: which list it is in, its filter does not tell."""
+        return {key for each in self._lists if (key := each.key_at(at)) is not None}
 
     def moves(
         self, key: str, before: bytes | None, after: bytes | None, among: Collection[str]
