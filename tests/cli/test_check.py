@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,3 +75,38 @@ def test_every_engine_that_is_away_is_named_and_the_others_are_checked_all_the_s
 def test_without_engines_the_code_and_the_names_are_checked() -> None:
     checked = check("--offline", CHIMERA_STORE="postgresql://me:hunter2@127.0.0.1:1/{service}")
     assert (checked.exit_code, checked.stdout) == (0, "all names are well\n")
+
+
+UNIQUE = """from chimera import Entity, Service
+people = Service("people")
+
+@people.entity
+class User(Entity, key="user_id", table="users"{rule}):
+    user_id: str
+    email: str
+"""
+
+
+def test_a_unique_value_that_is_not_in_force_is_told_and_one_that_can_not_be_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "chimera.toml").write_text('[services.people]\napp = "people:people"\n')
+    (tmp_path / "people.py").write_text(UNIQUE.replace("{rule}", ', unique=[("email",)]'))
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "chimera", "check"]
+
+    def checked() -> Checked:
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        return Checked(ran.returncode, " ".join(ran.stdout.split()), ran.stderr)
+
+    assert (
+        "unique User by email, not in force yet: the next start looks through the rows that there are"
+        in (fresh := checked()).stdout
+    )
+    assert fresh.exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "people.db")) as store, store:
+        store.execute("INSERT INTO users (user_id, email) VALUES ('u1', 'a@x'), ('u2', 'a@x')")
+    refused = checked()
+    assert "unique User by email, not in force yet: the next start refuses: rows have the same" in refused.stdout
+    assert refused.exit_code == 1
+    [line] = refused.stderr.splitlines()
+    assert line.startswith("chimera: people: people.py:")
+    assert "User is unique by email, and 1 row has what another one has: 'a@x' (rows u1 and u2)" in line

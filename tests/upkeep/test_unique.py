@@ -15,7 +15,7 @@ from chimera.core.timing import Limits
 from chimera.entities import RESERVED, Reserved, table_of
 from chimera.testing.waiting import eventually, running
 from chimera.upkeep.admission.naming import admit
-from chimera.upkeep.drift.unique import keep_unique
+from chimera.upkeep.drift.unique import RuleStanding, keep_unique, rules_standing
 from tests.support import QUICK, Engines, all_of, direct, opened
 
 
@@ -136,3 +136,17 @@ async def test_nothing_is_looked_through_for_services_without_a_rule(engines: En
     assert await all_of(old.store, Reserved) == []
     assert [each for each in await all_of(old.store, StoredName) if each.kind == "unique"] == []
     assert table_of(Before).rules == RESERVED.rules == ()
+
+
+async def test_a_rule_that_is_not_in_force_is_told_without_a_start(engines: Engines) -> None:
+    old = await started(Before, engines)
+    await put(old, "a@x", "b@x")
+    asked = await opened(users(After), engines)
+    assert await rules_standing(asked) == [RuleStanding("After by email", False)]
+    assert await holders(asked) == []
+    await put(old, "a@x", "a@x")
+    [standing] = await rules_standing(asked)
+    assert "After is unique by email, and 1 row has what another one has: 'a@x' (rows u1 and u2)" in standing.refusal
+    await put(old, "a@x", "b@x")
+    assert await rules_standing(await started(After, engines)) == [RuleStanding("After by email", True)]
+    assert await rules_standing(await opened(users(Folded), engines)) == [RuleStanding("Folded by email", False)]

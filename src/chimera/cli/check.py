@@ -21,6 +21,7 @@ from chimera.run.engines import load_named, probed
 from chimera.run.pins import read_pinned
 from chimera.run.settings import Settings
 from chimera.upkeep.admission.naming import misfits
+from chimera.upkeep.drift.unique import RuleStanding, rules_standing
 
 WIDTH = 80
 LABEL = 14
@@ -44,8 +45,10 @@ async def check_all(settings: Settings, config: str, *, offline: bool) -> bool:
             found += [str(error) for error in failed if str(error) not in found]
             for context in contexts:
                 click.echo(f"\n{context.service.name}: {settings.services[context.service.name].app}")
-                _say(await _of_service(settings, context))
+                rules = await rules_standing(context)
+                _say([*await _of_service(settings, context), *map(_unique, rules)])
                 found += [line for line in await misfits(context) if line not in found]
+                found += [f"{context.service.name}: {rule.refusal}" for rule in rules if rule.refusal]
         click.echo()
     for line in found:
         click.echo(f"chimera: {line}", err=True)
@@ -98,6 +101,13 @@ async def _of_service(settings: Settings, context: Context) -> list[Row]:
     rows += [("borrow", await _borrow(context, borrow)) for borrow in service.borrows.values()]
     rows.append(("keeps", _keeps(context.retention)))
     return [*rows, ("url", own.url)] if own.url else rows
+
+
+def _unique(rule: RuleStanding) -> Row:
+    if rule.is_in_force:
+        return "unique", rule.name
+    what = "refuses: rows have the same" if rule.refusal else "looks through the rows that there are"
+    return "unique", f"{rule.name}, not in force yet: the next start {what}"
 
 
 def _engine(settings: Settings, kind: str, service: str) -> str:

@@ -50,6 +50,48 @@ class LookedThrough(msgspec.Struct):
     twice: list[Twice] = []
 
 
+class RuleStanding(NamedTuple):
+    """What one row has at most, as people know it (`User by email`), and whether that is in force in this store.
+
+    `refusal`: why the next start would refuse, because rows have the same; empty where it would not.
+    """
+
+    name: str
+    is_in_force: bool
+    refusal: str = ""
+
+
+async def rules_standing(context: Context) -> list[RuleStanding]:
+    """The rules of a service's entities. Tables with one that is not in force yet are looked through."""
+    names = table_of(StoredName)
+    async with context.store.snapshot(once=True) as session:
+        stored = map(names.from_row, await session.find(names, {"kind": [UNIQUE]}))
+    known = {each.name: each.detail for each in stored}
+    found: list[RuleStanding] = []
+    for entity in context.service.entities:
+        for rule in table_of(entity).rules:
+            name, is_in_force = f"{entity.__name__} by {', '.join(rule.fields)}", known.get(rule.name) == rule.probe
+            twice = [] if is_in_force else await _with_the_same(context, table_of(entity), rule)
+            found.append(RuleStanding(name, is_in_force, _refusal(entity, twice) if twice else ""))
+    return found
+
+
+async def _with_the_same(context: Context, table: Table, rule: UniqueRule) -> list[Twice]:
+    holders: dict[str, str] = {}
+    twice: list[Twice] = []
+    after: Key = ()
+    while True:
+        async with context.store.snapshot(once=True) as session:
+            page = await session.scan(table, after, context.limits.trim_page)
+        if not page:
+            return twice
+        for row in page:
+            holder, digest = _holder(table, row), rule.digest_of(row)
+            if digest and (first := holders.setdefault(digest, holder)) != holder:
+                twice.append(_twice(table, rule, row, first))
+        after = table.key_of(page[-1])
+
+
 async def reserve_all(context: Context, known: Mapping[str, str]) -> None:
     """Reserve what the rows have that are there, in small transactions. `known`: the rules for which that is done.
 
