@@ -60,6 +60,10 @@ GOALS: Sequence[Beside | AtMost | Within] = (
     AtMost("end-to-end", "commit to visible, idle, p99", 20, ("embedded",)),
     AtMost("end-to-end", "commit to visible, idle, p99", 50, BROKERS),
     Within("growth", "dashboard of 1,000,000 orders", "dashboard of 1,000 orders", 1 / 1.1),
+    *(
+        Within("lists", f"{what}, of 1,000,000, p50", f"{what}, of 1,000, p50", 1 / 1.2)
+        for what in ("page, all", "page, an author's", "marketplace, search")
+    ),
     AtMost("footprint", "import", 150),
     AtMost("footprint", "memory when idle", 60),
 )

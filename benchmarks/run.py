@@ -28,6 +28,7 @@ GROUPS = {
     "projection": "benchmarks.projection.measure",
     "end-to-end": "benchmarks.end_to_end.measure",
     "growth": "benchmarks.growth.measure",
+    "lists": "benchmarks.growth.pages",
 }
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "benchmarks"
 

@@ -1,5 +1,8 @@
 """Lists as they grow: `python -m benchmarks.growth.lists page|fold ENGINE SIZE…`. Prints one line for each size.
 
+`benchmarks.growth.pages` runs it as `fill` and `pages`, with a URL for an engine: the sizes beside each other in one
+store, and their pages in turn; the last line is JSON.
+
 `page`: milliseconds, the median and the 95th percentile, for a page of 20 documents with its count: of all documents
 from cursors anywhere in them, and of one author's 100. `fold`: events a second that are folded and written in batches
 of 500, with no list and with one: `new` documents, those that are `moved` in the list, and those that are `kept` there.
@@ -8,10 +11,12 @@ of 500, with no list and with one: `new` documents, those that are `moved` in th
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 
 import msgspec
@@ -33,6 +38,7 @@ from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
 
 PAGES = 300
+WARM, MEASURED = 200, 1_000
 AT_ONCE = 2_000
 BY_AUTHOR = 100
 BATCH = 500
@@ -54,12 +60,16 @@ class Article(msgspec.Struct):
 
 
 class Subject:
-    """A service with a view, with or without a list."""
+    """A service with a view, with or without a list; of a size, with two, and with a view of its own."""
 
-    def __init__(self, *, listed: bool) -> None:
+    def __init__(self, *, listed: bool, size: int = 0) -> None:
         self.service = Service(SERVICE, partitions=1)
-        self.view: View[Article] = self.service.view(Article, key="article_id")
+        named = f"articles_{size}" if size else None
+        self.view: View[Article] = self.service.view(Article, key="article_id", name=named)
         self.every: ViewList[Article] | None = self.view.list("every", order="-at") if listed else None
+        self.by_author: ViewList[Article] | None = None
+        if size:
+            self.by_author = self.view.list("by-author", where="author_id", order="-at")
 
         @self.view.on(Written)
         def written(article: Article, event: Written) -> None:
@@ -75,28 +85,73 @@ def _nobody(name: str) -> object:
 
 async def page(views: ViewStore, sizes: Sequence[int]) -> None:
     for size in sizes:
-        subject = Subject(listed=True)
-        name = f"articles_{size}"
-        subject.view.name = name
-        by_author = subject.view.list("by-author", where="author_id", order="-at")
+        subject = Subject(listed=True, size=size)
         began = time.perf_counter()
-        await _fill(views, subject, name, size)
+        await _fill(views, subject, size)
         took = time.perf_counter() - began
-        context = subject.context(views)
-        lists = ListReader(context, GenerationReads(context))
-        assert subject.every is not None
-        chance = random.Random(1)  # noqa: S311 - the same pages for everybody
-        cursors = [_cursor(subject, _article(chance.randrange(size), size)) for _ in range(PAGES)]
-        spent = {
-            "every": await _spent(lists, subject.every, [()] * PAGES, cursors),
-            "author": await _spent(
-                lists, by_author, [(f"author{n % (size // BY_AUTHOR)}",) for n in range(PAGES)], [""]
-            ),
-        }
+        pages = _Pages(views, subject, size)
+        spent: dict[str, list[float]] = {"every": [], "author": []}
+        for turn in range(PAGES):
+            spent["every"].append(await pages.every(turn))
+            spent["author"].append(await pages.author(turn))
         told = "; ".join(
             f"{what} {median(each):.2f} p95 {quantiles(each, n=20)[-1]:.2f}" for what, each in spent.items()
         )
         print(f"{size:>9,} documents: {told} (filled in {took:.0f} s)", flush=True)
+
+
+async def fill(views: ViewStore, sizes: Sequence[int]) -> None:
+    for size in sizes:
+        await _fill(views, Subject(listed=True, size=size), size)
+
+
+async def pages(views: ViewStore, sizes: Sequence[int]) -> None:
+    """One page of each size after the other, so that whatever disturbs one disturbs the other as well."""
+    read = {size: _Pages(views, Subject(listed=True, size=size), size) for size in sizes}
+    spent: defaultdict[str, list[float]] = defaultdict(list)
+    for turn in range(WARM + MEASURED):
+        for size in sizes:
+            for what, page in (("all", read[size].every), ("an author's", read[size].author)):
+                took = await page(turn)
+                if turn >= WARM:
+                    spent[f"{what}, of {size:,}"].append(took)
+    print(json.dumps(percentiles(spent)))
+
+
+def percentiles(spent: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median and the 99th percentile of each."""
+    found: dict[str, float] = {}
+    for what, each in spent.items():
+        found[f"{what}, p50"], found[f"{what}, p99"] = median(each), quantiles(each, n=100)[-1]
+    return found
+
+
+class _Pages:
+    """The pages of a view of a size, that many documents apart from one another at random."""
+
+    def __init__(self, views: ViewStore, subject: Subject, size: int) -> None:
+        context = subject.context(views)
+        self._lists = ListReader(context, GenerationReads(context))
+        self._subject = subject
+        self._authors = max(1, size // BY_AUTHOR)
+        chance = random.Random(1)  # noqa: S311 - the same pages for everybody
+        self._cursors = [_cursor(subject, _article(chance.randrange(size), size)) for _ in range(PAGES)]
+
+    async def every(self, turn: int) -> float:
+        """Milliseconds for a page of all documents."""
+        return await self._page(self._subject.every, (), self._cursors[turn % PAGES])
+
+    async def author(self, turn: int) -> float:
+        """Milliseconds for the first page of an author's."""
+        return await self._page(self._subject.by_author, (f"author{turn * 7919 % self._authors}",), "")
+
+    async def _page(self, declared: ViewList[Article] | None, values: tuple[str, ...], cursor: str) -> float:
+        assert declared is not None
+        began = time.perf_counter()
+        found = await self._lists.page(declared, values, 20, cursor, 0)
+        took = (time.perf_counter() - began) * 1000
+        assert len(found.items) == 20
+        return took
 
 
 def _article(number: int, size: int) -> Article:
@@ -111,21 +166,8 @@ def _cursor(subject: Subject, article: Article) -> str:
     return "" if article.at < 40 else cursor_of(entries.order.place(article, article.article_id), entries.within(()))
 
 
-async def _spent(
-    lists: ListReader, declared: ViewList[Article], values: Sequence[tuple[str, ...]], cursors: Sequence[str]
-) -> list[float]:
-    """Milliseconds of each page."""
-    spent = []
-    for turn, each in enumerate(values):
-        began = time.perf_counter()
-        found = await lists.page(declared, each, 20, cursors[turn % len(cursors)], 0)
-        spent.append((time.perf_counter() - began) * 1000)
-        assert len(found.items) == 20
-    return spent
-
-
-async def _fill(views: ViewStore, subject: Subject, name: str, size: int) -> None:
-    projection = ViewProjection(subject.view)
+async def _fill(views: ViewStore, subject: Subject, size: int) -> None:
+    name, projection = subject.view.name, ViewProjection(subject.view)
     assert projection.lists is not None
     keeping = ListKeeping(views, projection, projection.lists)
     for start in range(0, size, AT_ONCE):
@@ -169,15 +211,18 @@ def _message(number: int, key: int, step: int) -> Message:
 
 
 async def main(what: str, url: str, sizes: Sequence[str]) -> None:
-    await make(url)
+    if what in ("page", "fold"):
+        await make(url)
     views = open_engine("views", url)
     try:
         await views.create()
-        await {"page": page, "fold": fold}[what](views, [int(size) for size in sizes])
+        works = {"page": page, "fold": fold, "fill": fill, "pages": pages}
+        await works[what](views, [int(size) for size in sizes])
     finally:
         await views.close()
 
 
 if __name__ == "__main__":
     with place() as where, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(sys.argv[1], where.url(sys.argv[2], "views"), sys.argv[3:]))
+        url = sys.argv[2] if "://" in sys.argv[2] else where.url(sys.argv[2], "views")
+        runner.run(main(sys.argv[1], url, sys.argv[3:]))

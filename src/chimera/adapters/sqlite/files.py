@@ -37,8 +37,11 @@ _LOCK_POLL_S = 0.001
 MAX_PARAMETERS = 1_000
 # As many readers stay open as requests read at once; to open one costs more than a page.
 READERS = 128
-# There may be many readers. What they read is mapped, and only what is still in the write-ahead log is cached.
+# What is read is mapped, and only what is still in the write-ahead log is cached: there may be many readers.
 _READERS_PRAGMAS = ("query_only = ON", f"mmap_size = {256 << 20}", "cache_size = -256")
+# As much as SQLite maps at most, for the two that single statements use: a page of a list in a file that is larger
+# than what is mapped takes half as long again.
+_MAPS_ALL = f"mmap_size = {2 << 30}"
 FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 MANY = 64
 IDLE_S = 0.5
@@ -179,6 +182,7 @@ class SQLiteFile:
         self._use()
         if self._reader is None:
             self._reader = self._open_reader()
+            self._reader.run(f"PRAGMA {_MAPS_ALL}")
         return self._reader
 
     async def open(self) -> None:
@@ -302,7 +306,7 @@ class SQLiteFile:
         return await finished(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
 
     def _open_writer(self) -> SQLiteConnection:
-        writer = connect(self.path, self._lock_s, f"synchronous = {self._synchronous}")
+        writer = connect(self.path, self._lock_s, f"synchronous = {self._synchronous}", _MAPS_ALL)
         deadline = time.monotonic() + self._lock_s
         while True:
             try:
