@@ -17,8 +17,6 @@ from chimera.testing.broken import (
     HastyLog,
     HolesStore,
     LooseLists,
-    LosingLists,
-    PartialLists,
     RemainingLists,
     RepeatingLists,
     RepeatingStore,
@@ -33,6 +31,7 @@ from chimera.testing.contracts import LogContract, StoreContract, ViewStoreContr
 from chimera.testing.contracts.bank import ACCOUNTS
 from chimera.testing.contracts.suite import Suite
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
+from tests.testing.broken_lists import LosingLists, PartialLists
 
 CASES: list[tuple[Callable[[], Any], type[Suite], str]] = [
     (lambda: DroppingLog(MemoryLog()), LogContract, "test_what_was_confirmed_is_there_once_and_complete"),

@@ -17,7 +17,7 @@ import pytest
 from chimera.core.context import Context
 from chimera.core.names import counts_view
 from chimera.ports import Listing, ViewStore
-from chimera.testing.broken import LosingLists, WrappedViews
+from chimera.testing.broken import WrappedViews
 from chimera.testing.contracts.suite import quick
 from chimera.testing.engines import memory_engines
 from chimera.testing.kit.balance import imbalances
@@ -29,6 +29,7 @@ from chimera.views.lists.entries import ViewEntries
 from chimera.views.lists.proof import ListsProof, prove_lists
 from chimera.views.rebuild import ask_for, last_report
 from tests.support import Engines
+from tests.testing.broken_lists import LosingLists
 from tests.views.blog import TIMING, Article, Blog, Reading, blogging, caught_up, head, put
 from tests.views.listed import REAL, is_listed, places, places_of, real_views, serves, write
 

@@ -14,20 +14,7 @@ from types import MappingProxyType
 from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Unavailable
 from chimera.messages import Message
-from chimera.ports import (
-    WITHIN,
-    Checkpoint,
-    Document,
-    Listing,
-    Log,
-    Move,
-    Record,
-    Session,
-    Store,
-    Tip,
-    ViewStore,
-    WriteSession,
-)
+from chimera.ports import Checkpoint, Document, Listing, Log, Move, Record, Session, Store, Tip, ViewStore, WriteSession
 
 Wrong = Callable[[], bool]
 """Whether the promise is to be broken now; asked each time, whenever it could be."""
@@ -489,31 +476,6 @@ class RepeatingLists(WrappedViews):
     ) -> Sequence[bytes]:
         found = await self._views.listed(view, within, after, limit, skip)
         return [after, *found][:limit] if after and found else found
-
-
-class LosingLists(WrappedViews):
-    """Breaks "changes lists": every nth entry that comes is never there, as in an index that lost a page."""
-
-    def __init__(self, views: ViewStore, every: int = 3) -> None:
-        super().__init__(views)
-        self._every = every
-        self._count = itertools.count(1)
-
-    async def write(
-        self, consumer: str, documents: Sequence[Document], moves: Sequence[Move], listings: Sequence[Listing] = ()
-    ) -> int:
-        kept = [each for each in listings if each.is_gone or next(self._count) % self._every]
-        return await self._views.write(consumer, documents, moves, kept)
-
-
-class PartialLists(WrappedViews):
-    """Breaks "without a filter: of all that the view has": only the first filter's are read."""
-
-    async def listed(
-        self, view: str, within: bytes, after: bytes = b"", limit: int = 500, skip: int = 0
-    ) -> Sequence[bytes]:
-        found = await self._views.listed(view, within, after, limit, skip)
-        return found if within else [each for each in found if each[:WITHIN] == (after or found[0])[:WITHIN]]
 
 
 class RemainingLists(WrappedViews):

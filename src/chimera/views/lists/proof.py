@@ -21,7 +21,7 @@ from chimera.ports import WITHIN, Document, Listing, ViewStore
 from chimera.views.lists.entries import Place, ViewEntries
 from chimera.views.lists.recount import prove_counts
 from chimera.views.lists.state import list_states
-from chimera.views.lists.sums import Balance, ListReads, bucket_of
+from chimera.views.lists.sums import Balance, EntryReads, bucket_of
 
 AT_ONCE = 100_000
 """Entries that are looked at again in one pass over all of them."""
@@ -80,7 +80,7 @@ async def prove_lists(
     """
     if not (await list_states(views, name, entries.digests)).are_complete:
         return ListsProof()
-    reads = ListReads(views, name, entries, clock, pause_s)
+    reads = EntryReads(views, name, entries, clock, pause_s)
     first = last = await _prove(reads, mend=mend)
     for _ in range(ROUNDS):  # an index that has lost something may do so again
         if not last.mended:
@@ -89,7 +89,7 @@ async def prove_lists(
     return first if last is first else msgspec.structs.replace(first, mended=max(0, first.found - last.found))
 
 
-async def _prove(reads: ListReads, *, mend: bool) -> ListsProof:
+async def _prove(reads: EntryReads, *, mend: bool) -> ListsProof:
     """Compare once, and mend."""
     proof = _Proof(reads, ListsProof(), mend=mend, is_alone=await _is_alone(reads))
     await proof.run()
@@ -97,7 +97,7 @@ async def _prove(reads: ListReads, *, mend: bool) -> ListsProof:
     return msgspec.structs.replace(proof.found, miscounted=miscounted, mended=proof.found.mended + mended)
 
 
-async def _is_alone(reads: ListReads) -> bool:
+async def _is_alone(reads: EntryReads) -> bool:
     """True where no other code has lists in this generation, so that whatever is there has to be of these."""
     return {each.key for each in await reads.views.scan(listing_view(reads.name))} <= set(reads.entries.digests)
 
@@ -108,7 +108,7 @@ class _Proof:
     `left`: by filter, how many entries it lacks that were not mended.
     """
 
-    def __init__(self, reads: ListReads, found: ListsProof, *, mend: bool, is_alone: bool) -> None:
+    def __init__(self, reads: EntryReads, found: ListsProof, *, mend: bool, is_alone: bool) -> None:
         self.found = found
         self.left: Counter[bytes] = Counter()
         self._reads = reads

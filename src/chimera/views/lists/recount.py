@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Mapping
 from chimera.core.names import counts_view
 from chimera.ports import Document
 from chimera.views.lists.counts import added, filter_of
-from chimera.views.lists.sums import Balance, ListReads, bucket_of
+from chimera.views.lists.sums import Balance, EntryReads, bucket_of
 
 AT_ONCE = 100_000
 PAGE = 5_000
 TRIES = 5
 
 
-async def prove_counts(reads: ListReads, lacking: Mapping[bytes, int], *, mend: bool) -> tuple[int, int]:
+async def prove_counts(reads: EntryReads, lacking: Mapping[bytes, int], *, mend: bool) -> tuple[int, int]:
     """How many filters have a wrong count, and of how many it was mended. `lacking`: entries that a filter has not."""
     balance = Balance()
     async for _, (within, _) in reads.wanted():
@@ -35,7 +35,7 @@ async def prove_counts(reads: ListReads, lacking: Mapping[bytes, int], *, mend: 
     return wrong, mended
 
 
-async def _counts(reads: ListReads) -> AsyncIterator[Document]:
+async def _counts(reads: EntryReads) -> AsyncIterator[Document]:
     view, after = counts_view(reads.name), ""
     while page := await reads.views.scan(view, after):
         for document in page:
@@ -43,7 +43,7 @@ async def _counts(reads: ListReads) -> AsyncIterator[Document]:
         after = page[-1].key
 
 
-async def _unlike(reads: ListReads, buckets: set[int]) -> list[bytes]:
+async def _unlike(reads: EntryReads, buckets: set[int]) -> list[bytes]:
     """The filters in these buckets whose count seems to be another one."""
     left: Counter[bytes] = Counter()
     async for _, (within, _) in reads.wanted():
@@ -56,7 +56,7 @@ async def _unlike(reads: ListReads, buckets: set[int]) -> list[bytes]:
     return sorted(within for within, number in left.items() if number)
 
 
-async def _error(reads: ListReads, within: bytes, lacking: int) -> int:
+async def _error(reads: EntryReads, within: bytes, lacking: int) -> int:
     """By how much a filter's count is too high, found twice; 0 where it is right or never stands still."""
     last: int | None = None
     for _ in range(TRIES):
@@ -76,7 +76,7 @@ async def _error(reads: ListReads, within: bytes, lacking: int) -> int:
     return 0
 
 
-async def _take_off(reads: ListReads, within: bytes, error: int) -> bool:
+async def _take_off(reads: EntryReads, within: bytes, error: int) -> bool:
     """Take an error off the first share of a count; False where others are always quicker."""
     view, key = counts_view(reads.name), f"{within.hex()}/0"
     for _ in range(TRIES):
@@ -86,7 +86,7 @@ async def _take_off(reads: ListReads, within: bytes, error: int) -> bool:
     return False
 
 
-async def _shares(reads: ListReads, within: bytes) -> list[Document]:
+async def _shares(reads: EntryReads, within: bytes) -> list[Document]:
     """The shares of a filter's count, in order."""
     start, end, found = f"{within.hex()}/", f"{within.hex()}0", list[Document]()
     while page := await reads.views.scan(counts_view(reads.name), found[-1].key if found else start):

@@ -60,7 +60,7 @@ class Balance:
             yield group
 
 
-class ListReads:
+class EntryReads:
     """The entries of a generation: those that its documents have, and those that its lists have.
 
     `pause_s`: seconds after each page of them.
