@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from chimera.caller import Caller, Request
+from chimera.caller import Caller, FormPart, Request, Upload
 from chimera.entities import Entity, InColumn, Range
 from chimera.errors import (
     ChimeraError,
@@ -23,7 +23,7 @@ from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, Position
 from chimera.parts import Borrow, Borrowed, Handling, NewId
 from chimera.reader import Lagging, ListPage, Reader
-from chimera.replies import Cookie, Problem, Reply, Stream, redirect
+from chimera.replies import Cookie, Problem, Reply, ServerEvent, ServerEvents, Stream, redirect
 from chimera.service import Service
 from chimera.supplies import Work
 from chimera.transaction import Reads, Transaction
@@ -43,6 +43,7 @@ __all__ = [
     "Entity",
     "Event",
     "FieldError",
+    "FormPart",
     "Handling",
     "InColumn",
     "Invalid",
@@ -58,6 +59,8 @@ __all__ = [
     "Rejected",
     "Reply",
     "Request",
+    "ServerEvent",
+    "ServerEvents",
     "Service",
     "SettingsError",
     "Stream",
@@ -65,6 +68,7 @@ __all__ = [
     "Transaction",
     "Unavailable",
     "Unique",
+    "Upload",
     "View",
     "ViewList",
     "Work",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -118,6 +118,50 @@ class Request:
         """The whole address, as the client has it."""
         query = f"?{self.query_string}" if self.scope["query_string"] else ""
         return f"{self.scope.get('scheme', 'http')}://{self.headers.get('host', '')}{self.raw_path.decode()}{query}"
+
+
+class FormPart:
+    """A part of a form: a file with its `filename`, or a field without one. Read it before the next part comes."""
+
+    def __init__(self, name: str, filename: str, content_type: str, chunks: AsyncIterator[bytes]) -> None:
+        self.name = name
+        self.filename = filename
+        self.content_type = content_type
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def read(self) -> bytes:
+        """All of it that was not read yet."""
+        return b"".join([chunk async for chunk in self._chunks])
+
+
+class Upload:
+    """The body of a request as it comes: a chunk at a time, all at once, or the parts of a form, once.
+
+    `size` in bytes, None where it is not known before. Reading raises Invalid: 413 beyond the limit of the route, 400
+    where the client goes away, or where a form can't be read.
+    """
+
+    def __init__(
+        self, content_type: str, size: int | None, chunks: AsyncIterator[bytes], parts: AsyncIterator[FormPart]
+    ) -> None:
+        self.content_type = content_type
+        self.size = size
+        self._chunks = chunks
+        self._parts = parts
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+    async def read(self) -> bytes:
+        """All of it that was not read yet."""
+        return b"".join([chunk async for chunk in self._chunks])
+
+    def parts(self) -> AsyncIterator[FormPart]:
+        """The parts of a form (`multipart/form-data`), in order. Raises Invalid (415) for another body."""
+        return self._parts
 
 
 class AskedBy(NamedTuple):

@@ -76,6 +76,20 @@ class Handler(typing.NamedTuple):
         return self.signature.function
 
 
+class Uploading(typing.NamedTuple):
+    """A route that takes a body as it comes, at most `limit` bytes: its function makes the command of it."""
+
+    route: str
+    command: type[Command]
+    limit: int
+    signature: Signature
+
+    @property
+    def function(self) -> Callable[..., Awaitable[Any]]:
+        """The author's function."""
+        return self.signature.function
+
+
 class Query(typing.NamedTuple):
     """A read that is more than a view: a function of the path's and the query's parameters and a Reader."""
 

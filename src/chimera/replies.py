@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -67,6 +67,27 @@ class Stream(typing.NamedTuple):
     chunks: AsyncIterator[bytes]
     content_type: str = "application/octet-stream"
     status: int = 200
+    headers: Mapping[str, str] = {}
+
+
+class ServerEvent(typing.NamedTuple):
+    """One of server-sent events: text as it is, anything else as JSON. `id` comes back as `Last-Event-ID`."""
+
+    data: object
+    event: str = ""
+    id: str = ""
+    retry_ms: int | None = None
+
+
+class ServerEvents(typing.NamedTuple):
+    """An answer of server-sent events (`text/event-stream`): what comes from a source, each a ServerEvent or its data.
+
+    A comment is sent where nothing came for `alive_s` seconds, so that no proxy takes the connection for dead. It ends
+    as a Stream does.
+    """
+
+    source: AsyncIterator[Any]
+    alive_s: float = 15.0
     headers: Mapping[str, str] = {}
 
 

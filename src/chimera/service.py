@@ -27,8 +27,10 @@ from chimera.parts import (
     Reaction,
     Share,
     Start,
+    Uploading,
     path_parameters,
 )
+from chimera.replies import ServerEvents, Stream
 from chimera.signature import Page, Signature, is_list, located, name_of, signature_of, type_name, typed_key
 from chimera.supplies import Supplies
 
@@ -65,6 +67,7 @@ class Service(Supplies):
         self.entities: dict[type[Entity], None] = {}
         self.folds: dict[type[msgspec.Struct], Fold[msgspec.Struct]] = {}
         self.handlers: dict[str, Handler] = {}
+        self.uploads: dict[str, Uploading] = {}
         self.queries: dict[str, Query] = {}
         self.views: dict[str, View[msgspec.Struct]] = {}
         self.shares: dict[str, Share] = {}
@@ -172,6 +175,11 @@ class Service(Supplies):
                         f'{command.__name__}(Command, key="…", name="{command.__name__}2")'
                     )
             result = signature.hints.get("return")
+            if result in (Stream, ServerEvents):
+                raise DeclarationError(
+                    f"{signature.at}: its answer is kept for whoever sends the command again, and a Stream can't be; "
+                    "answer with where it is, and stream it from a query"
+                )
             handler = Handler(command, route, direct, location, result, handling, signature, body)
             self._add(self.handlers, command.__names__[0], handler, "command")
             return function
@@ -195,6 +203,25 @@ class Service(Supplies):
                         f"query, as in ?{each.name}=a&{each.name}=b"
                     )
             self._add(self.queries, path, Query(f"GET {path}", page, signature), "path")
+            return function
+
+        return declare
+
+    def upload(self, route: str, *, limit: int = 100 << 20) -> Callable[[AnyFunction], AnyFunction]:
+        """Take bodies of any kind at `route`, at most `limit` bytes, by the decorated function.
+
+        It takes an Upload, parameters of the path and the query, resources and the Caller. It puts the body where it
+        belongs, and returns the command that tells of it: that is then accepted, and answered, as if it had come by
+        itself. No transaction is open meanwhile. A body that comes again is put again.
+        """
+
+        def declare(function: AnyFunction) -> AnyFunction:
+            signature = signature_of(function, may_be_plain=True)
+            self._check_route(route, [each.name for each in signature.plain])
+            command = signature.hints.get("return")
+            if not (isinstance(command, type) and issubclass(command, Command)):
+                raise DeclarationError(f"{signature.at}: say which command it returns, as in: -> SetImage")
+            self._add(self.uploads, route, Uploading(route, command, limit, signature), "upload")
             return function
 
         return declare

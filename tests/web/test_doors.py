@@ -14,7 +14,9 @@ from chimera.testing.waiting import eventually
 from chimera.web.site import Site
 from chimera.web.wire.http import Call
 from chimera.web.wire.routing import Route
+from chimera.web.wire.server import STEADY_BYTES
 from chimera.web.wire.shares import Shares
+from chimera.web.wire.uploads import upload_of
 
 SMALL = Doors(idle_s=0.2, head_s=0.2, body_s=0.2, answer_s=0.2)
 GET = b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -31,7 +33,8 @@ class Part:
 
     def routes(self) -> Sequence[Route]:
         every = [Route("GET", "/hold", self.hold), Route("GET", "/now", self.now), Route("GET", "/big", self.big)]
-        one = [*every, Route("POST", "/take", self.take), Route("GET", "/x/health/live", self.now)]
+        one = [*every, Route("POST", "/take", self.take), Route("POST", "/upload", self.upload)]
+        one += [Route("GET", "/x/health/live", self.now)]
         two = [Route("GET", "/two", self.now), Route("POST", "/two", self.take)]
         return [route._replace(service="one") for route in one] + [route._replace(service="two") for route in two]
 
@@ -46,6 +49,10 @@ class Part:
 
     async def take(self, call: Call) -> None:
         self.bodies.append(await call.body())
+        await call.answer(b"taken", 201)
+
+    async def upload(self, call: Call) -> None:
+        self.bodies += [chunk async for chunk in upload_of(call, 1 << 30)]
         await call.answer(b"taken", 201)
 
     async def big(self, call: Call) -> None:
@@ -151,6 +158,19 @@ async def test_a_body_that_trickles_in_is_answered_408(framing: bytes) -> None:
         assert (await client.answer())[0] == 408
         assert await client.ended()
         assert site.part.bodies == []
+
+
+async def test_a_body_that_comes_steadily_may_take_longer() -> None:
+    async with served(SMALL) as site:
+        client = await site.client()
+        await client.send(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (5 * STEADY_BYTES))
+        begun = asyncio.get_running_loop().time()
+        for _ in range(5):
+            await client.send(bytes(STEADY_BYTES))
+            await asyncio.sleep(0.6 * SMALL.body_s)
+        assert asyncio.get_running_loop().time() - begun > 2 * SMALL.body_s
+        assert (await client.answer())[0] == 201
+        assert sum(map(len, site.part.bodies)) == 5 * STEADY_BYTES
 
 
 async def test_a_body_that_nobody_reads_ends_its_connection_as_well() -> None:

@@ -91,6 +91,7 @@ async def _of_service(settings: Settings, context: Context) -> list[Row]:
         for each in service.reactions.values()
     ]
     rows += [("query", query.route) for query in service.queries.values()]
+    rows += [("upload", f"{each.route}, {each.limit >> 20} MiB") for each in service.uploads.values()]
     rows += [("view", f"{view.name}, GET {view.path}" if view.path else view.name) for view in service.views.values()]
     rows += [
         ("list", f"{each.name} of {view.name}, GET {each.path}" if each.path else f"{each.name} of {view.name}")

@@ -148,6 +148,7 @@ def _modules(service: Service) -> list[ModuleType]:
     functions += [reaction.function for reaction in service.reactions.values()]
     functions += [share.function for share in service.shares.values()]
     functions += [query.function for query in service.queries.values()]
+    functions += [uploading.function for uploading in service.uploads.values()]
     names = dict.fromkeys(getattr(function, "__module__", "") for function in functions)
     return [sys.modules[name] for name in names if name in sys.modules]
 

@@ -144,8 +144,8 @@ class Doors(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     """The limits of a process's HTTP side.
 
     Times, in seconds; whoever takes longer is answered 408, or closed where nothing was asked. `idle_s`: a connection
-    without a request. `head_s`: from a request's first byte until its head is there. `body_s`: then until its body is.
-    `answer_s`: a client that takes no byte of its answer.
+    without a request. `head_s`: from a request's first byte until its head is there. `body_s`: then until its body is,
+    and as long again where 512 KiB of it came in that time. `answer_s`: a client that takes no byte of its answer.
 
     Numbers; whoever comes beyond them is answered 503 with Retry-After. `connections`: open ones; those without a
     request are closed first. `requests`: requests under way. `body_bytes`: of all requests' bodies, what exceeds 16 KiB

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from chimera.borrow.lagging import lagging
 from chimera.borrow.last_known import MemoryLastKnown
-from chimera.caller import Caller, Request
+from chimera.caller import Caller, Request, Upload
 from chimera.core.clock import Clock
 from chimera.core.context import Context, Owners, Process
 from chimera.core.metrics import Metrics
@@ -203,6 +203,13 @@ def check_functions(service: Service) -> None:
         service.check_supplied(reaction.signature, (Transaction, Lagging, Caller))
     for query in service.queries.values():
         service.check_supplied(query.signature, (Reader, Request))
+    for uploading in service.uploads.values():
+        service.check_supplied(uploading.signature, (Upload, Request))
+        if uploading.command not in [handler.command for handler in service.handlers.values()]:
+            raise DeclarationError(
+                f"{uploading.signature.at}: {service.name} handles no {uploading.command.__name__}; add: "
+                f"@{service.name}.handle() async def …(command: {uploading.command.__name__}, tx: Transaction)"
+            )
     for share in service.shares.values():
         service.check_supplied(share.signature, (Reads,))
     if service.authenticator is not None:

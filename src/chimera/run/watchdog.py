@@ -90,6 +90,7 @@ def _functions_of(services: Sequence[Service]) -> Mapping[CodeType, str]:
             ("handler", service.handlers),
             ("reaction", service.reactions),
             ("query", service.queries),
+            ("upload", service.uploads),
         ):
             for each in declared.values():
                 if isinstance(code := getattr(each.function, "__code__", None), CodeType):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from urllib.parse import quote
@@ -13,17 +13,17 @@ from urllib.parse import quote
 import msgspec
 
 from chimera.borrow.reads import BorrowedReads
-from chimera.caller import NOBODY, AskedBy
+from chimera.caller import NOBODY, AskedBy, Upload
 from chimera.commands.accept import Accepted, CommandDecoder, Intake, Misfit
 from chimera.commands.inbox import Outcome
 from chimera.commands.reuse import key_reused
 from chimera.commands.states import CommandStates
 from chimera.core.context import Context
 from chimera.core.json import invalid
-from chimera.errors import Invalid, Rejected
+from chimera.errors import ChimeraError, Invalid, Rejected
 from chimera.folds import View
-from chimera.messages import Position
-from chimera.parts import Handler, Query, path_parameters
+from chimera.messages import Position, form_of
+from chimera.parts import Handler, Query, Uploading, path_parameters
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.views.documents import Documents, ProjectedTables, Waiting
@@ -38,9 +38,12 @@ from chimera.web.wire import openapi
 from chimera.web.wire.http import HTML, JSON, Call, Header
 from chimera.web.wire.parameters import Parameters
 from chimera.web.wire.routing import Route
+from chimera.web.wire.uploads import upload_of
 
 logger = logging.getLogger("chimera")
 
+Take = Callable[[Call, bytes, Mapping[str, str], AskedBy], Awaitable[None]]
+"""Takes a command of a body and of parameters of the path, and answers the call."""
 _POSITION = re.compile(openapi.POSITION)
 DEFAULT_STATUS = {"POST": 201, "PUT": 200, "PATCH": 200, "DELETE": 200}
 
@@ -94,6 +97,7 @@ class ReadHead:
         """The service's own routes, then those that Chimera adds."""
         service = self.context.service
         routes = [self._command_route(handler) for handler in service.handlers.values() if handler.route]
+        routes += [self._upload_route(uploading) for uploading in service.uploads.values()]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
         routes += list_routes(self.context, self._documents, _after, _said)
@@ -103,25 +107,55 @@ class ReadHead:
 
     def _command_route(self, handler: Handler) -> Route:
         method, _, template = (handler.route or "").partition(" ")
-        decoder = CommandDecoder(self.context, handler, path_parameters(template))
-        answer = self._answer_direct if handler.direct else self._answer_async
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
             asked = await self._asking(call)
             self._asking.admit(asked, handler.signature)
-            body, idempotency_key = await call.body(), _idempotency_key(call)
+            await take(call, await call.body(), call.path, asked)
+
+        take = self._taking(handler, method, path_parameters(template))
+        return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
+
+    def _taking(self, handler: Handler, method: str, path_fields: Sequence[str]) -> Take:
+        """What makes a command of a body, and answers with what becomes of it."""
+        decoder = CommandDecoder(self.context, handler, path_fields)
+        answer = self._answer_direct if handler.direct else self._answer_async
+
+        async def take(call: Call, body: bytes, path: Mapping[str, str], asked: AskedBy) -> None:
+            idempotency_key = _idempotency_key(call)
             self._intake.hold(size := len(body))
             try:
                 traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked)
-                accepted = decoder.decode(body, call.path, idempotency_key, traceparent, asked.caller, metadata)
+                accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
                 await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
                 raise await self._intake.refusal(misfit) from misfit
             finally:
                 self._intake.let_go(size)
 
-        return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
+        return take
+
+    def _upload_route(self, uploading: Uploading) -> Route:
+        method, _, template = uploading.route.partition(" ")
+        service, signature = self.context.service, uploading.signature
+        handler = service.handlers[uploading.command.__names__[0]]._replace(wrapped="")
+        parameters, calling = Parameters(signature), self.context.resources.calling(signature, Upload)
+        take = self._taking(handler, method, ())
+
+        async def endpoint(call: Call) -> None:
+            arguments = parameters.read(call)
+            asked = await self._asking(call)
+            for needing in (signature, handler.signature):
+                self._asking.admit(asked, needing)
+            upload = upload_of(call, uploading.limit)
+            command = await calling(own={Upload: upload}, asked=asked, plain=arguments)
+            if not isinstance(command, uploading.command):
+                raise ChimeraError(f"{signature.at} returned {command!r:.100}, no {uploading.command.__name__}")
+            await take(call, form_of(uploading.command).encode(command), {}, asked)
+
+        describe = partial(openapi.upload, service, uploading, handler, parameters.declared)
+        return Route(method, template, endpoint, describe)
 
     async def _answer_async(
         self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Any, cast
@@ -10,18 +11,29 @@ from typing import Any, cast
 import msgspec
 
 from chimera.commands.inbox import Outcome
-from chimera.errors import Rejected
-from chimera.replies import Reply, Stream, written_headers
+from chimera.errors import Rejected, Unfit
+from chimera.messages import json_of
+from chimera.replies import Reply, ServerEvent, ServerEvents, Stream, written_headers
 from chimera.signature import Page
-from chimera.web.wire.http import HTML, JSON, Call, Header, answer_problem, encoded
+from chimera.web.wire.http import HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
 
+_NO_MORE = object()
+_LINE_END = re.compile(r"\r\n|\r|\n")
 VARY = (b"vary", b"accept")
 
 
 async def answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
-    """Answer with what a query returned: a value as JSON, or as a page for who prefers one; a Reply, or a Stream."""
+    """Answer with what a query returned: a value as JSON, or as a page for who prefers one; a Reply, or a Stream.
+
+    Or an ASGI application, as the responses of frameworks are: it answers.
+    """
+    if isinstance(found, ServerEvents):
+        found = _event_stream(found)
     if isinstance(found, Stream):
         await _answer_stream(call, found, headers)
+        return
+    if callable(found):
+        await _answer_application(call, found, headers)
         return
     status = 200
     if isinstance(found, Reply):
@@ -82,6 +94,51 @@ async def _answer_stream(call: Call, stream: Stream, headers: Sequence[Header]) 
         await call.send({"type": "http.response.body", "body": b""})
     finally:
         gone.cancel()
+
+
+async def _answer_application(call: Call, application: ASGIApp, headers: Sequence[Header]) -> None:
+    async def send(event: Event) -> None:
+        if event["type"] == "http.response.start":
+            event = {**event, "headers": [*event.get("headers", ()), *headers]}
+        await call.send(event)
+
+    await application(call.scope, call.receive, send)
+
+
+def _event_stream(events: ServerEvents) -> Stream:
+    return Stream(_written(events), "text/event-stream", headers={"cache-control": "no-cache", **events.headers})
+
+
+async def _written(events: ServerEvents) -> AsyncIterator[bytes]:
+    coming: asyncio.Future[Any] | None = None
+    async with _closing(events.source):
+        try:
+            yield b": here\n\n"
+            while True:
+                coming = coming or asyncio.ensure_future(anext(events.source, _NO_MORE))
+                done, _ = await asyncio.wait((coming,), timeout=events.alive_s)
+                if not done:
+                    yield b": alive\n\n"
+                    continue
+                if (found := coming.result()) is _NO_MORE:
+                    return
+                coming = None
+                yield _line_by_line(found if isinstance(found, ServerEvent) else ServerEvent(found))
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.wait((coming,))
+
+
+def _line_by_line(sent: ServerEvent) -> bytes:
+    """The event as it is sent. Raises Unfit for a name or an id of several lines, or what no JSON can be made of."""
+    if any(each in text for text in (sent.event, sent.id) for each in "\r\n\0"):
+        raise Unfit(f"the event {sent.event[:64]!r} with id {sent.id[:64]!r}: each is one line")
+    text = sent.data if isinstance(sent.data, str) else json_of(sent.data, "a server-sent event").decode()
+    lines = [f"event: {sent.event}"] if sent.event else []
+    lines += [f"id: {sent.id}"] if sent.id else []
+    lines += [f"retry: {sent.retry_ms}"] if sent.retry_ms is not None else []
+    return "\n".join([*lines, *(f"data: {line}" for line in _LINE_END.split(text)), "", ""]).encode()
 
 
 async def _until_gone(call: Call) -> None:

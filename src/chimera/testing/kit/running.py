@@ -57,6 +57,11 @@ class RunningServices:
         extensions = {CALLER: caller} if caller is not None else {}
         return await self._client.request(method, path, json=body, headers=given, extensions=extensions)
 
+    @property
+    def client(self) -> AsyncClient:
+        """What sends the requests, for bodies that are no JSON: forms, files."""
+        return self._client
+
     async def get(self, path: str, *, caller: Caller | None = None, **headers: str) -> Response:
         """The answer to GET."""
         return await self.ask("GET", path, caller=caller, **headers)

@@ -105,19 +105,19 @@ class Call(msgspec.Struct):
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > limit:
             await self._discard()
-            raise _too_large(limit)
+            raise too_large(limit)
         data = bytearray()
         while True:
             event = await self.receive()
             if event["type"] == "http.disconnect":
                 raise Invalid("the client went away before the body was complete", status=400)
             data += event.get("body", b"")
-            is_too_large = len(data) > limit
-            if is_too_large or not self._hold(len(data) - BODY_FREE):
+            istoo_large = len(data) > limit
+            if istoo_large or not self._hold(len(data) - BODY_FREE):
                 del event, data
                 self.let_go()
                 await self._discard()
-                raise _too_large(limit) if is_too_large else Unavailable("too many bytes of bodies are under way")
+                raise too_large(limit) if istoo_large else Unavailable("too many bytes of bodies are under way")
             if not event.get("more_body"):
                 return bytes(data)
 
@@ -200,7 +200,8 @@ def below(scope: Scope, path: str) -> Scope | None:
     return {**scope, "root_path": root + path}
 
 
-def _too_large(limit: int) -> Invalid:
+def too_large(limit: int) -> Invalid:
+    """The refusal of a body of more than `limit` bytes."""
     return Invalid(f"the body is larger than {limit} bytes", field="$", status=413)
 
 

@@ -17,9 +17,9 @@ import msgspec
 from chimera.commands.accept import is_made
 from chimera.folds import View, ViewList
 from chimera.messages import type_at
-from chimera.parts import Handler, Query, path_parameters
+from chimera.parts import Handler, Query, Uploading, path_parameters
 from chimera.reader import POSITIONS_LIMIT, ListPage
-from chimera.replies import Problem, Reply
+from chimera.replies import Problem, Reply, ServerEvents, Stream
 from chimera.service import Service
 from chimera.signature import Page
 from chimera.web.wire.http import BODY_LIMIT, NoQuery
@@ -120,6 +120,21 @@ def _direct_answers(operation: Operation, handler: Handler, without_result: Desc
     operation["responses"]["500"] = _problem("It failed, and nothing of it was kept.")
 
 
+def upload(
+    service: Service, declared: Uploading, handler: Handler, parameters: Sequence[tuple[str, object, object]]
+) -> Operation:
+    """The description of an upload's route: it is answered as its command is."""
+    operation = command(service, handler, "")
+    function, in_path = declared.function, path_parameters(declared.route)
+    name, text = function.__name__, _text(function)
+    described = [
+        _parameter(each, "path" if each in in_path else "query", hint, default) for each, hint, default in parameters
+    ]
+    own = _operation(service.name, f"{service.name}.{name}", text, _words(name), [*described, _IDEMPOTENCY])
+    body = {"required": False, "content": {"*/*": {}, "multipart/form-data": {"schema": {"type": "object"}}}}
+    return {**operation, **own, "requestBody": body, "responses": operation["responses"]}
+
+
 def query(
     service: Service, declared: Query, parameters: Sequence[tuple[str, object, object]], *, waits: bool
 ) -> Operation:
@@ -143,7 +158,12 @@ def query(
     optional = isinstance(hint, types.UnionType) and len(members) < len(typing.get_args(hint))
     result = members[0] if optional and len(members) == 1 else hint
     said = _SAID if waits else {}
-    operation["responses"]["200"] = _page("Found.", result, declared.page, said)
+    if result is Reply or typing.get_origin(result) is Reply:
+        result = (*typing.get_args(result), Any)[0]
+    if _has_schema(result):
+        operation["responses"]["200"] = _page("Found.", result, declared.page, said)
+    else:
+        operation["responses"]["200"] = {"description": "Found.", "content": {"*/*": {}}, "headers": dict(said)}
     if optional:
         operation["responses"]["404"] = _problem("There is none.", said)
     return operation
@@ -304,6 +324,17 @@ def _text(*declared: object) -> str:
 def _words(name: str) -> str:
     """`PlaceOrder` or `place_order` as `Place order`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", name).capitalize()
+
+
+def _has_schema(result: object) -> bool:
+    """False for what is sent as it comes: a Stream, an ASGI application, and whatever else has no schema."""
+    if isinstance(result, type) and issubclass(result, Stream | ServerEvents):
+        return False
+    try:
+        msgspec.json.schema(result)
+    except TypeError:
+        return False
+    return True
 
 
 def _response(description: str, schema: Described | _Typed, headers: Described) -> Described:

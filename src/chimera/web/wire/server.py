@@ -24,6 +24,8 @@ from chimera.web.wire.http import ASGIApp
 ADDRESS_LIMIT = 65_000
 HEADERS_LIMIT = 64 << 10
 LINGER_S = 1.0
+STEADY_BYTES = 512 << 10
+"""A body of which so many bytes have come in the time for bodies has as much time again."""
 LOOKS = 32
 """Connections that are looked at for one that can be closed in place of a new one."""
 _HOST = re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*")
@@ -70,7 +72,7 @@ class _Protocol(HttpToolsProtocol):
     """
 
     _refused = _in_headers = _in_message = False
-    _last = _least = _most = 0
+    _last = _least = _most = _came = 0
     _good_host = b""
     _status = HTTPStatus.BAD_REQUEST
     _detail = ""
@@ -126,6 +128,7 @@ class _Protocol(HttpToolsProtocol):
         if self._refused:
             return
         self._last = len(data)
+        self._came += self._last
         self._least += self._last
         self._most += self._last
         self._unset_keepalive_if_required()
@@ -160,7 +163,16 @@ class _Protocol(HttpToolsProtocol):
         self._timer_of = waits_for
         if waits_for:
             limit = self._doors.head_s if waits_for == "head" else self._doors.body_s
-            self._timer = self.loop.call_later(limit, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+            self._came = 0
+            self._timer = self.loop.call_later(limit, self._too_late)
+
+    def _too_late(self) -> None:
+        """Refuse what has not come in time, unless it is a body that comes as fast as it is taken, or fast enough."""
+        if self._timer_of == "body" and self._came >= (1 if self.flow.read_paused else STEADY_BYTES):
+            self._timer, self._timer_of = None, ""
+            self._watch()
+        else:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def on_message_begin(self) -> None:
         if self._timer is not None:
