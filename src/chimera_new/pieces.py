@@ -131,7 +131,7 @@ def command(place: ServiceFile, wanted: Addition) -> Piece:
         fields += [each for each in given if each.name != wanted.key]
         body = f"tx.emit({wanted.of}({', '.join(f'{each.name}=command.{each.name}' for each in given)}))"
     words = {"name": wanted.name, "key": wanted.key, "path": kebab(wanted.name), "function": snake(wanted.name)}
-    words |= {"app": place.app, "service": place.service, "body": body}
+    words |= {"app": place.app, "module": place.module, "service": place.service, "body": body}
     words["fields"] = "\n".join(f"    {each.name}: {each.type}" for each in fields)
     words["json"] = ", ".join(f'"{each.name}": {SAMPLES[each.type]}' for each in fields)
     return Piece(
@@ -169,7 +169,13 @@ def list_of_view(place: ServiceFile, wanted: Addition) -> Piece:
     where = wanted.where and f'where="{wanted.where}", '
     path = f"{wanted.name}/{{{wanted.where}}}" if where else wanted.name
     words = {"name": wanted.name, "variable": snake(wanted.name), "view": wanted.of, "where": where}
-    words |= {"order": wanted.order, "path": path, "asked": f"{wanted.name}/1" if where else wanted.name}
+    words |= {
+        "app": place.app,
+        "module": place.module,
+        "order": wanted.order,
+        "path": path,
+        "asked": f"{wanted.name}/1" if where else wanted.name,
+    }
     return Piece(
         templates.LIST.substitute(words),
         {},
@@ -184,7 +190,7 @@ def share(place: ServiceFile, wanted: Addition) -> Piece:
     _check(r"[a-z][a-z0-9-]*", wanted.name, "share", kebab(wanted.name))
     _fields(place, wanted.of, wanted.key)
     words = {"name": wanted.name, "key": wanted.key, "document": camel(wanted.name), "function": snake(wanted.name)}
-    words |= {"app": place.app, "event": wanted.of, "service": place.service}
+    words |= {"app": place.app, "module": place.module, "event": wanted.of, "service": place.service}
     return Piece(
         templates.SHARE.substitute(words),
         {"msgspec": ["Struct"], "chimera": ["Reads"]},
@@ -206,8 +212,12 @@ def borrow_of(settings: Settings) -> Maker:
                 f"there are: {', '.join(others) or f'none; add [services.{wanted.owner}] with its app and url'}"
             )
         words = {"name": wanted.name, "key": wanted.key, "document": camel(wanted.name), "variable": snake(wanted.name)}
+        owner_module, _, owner_app = (settings.services[wanted.owner].app or "").partition(":")
         words |= {
             "app": place.app,
+            "module": place.module,
+            "owner_module": owner_module,
+            "owner_app": owner_app,
             "owner": wanted.owner,
             "mode": wanted.mode,
             "function": f"show_{snake(wanted.name)}",

@@ -75,7 +75,7 @@ check: ## Say whether it would start, and as what
 """
 
 REQUIREMENTS = "chimera-kit\n"
-REQUIREMENTS_DEV = "--requirement requirements.txt\nhttpx\npytest\n"
+REQUIREMENTS_DEV = "--requirement requirements.txt\nchimera-kit[testing]\npytest\n"
 IGNORED = ".state/\n.venv/\n__pycache__/\n.pytest_cache/\n"
 PYTEST = """\
 [pytest]
@@ -85,42 +85,23 @@ testpaths = tests
 """
 
 CONFTEST = '''\
-"""What the tests share: the services of chimera.toml, whole, in this process and in memory."""
+"""What the tests share."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import httpx
 import pytest
-
-import chimera
-
-CONFIG = Path(__file__).parents[1] / "chimera.toml"
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-async def client(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    for kind in ("LOG", "STORE", "VIEWS"):
-        monkeypatch.setenv(f"CHIMERA_{kind}", "memory://{service}" if kind != "LOG" else "memory://log")
-    app = chimera.asgi(CONFIG, heads=("read", "write"))
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tests") as client,
-    ):
-        yield client
 '''
 
 TESTS = Template('''\
-"""A fold is a function, tested as one; the whole service is asked over HTTP."""
+"""A fold is a function, tested as one; a handler by what it emits; the whole service in memory, over HTTP."""
 
-import httpx
 import pytest
-from $module import OrderPlaced, Sales, order_counted
+from $module import OrderPlaced, PlaceOrder, Sales, $module, order_counted
+
+from chimera.testing import given, running
 
 
 def test_an_order_counts_for_its_seller() -> None:
@@ -130,20 +111,19 @@ def test_an_order_counts_for_its_seller() -> None:
 
 
 @pytest.mark.anyio
-async def test_an_order_is_placed_and_shown(client: httpx.AsyncClient) -> None:
-    placed = await client.post("/orders", json={"order_id": "o1", "seller_id": "ann", "amount_cents": 1200})
-    assert placed.status_code == 201
-    done = (await client.get(f"/_chimera/$service/commands/{placed.json()['command_id']}?wait=10")).json()
-    assert done["state"] == "done"
-    shown = await client.get("/sellers/ann/sales", headers={"Chimera-After": done["position"]})
-    assert shown.json() == {"seller_id": "ann", "orders": 1, "revenue_cents": 1200}
+async def test_an_order_is_placed_unless_it_is_of_nothing() -> None:
+    await given($module).when(PlaceOrder("o1", "ann", 1200)).then(OrderPlaced("o1", "ann", 1200))
+    await given($module).when(PlaceOrder("o2", "ann", 0)).rejected("nothing_to_pay")
 
 
 @pytest.mark.anyio
-async def test_an_order_of_nothing_is_refused(client: httpx.AsyncClient) -> None:
-    placed = await client.post("/orders", json={"order_id": "o2", "seller_id": "ann", "amount_cents": 0})
-    done = (await client.get(f"/_chimera/$service/commands/{placed.json()['command_id']}?wait=10")).json()
-    assert (done["state"], done["reason"]) == ("rejected", "nothing_to_pay")
+async def test_an_order_is_shown_to_its_seller() -> None:
+    async with running($module) as s:
+        placed = await s.post("/orders", {"order_id": "o1", "seller_id": "ann", "amount_cents": 1200})
+        assert placed.status_code == 201
+        await s.settled()
+        shown = await s.get("/sellers/ann/sales")
+        assert shown.json() == {"seller_id": "ann", "orders": 1, "revenue_cents": 1200}
 ''')
 
 README = Template("""\
@@ -229,66 +209,78 @@ def test_its_key_is_$key() -> None:
 """)
 
 COMMAND_TEST = Template("""\
-import httpx
 import pytest
+from $module import $app
+
+from chimera.testing import running
 
 
 @pytest.mark.anyio
-async def test_it_is_done(client: httpx.AsyncClient) -> None:
-    accepted = await client.post("/$path", json={$json})
-    assert accepted.status_code == 201
-    done = await client.get(f"/_chimera/$service/commands/{accepted.json()['command_id']}?wait=10")
-    assert done.json()["state"] == "done"
+async def test_it_is_done() -> None:
+    async with running($app) as s:
+        accepted = await s.post("/$path", {$json})
+        assert accepted.status_code == 201
+        await s.settled()
+        done = await s.get(f"/_chimera/$service/commands/{accepted.json()['command_id']}")
+        assert done.json()["state"] == "done"
 """)
 
 VIEW_TEST = Template("""\
-import httpx
 import pytest
-from $module import $document
+from $module import $app
+
+from chimera.testing import running
 
 
 @pytest.mark.anyio
-async def test_it_is_empty_before_the_first_event(client: httpx.AsyncClient) -> None:
-    shown = await client.get("/$path/k1")
-    assert (shown.status_code, shown.json()) == (200, {"$key": "k1", "count": 0})
-    assert $document("k1").count == 0
+async def test_it_is_empty_before_the_first_event() -> None:
+    async with running($app) as s:
+        shown = await s.get("/$path/k1")
+        assert (shown.status_code, shown.json()) == (200, {"$key": "k1", "count": 0})
 """)
 
 LIST_TEST = Template("""\
-import asyncio
-
-import httpx
 import pytest
+from $module import $app
+
+from chimera.testing import running
 
 
 @pytest.mark.anyio
-async def test_it_has_nothing_before_the_first_event(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(10):
-        while (page := await client.get("/$asked")).status_code == 503:  # it is being built
-            await asyncio.sleep(0.02)
-    assert (page.status_code, page.json()["items"], page.json()["count"]) == (200, [], 0)
+async def test_it_has_nothing_before_the_first_event() -> None:
+    async with running($app) as s:
+        await s.settled()
+        page = await s.get("/$asked")
+        assert (page.status_code, page.json()["items"], page.json()["count"]) == (200, [], 0)
 """)
 
 SHARE_TEST = Template("""\
-import httpx
 import pytest
+from $module import $app
+
+from chimera.testing import running
 
 
 @pytest.mark.anyio
-async def test_a_document_for_each_key(client: httpx.AsyncClient) -> None:
-    shared = await client.get("/_chimera/$service/share/$name?key=k1&key=k2")
-    assert shared.json()["documents"] == {"k1": {"$key": "k1"}, "k2": {"$key": "k2"}}
+async def test_a_document_for_each_key() -> None:
+    async with running($app) as s:
+        shared = await s.get("/_chimera/$service/share/$name?key=k1&key=k2")
+        assert shared.json()["documents"] == {"k1": {"$key": "k1"}, "k2": {"$key": "k2"}}
 """)
 
 BORROW_TEST = Template("""\
-import httpx
 import pytest
+from $module import $app
+from $owner_module import $owner_app
+
+from chimera.testing import running
 
 
 @pytest.mark.anyio
-async def test_the_page_answers_whatever_the_owner_does(client: httpx.AsyncClient) -> None:
-    shown = await client.get("/$name/k1")
-    value, state, age = shown.json()
-    assert shown.status_code == 200
-    assert state in ("fresh", "stale", "absent")
+async def test_the_page_answers_whatever_the_owner_does() -> None:
+    async with running($app, owners=[$owner_app]) as s:
+        assert (await s.get("/$name/k1")).status_code == 200
+        with s.owner_down("$owner"):
+            _, state, _ = (await s.get("/$name/k2")).json()
+            assert state == "absent"
 """)
