@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from chimera.errors import ChimeraError, SettingsError
@@ -40,7 +41,7 @@ class CampaignPlan(NamedTuple):
     """The plan of a campaign. `names` are scenarios, none means all; `keep` is a folder for what is left of a run.
 
     Scenarios are spread over `fleets` that run at the same time; each fleet's take turns. With `long`, or by their
-    names, also those that take many minutes.
+    names, also those that take many minutes. `own`: the URLs of the stack `own`, by the kind of engine.
     """
 
     stacks: Sequence[str]
@@ -51,13 +52,14 @@ class CampaignPlan(NamedTuple):
     workload: Workload
     fleets: int = 1
     long: bool = False
+    own: Mapping[str, str] = MappingProxyType({})
 
     def scenarios(self, stack: str) -> list[Scenario]:
         """The scenarios to run on a stack."""
         return [
             scenario
             for scenario in SCENARIOS
-            if stack in scenario.stacks
+            if scenario.strikes(stack)
             and (scenario.name in self.names or not self.names)
             and not (self.quick and scenario.slow)
             and (self.long or not scenario.long or scenario.name in self.names)
@@ -171,7 +173,7 @@ async def fleet(
 ) -> AsyncIterator[Rig]:
     """A fleet that serves, as a scenario needs it, in a folder of its own. Raises SettingsError where it can't be."""
     folder = Path(tempfile.mkdtemp(prefix="chimera-faults-"))
-    stack = stack_of(stack_name, f"f{uuid.uuid4().hex[:8]}")
+    stack = stack_of(stack_name, f"f{uuid.uuid4().hex[:8]}", plan.own)
     if scenario.own_user:
         await make_user(stack)
         stack = stack.as_user(stack.tag)

@@ -19,13 +19,16 @@ from chimera_faults.mistakes import MISTAKES
 from chimera_faults.points import POINTS
 from chimera_faults.report import mutants_page, page, summary, table
 from chimera_faults.rig import BOUND_S
-from chimera_faults.scenario import EMBEDDED, EVERY_STACK
+from chimera_faults.scenario import EMBEDDED, EVERY_STACK, OWN
 from chimera_faults.scenarios import SCENARIOS
 from chimera_faults.workload import Tallying, Workload
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--stack", "stacks", multiple=True, type=click.Choice(EVERY_STACK), help="May be repeated; else all.")
+@click.option("--log", default="", help="Your own engine as log, by its URL, with {tag} in it.")
+@click.option("--store", default="", help="Your own store; {tag} and {service} are filled in.")
+@click.option("--views", default="", help="Your own view store.")
 @click.option("--quick", is_flag=True, help="The embedded stack only, and no scenario that takes long.")
 @click.option("--long", "long", is_flag=True, help="Also the scenarios that take many minutes.")
 @click.option("--scenario", "names", multiple=True, help="Only these; may be repeated.")
@@ -41,6 +44,9 @@ from chimera_faults.workload import Tallying, Workload
 @click.option("--list", "listing", is_flag=True, help="List scenarios, crash points and mutants.")
 def main(
     stacks: Sequence[str],
+    log: str,
+    store: str,
+    views: str,
     quick: bool,
     long: bool,
     names: Sequence[str],
@@ -61,9 +67,10 @@ def main(
         raise click.UsageError(f"there is no scenario {', '.join(sorted(unknown))}; see --list")
     if unknown := set(mutant_names) - set(MISTAKES):
         raise click.UsageError(f"there is no mutant {', '.join(sorted(unknown))}; see --list")
-    chosen = (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
+    own = {kind: url for kind, url in (("log", log), ("store", store), ("views", views)) if url}
+    chosen = (OWN,) if own else (EMBEDDED,) if quick else tuple(stacks) or EVERY_STACK
     end_in_order_on_sigterm()
-    plan = CampaignPlan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets, long)
+    plan = CampaignPlan(chosen, tuple(names), seed, quick, keep, _workload(where), fleets, long, own)
     try:
         if mutants or mutant_names:
             sys.exit(_mutants(plan, mutant_names or tuple(MISTAKES), out))

@@ -18,6 +18,8 @@ Strike = Callable[["Run"], Coroutine[Any, Any, None]]
 EMBEDDED = "embedded"
 SERVERS = ("rabbitmq-mysql", "kafka-postgresql")
 EVERY_STACK = (EMBEDDED, *SERVERS)
+OWN = "own"
+"""The stack of somebody's own engines, by their URLs."""
 
 
 class Scenario(NamedTuple):
@@ -31,7 +33,7 @@ class Scenario(NamedTuple):
 
     Its `strike` may note what is `wrong` by itself; where it does so for everything, because what was answered is not
     there any more, it does not `settle`. The services' views may be in another engine, `views`; with `own_user` they
-    have a user of the database to themselves.
+    have a user of the database to themselves. One `by_hand` knows the stacks' engines by their names.
     """
 
     name: str
@@ -51,6 +53,13 @@ class Scenario(NamedTuple):
     settles: bool = True
     views: str = ""
     own_user: bool = False
+    by_hand: bool = False
+
+    def strikes(self, stack: str) -> bool:
+        """True where it can strike on a stack; on one's own, what can strike on any."""
+        if stack == OWN:
+            return set(EVERY_STACK) <= set(self.stacks) and not self.by_hand
+        return stack in self.stacks
 
 
 class Result(msgspec.Struct):

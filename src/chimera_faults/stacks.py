@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from chimera.errors import SettingsError
-from chimera_faults.scenario import EMBEDDED, EVERY_STACK
+from chimera_faults.scenario import EMBEDDED, EVERY_STACK, OWN
 
 POOL = 4
 """Connections to a database per process and engine, so that several fleets at once find some."""
@@ -59,11 +60,15 @@ def _at_port(url: str, port: int) -> str:
     return parts._replace(netloc=f"{user}{at}127.0.0.1:{port}").geturl()
 
 
-def stack_of(name: str, tag: str) -> Stack:
-    """A stack by its name. Raises SettingsError when an engine's URL is not known."""
-    if name == EMBEDDED:
+def stack_of(name: str, tag: str, own: Mapping[str, str] = MappingProxyType({})) -> Stack:
+    """A stack by its name. Raises SettingsError when an engine's URL is not known.
+
+    `own`: the URLs of the stack `own` by the kind of engine, with `{tag}` and `{service}`; else it is embedded.
+    """
+    if name in (EMBEDDED, OWN):
         kinds = {"log": "log", "store": "{service}.db", "views": "{service}-views.db"}
-        return Stack(name, tag, {kind: f"sqlite:///{{state}}/{path}" for kind, path in kinds.items()})
+        urls = {kind: f"sqlite:///{{state}}/{path}" for kind, path in kinds.items()}
+        return Stack(name, tag, urls | {kind: url.replace("{tag}", tag) for kind, url in own.items()})
     if name == "rabbitmq-mysql":
         server = urlsplit(url_of("mysql"))._replace(path=f"/{tag}-{{service}}", query=f"pool={POOL}").geturl()
         return Stack(name, tag, {"log": f"{url_of('rabbitmq_stream')}?prefix={tag}-", "store": server, "views": server})
