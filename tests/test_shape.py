@@ -127,7 +127,7 @@ OF_THE_SYSTEM = {
 """What is asked for by `chimera.core.clock` alone, so that a simulation decides it."""
 OUTSIDE = ("chimera.adapters", "chimera.cli", "chimera.testing", "chimera.core.clock")
 """Engines, the command line and tests, which no simulation runs; and the clock itself."""
-PROCESSES = {"chimera.run.serving", "chimera.run.supervisor", "chimera.run.gateway"}
+PROCESSES = {"chimera.run.serving", "chimera.run.supervisor", "chimera.run.front.gateway"}
 """Processes of the operating system: signals, ports, children."""
 
 
@@ -161,6 +161,8 @@ ASKING = {
     "chimera.core",
     "chimera.core.timing",
     "chimera.run",
+    "chimera.run.front",
+    "chimera.run.front.settings",
     "chimera.run.settings",
 }
 OF_MSGSPEC = {"msgspec", "typing_extensions"}

@@ -19,7 +19,7 @@ import msgspec
 
 from chimera.errors import DeclarationError
 from chimera.messages import Event, Message
-from chimera.signature import KeyOf, Page, at_line, hints_of, located, name_of, texts_of, typed_key
+from chimera.signature import KeyOf, Page, declared_at, hints_of, located, name_of, texts_of, typed_key
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)
 Ev = TypeVar("Ev", bound=Event)
@@ -348,18 +348,6 @@ def _hint_of(document: type[msgspec.Struct], field: str) -> Any:
         return typing.get_type_hints(document, include_extras=True)[field]
     except NameError:
         return str
-
-
-_DECLARING = (__name__, "chimera.service")
-
-
-def declared_at() -> str:
-    """The place, outside the modules that declare, that is declaring something now."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") in _DECLARING:
-        frame = frame.f_back
-    assert frame is not None
-    return at_line(frame.f_code.co_filename, frame.f_lineno)
 
 
 class Step(NamedTuple):

@@ -12,7 +12,7 @@ import msgspec
 from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
-from chimera.folds import Absent, Fold, View, check_not_unique, declared_at, key_of_event
+from chimera.folds import Absent, Fold, View, check_not_unique, key_of_event
 from chimera.messages import Command, Event, RenamedFrom, names_of, type_at, types_of
 from chimera.parts import (
     AS_SET,
@@ -31,7 +31,17 @@ from chimera.parts import (
     path_parameters,
 )
 from chimera.replies import ServerEvents, Stream
-from chimera.signature import Page, Signature, is_list, located, name_of, signature_of, type_name, typed_key
+from chimera.signature import (
+    Page,
+    Signature,
+    declared_at,
+    is_list,
+    located,
+    name_of,
+    signature_of,
+    type_name,
+    typed_key,
+)
 from chimera.supplies import Supplies
 
 Doc = TypeVar("Doc", bound=msgspec.Struct)

@@ -190,6 +190,18 @@ def at_line(path: str, line: int) -> str:
     return f"{path if near.startswith('..') else near}:{line}"
 
 
+_DECLARING = ("chimera.folds", "chimera.service", "chimera.supplies", __name__)
+
+
+def declared_at() -> str:
+    """The place, outside the modules that declare, that is declaring something now."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_back is not None and frame.f_globals.get("__name__") in _DECLARING:
+        frame = frame.f_back
+    assert frame is not None
+    return at_line(frame.f_code.co_filename, frame.f_lineno)
+
+
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 

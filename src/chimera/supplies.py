@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 from chimera.caller import Caller, Request
 from chimera.errors import DeclarationError
 from chimera.messages import Message
 from chimera.replies import Problem, Reply
-from chimera.signature import Needed, Signature, located, name_of, read_parameters, signature_of, type_name
+from chimera.signature import Needed, Signature, declared_at, located, name_of, read_parameters, signature_of, type_name
 
 Resource = TypeVar("Resource")
 AnyRender = TypeVar("AnyRender", bound=Callable[[Problem], Reply[Any]])
@@ -22,6 +23,9 @@ Factory = Callable[
     ..., Resource | Awaitable[Resource] | AbstractAsyncContextManager[Resource] | AsyncIterator[Resource]
 ]
 """Makes a resource: a class, a function, an `async def`, or a function that yields it once and closes it after that."""
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application: `async def application(scope, receive, send) -> None`."""
+Options = ParamSpec("Options")
 
 
 class Provided(NamedTuple):
@@ -39,6 +43,27 @@ class Authenticator(NamedTuple):
     function: Callable[..., Awaitable[Caller | None]]
     challenge: str
     signature: Signature
+
+
+class Middleware(NamedTuple):
+    """ASGI middleware as it was declared. `at`: its name, and the file and line where that was."""
+
+    factory: Callable[..., Asgi]
+    arguments: Sequence[Any]
+    options: Mapping[str, Any]
+    at: str
+
+    def around(self, inner: Asgi) -> Asgi:
+        """The application that it makes around another one. Raises DeclarationError where it makes none."""
+        try:
+            made = self.factory(inner, *self.arguments, **self.options)
+        except Exception as error:
+            raise DeclarationError(f"{self.at} can't be made: {type(error).__name__}: {error}") from error
+        if not callable(made):
+            raise DeclarationError(
+                f"{self.at} makes a {type(made).__name__}; it makes an application: async def (scope, receive, send)"
+            )
+        return made
 
 
 class Work(NamedTuple):
@@ -61,6 +86,7 @@ class Supplies:
         self.authenticator: Authenticator | None = None
         self.renderer: Callable[[Problem], Reply[Any]] | None = None
         self.surrounding: list[Signature] = []
+        self.middlewares: list[Middleware] = []
         self.starting: list[Signature] = []
         self.stopping: list[Signature] = []
 
@@ -128,6 +154,33 @@ class Supplies:
         """
         self.surrounding.append(signature_of(function, 2))
         return function
+
+    def middleware(
+        self,
+        factory: Callable[Concatenate[Any, Options], Asgi],
+        *arguments: Options.args,
+        **options: Options.kwargs,
+    ) -> None:
+        """Put ASGI middleware around the answers of the service's own routes: `shop.middleware(Tokens, secret="…")`.
+
+        `factory(application, *arguments, **options)`, a class or a function, makes the application that is asked in
+        place of the other. The first one declared is the outermost. It is asked for the routes' `OPTIONS` as well, and
+        runs its lifespan before the read head starts and after it has stopped. What it raises is a 500.
+        """
+        at = f"{declared_at()}: the middleware {name_of(factory)}"
+        if inspect.iscoroutinefunction(factory) or not callable(factory):
+            kind = "is an async def" if callable(factory) else f"is a {type(factory).__name__}"
+            raise DeclarationError(
+                f"{at} {kind}; give a class or a function that takes the application and returns another one, or, to "
+                f"run around each handler: @service.around"
+            )
+        try:
+            inspect.signature(factory).bind(None, *arguments, **options)
+        except TypeError as error:
+            raise DeclarationError(f"{at} can't be made of what it is given: {error}") from error
+        except ValueError:
+            pass  # it has no signature to look at
+        self.middlewares.append(Middleware(factory, arguments, options, at))
 
     def on_start(self, function: AnyFunction) -> AnyFunction:
         """Run the decorated `async def` in each process before its heads start; it may need resources."""

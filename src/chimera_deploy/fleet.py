@@ -101,6 +101,12 @@ def planned(settings: Settings, options: Options, build: str | None) -> PlannedF
     """The fleet of these settings. Raises SettingsError for names that can't be deployed."""
     for name in settings.services:
         _check_name(name)
+    for name in ("certificate", "socket"):
+        if getattr(settings.http, name):
+            raise SettingsError(
+                f"[http] {name}: in a deployment that is for what stands before the gateway; leave it out, and set "
+                f"{variable('http', name)} where it is meant"
+            )
     if options.namespace is not None and not _NAMESPACE.fullmatch(options.namespace):
         raise SettingsError(f"--namespace {options.namespace!r}: use lower case letters, digits and dashes")
     if options.image is not None and not _IMAGE.fullmatch(options.image):

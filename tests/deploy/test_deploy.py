@@ -29,7 +29,7 @@ from chimera import Event, Service, SettingsError
 from chimera.cli.main import main
 from chimera.core.timing import Timing
 from chimera.run.engines import Engines, open_engine
-from chimera.run.gateway import Gateway
+from chimera.run.front.gateway import Gateway
 from chimera.run.serving import STOP_S
 from chimera.run.settings import Settings, read_settings
 from chimera.web.probes import Probes

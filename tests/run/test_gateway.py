@@ -17,7 +17,7 @@ from yarl import URL
 
 from chimera.core.metrics import Metrics, merge_expositions
 from chimera.core.timing import Doors
-from chimera.run.gateway import Gateway
+from chimera.run.front.gateway import Gateway
 from chimera.run.serving import listening
 from chimera.run.settings import read_settings
 

@@ -20,7 +20,7 @@ from chimera.core.context import Context
 from chimera.core.names import BORROWS
 from chimera.entities import table_of
 from chimera.run.engines import opened
-from chimera.run.gateway import Gateway
+from chimera.run.front.gateway import Gateway
 from chimera.run.hosting import stop_all
 from chimera.run.serving import listening
 from chimera.run.settings import Settings, read_settings

@@ -18,6 +18,8 @@ from chimera.errors import ChimeraError
 from chimera.parts import Borrow, Handler
 from chimera.run.addresses import shown
 from chimera.run.engines import load_named, probed
+from chimera.run.front.chain import check_front
+from chimera.run.front.settings import Http
 from chimera.run.pins import read_pinned
 from chimera.run.settings import Settings
 from chimera.upkeep.admission.naming import misfits
@@ -37,7 +39,7 @@ async def check_all(settings: Settings, config: str, *, offline: bool) -> bool:
     `offline`: without any engine, by the code and the files alone. Raises SettingsError for a file of names that can't
     be read.
     """
-    found = check_names(settings)
+    found = [*check_names(settings), *_wrong_in_front(settings)]
     loaded = [name for name in settings.services if _loads(settings, name)]
     if not offline:
         _say([("settings", config), *_of_all(settings)])
@@ -63,6 +65,15 @@ def _well(settings: Settings, *, offline: bool) -> str:
     return f"all names are well{more}" if offline else f"all engines answer\nall names are well, and as stored{more}"
 
 
+def _wrong_in_front(settings: Settings) -> Iterator[str]:
+    tables = {f"[services.{name}.http]": own.http for name, own in settings.services.items()}
+    for table, http in {"[http]": settings.http, **tables}.items():
+        try:
+            check_front(http, table)
+        except ChimeraError as error:
+            yield str(error)
+
+
 def _loads(settings: Settings, name: str) -> bool:
     try:
         load_named(settings, name)
@@ -73,13 +84,29 @@ def _loads(settings: Settings, name: str) -> bool:
 
 def _of_all(settings: Settings) -> Iterator[Row]:
     doors = settings.doors
-    yield "serves", f"http://{settings.host}:{settings.port} as {settings.title!r}"
+    scheme = "https" if settings.http.certificate else "http"
+    where = f"unix:{settings.http.socket}" if settings.http.socket else f"{scheme}://{settings.host}:{settings.port}"
+    yield "serves", f"{where} as {settings.title!r}"
+    if settings.http.wraps:
+        yield "in front", _in_front(settings.http)
     yield "state", str(Path(settings.state).absolute())
     most = f"{doors.connections:,} connections, {doors.requests:,} requests, {doors.body_bytes >> 20:,} MiB of bodies"
     times = f"idle {doors.idle_s:g}, head {doors.head_s:g}, body {doors.body_s:g}, answer {doors.answer_s:g}"
     yield "doors", f"{most}; seconds: {times}"
     audits = f"every {settings.audit_s:g} s" if settings.audit_s else "never"
     yield "audits", f"{audits}; a message that ends {settings.process_ends} processes is parked"
+
+
+def _in_front(http: Http) -> str:
+    """What stands in front, the outermost first."""
+    parts = [
+        f"proxies {', '.join(http.proxies)}" if http.proxies else "",
+        f"access log as {http.access_log}" if http.access_log != "off" else "",
+        f"origins {', '.join(http.cors.origins)}" if http.cors else "",
+        f"gzip from {http.compress_from:,} bytes" if http.compress else "",
+        *http.middleware,
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 async def _of_service(settings: Settings, context: Context) -> list[Row]:

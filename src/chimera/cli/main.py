@@ -136,7 +136,7 @@ def run_service(config: str, service: str, read: bool, write: bool, port: int | 
 @click.pass_obj
 def gateway(config: str, port: int | None) -> None:
     """Serve all services' routes on one port, each from where its service runs (its `url`, or its own port)."""
-    from chimera.run.gateway import serve_gateway
+    from chimera.run.front.gateway import serve_gateway
 
     run(serve_gateway(settings_of(config, port=port), say_ready))
 

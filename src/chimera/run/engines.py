@@ -386,7 +386,7 @@ def load_service(app: str) -> Service:
     module, _, attribute = app.partition(":")
     if not module or not attribute:
         raise SettingsError(f"app = {app!r} must look like module:attribute, as in: shop:shop")
-    loaded = _loaded(app, module)
+    loaded = load_module(f"app = {app!r}", module)
     found = getattr(loaded, attribute, None)
     if isinstance(found, Service):
         return found
@@ -397,20 +397,20 @@ def load_service(app: str) -> Service:
     raise DeclarationError(f"{app} is a {type(found).__name__}, not a Service; {typed}")
 
 
-def _loaded(app: str, module: str) -> ModuleType:
-    """The module. Raises SettingsError that says where what the author wrote there fails."""
+def load_module(typed: str, module: str) -> ModuleType:
+    """A module that a setting, as it is `typed`, names. Raises SettingsError that says where it fails in there."""
     try:
         return importlib.import_module(module)
     except ChimeraError:
         raise
     except ModuleNotFoundError as error:
-        raise SettingsError(f"app = {app!r}: {error}; is it installed, or beside the settings?") from error
+        raise SettingsError(f"{typed}: {error}; is it installed, or beside the settings?") from error
     except SyntaxError as error:
         where = f"{Path(error.filename or module).name}:{error.lineno}"
-        raise SettingsError(f"{where}: {error.msg}; app = {app!r} can't be loaded") from error
+        raise SettingsError(f"{where}: {error.msg}; {typed} can't be loaded") from error
     except Exception as error:  # whatever an author's module does while it is loaded
         raise SettingsError(
-            f"{_raised_at(error, module)}: {type(error).__name__}: {error}; app = {app!r} can't be loaded"
+            f"{_raised_at(error, module)}: {type(error).__name__}: {error}; {typed} can't be loaded"
         ) from error
 
 

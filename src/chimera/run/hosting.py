@@ -19,7 +19,9 @@ from chimera import READ, Side
 from chimera.core.context import Context
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import about, admit_all, opened
-from chimera.run.serving import STOP_S, answering, base_of, descriptors, listen, stop_signal, until
+from chimera.run.front.chain import check_certificate, in_front
+from chimera.run.front.settings import Http
+from chimera.run.serving import STOP_S, answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings, read_settings
 from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
@@ -64,6 +66,7 @@ class Hosting:
         self._fleet = fleet
         self._together = together
         self._site: ASGIApp | None = None
+        self._within: ASGIApp | None = None
         self._why_not = NOT_STARTED
         self._reading: list[ReadHead] = []
         self._leaving = False
@@ -103,11 +106,19 @@ class Hosting:
             settings.check_service(name)
         try:
             async with AsyncExitStack() as stack:
-                self._site = await self._started(settings, names, stack)
+                front = await stack.enter_async_context(in_front(settings.http, self._answer))
+                self._within = await self._started(settings, names, stack)
+                self._site = front if settings.http.wraps else self._within
                 yield
         finally:
+            self._within = None
             self._site, self._why_not, self._reading, self._leaving = None, NOT_STARTED, [], False
             self.works.clear()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what has come through what stands in front."""
+        assert self._within is not None
+        await self._within(scope, receive, send)
 
     async def _started(self, settings: Settings, names: Sequence[str], stack: AsyncExitStack) -> Site:
         beside = names if self._together else ()
@@ -246,15 +257,17 @@ async def serve(
     if port is None:
         port = settings.port if not fleet else settings.own_port(names[0]) if read else 0
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(closing(await listen(settings.host, port, patience)))
-        changed = {"doors": settings.doors.within(descriptors())}
-        if not fleet:
+        http = settings.http if not fleet else settings.services[names[0]].http if read else Http()
+        check_certificate(http, f"[services.{names[0]}.http]" if fleet else "[http]")
+        listener = stack.enter_context(closing(await listen_as_set(http, settings.host, port, patience)))
+        changed = {"doors": settings.doors.within(descriptors()), "http": http}
+        if not fleet and not http.socket:
             changed["port"] = listener.getsockname()[1]
         found = msgspec.structs.replace(settings, **changed)
         sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
-        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet)
+        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet and http.hides)
         await stack.enter_async_context(hosting.running())
-        serving = await stack.enter_async_context(answering(hosting, listener, found.doors))
+        serving = await stack.enter_async_context(answering(hosting, listener, found.doors, http))
         stack.callback(hosting.leave)
-        ready(base_of(settings.host, listener))
+        ready(base_of(settings.host, listener, http))
         await until(stop, {**hosting.works, "the HTTP server": serving})

@@ -9,12 +9,15 @@ import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 from typing import Any
 
 from chimera.core.timing import Doors
 from chimera.errors import SettingsError
+from chimera.run.front.settings import Http
 from chimera.web.wire.http import ASGIApp
 from chimera.web.wire.server import Server, serve_until_told
 
@@ -52,13 +55,50 @@ async def listen(host: str, port: int, patience: float = 0.0) -> socket.socket:
         await asyncio.sleep(0.1)
 
 
+async def listen_as_set(http: Http, host: str, port: int, patience: float = 0.0) -> socket.socket:
+    """As `listen`, or a listening Unix socket where one is set. Raises SettingsError."""
+    if not http.socket:
+        return await listen(host, port, patience)
+    try:
+        return _listen_at(Path(http.socket), int(http.socket_mode, 8))
+    except OSError as error:
+        raise SettingsError(f"[http] socket: {http.socket} can't be used ({error.strerror or error})") from error
+
+
+def _listen_at(path: Path, mode: int) -> socket.socket:
+    """A Unix socket at a path, where nobody may listen yet; what a process left there that has ended is replaced."""
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _is_answered(path):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        path.chmod(mode)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_answered(path: Path) -> bool:
+    with closing(socket.socket(socket.AF_UNIX)) as asking:
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
+
+
 @asynccontextmanager
-async def answering(app: ASGIApp, listener: socket.socket, doors: Doors = Doors()) -> AsyncIterator[asyncio.Task[None]]:
+async def answering(
+    app: ASGIApp, listener: socket.socket, doors: Doors = Doors(), http: Http = Http()
+) -> AsyncIterator[asyncio.Task[None]]:
     """Serve an application on a listening socket; gives the server's task, which ends only if it fails.
 
     At the end it takes no more connections and finishes what it was asked.
     """
-    server = Server(app, stop_s=STOP_S, doors=doors)
+    server = Server(app, stop_s=STOP_S, doors=doors, tls=http.tls())
     serving = await serve_until_told(server, [listener])
     try:
         yield serving
@@ -79,9 +119,11 @@ def descriptors() -> int:
     return most if soft == resource.RLIM_INFINITY else soft
 
 
-def base_of(host: str, listener: socket.socket) -> str:
-    """The base URL of a listening socket, such as `http://127.0.0.1:8000`."""
-    return f"http://{host}:{listener.getsockname()[1]}"
+def base_of(host: str, listener: socket.socket, http: Http = Http()) -> str:
+    """The base URL of a listening socket, such as `http://127.0.0.1:8000`, or `unix:/run/shop.sock`."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    return f"{'https' if http.certificate else 'http'}://{host}:{listener.getsockname()[1]}"
 
 
 async def until(stop: asyncio.Event, works: Mapping[str, asyncio.Future[None]]) -> None:

@@ -1,7 +1,7 @@
 """Settings: `chimera.toml`, overridden by environment variables, read once and passed on.
 
 `CHIMERA_PORT=9000` overrides `port`; two underscores go a level deeper and stand for a dash in names:
-`CHIMERA_SERVICES__GIG_PAGE__STORE=…` overrides `store` in `[services.gig-page]`.
+`CHIMERA_SERVICES__GIG_PAGE__STORE=…` overrides `store` in `[services.gig-page]`. Lists are written as in the file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
 from chimera.parts import Handling, Mode
+from chimera.run.front.settings import Http, what_is_wrong_with
 
 PREFIX = "CHIMERA_"
 NAMES_FILE = "names.toml"
@@ -32,7 +33,8 @@ class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One service: its declaration (`app = "module:attribute"`), and what differs from the defaults.
 
     `port` is its own port when it runs by itself; `url` is the base URL by which others reach it. `handling`: how its
-    handlers run; `handlers`: how single ones do, by the name of a command or a reaction.
+    handlers run; `handlers`: how single ones do, by the name of a command or a reaction. `http`: what stands in front
+    of its own port.
     """
 
     app: str
@@ -46,6 +48,7 @@ class ServiceSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     retention: Retention | None = None
     handling: Handling = Handling()
     handlers: dict[str, Handling] = {}
+    http: Http = Http()
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -55,7 +58,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `audit_s`: shares and their copies are compared with what they should be every so many seconds; 0 is never.
     `names`: the file with the names that are pinned; beside the settings' own file, as `names.toml`, unless it is set.
     `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
-    `handling`: how handlers run, for all services that don't say otherwise.
+    `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
+    where clients come in.
     """
 
     services: dict[str, ServiceSettings]
@@ -73,6 +77,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     doors: Doors = Doors()
     process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     handling: Handling = Handling()
+    http: Http = Http()
 
     def engine_url(self, kind: str, service: str) -> str:
         """The URL of a service's log, store, views or last known values; empty for those in the process."""
@@ -105,7 +110,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     def base(self, service: str, *, fleet: bool) -> str:
         """The base URL by which others reach a service: on its own port in a fleet, else on the one of all services."""
         port = self.own_port(service) if fleet else self.port
-        return self.services[service].url or f"http://{self.host}:{port}"
+        scheme = "https" if (self.services[service].http if fleet else self.http).certificate else "http"
+        return self.services[service].url or f"{scheme}://{self.host}:{port}"
 
 
 def read_settings(
@@ -130,12 +136,27 @@ def read_settings(
         wrong = what_is_wrong(values, error)
         where = variables.get(wrong.place) or _only_by_variable(path, variables, wrong.place[:-1]) or path
         raise SettingsError(f"{where}: {wrong.words}") from error
-    settings = msgspec.structs.replace(settings, names=str(path.parent / (settings.names or NAMES_FILE)))
+    names, http = str(path.parent / (settings.names or NAMES_FILE)), settings.http.beside(path.parent)
+    settings = msgspec.structs.replace(settings, names=names, http=http)
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
-    for name in settings.services:
+    _check_http(path, "[http]", settings.http)
+    for name, own in settings.services.items():
         _check_retention(path, name, settings.retention_of(name))
+        own.http = own.http.beside(path.parent)
+        _check_http(path, f"[services.{name}.http]", own.http)
+        if (own.http.certificate or own.http.socket) and not own.url:
+            raise SettingsError(
+                f"{path}: [services.{name}.http]: others do not find {name} at its host and port; "
+                f'add url = "https://…" to [services.{name}]'
+            )
     return settings
+
+
+def _check_http(path: Path, table: str, http: Http) -> None:
+    """Raises SettingsError for what can't be meant."""
+    if wrong := what_is_wrong_with(http):
+        raise SettingsError(f"{path}: {table} {wrong}")
 
 
 def _only_by_variable(path: Path, variables: Mapping[Place, str], table: Place) -> str:
@@ -169,8 +190,16 @@ def _override(values: dict[str, Any], path: list[str], value: str, name: str) ->
         if not isinstance(table, dict):
             raise SettingsError(f"{name}: {place} is not a table of settings")
     last = _key(table, path[-1], place)
-    table[last] = value
+    table[last] = _listed(value) if value.startswith("[") else value
     return (*places, last)
+
+
+def _listed(value: str) -> Any:
+    """A list as it is written in the file; any other text as it is."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
 
 
 def _key(table: Mapping[str, object], part: str, place: str) -> str:
@@ -204,7 +233,8 @@ def what_is_wrong(values: Mapping[str, Any], error: msgspec.ValidationError) -> 
         said = f"must be one of {', '.join(typing.get_args(type_))}, and not {said.removeprefix('Invalid enum value ')}"
     for name, word in _WORDS.items():
         said = said.replace(f"Expected `{name}", f"must be {word}`").replace(f"got `{name}`", f"not {word}")
-    return Wrong(place, f"{_written(place)} {said.replace('`', '').replace(' | null', '')}")
+    item = found[0] if (found := re.search(r"\[\d+\]", path)) else ""
+    return Wrong(place, f"{_written(place)}{item} {said.replace('`', '').replace(' | null', '')}")
 
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")

@@ -14,9 +14,10 @@ from contextlib import AsyncExitStack, closing, suppress
 from chimera.core.timing import pause_s
 from chimera.errors import SettingsError
 from chimera.run.engines import admit_all, opened
-from chimera.run.gateway import Gateway
+from chimera.run.front.chain import check_certificate, in_front
+from chimera.run.front.gateway import Gateway
 from chimera.run.hosting import stop_all
-from chimera.run.serving import answering, base_of, listen, stop_signal, until
+from chimera.run.serving import answering, base_of, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings
 
 logger = logging.getLogger("chimera")
@@ -114,18 +115,20 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
     """
     if settings.port == 0:
         raise SettingsError("port 0 is for a single process; with --processes name a port, as in: --port 8000")
-    stop = stop_signal()
+    stop, http = stop_signal(), settings.http
+    check_certificate(http)
     async with opened(settings, list(settings.services), fleet=True) as contexts:
         await admit_all(settings, contexts)  # what is wrong is said once, not by every process
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(closing(await listen(settings.host, settings.port)))
+        listener = stack.enter_context(closing(await listen_as_set(http, settings.host, settings.port)))
         heads = _heads(settings, config, workers)
         gateway = Gateway(settings, processes=lambda: {head.name: head.base for head in heads if head.base})
         stack.push_async_callback(gateway.close)
         works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
         stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
-        works["the gateway"] = await stack.enter_async_context(answering(gateway.site(), listener, gateway.doors))
-        works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener), ready))
+        app = await stack.enter_async_context(in_front(http, gateway.site()))
+        works["the gateway"] = await stack.enter_async_context(answering(app, listener, gateway.doors, http))
+        works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener, http), ready))
         stack.callback(works["the announcer"].cancel)
         await until(stop, works)
 

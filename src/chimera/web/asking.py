@@ -11,19 +11,12 @@ from chimera.ports import Session
 from chimera.reader import Reader
 from chimera.service import Service
 from chimera.signature import Signature
+from chimera.web.replying import Unauthenticated
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
 
 CALLER = "chimera.caller"
 """The key of an ASGI scope under which whoever serves the application, such as a test, says who asks."""
-
-
-class Unauthenticated(Rejected):
-    """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`."""
-
-    def __init__(self, reason: str, detail: str, challenge: str) -> None:
-        super().__init__(reason, detail, status=401)
-        self.challenge = challenge
 
 
 class Asking:

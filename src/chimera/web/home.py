@@ -116,7 +116,7 @@ are. For programs: <a href="{root}/openapi.json">openapi.json</a>, <a href="{roo
 
 
 def _section(name: str, about: str, routes: Sequence[Route], document: openapi.Described, *, first: bool) -> str:
-    own = [route for route in routes if not route.template.startswith("/_chimera/")]
+    own = [route for route in routes if route.describe and not route.template.startswith("/_chimera/")]
     rows = "".join(_row(route) for route in own)
     examples = "\n".join(_curl(route, document) for route in own)
     added = "".join(f"<a href='{_ROOT.decode()}/_chimera/{name}/{path}'>{path}</a>" for path in ADDED)

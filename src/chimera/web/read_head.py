@@ -32,10 +32,19 @@ from chimera.web.admin import Admin
 from chimera.web.asking import Asking, is_asked_for
 from chimera.web.lists import list_routes
 from chimera.web.probes import Probes
-from chimera.web.replying import VARY, answer_document, answer_refusal, answer_rejected, not_found, own_headers
+from chimera.web.replying import (
+    VARY,
+    answer_document,
+    answer_error,
+    answer_refusal,
+    answer_rejected,
+    not_found,
+    own_headers,
+)
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire import openapi
 from chimera.web.wire.http import HTML, JSON, Call, Header
+from chimera.web.wire.middleware import OwnMiddleware
 from chimera.web.wire.parameters import Parameters
 from chimera.web.wire.routing import Route
 from chimera.web.wire.uploads import upload_of
@@ -65,10 +74,12 @@ class ReadHead:
         self._asking = Asking(context, self._snapshots, self._reader)
         self.probes = Probes(context)
         self._admin = Admin(context, self.states, self.borrows)
+        self._middleware = OwnMiddleware(context.service, answer_error)
         self.works: dict[str, asyncio.Future[None]] = {}
 
     async def start(self) -> None:
         """Learn the modes in force, and follow them from now on: `works` end only when they fail."""
+        await self._middleware.start()
         for borrow_name, borrow in self.borrows.items():
             self.context.owners[
                 self.context.service.borrows[borrow_name].owner
@@ -92,6 +103,7 @@ class ReadHead:
         for work in self.works.values():
             work.cancel()
         await asyncio.gather(*self.works.values(), return_exceptions=True)
+        await self._middleware.stop()
 
     def routes(self) -> Sequence[Route]:
         """The service's own routes, then those that Chimera adds."""
@@ -102,7 +114,7 @@ class ReadHead:
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
         routes += list_routes(self.context, self._documents, _after, _said)
         routes = [route._replace(render=service.renderer) for route in routes]
-        every = [*routes, *self._admin.routes(), *self.probes.routes()]
+        every = [*self._middleware.around(routes), *self._admin.routes(), *self.probes.routes()]
         return [route._replace(service=service.name) for route in every]
 
     def _command_route(self, handler: Handler) -> Route:

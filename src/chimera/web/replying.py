@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from http import HTTPStatus
 from typing import Any, cast
 
 import msgspec
 
 from chimera.commands.inbox import Outcome
-from chimera.errors import Rejected, Unfit
+from chimera.errors import Invalid, NotYet, Rejected, Unavailable, Unfit
 from chimera.messages import json_of
 from chimera.replies import Reply, ServerEvent, ServerEvents, Stream, written_headers
 from chimera.signature import Page
 from chimera.web.wire.http import HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
+from chimera.web.wire.routing import NoRoute
+
+logger = logging.getLogger("chimera")
+
 
 _NO_MORE = object()
 _LINE_END = re.compile(r"\r\n|\r|\n")
 VARY = (b"vary", b"accept")
+
+
+class Unauthenticated(Rejected):
+    """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`."""
+
+    def __init__(self, reason: str, detail: str, challenge: str) -> None:
+        super().__init__(reason, detail, status=401)
+        self.challenge = challenge
 
 
 async def answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
@@ -71,6 +85,49 @@ async def answer_refusal(call: Call, outcome: Outcome, headers: Sequence[Header]
     come_again = [(b"retry-after", b"1")] if outcome.status == 503 else []
     told = "it failed, and nothing of it was kept; it is in the log"
     await answer_problem(call, outcome.status, told, headers=[*headers, *come_again])
+
+
+async def answer_error(call: Call, error: Exception) -> None:
+    """Answer with the problem document of what went wrong; what nobody has foreseen goes into the log."""
+    if isinstance(error, NoRoute):
+        allow = [(b"allow", ", ".join(error.allowed).encode())] if error.allowed else []
+        detail = (
+            f"{call.scope['path'][:200]} does not take {call.scope['method']}"
+            if error.allowed
+            else f"nothing is served at {call.scope['path'][:200]}"
+        )
+        await answer_problem(call, error.status, detail, headers=allow)
+    elif isinstance(error, Invalid):
+        await answer_problem(
+            call, error.status, error.detail, field=error.field, errors=error.errors, headers=_close(call)
+        )
+    elif isinstance(error, Rejected):
+        headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
+        detail = error.detail or error.reason
+        await answer_problem(
+            call,
+            error.status,
+            detail,
+            field=error.field,
+            reason=error.reason,
+            errors=error.errors,
+            headers=headers,
+        )
+    elif isinstance(error, Unavailable):
+        logger.warning("%s %s: %s", call.scope["method"], call.scope["path"], error)
+        await answer_problem(
+            call,
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            str(error) if isinstance(error, NotYet) else "it can't be done now, and nothing was kept; try again",
+            headers=[(b"retry-after", b"1"), *_close(call)],
+        )
+    else:
+        logger.error("%s %s failed", call.scope["method"], call.scope["path"], exc_info=error)
+        await answer_problem(call, HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong here; it is in the log")
+
+
+def _close(call: Call) -> list[Header]:
+    return [(b"connection", b"close")] if call.is_unread else []
 
 
 def not_found(call: Call) -> Rejected:

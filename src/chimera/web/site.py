@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
-from http import HTTPStatus
 from ipaddress import ip_network
 from typing import Protocol
 
 from chimera.core.timing import Doors
-from chimera.errors import Invalid, NotYet, Rejected, Unavailable
-from chimera.web.asking import Unauthenticated
-from chimera.web.wire.http import Call, Header, Receive, Render, Scope, Send, answer_problem, mounted
-from chimera.web.wire.routing import NoRoute, Route, Router
+from chimera.errors import Unavailable
+from chimera.web.replying import answer_error
+from chimera.web.wire.http import Call, Receive, Render, Scope, Send, mounted
+from chimera.web.wire.routing import Route, Router
 from chimera.web.wire.shares import Shares
-
-logger = logging.getLogger("chimera")
 
 
 class SitePart(Protocol):
@@ -62,7 +58,7 @@ class Site:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - every failure is answered, none is hidden
-            await _answer_error(call, error)
+            await answer_error(call, error)
         finally:
             if call.held:
                 call.let_go()
@@ -87,45 +83,3 @@ def _network_of(address: str) -> str:
         return str(ip_network((address.partition("%")[0], 64), strict=False))
     except ValueError:
         return address
-
-
-async def _answer_error(call: Call, error: Exception) -> None:
-    if isinstance(error, NoRoute):
-        allow = [(b"allow", ", ".join(error.allowed).encode())] if error.allowed else []
-        detail = (
-            f"{call.scope['path'][:200]} does not take {call.scope['method']}"
-            if error.allowed
-            else f"nothing is served at {call.scope['path'][:200]}"
-        )
-        await answer_problem(call, error.status, detail, headers=allow)
-    elif isinstance(error, Invalid):
-        await answer_problem(
-            call, error.status, error.detail, field=error.field, errors=error.errors, headers=_close(call)
-        )
-    elif isinstance(error, Rejected):
-        headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
-        detail = error.detail or error.reason
-        await answer_problem(
-            call,
-            error.status,
-            detail,
-            field=error.field,
-            reason=error.reason,
-            errors=error.errors,
-            headers=headers,
-        )
-    elif isinstance(error, Unavailable):
-        logger.warning("%s %s: %s", call.scope["method"], call.scope["path"], error)
-        await answer_problem(
-            call,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            str(error) if isinstance(error, NotYet) else "it can't be done now, and nothing was kept; try again",
-            headers=[(b"retry-after", b"1"), *_close(call)],
-        )
-    else:
-        logger.error("%s %s failed", call.scope["method"], call.scope["path"], exc_info=error)
-        await answer_problem(call, HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong here; it is in the log")
-
-
-def _close(call: Call) -> list[Header]:
-    return [(b"connection", b"close")] if call.is_unread else []

@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -38,9 +38,12 @@ _DETAILS = {
 
 
 class Server(uvicorn.Server):
-    """uvicorn, leaving the signals to us: the write heads stop after the last request was answered."""
+    """uvicorn, leaving the signals to us: the write heads stop after the last request was answered.
 
-    def __init__(self, app: ASGIApp, *, stop_s: int, doors: Doors = Doors()) -> None:
+    `tls` are its options for that, `ssl_certfile` and its like.
+    """
+
+    def __init__(self, app: ASGIApp, *, stop_s: int, doors: Doors = Doors(), tls: Mapping[str, str] = {}) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -54,6 +57,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 timeout_graceful_shutdown=stop_s,
                 timeout_keep_alive=cast("int", doors.idle_s),
+                **cast("Any", tls),
             )
         )
 

@@ -16,7 +16,8 @@ from yarl import URL
 
 from chimera.core.metrics import merge_expositions
 from chimera.run.engines import Engines, about
-from chimera.run.serving import answering, base_of, descriptors, listen, stop_signal, until
+from chimera.run.front.chain import check_certificate, in_front
+from chimera.run.serving import answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings
 from chimera.web.home import Home
 from chimera.web.probes import EXPOSITION
@@ -63,12 +64,13 @@ class _Forwarded(NamedTuple):
 
 async def serve_gateway(settings: Settings, ready: Callable[[str], None]) -> None:
     """Run a gateway on the settings' port until SIGTERM or SIGINT; the services run elsewhere."""
-    stop = stop_signal()
+    stop, http = stop_signal(), settings.http
+    check_certificate(http)
     gateway = Gateway(settings)
     try:
-        with closing(await listen(settings.host, settings.port)) as listener:
-            async with answering(gateway.site(), listener, gateway.doors) as serving:
-                ready(base_of(settings.host, listener))
+        with closing(await listen_as_set(http, settings.host, settings.port)) as listener:
+            async with in_front(http, gateway.site()) as app, answering(app, listener, gateway.doors, http) as serving:
+                ready(base_of(settings.host, listener, http))
                 await until(stop, {"the gateway": serving})
     finally:
         await gateway.close()
@@ -129,6 +131,7 @@ class Gateway:
             )
             if method != "GET":
                 headers.setdefault("Idempotency-Key", self._engines.clock.new_id())
+            _say_who_asks(call, headers)
             request = _Forwarded(method, URL(base + target, encoded=True), headers, await call.body() or None)
             try:
                 await self._send(call, request)
@@ -171,6 +174,14 @@ class Gateway:
                 skip_auto_headers=["User-Agent", "Accept", "Accept-Encoding", "Content-Type"],
             )
         return self._session
+
+
+def _say_who_asks(call: Call, headers: CIMultiDict[str]) -> None:
+    """Say, as proxies do, which address asks and how, as far as it is known here."""
+    if client := call.scope.get("client"):
+        before = headers.popall("X-Forwarded-For", [])
+        headers["X-Forwarded-For"] = ", ".join([*before, client[0]])
+    headers["X-Forwarded-Proto"] = call.scope.get("scheme", "http")
 
 
 def _passed_on(headers: Iterable[Header]) -> list[Header]:
