@@ -338,6 +338,18 @@ async def test_a_gateway_has_it_and_says_to_the_services_who_asks(tmp_path: Path
         await gateway.close()
 
 
+def test_the_page_about_it_shows_settings_that_are_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    [shown] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "chimera.toml").write_text(re.sub(r"^# (?=socket)", "", shown, flags=re.MULTILINE))
+    settings = read_settings(tmp_path / "chimera.toml", {})
+    named = {name for name in Http.__struct_fields__ if getattr(settings.http, name) != getattr(Http(), name)}
+    assert named == {*Http.__struct_fields__} - {"compress_from", "key_password", "socket_mode"}
+    for name in Http.__struct_fields__:
+        assert name in page or name == "key_password"
+    assert all(name in page for name in EXPOSED if name.startswith("Chimera-"))
+
+
 async def test_where_nothing_is_set_nothing_stands_in_front() -> None:
     async def application(*_: Any) -> None: ...
 

@@ -119,3 +119,15 @@ async def shared(keys: list[str], read: Reads) -> dict[str, Sales]:
 
 
 everything: View[Order] = sales  # wrong
+
+
+class Tokens:
+    def __init__(self, app: Any, secret: str) -> None: ...
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+shop.middleware(Tokens, secret="open")
+shop.middleware(Tokens, secret=5)  # wrong
+shop.middleware(Tokens)  # wrong
+shop.middleware(placed)  # wrong
