@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from chimera import Command, DeclarationError, Event, Position
 from chimera.errors import Unfit
-from chimera.messages import CloudEvent, Message, form_of, json_of, partition_of, to_cloud_event
+from chimera.forms import form_of, json_of
+from chimera.messages import CloudEvent, Message, partition_of, to_cloud_event
 from tests.support import TIME, Deposit, Deposited
 
 numbers = st.integers(0, 10**17)

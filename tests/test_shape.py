@@ -95,7 +95,7 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 30
+    assert values["names in the root folder"] <= 31
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
     assert values["longest import chain"] <= 20
@@ -147,11 +147,22 @@ DECLARING = {
     "chimera",
     *(
         f"chimera.{name}"
-        for name in ("caller", "entities", "errors", "finding", "folds", "messages", "replies", "signature", "supplies")
+        for name in (
+            "caller",
+            "entities",
+            "errors",
+            "finding",
+            "folds",
+            "forms",
+            "messages",
+            "replies",
+            "signature",
+            "supplies",
+        )
     ),
     *(
         f"chimera.{name}"
-        for name in ("parts", "ports", "reader", "service", "signature", "supplies", "transaction", "unique")
+        for name in ("forms", "parts", "ports", "reader", "service", "signature", "supplies", "transaction", "unique")
     ),
 }
 ASKING = {
@@ -208,6 +219,8 @@ def test_the_public_names_are_these() -> None:
         "Lagging",
         "ListPage",
         "Message",
+        "ModelCommand",
+        "ModelEvent",
         "NewId",
         "Position",
         "Problem",

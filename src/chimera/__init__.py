@@ -20,7 +20,7 @@ from chimera.errors import (
     Unavailable,
 )
 from chimera.folds import DELETED, View, ViewList
-from chimera.messages import Command, Event, Message, Position
+from chimera.messages import Command, Event, Message, ModelCommand, ModelEvent, Position
 from chimera.parts import Borrow, Borrowed, Handling, NewId
 from chimera.reader import Lagging, ListPage, Reader
 from chimera.replies import Cookie, Problem, Reply, ServerEvent, ServerEvents, Stream, redirect
@@ -50,6 +50,8 @@ __all__ = [
     "Lagging",
     "ListPage",
     "Message",
+    "ModelCommand",
+    "ModelEvent",
     "NewId",
     "Position",
     "Problem",

@@ -17,6 +17,7 @@ ChimeraError
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -124,3 +125,12 @@ class Trimmed(ChimeraError):  # noqa: N818 - what happened to the events
 
 class Conflict(ChimeraError):  # noqa: N818 - read as "a conflict"
     """Somebody else changed what this transaction relied on. Running it again is safe."""
+
+
+def at_line(path: str, line: int) -> str:
+    """A place in a file, as it is told to people."""
+    try:
+        near = os.path.relpath(path)
+    except ValueError:  # another drive
+        near = path
+    return f"{path if near.startswith('..') else near}:{line}"

@@ -15,16 +15,15 @@ from datetime import date, datetime
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-import msgspec
-
 from chimera.errors import DeclarationError
-from chimera.messages import Event, Message
+from chimera.forms import AnyDocument, Decodes, decoder_of, fields_of, is_declared, names_of_fields
+from chimera.messages import AnyEvent, Message
 from chimera.signature import KeyOf, Page, declared_at, hints_of, located, name_of, texts_of, typed_key
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
-Ev = TypeVar("Ev", bound=Event)
+Doc = TypeVar("Doc", bound=AnyDocument)
+Ev = TypeVar("Ev", bound=AnyEvent)
 
-Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
+Doc_co = TypeVar("Doc_co", bound=AnyDocument, covariant=True)
 After = TypeVar("After")
 
 Function = Callable[[Any, Any], Any]
@@ -47,14 +46,14 @@ class Fold(Generic[Doc_co]):
     """A document type and, for each event, a pure function that folds the event into the document."""
 
     def __init__(self, document: type[Doc_co], key: str) -> None:
-        if key not in document.__struct_fields__:
+        if key not in names_of_fields(document):
             raise DeclarationError(f"{document.__name__} has no field {key!r} to be its key")
         _check_defaults(document, key)
         self.document = document
         self.key = key
         self.key_type = _hint_of(document, key)
         self._typed_key = typed_key(self.key_type, f"{declared_at()}: {document.__name__}.{key}, its key,")
-        self.steps: dict[type[Event], tuple[KeyOf, Function]] = {}
+        self.steps: dict[type[AnyEvent], tuple[KeyOf, Function]] = {}
         self.is_keyed_as_events = True
         """True as long as each document's key is that of the events that touch it."""
 
@@ -142,11 +141,9 @@ class ViewList(Generic[Doc_co]):
         self.declared_at = declared_at
 
 
-def _check_defaults(document: type[msgspec.Struct], key: str) -> None:
+def _check_defaults(document: type, key: str) -> None:
     """Raises DeclarationError for a document that can't be made of its key alone."""
-    names = document.__struct_fields__
-    required = names[: len(names) - len(document.__struct_defaults__)]
-    for name in required:
+    for name in names_of_fields(document, required=True):
         if name != key:
             raise DeclarationError(
                 f"{document.__name__}.{name} needs a default: before its first event a document has its key only; "
@@ -154,7 +151,7 @@ def _check_defaults(document: type[msgspec.Struct], key: str) -> None:
             )
 
 
-def _check_step(step: Callable[..., Any], document: type[msgspec.Struct], event: type[Event]) -> None:
+def _check_step(step: Callable[..., Any], document: type, event: type[AnyEvent]) -> None:
     """Raises DeclarationError for a step that is no pure function of this document and this event."""
     at = f"{located(step)}: {name_of(step)}"
     if inspect.iscoroutinefunction(step) or inspect.isgeneratorfunction(step) or inspect.isasyncgenfunction(step):
@@ -168,7 +165,7 @@ def _check_step(step: Callable[..., Any], document: type[msgspec.Struct], event:
         raise DeclarationError(f"{at} takes {len(names)} parameters; a fold takes the document and the event")
     for name, given in zip(names, (document, event), strict=False):
         taken = hints.get(name)
-        if isinstance(taken, type) and issubclass(taken, msgspec.Struct) and not issubclass(given, taken):
+        if isinstance(taken, type) and is_declared(taken) and not issubclass(given, taken):
             other = f"is a {taken.__name__}, and it is handed a {given.__name__}"
             raise DeclarationError(f"{at}: its parameter {name!r} {other}; make them one")
 
@@ -200,7 +197,7 @@ class View(Fold[Doc_co]):
         self.version = version
         self.also = also
         self.declared_at = declared_at
-        self.lists: dict[str, ViewList[msgspec.Struct]] = {}
+        self.lists: dict[str, ViewList[AnyDocument]] = {}
 
     def list(
         self,
@@ -224,7 +221,7 @@ class View(Fold[Doc_co]):
         listed = _Listed(self, name, declared_at())
         fields, wanted = listed.where(_names(where)), listed.order(_names(order))
         found = ViewList(self, name, fields, wanted, listed.path(path, fields), listed.at)
-        self.lists[name] = typing.cast("ViewList[msgspec.Struct]", found)
+        self.lists[name] = typing.cast("ViewList[AnyDocument]", found)
         return found
 
 
@@ -245,7 +242,7 @@ class _Listed:
         self._view = view
         self._name = name
         try:
-            self._types = {field.name: field.type for field in msgspec.structs.fields(view.document)}
+            self._types = {field.name: field.type for field in fields_of(view.document)}
         except NameError as error:
             raise self._wrong(f"{error}; import it where {view.document.__name__} is declared") from error
         if not _LIST_NAME.fullmatch(name):
@@ -342,7 +339,7 @@ def _kind_of_values(values: Sequence[object]) -> ListKind | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def _hint_of(document: type[msgspec.Struct], field: str) -> Any:
+def _hint_of(document: type, field: str) -> Any:
     """The type of a field; that of a text, where its name can't be found from here."""
     try:
         return typing.get_type_hints(document, include_extras=True)[field]
@@ -353,7 +350,7 @@ def _hint_of(document: type[msgspec.Struct], field: str) -> Any:
 class Step(NamedTuple):
     """One type of event as it is folded: its decoder, the keys of the documents that it touches, the function."""
 
-    decoder: msgspec.json.Decoder[Event]
+    decoder: Decodes[AnyEvent]
     key_of: KeyOf
     function: Function
 
@@ -364,16 +361,16 @@ class Folder(Generic[Doc]):
     def __init__(self, fold: Fold[Doc]) -> None:
         self._fold = fold
         self.steps = {
-            type_: Step(msgspec.json.Decoder(event), key_of, function)
+            type_: Step(decoder_of(event), key_of, function)
             for event, (key_of, function) in fold.steps.items()
             for type_ in event.wire_types()
         }
 
-    def keys(self, step: Step, event: Event) -> list[str]:
+    def keys(self, step: Step, event: AnyEvent) -> list[str]:
         """The keys of the documents that an event touches, each once."""
         return texts_of(step.key_of(event))
 
-    def apply(self, step: Step, document: Doc | None, key: str, event: Event) -> Doc | None:
+    def apply(self, step: Step, document: Doc | None, key: str, event: AnyEvent) -> Doc | None:
         """The document after the event; None when the event removes it."""
         before = self._fold.new(key) if document is None else document
         after = step.function(before, event)
@@ -391,7 +388,7 @@ class Folder(Generic[Doc]):
         return document
 
 
-def key_of_event(event: type[Event], key: str | KeyOf) -> KeyOf:
+def key_of_event(event: type[AnyEvent], key: str | KeyOf) -> KeyOf:
     """The function that tells an event's key: its field of a name, or `key` itself. Raises DeclarationError."""
     if not event.__source__ or not event.__key_fields__:
         raise DeclarationError(
@@ -399,6 +396,6 @@ def key_of_event(event: type[Event], key: str | KeyOf) -> KeyOf:
         )
     if callable(key):
         return key
-    if key not in event.__struct_fields__:
+    if key not in names_of_fields(event):
         raise DeclarationError(f"{event.__name__} has no field {key!r}; name the field that holds the key with key=…")
     return lambda happened: str(getattr(happened, key))

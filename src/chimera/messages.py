@@ -6,20 +6,19 @@ its position, so that (source, id) is unique and a consumer can prove that it mi
 
 from __future__ import annotations
 
-import math
+import inspect
 import re
 import typing
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
 
 import msgspec
 
 from chimera.caller import LONGEST_METADATA
-from chimera.errors import DeclarationError, Unfit
+from chimera.errors import DeclarationError, at_line
 
 MAX_KEY = 255
 """Characters that a key may have: as many as every engine can index."""
@@ -95,22 +94,12 @@ def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None, *, m
             )
 
 
-class Keyed(msgspec.Struct, metaclass=KeyedMeta):
-    """A struct that names the fields of its key: the base of commands, events and entities."""
+class AnyCommand:
+    """A command, whatever its values are made of: see `Command` and `ModelCommand`."""
 
+    __slots__ = ()
     __names__: ClassVar[tuple[str, ...]] = ()
     __key_fields__: ClassVar[tuple[str, ...]] = ()
-    __source__: ClassVar[str] = ""
-    __table__: ClassVar[str] = ""
-
-
-class Command(Keyed, forbid_unknown_fields=True):
-    """A request to change something: `class PlaceOrder(Command, key="order_id")`.
-
-    Commands of one key are handled in the order in which they were accepted; of several fields, the first one says it.
-    The key may be inside of another field: `key="order.order_id"`. Its name in the log is that of its class, or
-    `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
-    """
 
     @property
     def key(self) -> str:
@@ -118,14 +107,13 @@ class Command(Keyed, forbid_unknown_fields=True):
         return str(attrgetter(self.__key_fields__[0])(self))
 
 
-class Event(Keyed):
-    """A fact, past tense: `class OrderPlaced(Event, source="orders", key="order_id")`.
+class AnyEvent:
+    """An event, whatever its values are made of: see `Event` and `ModelEvent`."""
 
-    `source` is the service that owns the event. Events of one key keep their order everywhere.
-    Unknown fields are ignored when an event is read, so that an owner may add some. Its name in the journal is that of
-    its class, or `name=`. Once it was emitted, another class is the same event with `renamed_from="OrderPlaced"`: it is
-    read under either name, and sent under the old one.
-    """
+    __slots__ = ()
+    __names__: ClassVar[tuple[str, ...]] = ()
+    __key_fields__: ClassVar[tuple[str, ...]] = ()
+    __source__: ClassVar[str] = ""
 
     @property
     def key(self) -> str:
@@ -143,7 +131,7 @@ class Event(Keyed):
         return [f"{cls.__source__}.{name}" for name in cls.__names__]
 
 
-def type_at(command: type[msgspec.Struct], field: str) -> Any:
+def type_at(command: type, field: str) -> Any:
     """The type of a field, such as `order_id`, or `order.order_id` for one inside. Raises DeclarationError for none."""
     name, _, rest = field.partition(".")
     hints = typing.get_type_hints(command, include_extras=True)
@@ -151,12 +139,118 @@ def type_at(command: type[msgspec.Struct], field: str) -> Any:
         raise DeclarationError(f"{command.__name__} has no field {name!r} to be its key; it has: {', '.join(hints)}")
     if not rest:
         return hints[name]
-    if not (isinstance(hints[name], type) and issubclass(hints[name], msgspec.Struct)):
+    if not (isinstance(hints[name], type) and typing.get_type_hints(hints[name])):
         raise DeclarationError(f"{command.__name__}.{name} is no struct, so that its key can't be inside: {field!r}")
     return type_at(hints[name], rest)
 
 
-def types_of(source: str, of: type[Event] = Event) -> set[str]:
+class Keyed(msgspec.Struct, metaclass=KeyedMeta):
+    """A struct that names the fields of its key: the base of commands, events and entities."""
+
+    __names__: ClassVar[tuple[str, ...]] = ()
+    __key_fields__: ClassVar[tuple[str, ...]] = ()
+    __source__: ClassVar[str] = ""
+    __table__: ClassVar[str] = ""
+
+
+class Command(Keyed, AnyCommand, forbid_unknown_fields=True):
+    """A request to change something: `class PlaceOrder(Command, key="order_id")`.
+
+    Commands of one key are handled in the order in which they were accepted; of several fields, the first one says it.
+    The key may be inside of another field: `key="order.order_id"`. Its name in the log is that of its class, or
+    `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
+    """
+
+
+class Event(Keyed, AnyEvent):
+    """A fact, past tense: `class OrderPlaced(Event, source="orders", key="order_id")`.
+
+    `source` is the service that owns the event. Events of one key keep their order everywhere.
+    Unknown fields are ignored when an event is read, so that an owner may add some. Its name in the journal is that of
+    its class, or `name=`. Once it was emitted, another class is the same event with `renamed_from="OrderPlaced"`: it is
+    read under either name, and sent under the old one.
+    """
+
+
+class ModelCommand(AnyCommand):
+    """As `Command`, for a dataclass or a pydantic model: `class PlaceOrder(ModelCommand, BaseModel, key="order_id")`.
+
+    A dataclass has `@dataclass` above it. An unknown field is refused, unless a model's own `model_config` says
+    something else with `extra`.
+    """
+
+    __closed__: ClassVar[bool] = True
+
+    def __init_subclass__(
+        cls,
+        *,
+        key: str | tuple[str, ...] | None = None,
+        name: str | None = None,
+        renamed_from: RenamedFrom = (),
+        **more: Any,
+    ) -> None:
+        super().__init_subclass__(**more)
+        _declare(cls, key, name, renamed_from)
+
+
+class ModelEvent(AnyEvent):
+    """As `Event`, for a dataclass or a pydantic model, as `ModelCommand`.
+
+    `class OrderPlaced(ModelEvent, BaseModel, source="orders", key="order_id")`.
+    """
+
+    def __init_subclass__(
+        cls,
+        *,
+        source: str | None = None,
+        key: str | None = None,
+        name: str | None = None,
+        renamed_from: RenamedFrom = (),
+        **more: Any,
+    ) -> None:
+        super().__init_subclass__(**more)
+        _declare(cls, key, name, renamed_from)
+        if source is not None:
+            cls.__source__ = source
+
+
+def _declare(
+    cls: type[AnyCommand | AnyEvent], key: str | tuple[str, ...] | None, name: str | None, renamed_from: RenamedFrom
+) -> None:
+    """Note the names and the key of a class. `@dataclass(slots=True)` makes it once more, without saying them."""
+    at = _declared_at()
+    try:
+        if "__names__" not in vars(cls) or name or renamed_from:
+            cls.__names__ = names_of(cls.__name__, name, renamed_from)
+        if key is not None:
+            cls.__key_fields__ = (key,) if isinstance(key, str) else key
+            _check_annotated(cls, cls.__key_fields__)
+    except DeclarationError as error:
+        raise DeclarationError(f"{at}: {error}") from None
+
+
+def _check_annotated(cls: type, key: Iterable[str]) -> None:
+    try:
+        fields = [name for base in reversed(cls.__mro__) for name in inspect.get_annotations(base)]
+    except NameError:  # it names what comes later
+        return
+    if wrong := [field for field in key if field.partition(".")[0] not in fields]:
+        known = ", ".join(name for name in fields if not name.startswith("_")) or "none"
+        raise DeclarationError(f"{cls.__name__} has no field {wrong[0]!r} to be its key; its fields are: {known}")
+
+
+def _declared_at() -> str:
+    """The file and line of the class that is made now, below those who make it."""
+    frame = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _MAKERS:
+        frame = frame.f_back
+    return at_line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+_MAKERS = ("chimera", "pydantic", "abc", "dataclasses")
+
+
+def types_of(source: str, of: type[AnyEvent] = AnyEvent) -> set[str]:
     """The types that the classes of a source's events are read from, as far as this process has them."""
     found = {type_ for each in of.__subclasses__() if each.__source__ == source for type_ in each.wire_types()}
     return found.union(*(types_of(source, each) for each in of.__subclasses__()))
@@ -368,132 +462,3 @@ class CloudEvent(msgspec.Struct):
             self.chain,
             metadata=self.metadata,
         )
-
-
-class Form:
-    """The JSON of a type of structs: only what can be read again, as the same, is written.
-
-    msgspec does not look at values when a struct is made, and writes a float that is no number as `null`.
-    `may_lose_numbers`: there are floats in it, or values of any type.
-    """
-
-    def __init__(self, type_: type[msgspec.Struct], order: Order = None) -> None:
-        self._name = type_.__name__
-        self._encode = msgspec.json.Encoder(order=order).encode
-        self._decode = msgspec.json.Decoder(type_).decode
-        types = list(_types_in(msgspec.inspect.type_info(type_), set()))
-        self._is_loose = any(map(_is_loose, types))
-        self.may_lose_numbers = any(
-            isinstance(each, msgspec.inspect.FloatType | msgspec.inspect.AnyType) for each in types
-        )
-
-    def encode(self, value: Any) -> bytes:
-        """The value as JSON. Raises Unfit, naming the field, where that is not what the type declares."""
-        try:
-            data = self._encode(value)
-            self._decode(data)
-        except _NO_JSON as error:
-            raise self._unfit(value, error) from error
-        if self._is_loose:
-            refuse_no_number(value, self._name)
-        return data
-
-    def _unfit(self, value: Any, error: Exception) -> Unfit:
-        try:
-            refuse_no_number(value, self._name)
-        except Unfit as unfit:
-            return unfit
-        text, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`") or next(self._fields_at_fault(value), "")
-        return Unfit(f"{self._name}{field} is of type {type(_value_at(value, field)).__name__}: {text}")
-
-    def _fields_at_fault(self, value: Any) -> Iterator[str]:
-        """The fields that no JSON can be made of."""
-        names = getattr(value, "__struct_fields__", ())
-        for field, name in zip(getattr(value, "__struct_encode_fields__", ()), names, strict=True):
-            try:
-                self._encode(getattr(value, name))
-            except _NO_JSON:
-                yield f".{field}"
-
-
-Order = Literal[None, "deterministic", "sorted"]
-_NO_JSON = (ValueError, TypeError, OverflowError, RecursionError)
-_STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-
-
-@cache
-def form_of(type_: type[msgspec.Struct], order: Order = None) -> Form:
-    """The form of a type, made once. `order`: as msgspec's, so that equal values are equal bytes."""
-    return Form(type_, order)
-
-
-def json_of(value: object, name: str) -> bytes:
-    """Any value as JSON. Raises Unfit, calling it `name`, where none can be made of it."""
-    refuse_no_number(value, name)
-    try:
-        return msgspec.json.encode(value)
-    except _NO_JSON as error:
-        raise Unfit(f"{name}, of type {type(value).__name__}, is no JSON: {error}") from error
-
-
-def refuse_no_number(value: object, name: str) -> None:
-    """Raises Unfit, with the path that begins with `name`, for a float that is infinite or no number at all."""
-    try:
-        found = _no_number(value, "")
-    except RecursionError as error:
-        raise Unfit(f"{name} is nested too deeply") from error
-    if found:
-        raise Unfit(f"{name}{found[0]} is {found[1]}, a float that JSON can't hold")
-
-
-def _no_number(value: object, path: str) -> tuple[str, float] | None:
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (path, value)
-    for name, part in _parts_of(value):
-        if found := _no_number(part, path + name):
-            return found
-    return None
-
-
-def _parts_of(value: object) -> Iterable[tuple[str, object]]:
-    if isinstance(value, msgspec.Struct):
-        return ((f".{name}", getattr(value, name)) for name in value.__struct_fields__)
-    if isinstance(value, dict):
-        return ((f"[{key!r}]", part) for key, part in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return ((f"[{index}]", part) for index, part in enumerate(value))
-    return ()
-
-
-def _value_at(value: Any, path: str) -> object:
-    """The value at a path as msgspec writes them, as far as it can be followed."""
-    for field, index in _STEP.findall(path):
-        if field and isinstance(value, msgspec.Struct) and field in value.__struct_encode_fields__:
-            value = getattr(value, value.__struct_fields__[value.__struct_encode_fields__.index(field)])
-        elif index and isinstance(value, list | tuple):
-            value = value[int(index)]
-        else:
-            break
-    return value
-
-
-def _is_loose(info: object) -> bool:
-    """True for a type that reads `null` where a float that is no number was written."""
-    if isinstance(info, msgspec.inspect.UnionType) and info.includes_none:
-        return any(isinstance(each, msgspec.inspect.FloatType) for each in info.types)
-    return isinstance(info, msgspec.inspect.AnyType)
-
-
-def _types_in(info: object, seen: set[object]) -> Iterator[object]:
-    """A type as msgspec describes it, and all that are in it."""
-    yield info
-    if isinstance(info, msgspec.inspect.StructType):
-        if info.cls in seen:
-            return
-        seen.add(info.cls)
-    if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
-        info = tuple(getattr(info, name) for name in info.__struct_fields__)
-    if isinstance(info, tuple):
-        for part in info:
-            yield from _types_in(part, seen)

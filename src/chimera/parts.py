@@ -9,10 +9,11 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from chimera.messages import Command, Event
+from chimera.forms import AnyDocument
+from chimera.messages import AnyCommand, AnyEvent
 from chimera.signature import Key, KeyOf, Page, Signature
 
-Doc_co = TypeVar("Doc_co", bound=msgspec.Struct, covariant=True)
+Doc_co = TypeVar("Doc_co", bound=AnyDocument, covariant=True)
 Value = TypeVar("Value")
 
 Mode = Literal["sync", "async", "hybrid"]
@@ -61,7 +62,7 @@ class Handler(typing.NamedTuple):
     is annotated to return. `wrapped`: the one field of a body in which the command is.
     """
 
-    command: type[Command]
+    command: type[AnyCommand]
     route: str | None
     direct: bool
     location: str | None
@@ -80,7 +81,7 @@ class Uploading(typing.NamedTuple):
     """A route that takes a body as it comes, at most `limit` bytes: its function makes the command of it."""
 
     route: str
-    command: type[Command]
+    command: type[AnyCommand]
     limit: int
     signature: Signature
 
@@ -112,7 +113,7 @@ class Share(typing.NamedTuple):
 
     name: str
     document: object
-    changed_by: Mapping[type[Event], KeyOf]
+    changed_by: Mapping[type[AnyEvent], KeyOf]
     keys: AllKeys | None
     also: tuple[str, ...]
     signature: Signature
@@ -169,7 +170,7 @@ class Reaction(typing.NamedTuple):
     """
 
     name: str
-    events: tuple[type[Event], ...]
+    events: tuple[type[AnyEvent], ...]
     batch: bool
     start: Start | None
     also: tuple[str, ...]

@@ -9,6 +9,7 @@ import msgspec
 
 from chimera.entities import Entity, Row
 from chimera.folds import View, ViewList
+from chimera.forms import AnyDocument, decoder_of
 from chimera.messages import Position
 from chimera.parts import Borrow, Borrowed, Mode
 from chimera.ports import Session
@@ -16,7 +17,7 @@ from chimera.service import Service
 from chimera.signature import AnyKey, Key, by_key, texts_of
 from chimera.transaction import Reads
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 Item = TypeVar("Item")
 Stored = TypeVar("Stored", bound=Entity)
 
@@ -223,7 +224,7 @@ class Reader(Reads):
         await self._waiting.cover(view.name)
         if data is None:
             return view.new(text) if view.absent == "empty" else None
-        return msgspec.json.decode(data, type=view.document)
+        return decoder_of(view.document).decode(data)
 
     async def borrowed(self, borrow: Borrow[Doc], key: Key) -> Borrowed[Doc]:
         """The borrowed value of a key and its state. Never raises for the owner's sake."""
@@ -272,7 +273,7 @@ class Lagging:
         data = await self._documents(view.name, text := str(key))
         if data is None:
             return view.new(text) if view.absent == "empty" else None
-        return msgspec.json.decode(data, type=view.document)
+        return decoder_of(view.document).decode(data)
 
     async def borrowed(self, borrow: Borrow[Doc], key: Key) -> Borrowed[Doc]:
         """The borrowed value of a key and its state, in the mode in force. Never raises for the owner's sake."""
@@ -304,5 +305,5 @@ class Lagging:
 
 def _typed(declared: ViewList[Doc], found: ListPage[msgspec.Raw]) -> ListPage[Doc]:
     """A page with its documents as objects."""
-    items = [msgspec.json.decode(item, type=declared.view.document) for item in found.items]
+    items = [decoder_of(declared.view.document).decode(item) for item in found.items]
     return ListPage(items, found.count, found.next)

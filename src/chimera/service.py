@@ -7,13 +7,12 @@ import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import msgspec
-
 from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Fold, View, check_not_unique, key_of_event
-from chimera.messages import Command, Event, RenamedFrom, names_of, type_at, types_of
+from chimera.forms import AnyDocument, is_declared, names_of_fields
+from chimera.messages import AnyCommand, AnyEvent, RenamedFrom, names_of, type_at, types_of
 from chimera.parts import (
     AS_SET,
     MODES,
@@ -44,10 +43,10 @@ from chimera.signature import (
 )
 from chimera.supplies import Supplies
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Awaitable[Any]])
-Happened = TypeVar("Happened", bound=Event)
+Happened = TypeVar("Happened", bound=AnyEvent)
 More = ParamSpec("More")
 On = Callable[Concatenate[Happened, More], Awaitable[None]]
 
@@ -75,13 +74,13 @@ class Service(Supplies):
         self._read: frozenset[str] | set[str] = frozenset()
         self.forgot: dict[str, frozenset[str]] = {}
         self.entities: dict[type[Entity], None] = {}
-        self.folds: dict[type[msgspec.Struct], Fold[msgspec.Struct]] = {}
+        self.folds: dict[type, Fold[AnyDocument]] = {}
         self.handlers: dict[str, Handler] = {}
         self.uploads: dict[str, Uploading] = {}
         self.queries: dict[str, Query] = {}
-        self.views: dict[str, View[msgspec.Struct]] = {}
+        self.views: dict[str, View[AnyDocument]] = {}
         self.shares: dict[str, Share] = {}
-        self.borrows: dict[str, Borrow[msgspec.Struct]] = {}
+        self.borrows: dict[str, Borrow[AnyDocument]] = {}
         self.reactions: dict[str, Reaction] = {}
         self.statements: dict[str, tuple[str, ...]] = {}
 
@@ -162,7 +161,7 @@ class Service(Supplies):
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, 1)
             command = signature.hints.get(signature.first[0])
-            if not (isinstance(command, type) and issubclass(command, Command)):
+            if not (isinstance(command, type) and issubclass(command, AnyCommand)):
                 raise DeclarationError(
                     f"{signature.at}: its first parameter {signature.first[0]!r} must be annotated with a Command"
                 )
@@ -176,7 +175,7 @@ class Service(Supplies):
                     f"{signature.at}: it needs the Request, and runs later, in a write head: make it direct=True, "
                     "put what it needs into the command, or take the Caller"
                 )
-            self._check_route(route, command.__struct_fields__)
+            self._check_route(route, names_of_fields(command))
             for other in self.handlers.values():
                 if other.command is not command and not set(command.__names__).isdisjoint(other.command.__names__):
                     raise DeclarationError(
@@ -229,7 +228,7 @@ class Service(Supplies):
             signature = signature_of(function, may_be_plain=True)
             self._check_route(route, [each.name for each in signature.plain])
             command = signature.hints.get("return")
-            if not (isinstance(command, type) and issubclass(command, Command)):
+            if not (isinstance(command, type) and issubclass(command, AnyCommand)):
                 raise DeclarationError(f"{signature.at}: say which command it returns, as in: -> SetImage")
             self._add(self.uploads, route, Uploading(route, command, limit, signature), "upload")
             return function
@@ -278,7 +277,7 @@ class Service(Supplies):
         name: str,
         *,
         key: str,
-        changed_by: Sequence[type[Event]],
+        changed_by: Sequence[type[AnyEvent]],
         keys: AllKeys | None = None,
         renamed_from: RenamedFrom = (),
     ) -> Callable[[AnyFunction], AnyFunction]:
@@ -362,7 +361,7 @@ class Service(Supplies):
 
     def project(
         self,
-        *events: type[Event],
+        *events: type[AnyEvent],
         name: str | None = None,
         renamed_from: RenamedFrom = (),
         start: Start | None = None,
@@ -376,7 +375,7 @@ class Service(Supplies):
 
     def _react(
         self,
-        events: tuple[type[Event], ...],
+        events: tuple[type[AnyEvent], ...],
         name: str | None,
         renamed_from: RenamedFrom,
         start: Start | None,
@@ -413,10 +412,10 @@ class Service(Supplies):
                 )
 
 
-def _reaction_signature(function: Callable[..., Any], events: Sequence[type[Event]], *, batch: bool) -> Signature:
+def _reaction_signature(function: Callable[..., Any], events: Sequence[type[AnyEvent]], *, batch: bool) -> Signature:
     signature = signature_of(function, 1)
     hint = signature.hints.get(signature.first[0])
-    one = hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
+    one = hint if isinstance(hint, type) and is_declared(hint) else None
     if batch and one:
         raise DeclarationError(
             f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{type_name(hint)}]"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import inspect
-import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from chimera.errors import DeclarationError
+from chimera.errors import DeclarationError, at_line
 
 Key = str | int | UUID | date
 """What a key may be. Its text is what `str` makes of it, so that an enum has to be a StrEnum or an IntEnum."""
@@ -179,15 +178,6 @@ def located(function: Callable[..., object]) -> str:
     """The file and line of a function, such as `shop.py:12`; the file as seen from the current folder."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return at_line(code.co_filename, code.co_firstlineno) if code else repr(function)
-
-
-def at_line(path: str, line: int) -> str:
-    """A place in a file, as it is told to people."""
-    try:
-        near = os.path.relpath(path)
-    except ValueError:  # another drive
-        near = path
-    return f"{path if near.startswith('..') else near}:{line}"
 
 
 _DECLARING = ("chimera.folds", "chimera.service", "chimera.supplies", __name__)

@@ -21,12 +21,13 @@ from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.finding import Finding
 from chimera.folds import Folder
-from chimera.messages import MAX_KEY, Event, Message, chain_of, form_of, partition_of
+from chimera.forms import AnyDocument, form_of
+from chimera.messages import MAX_KEY, AnyEvent, Message, chain_of, partition_of
 from chimera.ports import Session, Tip, WriteSession
 from chimera.service import Service
 from chimera.unique import Reservable, UniqueRule, digest_under, holder_of, parts_of
 
-Kept = TypeVar("Kept", bound=msgspec.Struct)
+Kept = TypeVar("Kept", bound=AnyDocument)
 Stored = TypeVar("Stored", bound=Entity)
 Slot = tuple[Table, Key]
 
@@ -40,7 +41,7 @@ class Pending(msgspec.Struct, frozen=True):
     data: bytes
     time: str
     traceparent: str = ""
-    event: Event | None = None
+    event: AnyEvent | None = None
     metadata: str = ""
 
 
@@ -114,7 +115,7 @@ class Reads(Finding):
             )
         return table_of(entity)
 
-    def _folder(self, document: type[msgspec.Struct]) -> Folder[msgspec.Struct]:
+    def _folder(self, document: type) -> Folder[AnyDocument]:
         if document not in self._service.folds:
             raise ChimeraError(f"{document.__name__} is neither an Entity nor declared with event_sourced(…)")
         return Folder(self._service.folds[document])
@@ -345,7 +346,7 @@ class Transaction(Reads):
         if found is not None and found.by == self._holder(holder):
             self._changes[RESERVED, (digest,)] = None
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: AnyEvent) -> None:
         """Append a fact to the journal, in this transaction. Raises Unfit for one that could not be read again."""
         if event.__source__ != self._service.name:
             raise ChimeraError(

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from chimera.errors import SettingsError
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Mode
 from chimera.service import Service
 
@@ -68,7 +69,7 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
         return sorted(random.Random(f"{self.seed} known").sample(self.page_keys(), count))  # noqa: S311 - a load
 
 
-def declared_borrow(service: Service, share: str) -> Borrow[msgspec.Struct]:
+def declared_borrow(service: Service, share: str) -> Borrow[AnyDocument]:
     """The borrow that is compared. Raises SettingsError that says what the service borrows."""
     if share not in service.borrows:
         raise SettingsError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from chimera import messages
+from chimera import forms
 from chimera.commands import consume
 from chimera.commands.apart import limits
 from chimera.errors import Unavailable, Unfit
@@ -67,7 +67,7 @@ def never_stopped(at: Patching) -> None:
 
 def no_number_written(at: Patching) -> None:
     """A float that is no number is written as null."""
-    refuse = messages.refuse_no_number
+    refuse = forms.refuse_no_number
 
     def lax(value: object, name: str) -> None:
         try:
@@ -76,7 +76,7 @@ def no_number_written(at: Patching) -> None:
             if not at.wrong():
                 raise
 
-    encode = messages.Form.encode
+    encode = forms.Form.encode
 
     def unread(self: Any, value: Any) -> bytes:
         try:
@@ -86,8 +86,8 @@ def no_number_written(at: Patching) -> None:
                 raise
         return msgspec.json.encode(value)
 
-    at.replace(messages, "refuse_no_number", lax)
-    at.replace(messages.Form, "encode", unread)
+    at.replace(forms, "refuse_no_number", lax)
+    at.replace(forms.Form, "encode", unread)
 
 
 def too_large_waited_at(at: Patching) -> None:

@@ -14,9 +14,9 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 import pytest
 
-from chimera import Event
 from chimera.entities import table_of
 from chimera.folds import Fold, Folder
+from chimera.messages import AnyEvent
 from chimera.ports import Store
 from chimera.run.engines import open_engine
 from tests.adapters.services import url_of
@@ -81,7 +81,7 @@ async def tx(store: Store) -> AsyncIterator[HandlersTransaction]:
             raise _RolledBackError
 
 
-def _folded(view: Fold[Doc], key: str, *events: Event) -> Doc | None:
+def _folded(view: Fold[Doc], key: str, *events: AnyEvent) -> Doc | None:
     folder = Folder(view)
     document: Doc | None = None
     for event in events:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
-import msgspec
-
-from chimera import Borrowed, Event, Reader, Service, Transaction, View
+from chimera import Borrowed, Reader, Service, Transaction, View
 from chimera.entities import Entity
 from chimera.folds import Fold
-from chimera.messages import Message
+from chimera.forms import AnyDocument
+from chimera.messages import AnyEvent, Message
 from chimera.parts import Borrow
 from chimera.ports import WriteSession
 from chimera.signature import Key
@@ -19,8 +18,8 @@ from marketplace.orders.model import Order
 from marketplace.top_clients.model import Client
 from marketplace.user_page.model import User
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
-Kept = TypeVar("Kept", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
+Kept = TypeVar("Kept", bound=AnyDocument)
 Stored = TypeVar("Stored", bound=Entity)
 
 ENTITIES = (Order, Gig, Client, User)
@@ -34,14 +33,14 @@ class HandlersTransaction(Transaction):
         for entity in ENTITIES:
             service.entity(entity)
         super().__init__(Unit(service, session), Message("command", "tests", "", "", "2025-05-04T23:59:00Z", b"", 0))
-        self.emitted: list[Event] = []
+        self.emitted: list[AnyEvent] = []
 
     async def load(self, entity: type[Kept], *key: Any) -> Kept | None:
         await self._flush()
         self._unit.rows.clear()
         return await super().load(entity, *key)
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: AnyEvent) -> None:
         self.emitted.append(event)
 
     def new_id(self) -> str:
@@ -70,4 +69,4 @@ class FakeReader(Reader):
 class Folded(Protocol):
     """The document of one key after these events, each through the wire format; None when none of them touched it."""
 
-    def __call__(self, view: Fold[Doc], key: str, *events: Event) -> Doc | None: ...
+    def __call__(self, view: Fold[Doc], key: str, *events: AnyEvent) -> Doc | None: ...

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any, TypeVar
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from chimera import Borrowed, Reader, Transaction
 from chimera.entities import Row
 from chimera.errors import SettingsError
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow
 from chimera.signature import AnyKey
 from marketplace.gig_page.messages import GigPublished
@@ -22,7 +22,7 @@ from marketplace.search.index import SCHEMA, index
 from marketplace.search.model import LONGEST_WORD, asked_words, words_of
 from marketplace.search.service import find
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 
 
 class Database(Reader, Transaction):

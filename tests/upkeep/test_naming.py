@@ -413,7 +413,7 @@ async def test_an_entity_is_not_folded_over_an_event_that_nobody_knows(engines: 
     for changes, known in (((), True), ((("Placed", "OrderPlaced"),), False)):
         service = build(*changes, text=text)
         context = await opened(service, engines, timing=TIMING)
-        [document] = service.folds
+        document: Any = next(iter(service.folds))
         async with context.store.snapshot() as session:
             reads = Reads(service, session)
             if known:

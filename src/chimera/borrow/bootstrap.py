@@ -17,13 +17,12 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 
-from msgspec import Struct
-
 from chimera.borrow.ahead import Mark, ahead_of, read_marks
 from chimera.core.context import Context
 from chimera.core.names import events_topic, share_type
 from chimera.core.paging import pages
 from chimera.errors import ChimeraError
+from chimera.forms import AnyDocument
 from chimera.journal.feed import Batch
 from chimera.messages import Message
 from chimera.parts import Borrow
@@ -39,7 +38,7 @@ logger = logging.getLogger("chimera")
 class Bootstrap:
     """Fills those partitions of a copy that have no checkpoint yet; `name` is the copy's, `projector` writes it."""
 
-    def __init__(self, context: Context, borrow: Borrow[Struct], name: str, projector: Projector) -> None:
+    def __init__(self, context: Context, borrow: Borrow[AnyDocument], name: str, projector: Projector) -> None:
         self._context = context
         self._borrow = borrow
         self._name = name

@@ -13,14 +13,13 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-from msgspec import Struct
-
 from chimera.borrow.bootstrap import Bootstrap
 from chimera.borrow.modes import CopyFloor, ModeSetting, flip, read_mode, settle_s
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
 from chimera.core.names import all_of, copy_name, filling_view, share_type
 from chimera.errors import ChimeraError, Trimmed
+from chimera.forms import AnyDocument
 from chimera.journal.checkpoints import Place, reach, short_of
 from chimera.journal.consumers import COPYING
 from chimera.journal.crash_loop import watching
@@ -43,7 +42,7 @@ class CopyKeeper:
     It fills the copy's part that comes from the partitions `held`.
     """
 
-    def __init__(self, context: Context, borrow: Borrow[Struct], held: frozenset[int]) -> None:
+    def __init__(self, context: Context, borrow: Borrow[AnyDocument], held: frozenset[int]) -> None:
         self._context = context
         self._borrow = borrow
         self._held = held
@@ -89,12 +88,12 @@ class CopyKeeper:
         return now > self._unneeded_since.setdefault(mode, now) + self._timing.switch_grace_s
 
 
-async def keep_copies(context: Context, borrow: Borrow[Struct], held: frozenset[int]) -> None:
+async def keep_copies(context: Context, borrow: Borrow[AnyDocument], held: frozenset[int]) -> None:
     """Keep a borrow's copies, the part that comes from the partitions that are held, until cancelled."""
     await CopyKeeper(context, borrow, held).run()
 
 
-async def caught_up(context: Context, borrow: Borrow[Struct], mode: Mode) -> bool:
+async def caught_up(context: Context, borrow: Borrow[AnyDocument], mode: Mode) -> bool:
     """True when the mode's copy soon has everything that the owner has now. False when the owner can't be asked.
 
     An owner that is busy is always a little ahead: so the copy is given a moment to reach where the owner was.
@@ -107,7 +106,7 @@ async def caught_up(context: Context, borrow: Borrow[Struct], mode: Mode) -> boo
 
 
 async def reaches(
-    context: Context, borrow: Borrow[Struct], mode: Mode, heads: Mapping[int, int], within_s: float
+    context: Context, borrow: Borrow[AnyDocument], mode: Mode, heads: Mapping[int, int], within_s: float
 ) -> bool:
     """True when the mode's copy reaches these numbers, by partition of its owner, in so many seconds."""
     floor = {(borrow.owner, partition): number for partition, number in heads.items()}
@@ -121,7 +120,7 @@ class CopyAge:
     comes from one partition may be known to be newer, because it has reached a floor.
     """
 
-    def __init__(self, context: Context, borrow: Borrow[Struct]) -> None:
+    def __init__(self, context: Context, borrow: Borrow[AnyDocument]) -> None:
         self._context = context
         self._borrow = borrow
         self._as_of: dict[Mode, float] = {}
@@ -203,7 +202,7 @@ class CopyAge:
         return True
 
 
-def copy_projection(borrow: Borrow[Struct], mode: Mode) -> CopyProjection:
+def copy_projection(borrow: Borrow[AnyDocument], mode: Mode) -> CopyProjection:
     """The projection that keeps a mode's copy: of documents, or of keys alone in hybrid mode."""
     return CopyProjection(
         copy_name(borrow.name, mode),
@@ -213,7 +212,7 @@ def copy_projection(borrow: Borrow[Struct], mode: Mode) -> CopyProjection:
     )
 
 
-async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: frozenset[int]) -> None:
+async def _fill(context: Context, borrow: Borrow[AnyDocument], mode: Mode, held: frozenset[int]) -> None:
     projection = copy_projection(borrow, mode)
     projector = Projector(context, projection)
     partitions = await partitions_of(context, borrow.owner, held)
@@ -234,7 +233,7 @@ async def _fill(context: Context, borrow: Borrow[Struct], mode: Mode, held: froz
         await feed.close()
 
 
-async def _drop(context: Context, borrow: Borrow[Struct], mode: Mode) -> None:
+async def _drop(context: Context, borrow: Borrow[AnyDocument], mode: Mode) -> None:
     name = copy_name(borrow.name, mode)
     if await context.views.checkpoints(name) or await context.views.scan(filling_view(name), limit=1):
         await context.views.drop(name, all_of(name))

@@ -17,6 +17,7 @@ from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
 from chimera.core.names import last_known_key
 from chimera.errors import Unavailable
+from chimera.forms import AnyDocument, Decodes, decoder_of
 from chimera.messages import Position
 from chimera.parts import Borrow
 from chimera.ports import LastKnown
@@ -24,7 +25,7 @@ from chimera.ports import LastKnown
 logger = logging.getLogger("chimera")
 
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 
 CALLS = 4
 SLOW = 2
@@ -55,7 +56,7 @@ class Fetches(Generic[Doc]):
     def __init__(self, context: Context, borrow: Borrow[Doc], breaker: Breaker | None = None) -> None:
         self._context = context
         self._borrow = borrow
-        self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
+        self._decoder: Decodes[Doc] = decoder_of(borrow.document)
         self._breaker = breaker or Breaker(context.clock)
         self._calls: Coalescer[str, OwnersAnswer[Doc]] = Coalescer(self._call, concurrency=CALLS)
         self._recalls: Coalescer[str, LastKnown | None] = Coalescer(self._recall, concurrency=CALLS)

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
 from chimera.borrow.reads import BorrowedReads
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Borrowed, Mode
 from chimera.reader import Lagging, Notes
 from chimera.views.documents import Documents
@@ -33,7 +32,7 @@ async def lagging(context: Context) -> AsyncIterator[Lagging]:
 class _FollowedReads:
     """A borrow's reads, which look at its mode and the age of its copy as long as somebody has read it."""
 
-    def __init__(self, context: Context, borrow: Borrow[msgspec.Struct], documents: Documents) -> None:
+    def __init__(self, context: Context, borrow: Borrow[AnyDocument], documents: Documents) -> None:
         self._reads = BorrowedReads(context, borrow, documents)
         self._following: asyncio.Future[None] | None = None
 

@@ -24,6 +24,7 @@ from msgspec import Struct
 from chimera.core import names
 from chimera.core.context import Context
 from chimera.errors import ChimeraError
+from chimera.forms import AnyDocument
 from chimera.journal.register import Register
 from chimera.messages import Position, partition_of
 from chimera.parts import Borrow, Mode
@@ -39,13 +40,13 @@ class ModeSetting(Struct, frozen=True):
     wanted: Mode
 
 
-async def read_mode(context: Context, borrow: Borrow[Struct]) -> ModeSetting:
+async def read_mode(context: Context, borrow: Borrow[AnyDocument]) -> ModeSetting:
     """The mode in force: as it was last set, else as declared."""
     found = await _register(context).get([borrow.name])
     return found.get(borrow.name, _declared(context, borrow))
 
 
-async def change_mode(context: Context, borrow: Borrow[Struct], wanted: Mode) -> ModeSetting:
+async def change_mode(context: Context, borrow: Borrow[AnyDocument], wanted: Mode) -> ModeSetting:
     """Ask for another mode. On return, `sync` is in force; the others are once their copy is complete."""
     setting = await want_mode(context, borrow, wanted)
     if wanted != "sync" or setting.mode == "sync":
@@ -54,17 +55,17 @@ async def change_mode(context: Context, borrow: Borrow[Struct], wanted: Mode) ->
     return await flip(context, borrow, setting)
 
 
-async def want_mode(context: Context, borrow: Borrow[Struct], wanted: Mode) -> ModeSetting:
+async def want_mode(context: Context, borrow: Borrow[AnyDocument], wanted: Mode) -> ModeSetting:
     """Ask for another mode, and leave it to the read and write heads to put it in force."""
     return await _change(context, borrow, lambda now: ModeSetting(now.mode, wanted))
 
 
-async def flip(context: Context, borrow: Borrow[Struct], seen: ModeSetting) -> ModeSetting:
+async def flip(context: Context, borrow: Borrow[AnyDocument], seen: ModeSetting) -> ModeSetting:
     """Put the wanted mode in force, unless the setting is another one than was seen; returns the setting then."""
     return await _change(context, borrow, lambda now: ModeSetting(seen.wanted, seen.wanted) if now == seen else now)
 
 
-def settle_s(context: Context, borrow: Borrow[Struct]) -> float:
+def settle_s(context: Context, borrow: Borrow[AnyDocument]) -> float:
     """Seconds after which every read head has seen a borrow's setting, and finished what it read before."""
     return context.timing.switch_settle_s + borrow.budget
 
@@ -83,7 +84,7 @@ class CopyFloor(NamedTuple):
 class ModeFollower:
     """The mode of a borrow as one read head knows it, and what the copy must have before it is read."""
 
-    def __init__(self, context: Context, borrow: Borrow[Struct]) -> None:
+    def __init__(self, context: Context, borrow: Borrow[AnyDocument]) -> None:
         self._context = context
         self._borrow = borrow
         self._clock = context.clock
@@ -185,7 +186,7 @@ class ModeFollower:
         self._as_of = max(self._as_of, asked_at)
 
 
-def _declared(context: Context, borrow: Borrow[Struct]) -> ModeSetting:
+def _declared(context: Context, borrow: Borrow[AnyDocument]) -> ModeSetting:
     declared = context.modes.get(borrow.name, borrow.mode)
     return ModeSetting(declared, declared)
 
@@ -194,5 +195,7 @@ def _register(context: Context) -> Register[ModeSetting]:
     return Register(context.views, names.BORROWS, ModeSetting)
 
 
-async def _change(context: Context, borrow: Borrow[Struct], step: Callable[[ModeSetting], ModeSetting]) -> ModeSetting:
+async def _change(
+    context: Context, borrow: Borrow[AnyDocument], step: Callable[[ModeSetting], ModeSetting]
+) -> ModeSetting:
     return await _register(context).change(borrow.name, _declared(context, borrow), step)

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
-import msgspec
-
 from chimera.borrow.ahead import ahead_of
 from chimera.borrow.copies import CopyAge
 from chimera.borrow.fetch import GARBAGE, Fetches
@@ -18,6 +16,7 @@ from chimera.borrow.modes import ModeFollower
 from chimera.core.aio.again import cause_of_all
 from chimera.core.context import Context
 from chimera.core.names import copy_name, filling_view, start_key
+from chimera.forms import AnyDocument, Decodes, decoder_of
 from chimera.journal.checkpoints import Place, floor_of, numbers_of, reach, short_of
 from chimera.messages import Position, partition_of
 from chimera.parts import Borrow, Borrowed, Mode
@@ -26,7 +25,7 @@ from chimera.views.documents import Documents
 
 logger = logging.getLogger("chimera")
 
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 
 WAITED = 0.9
 """The part of a budget that may be waited; the rest is for what is done afterwards, by many who waited together."""
@@ -43,7 +42,7 @@ class BorrowedReads(Generic[Doc]):
         self._timing = context.timing
         self._borrow = borrow
         self._documents = documents
-        self._decoder: msgspec.json.Decoder[Doc] = msgspec.json.Decoder(borrow.document)
+        self._decoder: Decodes[Doc] = decoder_of(borrow.document)
         self._fetches = Fetches(context, borrow)
         self._follower = ModeFollower(context, borrow)
         self._age = CopyAge(context, borrow)

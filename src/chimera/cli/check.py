@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
-import msgspec
 
 from chimera.borrow.modes import read_mode
 from chimera.cli.names import check_names
@@ -15,6 +14,7 @@ from chimera.commands.apart.rules import HandlerRule, rule_of
 from chimera.core.context import Context
 from chimera.core.timing import Retention
 from chimera.errors import ChimeraError
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Handler
 from chimera.run.addresses import shown
 from chimera.run.engines import load_named, probed
@@ -154,7 +154,7 @@ def _limits(rule: HandlerRule) -> str:
     return f"{rule.limit_s:g} s, {retry.tries} tries, pauses {retry.first_s:g} to {retry.longest_s:g} s"
 
 
-async def _borrow(context: Context, borrow: Borrow[msgspec.Struct]) -> str:
+async def _borrow(context: Context, borrow: Borrow[AnyDocument]) -> str:
     setting = await read_mode(context, borrow)
     mode = setting.mode if setting.wanted == setting.mode else f"{setting.mode}, to be {setting.wanted}"
     return f"{borrow.name} of {borrow.owner}, {mode}, budget {borrow.budget:g} s, stale after {borrow.max_age:g} s"

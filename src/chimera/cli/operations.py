@@ -15,6 +15,7 @@ from chimera.core.context import Context
 from chimera.core.names import COMMANDS
 from chimera.errors import ChimeraError, SettingsError
 from chimera.folds import View
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Mode, Share
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
@@ -24,7 +25,7 @@ from chimera.upkeep.drift.lists import LISTS, audit_lists
 from chimera.upkeep.drift.share_audit import audit_share
 from chimera.upkeep.status import service_status
 
-Audited = Share | Borrow[msgspec.Struct] | View[msgspec.Struct]
+Audited = Share | Borrow[AnyDocument] | View[AnyDocument]
 
 
 async def show_status(settings: Settings) -> None:

@@ -25,7 +25,8 @@ from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
 from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
-from chimera.messages import MAX_KEY, Command, Message, partition_of, type_at
+from chimera.forms import Mismatch, decoder_of, fields_of, is_model
+from chimera.messages import MAX_KEY, AnyCommand, Message, partition_of, type_at
 from chimera.parts import Handler, NewId
 
 DIRECT_BATCH = 200
@@ -33,7 +34,7 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def is_made(command: type[Command]) -> bool:
+def is_made(command: type[AnyCommand]) -> bool:
     """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`."""
     hint = type_at(command, command.__key_fields__[0])
     return any(each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ()))
@@ -44,11 +45,16 @@ def _is_text(type_: object) -> bool:
     return isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.StrType)
 
 
+def _faults(command: type[AnyCommand], data: bytes, error: Exception) -> Sequence[FieldError]:
+    """What is wrong with each field, where it is more than one."""
+    return error.faults if isinstance(error, Mismatch) else faults_of(command, data)
+
+
 class Accepted(NamedTuple):
     """A command that passed the shallow check."""
 
     message: Message
-    command: Command
+    command: AnyCommand
 
 
 class Misfit(Invalid):
@@ -73,16 +79,17 @@ class CommandDecoder:
         self._type = command_type(context.service.name, handler.command.__names__[0])
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
-        fields = msgspec.structs.fields(handler.command)
+        fields = fields_of(handler.command)
         types = {field.name: field.type for field in fields}
         self._written = {field.name: field.encode_name for field in fields}
         self._path_names = {self._written[name]: name for name in path_fields}
-        self._converted = {name: types[name] for name in path_fields if not _is_text(types[name])}
-        self._decoder = msgspec.json.Decoder(handler.command)
+        texts = path_fields if is_model(handler.command) else [name for name in path_fields if _is_text(types[name])]
+        self._converted = {name: types[name] for name in path_fields if name not in texts}
+        self._decoder = decoder_of(handler.command)
         self._makes_keys = "." not in self._key and is_made(handler.command)
         self._in_body = self._written.get(self._key, self._key.partition(".")[0])
         self._wrapped = handler.wrapped
-        self._faults = partial(faults_of, handler.command)
+        self._faults = partial(_faults, handler.command)
 
     def decode(
         self,
@@ -151,7 +158,7 @@ class CommandDecoder:
             return f"path.{name}"
         return field.replace("$", f"$.{self._wrapped}", 1) if self._wrapped else field
 
-    def _check(self, data: bytes) -> tuple[bytes, Command]:
+    def _check(self, data: bytes) -> tuple[bytes, AnyCommand]:
         try:
             try:
                 return data, self._decoder.decode(data)
@@ -164,7 +171,8 @@ class CommandDecoder:
         except NOT_JSON as error:
             refused = invalid(error)
             refused.field = self._placed(refused.field)
-            refused.errors = tuple(FieldError(self._placed(each.field), each.detail) for each in self._faults(data))
+            faults = self._faults(data, error)
+            refused.errors = tuple(FieldError(self._placed(each.field), each.detail) for each in faults)
             raise Misfit(refused, self._type, data) from error
 
     def _command_id(self, idempotency_key: str | None, subject: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import msgspec
-
 from chimera.caller import AskedBy
 from chimera.commands.apart.kept import KeptEvents
 from chimera.commands.apart.rules import rules_of
@@ -15,9 +13,10 @@ from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.context import Context
 from chimera.core.resources import Calling, NoCaller
+from chimera.forms import Decodes, decoder_of
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.failures import Unreadable, decoded
-from chimera.messages import Command, Event, Message
+from chimera.messages import AnyCommand, AnyEvent, Message
 from chimera.parts import Reaction
 from chimera.supplies import Work
 from chimera.transaction import Transaction
@@ -63,7 +62,7 @@ def _handle_commands(context: Context) -> Invoke:
     service = context.service
     handlers = {
         names.command_type(service.name, name): (
-            msgspec.json.Decoder(handler.command),
+            decoder_of(handler.command),
             context.resources.calling(handler.signature, Transaction),
         )
         for handler in service.handlers.values()
@@ -72,7 +71,7 @@ def _handle_commands(context: Context) -> Invoke:
 
     around = context.resources.around()
 
-    async def call(calling: Calling, command: Command, tx: Transaction) -> object:
+    async def call(calling: Calling, command: AnyCommand, tx: Transaction) -> object:
         if calling.is_bare:
             return await calling.function(command, tx)
         try:
@@ -98,11 +97,11 @@ def _handle_commands(context: Context) -> Invoke:
 
 def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> Invoke:
     calling, around = context.resources.calling(reaction.signature, Transaction), context.resources.around()
-    decoders: dict[str, msgspec.json.Decoder[Event]] = {
-        type_: msgspec.json.Decoder(event) for event in reaction.events for type_ in event.wire_types()
+    decoders: dict[str, Decodes[AnyEvent]] = {
+        type_: decoder_of(event) for event in reaction.events for type_ in event.wire_types()
     }
 
-    def read(message: Message) -> Event:
+    def read(message: Message) -> AnyEvent:
         if message.type not in decoders:
             raise Unreadable(f"the reaction {reaction.name!r} handles no {message.type} here; another build of it does")
         return decoded(decoders[message.type], message)

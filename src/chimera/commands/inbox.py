@@ -13,8 +13,9 @@ import msgspec
 from chimera.core.tables import Handled
 from chimera.entities import table_of
 from chimera.errors import FieldError, Rejected
+from chimera.forms import json_of
 from chimera.journal.failures import storable
-from chimera.messages import Message, json_of
+from chimera.messages import Message
 from chimera.ports import Session
 from chimera.replies import Reply
 from chimera.share.digests import digest_of

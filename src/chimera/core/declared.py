@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 
 from chimera.core.names import share_type
 from chimera.entities import Entity, table_name
-from chimera.errors import DeclarationError
-from chimera.messages import Event
+from chimera.errors import DeclarationError, at_line
+from chimera.messages import AnyEvent
 from chimera.service import Service
-from chimera.signature import at_line, located
+from chimera.signature import located
 
 Kind = Literal["events", "commands", "views", "reactions", "tables", "shares"]
 KINDS: tuple[Kind, ...] = ("events", "commands", "views", "reactions", "tables", "shares")
@@ -72,7 +72,7 @@ def declared_names(service: Service) -> list[DeclaredName]:
     ]
 
 
-def own_events(service: Service) -> list[type[Event]]:
+def own_events(service: Service) -> list[type[AnyEvent]]:
     """The classes of a service's own events: those that it names, and all others of its source in this process.
 
     A class in a module of another service, which may have a class of its own for what it consumes, is none of them.
@@ -80,7 +80,7 @@ def own_events(service: Service) -> list[type[Event]]:
     """
     named = [*_named_events(service)]
     _check_apart(service, named)
-    others = [event for event in _every_event(Event) if event not in named and not _is_of_another(service, event)]
+    others = [event for event in _every_event(AnyEvent) if event not in named and not _is_of_another(service, event)]
     return [*named, *(event for event in others if event.__source__ == service.name)]
 
 
@@ -125,13 +125,13 @@ def _tables(service: Service) -> list[DeclaredName]:
     return [_of_class("tables", entity, (name, *entity.__names__[1:])) for name, entity in classes.items()]
 
 
-def _every_event(of: type[Event]) -> Iterator[type[Event]]:
+def _every_event(of: type[AnyEvent]) -> Iterator[type[AnyEvent]]:
     for event in of.__subclasses__():
         yield event
         yield from _every_event(event)
 
 
-def _named_events(service: Service) -> Iterator[type[Event]]:
+def _named_events(service: Service) -> Iterator[type[AnyEvent]]:
     """Those that are folded, reacted to, or change a share, and those that the modules of its functions name."""
     used = [event for fold in (*service.folds.values(), *service.views.values()) for event in fold.steps]
     used += [event for reaction in service.reactions.values() for event in reaction.events]
@@ -139,7 +139,7 @@ def _named_events(service: Service) -> Iterator[type[Event]]:
     for module in _modules(service):
         for value in (*vars(module).values(),):
             inner = vars(value).values() if isinstance(value, ModuleType) else (value,)
-            used += [each for each in inner if isinstance(each, type) and issubclass(each, Event)]
+            used += [each for each in inner if isinstance(each, type) and issubclass(each, AnyEvent)]
     yield from dict.fromkeys(event for event in used if event.__source__ == service.name)
 
 
@@ -153,8 +153,8 @@ def _modules(service: Service) -> list[ModuleType]:
     return [sys.modules[name] for name in names if name in sys.modules]
 
 
-def _check_apart(service: Service, events: Sequence[type[Event]]) -> None:
-    classes: dict[str, type[Event]] = {}
+def _check_apart(service: Service, events: Sequence[type[AnyEvent]]) -> None:
+    classes: dict[str, type[AnyEvent]] = {}
     for event in events:
         for type_ in event.wire_types():
             if (other := classes.setdefault(type_, event)) is not event:
@@ -165,7 +165,7 @@ def _check_apart(service: Service, events: Sequence[type[Event]]) -> None:
                 )
 
 
-def _is_of_another(service: Service, event: type[Event]) -> bool:
+def _is_of_another(service: Service, event: type[AnyEvent]) -> bool:
     module = sys.modules.get(event.__module__)
     services = {each.name for each in vars(module).values() if isinstance(each, Service)} if module else set()
     return bool(services) and service.name not in services

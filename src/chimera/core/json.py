@@ -10,6 +10,7 @@ from decimal import Decimal
 import msgspec
 
 from chimera.errors import FieldError, Invalid
+from chimera.forms import fields_of
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -52,13 +53,13 @@ def invalid(error: Exception, prefix: str = "$") -> Invalid:
     return Invalid(text, field=f"{field}.{named}" if named else field)
 
 
-def faults_of(type_: type[msgspec.Struct], data: bytes) -> list[FieldError]:
-    """What is wrong with each field of an object that is no such struct; none where it is less than two."""
+def faults_of(type_: type, data: bytes) -> list[FieldError]:
+    """What is wrong with each field of an object that is no such command; none where it is less than two."""
     try:
         given = _FIELDS.decode(data)
     except NOT_JSON:
         return []
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+    fields = {field.encode_name: field for field in fields_of(type_)}
     found = [FieldError(f"$.{name[:64]}", "unknown") for name in given if name not in fields]
     for name, field in fields.items():
         if name in given:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import msgspec
-
 from chimera.core import names
 from chimera.folds import View
+from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Mode, Reaction
 from chimera.service import Service
 from chimera.signature import located
@@ -29,7 +28,7 @@ class Consumer(NamedTuple):
     kind: Kind
     name: str
     source: str
-    declared: View[msgspec.Struct] | Reaction | Borrow[msgspec.Struct] | None = None
+    declared: View[AnyDocument] | Reaction | Borrow[AnyDocument] | None = None
     mode: Mode | None = None
 
     @property

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from chimera.forms import Decodes
 from chimera.messages import Message
 
 Read = TypeVar("Read")
@@ -77,7 +78,7 @@ def _without_what_is_refused(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
-def decoded(decoder: msgspec.json.Decoder[Read], message: Message) -> Read:
+def decoded(decoder: Decodes[Read], message: Message) -> Read:
     """The command or event of a message. Raises Unreadable."""
     try:
         return decoder.decode(message.data)

@@ -17,7 +17,8 @@ import msgspec
 from chimera.core.names import share_type
 from chimera.core.tables import SharedKey
 from chimera.entities import table_of
-from chimera.messages import Message, form_of, partition_of
+from chimera.forms import form_of
+from chimera.messages import Message, partition_of
 from chimera.parts import Share
 from chimera.ports import Session
 from chimera.service import Service

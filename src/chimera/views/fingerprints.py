@@ -16,13 +16,14 @@ from types import CodeType, FunctionType, MethodType
 import msgspec
 
 from chimera.folds import View
+from chimera.forms import AnyDocument, fields_of, is_model, model_schema
 from chimera.service import Service
 from chimera.views.lists.entries import list_digests
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
 
 
-def fingerprint(view: View[msgspec.Struct]) -> str:
+def fingerprint(view: View[AnyDocument]) -> str:
     """The fingerprint of a view's code: 16 hexadecimal digits, the beginning of a SHA-256."""
     steps = [
         f"{event.wire_type()} {_described(key_of)} {_described(step)}" for event, (key_of, step) in view.steps.items()
@@ -39,13 +40,17 @@ def _digest(parts: Iterable[str]) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _schema(document: type[msgspec.Struct]) -> str:
+def _schema(document: type) -> str:
     try:
-        schema = msgspec.json.schema(document, schema_hook=lambda type_: {"type": _name(type_)})
+        schema = msgspec.json.schema(document, schema_hook=_schema_inside)
     except TypeError:  # a default that is no JSON
-        fields = msgspec.structs.fields(document)
+        fields = fields_of(document)
         return repr([(field.encode_name, str(field.type), _described(field.default)) for field in fields])
     return repr(_without_prose(schema))
+
+
+def _schema_inside(type_: type) -> dict[str, object]:
+    return model_schema(type_) if is_model(type_) else {"type": _name(type_)}
 
 
 def _without_prose(schema: object) -> object:

@@ -11,8 +11,9 @@ import msgspec
 
 from chimera.commands.apart.contracts import schema_of
 from chimera.folds import Folder, View
+from chimera.forms import AnyDocument, cached, decoder_of, encode, form_of, is_model
 from chimera.journal.failures import Unreadable, decoded
-from chimera.messages import MAX_KEY, Event, Message, form_of
+from chimera.messages import MAX_KEY, AnyEvent, Message
 from chimera.share.changes import SharedChange
 from chimera.share.digests import digest_of
 from chimera.views.lists.entries import ViewEntries
@@ -58,15 +59,15 @@ class Projection(Protocol):
 class ViewProjection:
     """Folds events into a view's documents, stored under its name or that of one of its generations."""
 
-    def __init__(self, view: View[msgspec.Struct], name: str = "") -> None:
+    def __init__(self, view: View[AnyDocument], name: str = "") -> None:
         self.name = name or view.name
         self.sources: Collection[str] = view.sources
         self.reads = _reads_of(view)
         self.lists = ViewEntries(view) if view.lists else None
         self._folder = Folder(view)
-        self._decoder = msgspec.json.Decoder(view.document)
+        self._decoder = decoder_of(view.document)
         form = form_of(view.document)
-        self.encode = form.encode if form.may_lose_numbers else msgspec.json.Encoder().encode
+        self.encode = form.encode if form.may_lose_numbers or is_model(view.document) else encode
 
     def named(self, name: str) -> ViewProjection:
         """The same for the generation of this name."""
@@ -78,28 +79,28 @@ class ViewProjection:
         """True for an event that the view folds."""
         return message.type in self._folder.steps
 
-    def prepare(self, message: Message) -> tuple[list[str], Event]:
+    def prepare(self, message: Message) -> tuple[list[str], AnyEvent]:
         """As `Projection.prepare`. Raises ValueError for a key that is too long, Unreadable for wrong data."""
         step = self._folder.steps[message.type]
         event = decoded(step.decoder, message)
         return _fitting(self._folder.keys(step, event)), event
 
-    def apply(self, key: str, document: Any, message: Message, event: Any) -> msgspec.Struct | None:
+    def apply(self, key: str, document: Any, message: Message, event: Any) -> AnyDocument | None:
         """As `Projection.apply`; a document that the view's function changes in place is the one returned."""
         return self._folder.apply(self._folder.steps[message.type], document, key, event)
 
-    def decode(self, data: bytes) -> msgspec.Struct:
+    def decode(self, data: bytes) -> AnyDocument:
         """A stored document, as an object of its own."""
         return self._decoder.decode(data)
 
 
 @cache
-def _reads_of(view: View[msgspec.Struct]) -> str:
+def _reads_of(view: View[AnyDocument]) -> str:
     return digest_of(" ".join(sorted(f"{event.wire_type()} {_digest_of(event)}" for event in view.steps)).encode())
 
 
-@cache
-def _digest_of(struct: type[msgspec.Struct]) -> str:
+@cached
+def _digest_of(struct: type) -> str:
     return digest_of(msgspec.json.encode(schema_of(struct), order="sorted"))
 
 
@@ -111,11 +112,11 @@ class CopyProjection:
 
     lists: ViewEntries | None = None
 
-    def __init__(self, name: str, event_type: str, document: type[msgspec.Struct], *, keys_only: bool) -> None:
+    def __init__(self, name: str, event_type: str, document: type[AnyDocument], *, keys_only: bool) -> None:
         self.name = name
         self.sources: Collection[str] = (event_type.partition(".")[0],)
         self._event_type = event_type
-        self._check = msgspec.json.Decoder(document)
+        self._check = decoder_of(document)
         self.reads = _digest_of(document)
         self._keys_only = keys_only
         self._changes = msgspec.json.Decoder(SharedChange)

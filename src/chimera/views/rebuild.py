@@ -23,6 +23,7 @@ from chimera.core.declared import is_of_a_share, own_events
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
 from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.folds import View
+from chimera.forms import AnyDocument
 from chimera.journal.checkpoints import Place, numbers_of, reach, settled_checkpoints
 from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
@@ -51,7 +52,7 @@ class ViewKeeper:
     `leases` say whether all write heads run the same code.
     """
 
-    def __init__(self, context: Context, view: View[msgspec.Struct], leases: Leases) -> None:
+    def __init__(self, context: Context, view: View[AnyDocument], leases: Leases) -> None:
         self._context = context
         self._view = view
         self._leases = leases
@@ -357,7 +358,7 @@ async def ask_for(context: Context, view: str, *, keep_old: bool = False, force:
     return after.building.generation.number
 
 
-async def can_be_built(context: Context, view: View[msgspec.Struct]) -> None:
+async def can_be_built(context: Context, view: View[AnyDocument]) -> None:
     """Raises Trimmed when the first events of a source are gone, Unavailable when it can't be asked."""
     for source in view.sources:
         owner = context.owners[source]

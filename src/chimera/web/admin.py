@@ -14,6 +14,7 @@ from chimera.commands.states import CommandStates
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
 from chimera.errors import Rejected, Trimmed
+from chimera.forms import AnyDocument
 from chimera.messages import MAX_KEY, to_cloud_event
 from chimera.parts import Borrow, Mode, Share
 from chimera.ports import ConsumerAt
@@ -274,7 +275,7 @@ class Admin:
         """Raises Rejected (404), which names the borrows that there are."""
         raise _unknown("borrow", call.path["name"], self._context.service.borrows)
 
-    async def set_mode(self, borrow: Borrow[msgspec.Struct], call: Call) -> None:
+    async def set_mode(self, borrow: Borrow[AnyDocument], call: Call) -> None:
         """Ask for another mode of a borrow, and answer with the setting, which may still be to come in force."""
         read_query(call, NoQuery)
         body = await call.body()

@@ -12,6 +12,7 @@ from chimera.core.context import Context
 from chimera.core.json import invalid
 from chimera.errors import Invalid
 from chimera.folds import ListField, ViewList
+from chimera.forms import AnyDocument, encode
 from chimera.messages import Position
 from chimera.parts import path_parameters
 from chimera.reader import LONGEST_OFFSET, LONGEST_PAGE, PAGE, Notes
@@ -40,7 +41,7 @@ def list_routes(
 ) -> list[Route]:
     """The routes of all lists of a service that have a path."""
 
-    def route(declared: ViewList[msgspec.Struct], path: str) -> Route:
+    def route(declared: ViewList[AnyDocument], path: str) -> Route:
         view = declared.view
         fields = {field.name: field for field in declared.where}
 
@@ -59,7 +60,7 @@ def list_routes(
                 headers += said(notes)
             else:
                 page = await documents.lists.page(declared, values, query.limit, query.after, query.offset)
-            await call.answer(msgspec.json.encode(page), 200, JSON, headers)
+            await call.answer(encode(page), 200, JSON, headers)
 
         parameters = [(name, fields[name].type) for name in path_parameters(path)]
         return Route("GET", path, endpoint, partial(openapi.listed, context.service, declared, parameters, ListQuery))

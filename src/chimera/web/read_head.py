@@ -22,7 +22,8 @@ from chimera.core.context import Context
 from chimera.core.json import invalid
 from chimera.errors import ChimeraError, Invalid, Rejected
 from chimera.folds import View
-from chimera.messages import Position, form_of
+from chimera.forms import AnyDocument, decoder_of, encode, form_of
+from chimera.messages import Position
 from chimera.parts import Handler, Query, Uploading, path_parameters
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
@@ -233,7 +234,7 @@ class ReadHead:
         describe = partial(openapi.query, service, query, parameters.declared, waits=needs_reader)
         return Route(method, template, endpoint, describe)
 
-    def _view_route(self, view: View[msgspec.Struct], template: str) -> Route:
+    def _view_route(self, view: View[AnyDocument], template: str) -> Route:
         name, key_type = view.name, view.key_type
         documents, setting_aside = self._documents, self.context.process.setting_aside
         path, _, own_query = template.partition("?")
@@ -259,11 +260,11 @@ class ReadHead:
                 if view.absent == "404":
                     await answer_rejected(call, not_found(call), headers)
                     return
-                data = msgspec.json.encode(view.new(key))
+                data = encode(view.new(key))
             if view.page is not None:
                 headers = [*headers, VARY]
                 if call.wants_html():
-                    html = view.page(msgspec.json.decode(data, type=view.document))
+                    html = view.page(decoder_of(view.document).decode(data))
                     await call.answer(html.encode(), 200, HTML, headers)
                     return
             await call.answer(data, 200, JSON, headers)

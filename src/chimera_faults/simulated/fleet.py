@@ -83,7 +83,7 @@ def as_the_model_says(state: State) -> None:
         assert {body["account_id"] for body in bodies} == {account.account_id}, account
         assert (account.count, account.total) == (len(bodies), sum(body["amount"] for body in bodies)), account
     for document in state.documents(tally.views["sum"]).values():
-        assert document.total == sum(sent[label]["amount"] for label in shown), document  # type: ignore[attr-defined]
+        assert document.total == sum(sent[label]["amount"] for label in shown), document  # type: ignore[union-attr]
 
 
 INVARIANTS = (every_effect_once, in_one_order, nobody_stands, remembered_in_order)

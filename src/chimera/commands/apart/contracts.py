@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from chimera.core import names
+from chimera.forms import cached, contract_of_model, is_model, names_of_fields
 from chimera.service import Service
 from chimera.share.digests import digest_of
 
@@ -62,10 +63,12 @@ def code_of(service: Service) -> str:
     return can_read(service).code
 
 
-@cache
-def schema_of(struct: type[msgspec.Struct]) -> Schema:
+@cached
+def schema_of(struct: type) -> Schema:
     """The schema of a message; of one whose fields have types of their own, only what can be told of them."""
+    if is_model(struct):
+        return contract_of_model(struct)
     try:
         return msgspec.json.schema(struct, schema_hook=lambda type_: {"title": f"{type_.__module__}.{type_.__name__}"})
     except (TypeError, NotImplementedError):
-        return {"title": struct.__name__, "fields": list(struct.__struct_fields__)}
+        return {"title": struct.__name__, "fields": list(names_of_fields(struct))}

@@ -11,6 +11,7 @@ from chimera.core.names import GENERATIONS, generation_name
 from chimera.entities import Entity, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import View
+from chimera.forms import AnyDocument
 from chimera.messages import Message
 from chimera.testing.memory import MemoryStore, MemoryViews
 from chimera.testing.plans.fleet import Fleet
@@ -18,7 +19,7 @@ from chimera.testing.plans.plan import Sending
 from chimera.views.generations import Generations
 
 Row = TypeVar("Row", bound=Entity)
-Doc = TypeVar("Doc", bound=msgspec.Struct)
+Doc = TypeVar("Doc", bound=AnyDocument)
 
 
 class SettledCommand(NamedTuple):

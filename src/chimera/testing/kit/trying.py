@@ -17,7 +17,8 @@ from chimera.core.declared import own_events
 from chimera.core.names import command_type
 from chimera.entities import Entity
 from chimera.errors import SettingsError
-from chimera.messages import Command, Event, Message, form_of, partition_of
+from chimera.forms import AnyDocument, form_of
+from chimera.messages import AnyCommand, AnyEvent, Message, partition_of
 from chimera.run.engines import context_of, supplied
 from chimera.service import Service
 from chimera.testing.kit.balance import journal_of
@@ -26,17 +27,17 @@ from chimera.testing.kit.engines import engines_of
 from chimera.testing.memory import MemoryLog
 from chimera.transaction import Transaction, Unit
 
-Kept = TypeVar("Kept", bound=msgspec.Struct)
+Kept = TypeVar("Kept", bound=AnyDocument)
 
 
 class Tried:
     """What came of it: the events in order, and the outcome, which is None after an event."""
 
-    def __init__(self, events: Sequence[Event], outcome: Outcome | None) -> None:
+    def __init__(self, events: Sequence[AnyEvent], outcome: Outcome | None) -> None:
         self.events = list(events)
         self.outcome = outcome
 
-    def emitted(self, *events: Event) -> None:
+    def emitted(self, *events: AnyEvent) -> None:
         """Fail unless it was done and these were emitted, in this order, and no others."""
         assert self.outcome is None or self.outcome.state == "done", f"it was {_told(self.outcome)}"
         assert self.events == list(events), f"emitted were {self.events}"
@@ -50,11 +51,11 @@ class Tried:
 class Given:
     """A service and what it has: rows, and its own events. `when` tries something once, and forgets it again."""
 
-    def __init__(self, service: Service, facts: Sequence[Entity | Event]) -> None:
+    def __init__(self, service: Service, facts: Sequence[Entity | AnyEvent]) -> None:
         self._service = service
         self._facts = facts
 
-    def when(self, what: Command | Event, *, caller: Caller | None = None) -> When:
+    def when(self, what: AnyCommand | AnyEvent, *, caller: Caller | None = None) -> When:
         """The command that is handled, or the event that the service reacts to; `caller` asked for it."""
         return When(self._service, self._facts, what, caller)
 
@@ -63,14 +64,14 @@ class When:
     """One command or event, to be tried: `await given(…).when(…)` is what came of it."""
 
     def __init__(
-        self, service: Service, facts: Sequence[Entity | Event], what: Command | Event, caller: Caller | None
+        self, service: Service, facts: Sequence[Entity | AnyEvent], what: AnyCommand | AnyEvent, caller: Caller | None
     ) -> None:
         self._service = service
         self._facts = facts
         self._what = what
         self._caller = caller
 
-    async def then(self, *events: Event) -> Tried:
+    async def then(self, *events: AnyEvent) -> Tried:
         """Fail unless it is done and emits these, and no others."""
         tried = await self.tried()
         tried.emitted(*events)
@@ -93,7 +94,7 @@ class When:
             return Tried([msgspec.json.decode(each.data, type=classes[each.type]) for each in happened], outcome)
 
     async def _run(self, context: Context) -> Outcome | None:
-        if isinstance(self._what, Command):
+        if isinstance(self._what, AnyCommand):
             type_ = command_type(self._service.name, type(self._what).__names__[0])
             return await _attempt(context, commands_executor(context), self._message(context, type_))
         found = [each for each in self._service.reactions.values() if isinstance(self._what, each.events)]
@@ -107,13 +108,13 @@ class When:
 
     def _message(self, context: Context, type_: str) -> Message:
         key, data = self._what.key, form_of(type(self._what)).encode(self._what)
-        source = type(self._what).__source__ if isinstance(self._what, Event) else self._service.name
+        source = type(self._what).__source__ if isinstance(self._what, AnyEvent) else self._service.name
         partition = partition_of(key, self._service.partitions)
         written = metadata_of(self._caller)
         return Message("tried", source, type_, key, context.clock.stamp(), data, partition, 1, metadata=written)
 
 
-def given(service: Service, *facts: Entity | Event) -> Given:
+def given(service: Service, *facts: Entity | AnyEvent) -> Given:
     """A service that has these rows, and to which these events of its own have happened, in order."""
     return Given(service, facts)
 
@@ -133,7 +134,7 @@ def _nobody(name: str) -> Any:
     raise SettingsError(f"{name!r} is not here; what is borrowed is tested with running(…, owners=[…])")
 
 
-async def _write(context: Context, facts: Sequence[Entity | Event]) -> None:
+async def _write(context: Context, facts: Sequence[Entity | AnyEvent]) -> None:
     for number, fact in enumerate(facts):
         async with context.store.transaction() as session:
             unit = Unit(context.service, session)

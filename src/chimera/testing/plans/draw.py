@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from chimera.forms import encode
 from chimera.testing.plans.fleet import Fleet
 from chimera.testing.plans.plan import KINDS, Fault, Kind, Plan, Sending
 from chimera.testing.plans.values import draw_body
@@ -90,7 +91,7 @@ def _commands(fleet: Fleet, chance: Random, span_s: float, upgraded: Collection[
             service, handler = wanted if wanted and client.is_crowd else chance.choice(every)
             draw = fleet.commands.get(handler.command)
             body: dict[str, Any] = (
-                msgspec.to_builtins(draw(chance)) if draw is not None else draw_body(handler.command, chance)
+                msgspec.json.decode(encode(draw(chance))) if draw is not None else draw_body(handler.command, chance)
             )
             command, label, reads = (
                 handler.command.__names__[0],

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.errors import DeclarationError
-from chimera.messages import Command
+from chimera.messages import AnyCommand
 from chimera.parts import Handler
 from chimera.service import Service
 
-Draw = Callable[[Random], Command]
+Draw = Callable[[Random], AnyCommand]
 """From chance to a command."""
 
 
@@ -27,7 +28,7 @@ class Fleet:
         self,
         *services: Service,
         builds: Mapping[str, Sequence[Service]] | None = None,
-        commands: Mapping[type[Command], Draw | None] | None = None,
+        commands: Mapping[Any, Draw | None] | None = None,
         writers: int = 3,
         readers: int = 2,
         timing: Timing = Timing(audit_s=3.0, keep_s=0.5),
@@ -44,7 +45,7 @@ class Fleet:
         self.builds: dict[str, list[Service]] = {
             name: [service, *later.get(name, ())] for name, service in self.services.items()
         }
-        self.commands = dict(commands or {})
+        self.commands: dict[type[AnyCommand], Draw | None] = {**(commands or {})}
         self.writers = writers
         self.readers = readers
         self.timing = timing

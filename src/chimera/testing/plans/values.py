@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect as kinds
 
 from chimera.errors import DeclarationError
-from chimera.messages import Command
+from chimera.messages import AnyCommand
 
 KEYS = 3
 """Fields that name something draw from so many names, so that commands meet."""
@@ -23,10 +23,14 @@ _WORDS = ("red", "green", "blue", "north", "south")
 _FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def draw_body(command: type[Command], chance: Random) -> dict[str, Any]:
+def draw_body(command: type[AnyCommand], chance: Random) -> dict[str, Any]:
     """The body of a command of a type. Raises DeclarationError for a field that chance can't fill."""
     fields = kinds.type_info(command)
-    assert isinstance(fields, kinds.StructType)
+    if not isinstance(fields, kinds.StructType | kinds.DataclassType):
+        raise DeclarationError(
+            f"{command.__name__} is a model, which can't be drawn by chance; say how, as in: "
+            f"Fleet(…, commands={{{command.__name__}: lambda chance: {command.__name__}(…)}})"
+        )
     body = {field.encode_name: _field(command.__name__, field, chance) for field in fields.fields}
     return {name: value for name, value in body.items() if value is not msgspec.UNSET}
 

@@ -29,6 +29,7 @@ from chimera.core.context import Context
 from chimera.core.names import copy_name
 from chimera.core.paging import pages
 from chimera.errors import Unavailable
+from chimera.forms import AnyDocument, decoder_of
 from chimera.journal.register import Register
 from chimera.messages import partition_of
 from chimera.parts import Borrow, Mode
@@ -84,7 +85,7 @@ class Audit:
     """One comparison of some of the owner's partitions with the copy of a borrow in one mode."""
 
     def __init__(
-        self, context: Context, borrow: Borrow[msgspec.Struct], mode: Mode, partitions: Sequence[int], count: int
+        self, context: Context, borrow: Borrow[AnyDocument], mode: Mode, partitions: Sequence[int], count: int
     ) -> None:
         self._context = context
         self._borrow = borrow
@@ -94,7 +95,7 @@ class Audit:
         self._owner = context.owners[borrow.owner]
         self._name = copy_name(borrow.name, mode)
         self._keys_only = mode == "hybrid"
-        self._decoder = msgspec.json.Decoder(borrow.document)
+        self._decoder = decoder_of(borrow.document)
         self._checked: Counter[int] = Counter()
         self._found: dict[str, str] = {}
         self._repaired: set[str] = set()
@@ -323,7 +324,7 @@ def _passes(places: Sequence[Slot], counts: Mapping[Slot, int], audit_keys: int)
 
 
 async def audit_copy(
-    context: Context, borrow: Borrow[msgspec.Struct], held: Collection[int] | None = None, *, repair: bool = True
+    context: Context, borrow: Borrow[AnyDocument], held: Collection[int] | None = None, *, repair: bool = True
 ) -> AuditReport | None:
     """Compare a borrow's copy with its owner, of all partitions or those that belong to the leases `held`.
 
@@ -341,7 +342,7 @@ async def audit_copy(
     return audit.report(partitions)
 
 
-async def last_audit(context: Context, borrow: Borrow[msgspec.Struct]) -> dict[str, datetime | int] | None:
+async def last_audit(context: Context, borrow: Borrow[AnyDocument]) -> dict[str, datetime | int] | None:
     """The figures of the last audit of the mode in force, `at` as old as its oldest part; None before the first."""
     mode = (await read_mode(context, borrow)).mode
     audits = [
@@ -359,6 +360,6 @@ async def last_audit(context: Context, borrow: Borrow[msgspec.Struct]) -> dict[s
     return {"at": min(each.at for each in audits), **sums}
 
 
-async def keep_auditing(context: Context, borrow: Borrow[msgspec.Struct], held: frozenset[int]) -> None:
+async def keep_auditing(context: Context, borrow: Borrow[AnyDocument], held: frozenset[int]) -> None:
     """Audit the copy every `audit_s` or so, until cancelled; the first time after a part of it, not all at once."""
     await at_times(context.timing.audit_s, lambda: audit_copy(context, borrow, held), context.clock)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-import msgspec
-
 from chimera.core.aio.again import at_times
 from chimera.core.aio.signals import A_DAY_S
 from chimera.core.context import Context
 from chimera.core.names import generation_name
 from chimera.folds import View
+from chimera.forms import AnyDocument
 from chimera.upkeep.drift.audits import AuditReport
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations
@@ -34,7 +33,7 @@ async def keep_lists(context: Context, held: frozenset[int]) -> None:
 
 
 async def audit_lists(
-    context: Context, view: View[msgspec.Struct], *, repair: bool = True, pause_s: float = 0.0
+    context: Context, view: View[AnyDocument], *, repair: bool = True, pause_s: float = 0.0
 ) -> AuditReport | None:
     """Compare a view's lists with its documents, and mend them; None where other code than this serves the view.
 

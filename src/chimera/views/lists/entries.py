@@ -10,9 +10,8 @@ from hashlib import blake2b
 from itertools import product
 from typing import Any
 
-import msgspec
-
 from chimera.folds import ListField, View, ViewList
+from chimera.forms import AnyDocument, decoder_of
 from chimera.messages import MAX_KEY
 from chimera.views.lists.order import Order, encoded
 
@@ -26,11 +25,11 @@ FORMAT = 1
 class ListEntries:
     """One list: which filters a document is in, and where."""
 
-    def __init__(self, declared: ViewList[msgspec.Struct]) -> None:
+    def __init__(self, declared: ViewList[AnyDocument]) -> None:
         self.order = Order(declared.order)
         self.digest = list_digest(declared)
         self._where = declared.where
-        self._decode = msgspec.json.Decoder(declared.view.document).decode
+        self._decode = decoder_of(declared.view.document).decode
 
     def places(self, key: str, document: Any) -> Iterator[Place]:
         """The places of a document, in no order, none twice. Raises Unfit."""
@@ -61,8 +60,8 @@ class ListEntries:
 class ViewEntries:
     """All lists of a view."""
 
-    def __init__(self, view: View[msgspec.Struct]) -> None:
-        self._decode = msgspec.json.Decoder(view.document).decode
+    def __init__(self, view: View[AnyDocument]) -> None:
+        self._decode = decoder_of(view.document).decode
         self._lists = [ListEntries(each) for each in view.lists.values()]
         self.digests = [each.digest for each in self._lists]
         lists = view.lists.values()
@@ -92,14 +91,14 @@ class ViewEntries:
         return sorted(old - new), sorted(new - old)
 
 
-def list_digest(declared: ViewList[msgspec.Struct]) -> str:
+def list_digest(declared: ViewList[AnyDocument]) -> str:
     """The digest of all that the bytes of a list follow from: 16 hexadecimal digits."""
     described = [declared.view.name, declared.name, *map(_described, (*declared.where, *declared.order)), str(FORMAT)]
     described.insert(2, str(len(declared.where)))
     return blake2b("\n".join(described).encode(), digest_size=8).hexdigest()
 
 
-def list_digests(view: View[msgspec.Struct]) -> tuple[str, ...]:
+def list_digests(view: View[AnyDocument]) -> tuple[str, ...]:
     """The digests of a view's lists."""
     return tuple(sorted(map(list_digest, view.lists.values())))
 

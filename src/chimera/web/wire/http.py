@@ -14,6 +14,7 @@ import msgspec
 
 from chimera.core.json import invalid
 from chimera.errors import FieldError, Invalid, Unavailable
+from chimera.forms import encode
 from chimera.replies import Problem, Reply
 from chimera.web.wire.shares import Lane, Shares
 
@@ -166,7 +167,7 @@ class Call(msgspec.Struct):
 
     async def answer_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
         """Send the whole answer: a value that msgspec can encode, as JSON."""
-        await self.answer(msgspec.json.encode(value), status, JSON, headers)
+        await self.answer(encode(value), status, JSON, headers)
 
 
 def mounted(scope: Scope) -> tuple[bytes, str]:
@@ -225,7 +226,7 @@ async def answer_problem(
     if call.render is not None:
         try:
             reply = call.render(problem)
-            body = b"" if reply.body is None else msgspec.json.encode(reply.body)
+            body = b"" if reply.body is None else encode(reply.body)
             await call.answer(body, reply.status, JSON, [*headers, *encoded(reply.written())])
         except Exception:
             logger.exception("%s %s: its error can't be rendered", call.scope["method"], call.scope["path"])

@@ -13,9 +13,11 @@ from itertools import count
 from typing import Any
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from chimera.commands.accept import is_made
 from chimera.folds import View, ViewList
+from chimera.forms import AnyDocument, fields_of, is_model, model_schema
 from chimera.messages import type_at
 from chimera.parts import Handler, Query, Uploading, path_parameters
 from chimera.reader import POSITIONS_LIMIT, ListPage
@@ -61,7 +63,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     """The description of a command's route. `template` is its path."""
     key = handler.command.__key_fields__[0]
     in_path = path_parameters(template)
-    fields = {field.name: field for field in msgspec.structs.fields(handler.command)}
+    fields = {field.name: field for field in fields_of(handler.command)}
     in_body = [name for name in fields if name not in in_path]
     made = key if "." not in key and is_made(handler.command) else ""
     required = [fields[name].encode_name for name in in_body if fields[name].required and name != made]
@@ -73,7 +75,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         [_parameter(name, "path", fields[name].type) for name in in_path] + [_IDEMPOTENCY],
     )
     if in_body:
-        properties = {fields[name].encode_name: _property(fields[name].type, fields[name].default) for name in in_body}
+        properties = _properties(handler.command, [fields[name] for name in in_body])
         body = {"type": "object", "additionalProperties": False, "required": required, "properties": properties}
         if handler.wrapped:
             inner = {handler.wrapped: body}
@@ -100,6 +102,14 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         where = "$response.header.Chimera-Command" if handler.direct else "$response.body#/command_id"
         operation["responses"][status]["links"] = {"outcome": _link(service, where)}
     return operation
+
+
+def _properties(command: type, fields: Sequence[FieldInfo]) -> Described:
+    """The schemas of these fields of a command, by name."""
+    if is_model(command):
+        described = model_schema(command)["properties"]
+        return {each.encode_name: described.get(each.encode_name, {}) for each in fields}
+    return {each.encode_name: _property(each.type, each.default) for each in fields}
 
 
 def _direct_answers(operation: Operation, handler: Handler, without_result: Described) -> None:
@@ -169,7 +179,7 @@ def query(
     return operation
 
 
-def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> Operation:
+def view(service: Service, declared: View[AnyDocument], key_type: object) -> Operation:
     """The description of a view's route."""
     operation = _operation(
         service.name,
@@ -186,7 +196,7 @@ def view(service: Service, declared: View[msgspec.Struct], key_type: object) -> 
 
 def listed(
     service: Service,
-    declared: ViewList[msgspec.Struct],
+    declared: ViewList[AnyDocument],
     parameters: Sequence[tuple[str, object]],
     query: type[msgspec.Struct],
 ) -> Operation:
@@ -266,13 +276,13 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
 def _schemas(types: Sequence[Any]) -> tuple[Sequence[Described], Described]:
     """The schema of each type, and their components; classes of one full name, as functions make them, get numbers."""
     with suppress(KeyError):  # msgspec's word for two classes of one full name
-        return msgspec.json.schema_components(types, ref_template=REF)
+        return msgspec.json.schema_components(types, schema_hook=model_schema, ref_template=REF)
     schemas: list[Described] = []
     components: Described = {}
     for each in types:
         for number in count(1):
             end = f".{number}" if number > 1 else ""
-            [schema], found = msgspec.json.schema_components([each], ref_template=REF + end)
+            [schema], found = msgspec.json.schema_components([each], schema_hook=model_schema, ref_template=REF + end)
             named = {name + end: component for name, component in found.items()}
             if all(components.get(name, component) == component for name, component in named.items()):
                 components |= named
