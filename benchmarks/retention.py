@@ -48,8 +48,8 @@ def fill(path: Path, rows: int) -> None:
             (partition, n, "shop", "shop.Placed", f"key-{n % 50_000}", "2020-01-01T00:00:00.000000Z", DATA, "")
             for n in range(1, each + 1)
         )
-        connection.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
-        connection.execute("UPDATE heads SET number = ? WHERE partition = ?", (each, partition))
+        connection.executemany("INSERT INTO chimera_journal VALUES (?, ?, ?, ?, ?, ?, ?, ?)", made)
+        connection.execute("UPDATE chimera_heads SET number = ? WHERE partition = ?", (each, partition))
         connection.commit()
     connection.close()
 

@@ -169,10 +169,10 @@ async def _lengthen(engine: str, url: str, size: int) -> None:
         numbers = _numbers(engine, start * PARTITIONS, size)
         async with store.transaction() as session:
             await session.execute(
-                f"INSERT INTO journal ({columns}) SELECT i % {PARTITIONS}, i / {PARTITIONS} + 1, '{SERVICE}',"  # noqa: S608
+                f"INSERT INTO chimera_journal ({columns}) SELECT i % {PARTITIONS}, i / {PARTITIONS} + 1, '{SERVICE}',"  # noqa: S608
                 f" '{SERVICE}.Happened', 'k' || i % 5000, '2026-01-01T00:00:00.000000Z', {data}, '' FROM {numbers}"
             )
-            await session.execute(f"UPDATE heads SET number = {size // PARTITIONS}")  # noqa: S608
+            await session.execute(f"UPDATE chimera_heads SET number = {size // PARTITIONS}")  # noqa: S608
     finally:
         await store.close()
 

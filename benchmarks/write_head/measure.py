@@ -32,7 +32,7 @@ SERVICE = "bench-orders"
 PARTITIONS = 8
 CLOCK = Clock()
 PATIENCE_S = 120.0
-WRITTEN = {"journal": "SELECT sum(number) FROM heads", "outbox": "SELECT max(id) FROM outbox"}
+WRITTEN = {"journal": "SELECT sum(number) FROM chimera_heads", "outbox": "SELECT max(id) FROM outbox"}
 """How much was written, asked so that it costs the server next to nothing."""
 WORKER = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "error"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -223,6 +223,18 @@ class Wakes(Protocol):
         """Call `heard` on this event loop, until `close`, soon after somebody else may have committed; once created.
 
         It is a hint: one may come for nothing, and in bad times be lost.
+        """
+
+
+@runtime_checkable
+class Lends(Protocol):
+    """A `WriteSession` on whose connection SQLAlchemy can work."""
+
+    async def sqlalchemy(self) -> Any:
+        """An AsyncSession on this session's connection, which it can't commit, roll back or close.
+
+        Once one of its statements has failed outside a savepoint, or it has rolled back, the transaction never commits.
+        Raises ChimeraError where SQLAlchemy is not installed.
         """
 
 

@@ -51,6 +51,8 @@ More = ParamSpec("More")
 On = Callable[Concatenate[Happened, More], Awaitable[None]]
 
 
+_BARE_TABLES = frozenset({"heads", "journal", "documents", "checkpoints", "revisions"})
+"""The tables of Chimera's own that a store of before has without a prefix."""
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
@@ -133,6 +135,18 @@ class Service(Supplies):
             given_up = {f"{self.name}.{name}" for name in self.forgot.get("events", ())}
             self._read = types_of(self.name) | given_up
         return type_ in self._read or type_.startswith(f"{self.name}.share.") or not type_.startswith(f"{self.name}.")
+
+    def include_object(self, what: Any, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
+        """For Alembic: `context.configure(…, include_object=shop.include_object)` keeps autogenerate to your tables.
+
+        False for the tables of Chimera's own, and for those of entities that your metadata does not describe, with
+        their indexes and constraints: Chimera makes and changes these itself.
+        """
+        table = str(getattr(getattr(what, "table", what), "name", name))
+        if table.startswith("chimera_"):
+            return False
+        is_made_here = table in _BARE_TABLES or table in {table_of(entity).name for entity in self.entities}
+        return not (is_made_here and reflected and compare_to is None)
 
     def schema(self, statements: Mapping[str, Sequence[str]]) -> None:
         """SQL of the service's own, by dialect, run when the store is opened; it must be idempotent."""

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
@@ -23,9 +23,12 @@ from chimera.finding import Finding
 from chimera.folds import Folder
 from chimera.forms import AnyDocument, form_of
 from chimera.messages import MAX_KEY, AnyEvent, Message, chain_of, partition_of
-from chimera.ports import Session, Tip, WriteSession
+from chimera.ports import Lends, Session, Tip, WriteSession
 from chimera.service import Service
 from chimera.unique import Reservable, UniqueRule, digest_under, holder_of, parts_of
+
+if TYPE_CHECKING:  # for those who have it
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 Kept = TypeVar("Kept", bound=AnyDocument)
 Stored = TypeVar("Stored", bound=Entity)
@@ -228,19 +231,9 @@ class Unit:
         number, chain = before + 1, chain_of(chain, pending.type, pending.key, pending.time, pending.data)
         tips[pending.partition] = Tip(number, chain)
         source = self.service.name
-        return Message(
-            f"{source}/{pending.partition}@{number}",
-            source,
-            pending.type,
-            pending.key,
-            pending.time,
-            pending.data,
-            pending.partition,
-            number,
-            pending.traceparent,
-            chain,
-            metadata=pending.metadata,
-        )
+        what, place = (pending.type, pending.key, pending.time, pending.data), f"{source}/{pending.partition}@{number}"
+        more = pending.partition, number, pending.traceparent, chain
+        return Message(place, source, *what, *more, metadata=pending.metadata)
 
     async def _check_versions(self) -> None:
         """An event-sourced entity must not have changed since it was folded; its partition's head is held now."""
@@ -278,6 +271,7 @@ class Transaction(Reads):
         self._settled: dict[Slot, Row | None] = {}
         self._emitted: list[Pending] = []
         self._ids = 0
+        self._lent: AsyncSession | None = None
         self.command_id = cause.id
         self.written = False
 
@@ -355,18 +349,9 @@ class Transaction(Reads):
         key = event.key
         if len(key) > MAX_KEY:
             raise Unfit(f"the key of {type(event).__name__} has {len(key)} characters; at most {MAX_KEY} fit")
-        self._emitted.append(
-            Pending(
-                event.wire_type(),
-                key,
-                partition_of(key, self._service.partitions),
-                form_of(type(event)).encode(event),
-                self._cause.time,
-                self._cause.traceparent,
-                event,
-                self._cause.metadata,
-            )
-        )
+        type_, partition, cause = event.wire_type(), partition_of(key, self._service.partitions), self._cause
+        data = form_of(type(event)).encode(event)
+        self._emitted.append(Pending(type_, key, partition, data, cause.time, cause.traceparent, event, cause.metadata))
 
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""
@@ -375,6 +360,22 @@ class Transaction(Reads):
             self.written = True
             self._unit.rows.clear()
             return await super().execute(sql, *parameters)
+
+    async def sqlalchemy(self) -> AsyncSession:
+        """SQLAlchemy in this transaction, after what was saved so far: the same session however often it is asked for.
+
+        What is pending in it is sent when the handler returns; before `load` or `find`, type `await session.flush()`.
+        It can't commit. Raises ChimeraError where the store has no connection that SQLAlchemy knows.
+        """
+        if not isinstance(self._unit.session, Lends):
+            raise ChimeraError(
+                "this store has no connection that SQLAlchemy can use; SQLite, PostgreSQL and MySQL have"
+            )
+        with self._unit.answering():
+            await self._flush()
+            self.written = True
+            self._lent = self._lent or await self._unit.session.sqlalchemy()
+        return self._lent
 
     async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
         """As `Reads.load_by`, with what was saved so far. Raises Taken as `find`."""
@@ -385,6 +386,9 @@ class Transaction(Reads):
 
     async def settle(self) -> None:
         """Take the unique values of what was saved so far, and give back what those rows had before. Raises Taken."""
+        if self._lent is not None:
+            await self._lent.flush()
+            self._unit.rows.clear()
         if not self._unsettled:
             return
         slots = list(self._unsettled)
@@ -401,6 +405,8 @@ class Transaction(Reads):
         return self._emitted
 
     async def _row(self, table: Table, key: Key) -> Row | None:
+        if self._lent is not None:
+            self._unit.rows.clear()
         return self._changes[table, key] if (table, key) in self._changes else await self._unit.row(table, key)
 
     async def _find(self, table: Table, where: Where, window: Window) -> Sequence[Row]:

@@ -30,7 +30,7 @@ OK = 200
 SOME = 20
 TRIES = 100
 LOCK_S = 0.2
-OF_VIEWS = ("documents", "checkpoints", "revisions")
+OF_VIEWS = ("chimera_documents", "chimera_view_checkpoints", "chimera_revisions")
 """Tables of a view store that shares its database with the store."""
 CONSUMERS = {
     OWNER: ("tally", "sum", "noticed", "told"),

@@ -87,7 +87,7 @@ class ThingSometime(Entity, key="thing_id", table="things"):
     at: datetime | None = None
 
 
-class Journal(Entity, key="name"):
+class Journal(Entity, key="name", table="chimera_journal"):
     name: str
 
 
@@ -320,7 +320,7 @@ class SQLGuarantees(Opened):
             await engine.create([after], PARTITIONS)
 
     async def test_a_table_can_not_take_the_name_of_one_of_chimeras(self, engine: Store) -> None:
-        with pytest.raises(DeclarationError, match="'journal'"):
+        with pytest.raises(DeclarationError, match="'chimera_journal'"):
             await engine.create([table_of(Journal)], PARTITIONS)
 
     async def test_a_session_is_of_no_use_after_its_block(self, engine: Store) -> None:

@@ -1,6 +1,7 @@
 """Real servers for the tests, as `make services` started them."""
 
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -43,6 +44,14 @@ async def run_services(verb: str, engine: str) -> None:
     command = (sys.executable, str(ROOT / "services" / "run.py"), verb, engine)
     process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL)
     assert await process.wait() == 0
+
+
+def unused(word: str) -> str:
+    """A name for a schema or a database that nobody has, whatever runs beside this."""
+    return f"{word}_{os.getpid()}_{next(_numbers)}"
+
+
+_numbers = itertools.count(1)
 
 
 def need_packages(engine: str) -> None:

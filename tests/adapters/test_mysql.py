@@ -15,7 +15,7 @@ from asyncmy.errors import MySQLError, OperationalError
 
 from chimera.adapters.relational import mysql
 from chimera.adapters.relational.mysql import MySQLStore, MySQLViews, open_engine
-from chimera.adapters.relational.mysql_rows import padded, parts
+from chimera.adapters.relational.mysql_server import padded, parts
 from chimera.adapters.relational.pool import parse_address
 from chimera.entities import Entity, table_of
 from chimera.errors import CutShort, OutOfService, SettingsError, Unavailable
@@ -185,7 +185,7 @@ async def test_a_create_that_was_interrupted_is_taken_up_again(url: str) -> None
     database = database_of(url)
     store, views = MySQLStore(url), MySQLViews(url)
     await store.create(TABLES, 2)
-    await administer(f"DELETE FROM {database}.chimera_store_version", f"DROP TABLE {database}.heads")
+    await administer(f"DELETE FROM {database}.chimera_store_version", f"DROP TABLE {database}.chimera_heads")
     await store.create(TABLES, 2)
     assert dict(await store.heads()) == {0: 0, 1: 0}
     await administer(f"CREATE TABLE {database}.chimera_views_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")

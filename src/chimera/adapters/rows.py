@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
+from importlib import import_module
 from operator import ge, gt, le, lt
 from typing import Any, TypeVar
 
 from chimera.core.paging import pages
 from chimera.entities import Column, Range, Row, Table, Where, Window, family_of, to_utc
-from chimera.errors import SettingsError, Trimmed
+from chimera.errors import ChimeraError, SettingsError, Trimmed
 from chimera.messages import Message
 from chimera.ports import WITHIN
 
@@ -298,3 +301,35 @@ class WindowSQL:
         column = self._columns[name]
         where = (" NULLS LAST" if descends else " NULLS FIRST") if nulls and column.optional else ""
         return f"{self._column(column)}{' DESC' if descends else ''}{where}"
+
+
+PREFIX = "chimera_"
+"""How the tables of Chimera's own begin in a store that was made since they do; in earlier ones some are bare."""
+_BARE = re.compile(r"(?<![\w'])(?:heads|journal|documents|checkpoints|revisions)\b|(?<=nextval\(')revisions\b")
+
+_RENAMED = {"checkpoints": "view_checkpoints"}
+"""Those of a store are an entity's table, `chimera_checkpoints`."""
+
+
+@lru_cache(4096)
+def own(sql: str, prefix: str) -> str:
+    """SQL on Chimera's own tables, which are written bare, as a store has them: with this prefix, or without."""
+    return _BARE.sub(lambda found: prefix + _RENAMED.get(found[0], found[0]), sql) if prefix else sql
+
+
+def wanted_prefix(options: dict[str, str], where: str) -> str | None:
+    """Remove the option `tables`, to which those of a store of before move; None without it. Raises SettingsError."""
+    prefix = options.pop("tables", None)
+    if prefix not in (None, PREFIX):
+        raise SettingsError(f"{where}: tables={prefix} is not known; tables={PREFIX} renames Chimera's own tables so")
+    return prefix
+
+
+def lending_of(dialect: str) -> Any:
+    """What lends a database's connections to SQLAlchemy. Raises ChimeraError where that is not installed."""
+    try:
+        import_module("greenlet")  # which SQLAlchemy's asyncio needs, and does not ask for
+        lending = import_module("chimera.adapters.relational.lending")
+    except ImportError as error:
+        raise ChimeraError(f"{error}: type pip install 'chimera-kit[sqlalchemy]'") from error
+    return lending.Lending(dialect)

@@ -71,7 +71,7 @@ def shown(url: str) -> str:
 def is_there(url: str) -> bool:
     """False for a file that is not there; only a server knows what it has."""
     scheme, _, path = url.partition(":///")
-    return scheme != "sqlite" or Path(path).exists()
+    return scheme != "sqlite" or Path(path.partition("?tables=")[0]).exists()
 
 
 def check_address(kind: Kind, url: str, added: Collection[str] = ()) -> None:

@@ -13,20 +13,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
-
-import msgspec
+from typing import Any, TypeVar
 
 from chimera.adapters.relational.pool import WAIT_S, Pool, finished
 from chimera.adapters.relational.read_set import GUARDS, Contention, ReadSet, TableReads, together
-from chimera.adapters.relational.schema import Dialect, Part, entity_changes, found_tables, own_changes, version_table
+from chimera.adapters.relational.schema import (
+    Dialect,
+    Part,
+    Spelling,
+    entity_changes,
+    found_tables,
+    own_changes,
+    own_prefix,
+    spelled,
+    version_table,
+)
 from chimera.adapters.rows import (
     check_columns,
     events_of,
     index_name,
     journal_rows,
+    lending_of,
     new_chain,
     other_partitions,
+    own,
     tips_of,
     windowed,
 )
@@ -40,41 +50,7 @@ Connection = Any  # asyncpg's and asyncmy's own are compiled classes without typ
 
 LOCK_S = 10.0
 """Seconds that a row which somebody else has locked is waited for."""
-_IS_TABLE = "SELECT count(*) FROM information_schema.tables WHERE table_schema = {} AND table_name = '{}'"
-
-
-class Spelling(msgspec.Struct, frozen=True):
-    """The SQL that engines write differently.
-
-    `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
-    `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
-    `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
-    `scan` (view, after, limit), `listed` (view, within, after, limit, skip),
-    `index_of_lists` (view, within, at, within, limit, skip), `chain` (partition, number), `anchor` and
-    `trim` (partition, through). `indexes` are the names of those that there are, `index` makes one: {name}, {table},
-    {column}. `upserts_by_key`: an upsert minds the primary key only.
-    """
-
-    dialect: str
-    here: str
-    columns: str
-    keys: str
-    begin: Sequence[str]
-    begin_snapshot: Sequence[str]
-    heads: str
-    oldest: str
-    chain: str
-    anchor: str
-    trim: str
-    indexes: str
-    index: str
-    journal: str
-    history: str
-    checkpoints: str
-    scan: str
-    listed: str
-    index_of_lists: str
-    upserts_by_key: bool
+_TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = {}"
 
 
 class Database(ABC):
@@ -83,14 +59,19 @@ class Database(ABC):
     `wait_s` and `lock_s`: seconds that a free connection and a locked row are waited for.
     """
 
-    spelling: ClassVar[Spelling]
+    spelling: Spelling
 
-    def __init__(self, name: str, pool_size: int, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S) -> None:
+    def __init__(
+        self, name: str, pool_size: int, prefix: str | None = None, *, wait_s: float = WAIT_S, lock_s: float = LOCK_S
+    ) -> None:
         self._name = name
         self._lock_s = lock_s
+        self._wanted = prefix
+        self._prefix = ""
         self.partitions = 0
         self.guarded: set[str] = set()
         self.contention = Contention()
+        self.lending: Any = None
         self.pool: Pool[Connection] = Pool(name, pool_size, self.connect, self.disconnect, self.is_fit, wait_s=wait_s)
 
     def __str__(self) -> str:
@@ -143,6 +124,10 @@ class Database(ABC):
         """Make a connection as it was, whatever happened to it. `ran_sql`: a user's SQL may have changed settings."""
 
     @abstractmethod
+    def meaning_of(self, error: Exception, connection: Connection) -> Exception:
+        """An error of the driver as it is told: a Conflict, Unavailable, or itself. It may close the connection."""
+
+    @abstractmethod
     async def be_alone(self, connection: Connection) -> None:
         """Wait until nobody else creates or changes tables here; nobody else does before the connection closes."""
 
@@ -180,17 +165,31 @@ class Database(ABC):
         async with self.unhurried() as connection:
             await self.be_alone(connection)
             table, version = version_table(part), None
-            [(is_table,)] = await self.fetch(connection, _IS_TABLE.format(self.spelling.here, table))
-            if is_table:
+            rows = await self.fetch(connection, _TABLES.format(self.spelling.here))
+            there = {name for (name,) in rows}
+            if table in there:
                 version = next((at for (at,) in await self.fetch(connection, f"SELECT version_num FROM {table}")), None)
-            await self.change(connection, own_changes(self.types, str(self), part, version))
+            self._prefix, renamed = own_prefix(part, there, self._wanted)
+            self.spelling = spelled(type(self).spelling, self._prefix)
+            changes = own_changes(self.types, str(self), part, version)
+            await self.change(connection, [*self.renaming(renamed), *map(self.own, changes)])
             yield connection
+
+    def own(self, sql: str) -> str:
+        """SQL on Chimera's own tables, which are written bare, as they are called here."""
+        return own(sql, self._prefix)
+
+    @abstractmethod
+    def renaming(self, tables: Sequence[tuple[str, str]]) -> Sequence[str]:
+        """The SQL that renames tables, all of them or none."""
 
     async def fit_tables(self, connection: Connection, tables: Sequence[Table]) -> None:
         """Raises SettingsError where a table can't be made to fit its entity."""
         columns = await self.fetch(connection, self.spelling.columns)
         found = found_tables(columns, await self.fetch(connection, self.spelling.keys))
-        changes = [entity_changes(self.types, str(self), table, found.get(table.name)) for table in tables]
+        changes = [
+            entity_changes(self.types, str(self), table, found.get(table.name), self._prefix) for table in tables
+        ]
         existing = {name for (name,) in await self.fetch(connection, self.spelling.indexes)}
         wanted = [(index_name(table, column), table.name, column) for table in tables for column in table.indexes]
         changes.append(
@@ -204,14 +203,14 @@ class Database(ABC):
 
     async def number_partitions(self, connection: Connection, partitions: int) -> None:
         """Raises SettingsError when the journal has another number of partitions."""
-        [(found,)] = await self.fetch(connection, "SELECT count(*) FROM heads")
+        [(found,)] = await self.fetch(connection, self.own("SELECT count(*) FROM heads"))
         if found == 0:
             rows = ", ".join(f"({partition}, 0, NULL, NULL, NULL)" for partition in range(partitions))
-            await self.execute(connection, f"INSERT INTO heads VALUES {rows}")
+            await self.execute(connection, f"{self.own('INSERT INTO heads')} VALUES {rows}")
         elif found != partitions:
             raise other_partitions(f"the journal in {self}", found, partitions)
         begun = f"chain = '{(chain := new_chain())}', anchor = '{chain}'"
-        await self.execute(connection, f"UPDATE heads SET trimmed = number, {begun} WHERE chain IS NULL")
+        await self.execute(connection, f"{self.own('UPDATE heads')} SET trimmed = number, {begun} WHERE chain IS NULL")
         self.partitions = partitions
 
 
@@ -229,6 +228,7 @@ class RelationalSession(ABC):
         self._ran_sql = False
         self.may_have_written = False
         self._seen = ReadSet(database.contention)
+        self._loan: Any = None
         self._locks = locks
         self._lock = " FOR UPDATE" if locks else ""
 
@@ -295,6 +295,8 @@ class RelationalSession(ABC):
                 await finished(self._database.execute(connection, "COMMIT"))
         finally:
             self._connection = None
+            if self._loan is not None:
+                await finished(self._loan.give_back())
             if self._ran_sql or not self._database.is_fit(connection):
                 await finished(self._database.restore(connection, ran_sql=self._ran_sql))
 
@@ -421,12 +423,37 @@ class RelationalSession(ABC):
             self._failure = error.__cause__
             raise self._failure from None
 
+    async def sqlalchemy(self) -> Any:
+        """As `Lends.sqlalchemy`."""
+        self._ran_sql = self.may_have_written = True
+        self._database.lending = self._database.lending or lending_of(self.dialect)
+        self._loan = self._loan or await self._database.lending.lend(self.check(), self)
+        return self._loan.session()
+
+    def check(self) -> Connection:
+        """The connection. Raises RuntimeError when the session has ended."""
+        if self._connection is None:
+            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        return self._connection
+
+    def meaning(self, error: Exception) -> Exception:
+        """As `Database.meaning_of`."""
+        return self._database.meaning_of(error, self._connection)
+
+    def failed(self, error: Exception) -> None:
+        """Note why the transaction can't commit any more."""
+        self._failure = self._failure or error
+
     async def history(self, partition: int, key: str, after: int = 0) -> Sequence[Message]:
         rows = await self.run(self._database.spelling.history, (partition, key, after), again=True)
         return events_of(partition, rows)
 
     async def heads(self) -> Mapping[int, int]:
         return dict(await self.run(self._database.spelling.heads, again=True))
+
+    def own(self, sql: str) -> str:
+        """As `Database.own`."""
+        return self._database.own(sql)
 
     async def run(self, sql: str, parameters: Sequence[object] = (), *, again: bool = False) -> Sequence[Row]:
         """As `Database.fetch`, on this session's connection."""
@@ -438,9 +465,7 @@ class RelationalSession(ABC):
         What makes a statement fail as unavailable may be the statement: too long, too large, the end of its server.
         Drivers raise all sorts of things when a connection ends under them: that is never the work's fault.
         """
-        connection = self._connection
-        if connection is None:
-            raise RuntimeError("this session has ended; use it only inside its `async with` block")
+        connection = self.check()
         try:
             with cut_short():
                 return await work(connection)
@@ -448,6 +473,8 @@ class RelationalSession(ABC):
             self._failure = self._failure or error
             raise
         except Exception as error:
+            if self._loan is not None and self._failure is not None:
+                raise self._failure from error  # PostgreSQL says only that something had failed
             self._failure = self._failure or error
             if self._database.is_open(connection):
                 raise

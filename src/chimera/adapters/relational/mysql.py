@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from chimera.adapters.relational.engine import LOCK_S, RelationalSession, Spelling
-from chimera.adapters.relational.mysql_rows import (
+from chimera.adapters.relational.engine import LOCK_S, RelationalSession
+from chimera.adapters.relational.mysql_server import (
     MAX_KEYS,
+    MySQLDatabase,
     adding,
     is_one_of,
     marks,
@@ -28,8 +29,8 @@ from chimera.adapters.relational.mysql_rows import (
     statements_of,
     to_held,
 )
-from chimera.adapters.relational.mysql_server import MySQLDatabase
 from chimera.adapters.relational.pool import WAIT_S
+from chimera.adapters.relational.schema import Spelling
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import WindowSQL, distinct, in_parts, windowed
 from chimera.core.paging import pages
@@ -80,6 +81,7 @@ _APPEND = """
     INSERT INTO journal (`partition`, number, source, type, `key`, time, data, traceparent, chain, metadata) VALUES """
 
 _GET = "SELECT `key`, data, revision FROM documents WHERE view = %s AND `key` IN ({})"
+_FORGET = "DELETE FROM checkpoints WHERE consumer = %s"
 _CURRENT = "SELECT `key`, revision FROM documents WHERE view = %s AND `key` IN ({}) ORDER BY `key` FOR UPDATE"
 _PUT = "INSERT INTO documents (view, `key`, revision, data) VALUES "
 _DELETE = "DELETE FROM documents WHERE view = %s AND `key` IN ({})"
@@ -175,7 +177,7 @@ class MySQLViews(RelationalViews):
         found: dict[str, Document] = {}
         for chunk in pages(keys, MAX_KEYS):
             wanted = padded(chunk)
-            rows = await self._database.read(_GET.format(marks(len(wanted))), (view, *wanted))
+            rows = await self._database.read(self._database.own(_GET).format(marks(len(wanted))), (view, *wanted))
             found.update({key: Document(view, key, data, revision) for key, data, revision in rows})
         return found
 
@@ -198,8 +200,8 @@ class MySQLViews(RelationalViews):
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
             await self._database.execute(connection, "START TRANSACTION")
-            await self._database.fetch(connection, "DELETE FROM checkpoints WHERE consumer = %s", (consumer,))
-            for table, view in product(("documents", "chimera_lists"), views):
+            await self._database.fetch(connection, self._database.own(_FORGET), (consumer,))
+            for table, view in product((self._database.own("documents"), "chimera_lists"), views):
                 await self._database.execute_slowly(connection, f"DELETE FROM {table} WHERE view = %s", (view,))
             await self._database.execute_slowly(connection, "COMMIT")
 
@@ -208,7 +210,7 @@ class MySQLViews(RelationalViews):
         for revision in self._revisions:
             return revision
         async with self._database.pool.connection() as connection:
-            await self._database.fetch(connection, _TAKE_REVISIONS, (self._revisions_taken,))
+            await self._database.fetch(connection, self._database.own(_TAKE_REVISIONS), (self._revisions_taken,))
             [(last,)] = await self._database.fetch(connection, "SELECT LAST_INSERT_ID()")
         self._revisions = iter(range(last - self._revisions_taken + 2, last + 1))
         return int(last) - self._revisions_taken + 1
@@ -235,14 +237,14 @@ class _Writing:
             raise _Outdated
         kept = [each for each in documents if each.data is not None]
         await self._put(
-            _PUT,
+            self._session.own(_PUT),
             _REPLACE_DOCUMENT,
             [((each.view, each.key, self._revision, each.data), each.revision == 0) for each in kept],
         )
         for view, keys in _by_view([each for each in documents if each.data is None and each.revision]):
-            await self._session.run(_DELETE.format(marks(len(keys))), (view, *keys))
+            await self._session.run(self._session.own(_DELETE).format(marks(len(keys))), (view, *keys))
         await self._put(
-            _MOVE,
+            self._session.own(_MOVE),
             _REPLACE_CHECKPOINT,
             [
                 (
@@ -265,13 +267,13 @@ class _Writing:
             return {}
         wanted = padded([(move.source, move.partition) for move in moves])
         places = " OR ".join(["(source = %s AND `partition` = %s)"] * len(wanted))
-        rows = await self._session.run(_REACHED.format(places), (self._consumer, *chain(*wanted)))
+        rows = await self._session.run(self._session.own(_REACHED).format(places), (self._consumer, *chain(*wanted)))
         return {(source, partition): number for source, partition, number, *_ in rows}
 
     async def _current(self, documents: Sequence[Document]) -> dict[tuple[str, str], int]:
         current: dict[tuple[str, str], int] = {}
         for view, keys in _by_view(documents):
-            rows = await self._session.run(_CURRENT.format(marks(len(keys))), (view, *keys))
+            rows = await self._session.run(self._session.own(_CURRENT).format(marks(len(keys))), (view, *keys))
             current.update({(view, key): revision for key, revision in rows})
         return current
 
@@ -385,11 +387,11 @@ class _MySQLSession(RelationalSession):
 
     async def tips(self, partitions: Sequence[int]) -> Sequence[Row]:
         wanted = padded(partitions)
-        return await self.run(_TIPS.format(marks(len(wanted))), wanted)
+        return await self.run(self.own(_TIPS).format(marks(len(wanted))), wanted)
 
     async def append_rows(self, rows: Sequence[Row], tips: Sequence[Row]) -> None:
-        await self.insert_rows(_APPEND, rows)
-        await self.replace_columns(_MOVE_HEADS, ("number", "chain"), tips)
+        await self.insert_rows(self.own(_APPEND), rows)
+        await self.replace_columns(self.own(_MOVE_HEADS), ("number", "chain"), tips)
 
     async def insert_rows(self, insert: str, rows: Sequence[Row], otherwise: str = "") -> None:
         for part in parts(rows):

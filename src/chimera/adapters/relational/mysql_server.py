@@ -1,4 +1,6 @@
-"""How MySQL and MariaDB are reached, how they type columns, and what their errors mean."""
+"""How MySQL and MariaDB are reached, how they type columns and take rows, and what their errors mean."""
+
+# ruff: noqa: S608 - names in SQL come from declarations and are quoted; values are always bound
 
 from __future__ import annotations
 
@@ -6,20 +8,23 @@ import asyncio
 import hashlib
 import math
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import cache
-from typing import Any
+from datetime import UTC, datetime
+from functools import cache, lru_cache, partial
+from typing import Any, TypeVar
 
 import asyncmy
 import sqlalchemy as sa
 from asyncmy.errors import DataError, IntegrityError, MySQLError
 from sqlalchemy.dialects import mysql
 
+from chimera.adapters import rows as shared
 from chimera.adapters.relational.engine import LOCK_S, Connection, Database
 from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, finished, parse_address, take_number
 from chimera.adapters.relational.schema import Dialect, Part
-from chimera.entities import Row
+from chimera.adapters.rows import converter, wanted_prefix
+from chimera.entities import Key, Row, Table, to_utc
 from chimera.errors import Conflict, OutOfService, SettingsError, Unavailable
 
 _POOL = 8
@@ -77,7 +82,7 @@ _SESSION = """
         foreign_key_checks = 1, unique_checks = 1"""
 
 
-_OPTIONS = "pool, timeout, ssl_ca, ssl_cert, ssl_key"
+_OPTIONS = "pool, timeout, tables, ssl_ca, ssl_cert, ssl_key"
 
 
 class _NoDatabaseError(SettingsError):
@@ -92,11 +97,12 @@ class MySQLDatabase(Database):
         options = dict(self._address.options)
         self._timeout = take_number(options, "timeout", _STATEMENT_S)
         size = int(take_number(options, "pool", _POOL))
+        prefix = wanted_prefix(options, str(self._address))
         self._tls = _tls(self._address, options)
         if options:
             raise SettingsError(f"{self._address}: unknown option {', '.join(options)}; there are: {_OPTIONS}")
         self._is_mariadb = False
-        super().__init__(str(self._address), size, wait_s=wait_s, lock_s=lock_s)
+        super().__init__(str(self._address), size, prefix, wait_s=wait_s, lock_s=lock_s)
 
     @property
     def types(self) -> Dialect:
@@ -106,6 +112,10 @@ class MySQLDatabase(Database):
     def new_values(self) -> tuple[str, str]:
         """How an upsert names the values it was given."""
         return ("", "VALUES({})") if self._is_mariadb else (" AS new_row", "new_row.{}")
+
+    def renaming(self, tables: Sequence[tuple[str, str]]) -> Sequence[str]:
+        renamed = ", ".join(f"{before} TO {after}" for before, after in tables)
+        return [f"RENAME TABLE {renamed}"] if tables else []
 
     async def connect(self) -> Connection:
         return await self._connect(self._address.database)
@@ -198,7 +208,7 @@ class MySQLDatabase(Database):
                 await cursor.execute(sql, parameters or None)
                 return list(await cursor.fetchall())
         except (MySQLError, OSError, TimeoutError) as error:
-            raise self._meaning_of(error, connection) from error
+            raise self.meaning_of(error, connection) from error
 
     async def change(self, connection: Connection, statements: Sequence[str]) -> None:
         """MySQL commits after each; one that was interrupted before finds its first part done."""
@@ -254,7 +264,7 @@ class MySQLDatabase(Database):
         name = f"chimera/{hashlib.sha256(self._address.database.encode()).hexdigest()[:40]}"
         await self.execute_slowly(connection, f"SELECT GET_LOCK('{name}', {int(_SLOW_S)})")
 
-    def _meaning_of(self, error: Exception, connection: Connection) -> Exception:
+    def meaning_of(self, error: Exception, connection: Connection) -> Exception:
         number = error.args[0] if error.args else 0
         if number in _CONFLICTS:
             return Conflict(f"{self}: {error.args[-1]}")
@@ -317,3 +327,112 @@ def _tls(address: DatabaseAddress, options: dict[str, str]) -> ssl.SSLContext | 
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"{address}: the files of ssl_ca, ssl_cert and ssl_key can't be used: {error}") from error
     return context
+
+
+Item = TypeVar("Item")
+
+MAX_KEYS = 512
+# The driver has a statement prepared once per connection, and sends values in the protocol's binary form, not as SQL.
+# So few statements serve any number of rows and keys: rows travel in parts of a few sizes, and keys are padded.
+_SIZES = (250, 100, 50, 20, 8, 4, 2, 1)
+"""How many rows a statement adds: few statements serve any number, and a full batch of commands, 500, takes two."""
+_MAX_PARAMETERS = 2_500
+"""The most of a statement that adds rows: kept prepared, each takes the server 650 bytes per connection."""
+_MAX_TEXT = 2 * 1024 * 1024
+
+_AS_TEXT = ("numeric", "date", "json", "jsonb", "uuid")
+"""Types that the driver makes values of its own of."""
+
+marks = partial(shared.marks, mark="%s")
+
+
+class MySQLStatements:
+    """A table's SQL, and its rows as MySQL holds them: only times and booleans differ."""
+
+    def __init__(self, table: Table) -> None:
+        names = [quoted(column.name) for column in table.columns]
+        keys = [quoted(field) for field in table.key]
+        kinds = [column.kind for column in table.columns]
+        held = [column.family if column.family in _AS_TEXT else column.kind for column in table.columns]
+        self.name = quoted(table.name)
+        self.key = ", ".join(keys)
+        self.select = f"SELECT {', '.join(names)} FROM {self.name}"
+        after = f"WHERE {keys[0]} >= %s AND ({self.key}) > ({marks(len(keys))}) "  # an index has no range for several
+        self.first = f"{self.select} ORDER BY {self.key} LIMIT %s"
+        self.next = f"{self.select} {after}ORDER BY {self.key} LIMIT %s"
+        self.insert = f"INSERT INTO {self.name} ({', '.join(names)}) VALUES "
+        self.changes = [each for each in names if each not in keys]
+        self.to_rows = converter(kinds, {"time": to_held})
+        self.from_rows = converter(held, {"time": _with_zone, "boolean": bool, **dict.fromkeys(_AS_TEXT, to_text)})
+        self._one = " AND ".join(f"{key} = %s" for key in keys)
+
+    def has_key(self, keys: Sequence[Key]) -> tuple[str, list[Any]]:
+        """A condition that finds these keys by the index, and its values."""
+        keys = padded(keys)
+        values = [to_held(value) for key in keys for value in key]
+        if len(keys[0]) == 1:
+            return f"{self.key} IN ({marks(len(keys))})", values
+        return " OR ".join([f"({self._one})"] * len(keys)), values
+
+
+@cache
+def statements_of(table: Table) -> MySQLStatements:
+    return MySQLStatements(table)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)
+
+
+def to_text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def to_held(value: Any) -> Any:
+    return to_utc(value).replace(tzinfo=None) if isinstance(value, datetime) else value
+
+
+def is_one_of(name: str, values: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    """A condition that a column has one of these values, which may be None; and its parameters."""
+    wanted = padded([value for value in values if value is not None])
+    condition = f"{quoted(name)} IN ({marks(len(wanted))})" if wanted else "false"
+    return f"({condition} OR {quoted(name)} IS NULL)" if None in values else condition, wanted
+
+
+def padded(items: Sequence[Item]) -> Sequence[Item]:
+    """As many as a power of two; the last is there several times."""
+    room = 1 << (len(items) - 1).bit_length() if items else 0
+    return [*items, *[items[-1]] * (room - len(items))] if room > len(items) else items
+
+
+def parts(rows: Sequence[Row], *, parameters: int = _MAX_PARAMETERS, text: int = _MAX_TEXT) -> Iterator[Sequence[Row]]:
+    """The rows in parts for a statement each, which stay far below the server's largest packet.
+
+    `parameters` and `text` (characters and bytes): the most of a statement.
+    """
+    start = 0
+    while start < len(rows):
+        most = min(len(rows) - start, parameters // len(rows[0]))
+        sizes = (size for size in _SIZES if size <= most and _text_in(rows[start : start + size]) <= text)
+        size = next(sizes, 1)
+        yield rows[start : start + size]
+        start += size
+
+
+@lru_cache(1024)
+def adding(insert: str, columns: int, rows: int, otherwise: str) -> str:
+    """A statement that adds so many rows."""
+    row = f"({marks(columns)})"
+    return f"{insert}{', '.join([row] * rows)}{otherwise}"
+
+
+def _text_in(rows: Iterable[Row]) -> int:
+    """How long the texts and bytes of these rows are together; each column is of one type."""
+    columns = [
+        column for column in zip(*rows, strict=True) if isinstance(next(filter(None, column), None), str | bytes)
+    ]
+    return sum(sum(map(len, filter(None, column))) for column in columns)
+
+
+def quoted(name: str) -> str:
+    return "`" + name.replace("`", "``").replace("%", "%%") + "`"

@@ -19,11 +19,11 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from chimera.adapters.relational.engine import (
     LOCK_S,
     RelationalSession,
-    Spelling,
     cut_short,
 )
 from chimera.adapters.relational.pool import WAIT_S
 from chimera.adapters.relational.postgresql_server import SLOW_S, PostgreSQLDatabase
+from chimera.adapters.relational.schema import Spelling
 from chimera.adapters.relational.stores import RelationalStore, RelationalViews
 from chimera.adapters.rows import WindowSQL, converter, distinct, quoted
 from chimera.entities import Column, ColumnKind, Key, Row, Table, Where, Window, to_utc
@@ -232,7 +232,7 @@ class PostgreSQLViews(RelationalViews):
         await super().close()
 
     async def get(self, view: str, keys: Sequence[str]) -> Mapping[str, Document]:
-        rows = await self._database.read(_GET, (view, keys))
+        rows = await self._database.read(self._database.own(_GET), (view, keys))
         return {key: Document(view, key, data, revision) for key, data, revision in rows}
 
     async def write(
@@ -243,7 +243,7 @@ class PostgreSQLViews(RelationalViews):
             async with self._database.pool.connection() as connection:
                 parameters = _write_parameters(consumer, latest, moves) + _list_parameters(listings)
                 with cut_short():
-                    write = _WRITE_LISTED if listings else _WRITE
+                    write = self._database.own(_WRITE_LISTED if listings else _WRITE)
                     [(revision,)] = await self._database.fetch(connection, write, parameters)
         except (asyncpg.UniqueViolationError, Conflict):
             return 0
@@ -253,7 +253,7 @@ class PostgreSQLViews(RelationalViews):
 
     async def drop(self, consumer: str, views: Sequence[str]) -> None:
         async with self._database.unhurried() as connection:
-            await connection.execute(_DROP, consumer, views, timeout=SLOW_S)
+            await connection.execute(self._database.own(_DROP), consumer, views, timeout=SLOW_S)
         self._database.ring()
 
 
@@ -331,15 +331,15 @@ class _PostgreSQLSession(RelationalSession):
         return int(count)
 
     async def tips(self, partitions: Sequence[int]) -> Sequence[Row]:
-        return await self.run(_TIPS, (partitions,))
+        return await self.run(self.own(_TIPS), (partitions,))
 
     async def append_rows(self, rows: Sequence[Row], tips: Sequence[Row]) -> None:
         heads = _columns(tips, 3)
         if len(rows) < _MANY:
-            await self.run(_APPEND, [*heads, *_columns(rows, len(_JOURNAL))])
+            await self.run(self.own(_APPEND), [*heads, *_columns(rows, len(_JOURNAL))])
         else:
-            await self.run(_MOVE_HEADS, heads)
-            await self._copy("journal", _JOURNAL, rows)
+            await self.run(self.own(_MOVE_HEADS), heads)
+            await self._copy(self.own("journal"), _JOURNAL, rows)
 
     async def _copy(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """Many rows by COPY, which takes half the time of arrays on both sides, and a round trip more."""

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from chimera.adapters.relational.engine import LOCK_S, Connection, Database
 from chimera.adapters.relational.pool import WAIT_S, DatabaseAddress, parse_address, take_number
 from chimera.adapters.relational.schema import Dialect
-from chimera.adapters.rows import quoted
+from chimera.adapters.rows import quoted, wanted_prefix
 from chimera.entities import Row
 from chimera.errors import ChimeraError, Conflict, OutOfService, SettingsError, Unavailable
 
@@ -182,6 +182,7 @@ class PostgreSQLDatabase(Database):
         self._schema = options.pop("schema", "public")
         self._timeout = take_number(options, "timeout", _STATEMENT_S)
         size = int(take_number(options, "pool", _POOL))
+        prefix = wanted_prefix(options, str(self._address))
         self._dsn = _dsn(self._address, {name: value for name, value in options.items() if name.startswith("ssl")})
         self._settings = {
             "application_name": "chimera",
@@ -196,7 +197,10 @@ class PostgreSQLDatabase(Database):
             **{name: value for name, value in options.items() if not name.startswith("ssl")},
         }
         self._keeps_sessions = False
-        super().__init__(f"{self._address}?schema={self._schema}", size, wait_s=wait_s, lock_s=lock_s)
+        super().__init__(f"{self._address}?schema={self._schema}", size, prefix, wait_s=wait_s, lock_s=lock_s)
+
+    def renaming(self, tables: Sequence[tuple[str, str]]) -> Sequence[str]:
+        return [f"ALTER TABLE {before} RENAME TO {after}" for before, after in tables]
 
     def listen(self, heard: Heard) -> None:
         """Call `heard`, until `ignore`, soon after somebody else may have committed in this schema."""
@@ -319,14 +323,14 @@ class PostgreSQLDatabase(Database):
             rows: list[Row] = await connection.fetch(sql, *parameters)
             return rows
         except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
+            raise self.meaning_of(error, connection) from error
 
     async def copy(self, connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         """Add rows whose keys are free. Raises as `fetch`."""
         try:
             await connection.copy_records_to_table(table, records=rows, columns=columns)
         except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
+            raise self.meaning_of(error, connection) from error
 
     async def execute(self, connection: Connection, sql: str) -> None:
         await self._execute(connection, sql)
@@ -338,7 +342,7 @@ class PostgreSQLDatabase(Database):
         try:
             await connection.execute(sql, **options)
         except _FAILURES as error:
-            raise self._meaning_of(error, connection) from error
+            raise self.meaning_of(error, connection) from error
 
     async def change(self, connection: Connection, statements: Sequence[str]) -> None:
         async with connection.transaction():
@@ -361,7 +365,7 @@ class PostgreSQLDatabase(Database):
                 await self.execute(connection, f"SET statement_timeout = {_milliseconds(SLOW_S)}")
                 yield connection
             except _FAILURES as error:
-                raise self._meaning_of(error, connection) from error
+                raise self.meaning_of(error, connection) from error
 
     async def be_alone(self, connection: Connection) -> None:
         await self.execute(connection, "SET lock_timeout = 0")
@@ -383,7 +387,7 @@ class PostgreSQLDatabase(Database):
                 f"have an administrator run: {statement} AUTHORIZATION {user}"
             ) from error
 
-    def _meaning_of(self, error: Exception, connection: Connection) -> Exception:
+    def meaning_of(self, error: Exception, connection: Connection) -> Exception:
         state = getattr(error, "sqlstate", None) or ""
         if state in _CONFLICTS or isinstance(error, asyncpg.InvalidCachedStatementError):
             return Conflict(f"{self}: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeEngine
 
 from chimera.adapters import versions
-from chimera.adapters.rows import is_kind_of, text_literal
+from chimera.adapters.rows import PREFIX, is_kind_of, own, text_literal
 from chimera.entities import Column, ColumnKind, Row, Table
 from chimera.errors import DeclarationError, SettingsError
 
@@ -50,8 +50,51 @@ CHAIN: TypeEngine[str] = sa.String(64)
 WITHIN: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.VARBINARY(16), "mysql", "mariadb")
 PLACE: TypeEngine[bytes] = sa.LargeBinary().with_variant(mysql.VARBINARY(2000), "mysql", "mariadb")
 
-_OWN_TABLES = {"store": ("heads", "journal"), "views": ("documents", "checkpoints", "revisions", "chimera_lists")}
-_RESERVED = frozenset({name for names in _OWN_TABLES.values() for name in names})
+OWN_TABLES: Mapping[Part, Sequence[str]] = {
+    "store": ("heads", "journal"),
+    "views": ("documents", "checkpoints", "revisions"),
+}
+_RESERVED = frozenset({name for names in OWN_TABLES.values() for name in names})
+
+
+class Spelling(msgspec.Struct, frozen=True):
+    """The SQL that engines write differently.
+
+    `here`: the schema that a connection works in. `columns`, `keys`: queries for the rows that `found_tables` takes.
+    `begin`, `begin_snapshot`: the statements that start a transaction. The others are queries with parameters:
+    `journal` (partition, after, limit), `history` (partition, key, after), `checkpoints` (consumer),
+    `scan` (view, after, limit), `listed` (view, within, after, limit, skip),
+    `index_of_lists` (view, within, at, within, limit, skip), `chain` (partition, number), `anchor` and
+    `trim` (partition, through). `indexes` are the names of those that there are, `index` makes one: {name}, {table},
+    {column}. `upserts_by_key`: an upsert minds the primary key only.
+    """
+
+    dialect: str
+    here: str
+    columns: str
+    keys: str
+    begin: Sequence[str]
+    begin_snapshot: Sequence[str]
+    heads: str
+    oldest: str
+    chain: str
+    anchor: str
+    trim: str
+    indexes: str
+    index: str
+    journal: str
+    history: str
+    checkpoints: str
+    scan: str
+    listed: str
+    index_of_lists: str
+    upserts_by_key: bool
+
+
+def spelled(spelling: Spelling, prefix: str) -> Spelling:
+    """A spelling for a database in which Chimera's own tables have a prefix."""
+    texts = {name: value for name, value in msgspec.structs.asdict(spelling).items() if isinstance(value, str)}
+    return msgspec.structs.replace(spelling, **{name: own(value, prefix) for name, value in texts.items()})
 
 
 class FoundColumn(msgspec.Struct, frozen=True):
@@ -149,12 +192,13 @@ class _Spelled(sa.types.UserDefinedType[Any]):
         return self.sql
 
 
-def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable | None) -> list[str]:
-    """The SQL that makes a table fit its entity without losing anything.
+def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable | None, prefix: str = "") -> list[str]:
+    """The SQL that makes a table fit its entity without losing anything. `prefix`: that of Chimera's own tables.
 
     Raises SettingsError, with the Alembic operation to run, where only a person can decide.
     """
-    if table.name in _RESERVED or re.fullmatch(r"chimera_\w+_version", table.name):
+    reserved = {"chimera_lists", *(own(name, prefix) for name in _RESERVED)}
+    if table.name in reserved or re.fullmatch(r"chimera_\w+_version", table.name):
         raise DeclarationError(f"an entity's table can't be {table.name!r} here; choose another with table=…")
     if found is None:
         return _sql(dialect, [CreateTableOp.from_table(_described(dialect, table))])
@@ -290,6 +334,18 @@ def own_changes(dialect: Dialect, where: str, part: Part, version: str | None) -
 
 def _path_of(module: Path) -> str:
     return str(module.parent).replace("%", "%%")
+
+
+def own_prefix(part: Part, there: Collection[str], wanted: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """The prefix of Chimera's own tables where these tables are, and those of before that are to be renamed, and how.
+
+    A table of the same name that somebody else has made is not Chimera's.
+    """
+    names = OWN_TABLES[part]
+    is_bare = names[0] in there and version_table(part) in there and own(names[0], PREFIX) not in there
+    if is_bare and wanted is None:
+        return "", []
+    return PREFIX, [(name, own(name, PREFIX)) for name in names if is_bare]
 
 
 def version_table(part: Part) -> str:

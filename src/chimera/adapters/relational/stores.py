@@ -76,7 +76,7 @@ class RelationalStore:
         return dict(await self._database.read(self._database.spelling.oldest))
 
     async def types(self) -> Mapping[str, int]:
-        return dict(await self._database.read(COUNT_TYPES))
+        return dict(await self._database.read(self._database.own(COUNT_TYPES)))
 
     async def close(self) -> None:
         await self._database.pool.close()
@@ -120,7 +120,7 @@ class RelationalViews:
     def removal(self, topics: Sequence[str]) -> str:
         """As `ports.Removable`: a store may have its tables in the same schema."""
         tables = ("documents", "checkpoints", "chimera_lists")
-        return f"in {self._database}: {'; '.join(f'DELETE FROM {table}' for table in tables)}"  # noqa: S608 - to be read
+        return f"in {self._database}: {'; '.join(f'DELETE FROM {self._database.own(table)}' for table in tables)}"  # noqa: S608 - to be read
 
     async def close(self) -> None:
         """As `ViewStore.close`."""

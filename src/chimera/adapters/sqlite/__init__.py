@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from chimera.adapters.rows import wanted_prefix
 from chimera.adapters.sqlite.log import SQLiteLog
 from chimera.adapters.sqlite.store import SQLiteStore
 from chimera.adapters.sqlite.views import SQLiteViews
@@ -16,15 +17,17 @@ __all__ = ["SQLiteLog", "SQLiteStore", "SQLiteViews", "open_engine"]
 def open_engine(kind: Literal["log", "store", "views"], url: str) -> Log | Store | ViewStore:
     """The engine of a URL: `sqlite:///relative/path` or `sqlite:////absolute/path`; for a log, a directory.
 
+    `?tables=chimera_` behind a store's renames the tables of Chimera's own that an earlier release has made.
     Nothing is opened before the engine's `create`, which also makes missing directories. Raises SettingsError.
     """
-    scheme, slashes, path = url.partition(":///")
+    scheme, slashes, rest = url.partition(":///")
+    path, _, query = rest.partition("?tables=")
     if scheme != "sqlite" or not slashes or not path:
         raise SettingsError(f"{url!r} is not an address of SQLite; one looks like sqlite:///data/{kind}.db")
     match kind:
         case "log":
             return SQLiteLog(path)
         case "store":
-            return SQLiteStore(path)
+            return SQLiteStore(path, wanted_prefix({"tables": query} if query else {}, path))
         case "views":
             return SQLiteViews(path)

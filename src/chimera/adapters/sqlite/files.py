@@ -21,6 +21,7 @@ from typing import Literal, NoReturn, TypeVar
 from chimera.adapters.relational.pool import finished
 from chimera.adapters.rows import (
     marks,
+    own,
 )
 from chimera.adapters.sqlite.bell import Bell, bell_of
 from chimera.core.paging import within_page
@@ -88,6 +89,11 @@ class SQLiteConnection(sqlite3.Connection):
 
     path: Path
     only_reads = False
+    prefix = ""
+
+    def own(self, sql: str) -> str:
+        """SQL on Chimera's own tables, which are written bare, as they are called here."""
+        return own(sql, self.prefix)
 
     def run(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """All rows of a statement."""
@@ -126,11 +132,16 @@ class SQLiteConnection(sqlite3.Connection):
         if self.in_transaction:
             self.run("ROLLBACK")
 
-    def _fail(self, error: sqlite3.OperationalError) -> NoReturn:
+    def meaning_of(self, error: Exception) -> Exception:
+        """An error of SQLite as it is told: Unavailable, or itself."""
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in _OUT_OF_REACH or (code == sqlite3.SQLITE_READONLY and not self.only_reads):
-            raise Unavailable(f"{self.path}: {error}") from error
-        raise error
+            return Unavailable(f"{self.path}: {error}")
+        return error
+
+    def _fail(self, error: sqlite3.OperationalError) -> NoReturn:
+        meant = self.meaning_of(error)
+        raise meant from (error if meant is not error else None)
 
 
 class SQLiteFile:
@@ -158,6 +169,7 @@ class SQLiteFile:
         self._reader: SQLiteConnection | None = None
         self._idle: list[SQLiteConnection] = []
         self._is_closed = False
+        self.prefix = ""
 
     @property
     def is_open(self) -> bool:
@@ -301,6 +313,11 @@ class SQLiteFile:
                     raise
             await asyncio.sleep(_LOCK_POLL_S)
 
+    def name_tables(self, connection: SQLiteConnection, prefix: str) -> None:
+        """Know the prefix of Chimera's own tables, inside the transaction that has found it."""
+        self.prefix = connection.prefix = prefix
+        self._close_readers()
+
     async def long(self, work: Callable[..., Result], *arguments: object) -> Result:
         """Run what takes long in this file's thread: it is over when this returns or raises, cancelled or not."""
         return await finished(asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments))
@@ -310,6 +327,7 @@ class SQLiteFile:
         deadline = time.monotonic() + self._lock_s
         while True:
             try:
+                writer.prefix = self.prefix
                 writer.run("PRAGMA journal_mode = WAL")
                 writer.run("PRAGMA busy_timeout = 0")
                 return writer
@@ -322,6 +340,7 @@ class SQLiteFile:
     def _open_reader(self) -> SQLiteConnection:
         reader = connect(self.path, self._lock_s, *_READERS_PRAGMAS)
         reader.only_reads = self._had_readers = True
+        reader.prefix = self.prefix
         return reader
 
     def _not_open(self) -> NoReturn:

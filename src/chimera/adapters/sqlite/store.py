@@ -8,11 +8,14 @@ import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from chimera.adapters.rows import (
     COUNT_TYPES,
+    PREFIX,
     WindowSQL,
     check_columns,
     distinct,
@@ -20,8 +23,10 @@ from chimera.adapters.rows import (
     given,
     in_parts,
     journal_rows,
+    lending_of,
     new_chain,
     other_partitions,
+    own,
     quoted,
     tips_of,
     unbroken,
@@ -51,6 +56,8 @@ CREATE TABLE IF NOT EXISTS journal (
 CREATE INDEX IF NOT EXISTS journal_by_key ON journal (partition, key, number)
 """
 _HEADS = "SELECT partition, number FROM heads ORDER BY partition"
+_TIP = "SELECT number, chain FROM heads WHERE partition = ?"
+_MOVE_HEADS = "UPDATE heads SET number = ?2, chain = ?3 WHERE partition = ?1"
 _ADDED = (
     ("heads", "chain TEXT"),
     ("heads", "trimmed INTEGER"),
@@ -83,8 +90,12 @@ class SQLiteStore:
 
     features = FEATURES
 
-    def __init__(self, path: str | Path, *, lock_s: float = LOCK_S, readers: int = READERS) -> None:
+    def __init__(
+        self, path: str | Path, prefix: str | None = None, *, lock_s: float = LOCK_S, readers: int = READERS
+    ) -> None:
+        self._wanted = prefix
         self._file = SQLiteFile(Path(path), "FULL", lock_s=lock_s, readers=readers)
+        self._lending = cache(partial(lending_of, SQLiteSession.dialect))
 
     async def create(
         self, tables: Sequence[Table], partitions: int, statements: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -92,8 +103,9 @@ class SQLiteStore:
         """Adds optional columns that a table lacks. Raises SettingsError where tables or partitions differ."""
         await self._file.open()
         async with self._file.writing() as connection:
-            connection.run_script(_STORE_SCHEMA)
-            add_columns(connection, _ADDED)
+            self._name_tables(connection)
+            connection.run_script(connection.own(_STORE_SCHEMA))
+            add_columns(connection, [(connection.own(table), column) for table, column in _ADDED])
             self._number_partitions(connection, partitions)
             for table in tables:
                 prepare(connection, table)
@@ -103,10 +115,12 @@ class SQLiteStore:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[WriteSession]:
         async with self._file.writing() as connection:
-            session = SQLiteWriteSession(connection)
+            session = SQLiteWriteSession(connection, self._lending)
             try:
                 yield session
+                session.check_whole()
             finally:
+                await session.give_back()
                 session.end()
 
     @asynccontextmanager
@@ -135,17 +149,20 @@ class SQLiteStore:
         return await unbroken(read, self.heads, partition, after)
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self._file.reader.run(_HEADS))
+        return dict(self._own_rows(_HEADS))
 
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
         found = {partition: _chain(self._file.reader, partition, number) for partition, number in at.items()}
         return {partition: chain for partition, chain in found.items() if chain}
 
     async def oldest(self) -> Mapping[int, int]:
-        return dict(self._file.reader.run(_OLDEST))
+        return dict(self._own_rows(_OLDEST))
 
     async def types(self) -> Mapping[str, int]:
-        return dict(self._file.reader.run(COUNT_TYPES))
+        return dict(self._own_rows(COUNT_TYPES))
+
+    def _own_rows(self, sql: str) -> list[Row]:
+        return self._file.reader.run(own(sql, self._file.prefix))
 
     def listen(self, heard: Callable[[], None]) -> None:
         self._file.listen(heard)
@@ -153,16 +170,24 @@ class SQLiteStore:
     async def close(self) -> None:
         await self._file.close()
 
+    def _name_tables(self, connection: SQLiteConnection) -> None:
+        """Know what Chimera's own tables are called here; rename those of before where that is wanted."""
+        columns = {name for _, name, *_ in connection.run("PRAGMA table_info(heads)")}
+        is_bare = {"partition", "number"} <= columns and not connection.run(f"PRAGMA table_info({PREFIX}heads)")
+        self._file.name_tables(connection, "" if is_bare and self._wanted is None else PREFIX)
+        for table in ("heads", "journal") if is_bare and self._wanted else ():
+            connection.run(f"ALTER TABLE {table} RENAME TO {connection.own(table)}")
+
     def _number_partitions(self, connection: SQLiteConnection, partitions: int) -> None:
-        [(found,)] = connection.run("SELECT count(*) FROM heads")
+        [(found,)] = connection.run(connection.own("SELECT count(*) FROM heads"))
         if found == 0:
             connection.run_many(
-                "INSERT INTO heads (partition, number) VALUES (?, 0)", [(p,) for p in range(partitions)]
+                connection.own("INSERT INTO heads (partition, number) VALUES (?, 0)"), [(p,) for p in range(partitions)]
             )
         elif found != partitions:
             raise other_partitions(f"the journal in {self._file.path}", found, partitions)
         begun = "UPDATE heads SET trimmed = number, chain = ?1, anchor = ?1 WHERE chain IS NULL"
-        connection.run(begun, (new_chain(),))
+        connection.run(connection.own(begun), (new_chain(),))
 
 
 class SQLiteSession:
@@ -237,7 +262,7 @@ class SQLiteSession:
         return events_in(self._open, partition, "key = ? AND number > ?", (key, after, -1))
 
     async def heads(self) -> Mapping[int, int]:
-        return dict(self._open.run(_HEADS))
+        return dict(self._open.run(self._open.own(_HEADS)))
 
 
 def _conditions(where: Where) -> tuple[list[str], list[object]]:
@@ -273,7 +298,40 @@ class SQLiteLook(SQLiteSession):
 
 
 class SQLiteWriteSession(SQLiteSession):
-    """A session whose connection is the file's writer."""
+    """A session whose connection is the file's writer. `lending` is what lends it."""
+
+    def __init__(self, connection: SQLiteConnection, lending: Callable[[], Any]) -> None:
+        super().__init__(connection)
+        self._lending = lending
+        self._loan: Any = None
+        self._failure: Exception | None = None
+
+    async def sqlalchemy(self) -> Any:
+        """As `Lends.sqlalchemy`."""
+        self._loan = self._loan or await self._lending().lend(self._open, self)
+        return self._loan.session()
+
+    def check(self) -> None:
+        """Raises RuntimeError when the session has ended."""
+        _ = self._open
+
+    def meaning(self, error: Exception) -> Exception:
+        """An error of SQLite as it is told."""
+        return self._open.meaning_of(error)
+
+    def failed(self, error: Exception) -> None:
+        """Note why the transaction can't commit any more."""
+        self._failure = self._failure or error
+
+    def check_whole(self) -> None:
+        """Raises what made the transaction fail, if something did."""
+        if self._failure is not None:
+            raise self._failure
+
+    async def give_back(self) -> None:
+        """End what is lent."""
+        if self._loan is not None:
+            await self._loan.give_back()
 
     async def save(self, table: Table, rows: Sequence[Row]) -> None:
         sql = statements_of(table)
@@ -290,23 +348,23 @@ class SQLiteWriteSession(SQLiteSession):
         return len(self._open.run(statements_of(table).expire.format(quoted(column)), (to_text(before), limit)))
 
     async def trim(self, partition: int, through: int) -> None:
-        self._open.run(_TRIM, (partition, through))
-        self._open.run("DELETE FROM journal WHERE partition = ? AND number <= ?", (partition, through))
+        self._open.run(self._open.own(_TRIM), (partition, through))
+        self._open.run(self._open.own("DELETE FROM journal WHERE partition = ? AND number <= ?"), (partition, through))
 
     async def append(self, events: Sequence[Message]) -> None:
         added = f"INSERT INTO journal ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        self._open.run_many(added, journal_rows(events))
-        self._open.run_many("UPDATE heads SET number = ?2, chain = ?3 WHERE partition = ?1", tips_of(events))
+        self._open.run_many(self._open.own(added), journal_rows(events))
+        self._open.run_many(self._open.own(_MOVE_HEADS), tips_of(events))
 
     def _tip(self, partition: int) -> Tip:
-        rows = self._open.run("SELECT number, chain FROM heads WHERE partition = ?", (partition,))
+        rows = self._open.run(self._open.own(_TIP), (partition,))
         if not rows:
             raise ValueError(f"the journal has no partition {partition}")
         return Tip(*rows[0])
 
 
 def _chain(connection: SQLiteConnection, partition: int, number: int) -> str:
-    rows = connection.run(_CHAIN, (partition, number))
+    rows = connection.run(connection.own(_CHAIN), (partition, number))
     return str(rows[0][0] or "") if rows else ""
 
 
@@ -319,4 +377,4 @@ def events_in(
     """
     columns = "number, source, type, key, time, data, traceparent, chain, metadata"
     sql = f"SELECT {columns} FROM journal WHERE partition = ? AND {which} ORDER BY number LIMIT ?"
-    return events_of(at, connection.page(sql, (at, *parameters), data=5, size=size))
+    return events_of(at, connection.page(connection.own(sql), (at, *parameters), data=5, size=size))

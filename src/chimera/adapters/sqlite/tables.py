@@ -21,7 +21,7 @@ from chimera.adapters.sqlite.files import SQLiteConnection, question_marks
 from chimera.entities import Column, ColumnKind, Table, to_utc
 from chimera.errors import DeclarationError, SettingsError
 
-_RESERVED = frozenset({"journal", "heads", "documents", "checkpoints", "revisions", "chimera_lists"})
+_RESERVED = ("heads", "journal")
 _TYPES: dict[ColumnKind, str] = {
     "text": "TEXT",
     "integer": "INTEGER",
@@ -105,7 +105,7 @@ def prepare(connection: SQLiteConnection, table: Table) -> None:
 
 
 def _fit(connection: SQLiteConnection, table: Table) -> None:
-    if table.name in _RESERVED or table.name.startswith("sqlite_"):
+    if table.name in map(connection.own, _RESERVED) or table.name.startswith("sqlite_"):
         raise DeclarationError(f"an entity's table can't be {table.name!r} on SQLite; choose another with table=…")
     found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({quoted(table.name)})")}
     if not found:
