@@ -338,6 +338,30 @@ async def test_a_gateway_has_it_and_says_to_the_services_who_asks(tmp_path: Path
         await gateway.close()
 
 
+FRAME = """
+[services.frame]
+app = "tests.run.hosted.front:frame"
+"""
+
+
+async def test_a_services_middleware_runs_behind_a_gateway_once(tmp_path: Path) -> None:
+    (tmp_path / "behind").mkdir()
+    async with served(tmp_path / "behind", "", FRAME) as base:
+        settings = settings_of(tmp_path, "", f'{FRAME}url = "{base}"')
+        gateway = Gateway(settings)
+        with closing(await listen_as_set(settings.http, "127.0.0.1", 0)) as listener:
+            async with (
+                answering(gateway.site(), listener),
+                httpx.AsyncClient(base_url=base_of("127.0.0.1", listener)) as client,
+            ):
+                answer = await client.get("/frames/a%2Fb")
+                assert (answer.json(), answer.headers.get_list("x-through")) == ("a/b", ["outer"])
+                told = await client.options("/frames/x")
+                assert (told.status_code, told.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+                assert told.headers.get_list("x-through") == ["outer"]
+        await gateway.close()
+
+
 def test_the_page_about_it_shows_settings_that_are_read(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
     [shown] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)

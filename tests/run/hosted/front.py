@@ -102,4 +102,13 @@ def closed(app: Any) -> Any:
     return application
 
 
+frame = Service("frame", partitions=2)
+frame.middleware(Outer)
+
+
+@frame.get("/frames/{name}")
+async def framed(name: str) -> str:
+    return name
+
+
 number = 7
