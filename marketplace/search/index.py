@@ -17,6 +17,9 @@ from marketplace.search.sqlite import SQLITE
 from marketplace.user_page.messages import UserChanged
 
 DIALECTS = {"sqlite": SQLITE, "postgresql": POSTGRESQL, "mysql": MYSQL}
+TABLES = ("found_gigs", "found_sellers", "found_words", "gig_words")
+NUMBERED = ("found_words",)
+"""Those that know gigs by the numbers that engines give to them."""
 SCHEMA = {name: dialect.schema for name, dialect in DIALECTS.items()}
 
 _HITS = """

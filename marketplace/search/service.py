@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from chimera import Reader, Service
 from marketplace.gig_page.messages import GigPublished
-from marketplace.search.index import SCHEMA, find_gigs, index
+from marketplace.search.index import NUMBERED, SCHEMA, TABLES, find_gigs, index
 from marketplace.search.model import PAGE_SIZE, FoundGig, SearchPage
 from marketplace.search.pages import search_page
 from marketplace.top_clients.messages import ShownClients, TopClients
@@ -17,7 +17,9 @@ PageNumber = Annotated[int, Meta(ge=1, le=1000)]
 
 search = Service("search")
 search.schema(SCHEMA)
-search.project(GigPublished, UserChanged)(index)
+search.project(GigPublished, UserChanged, tables=TABLES, compared=[name for name in TABLES if name not in NUMBERED])(
+    index
+)
 clients = search.borrow("top-clients", TopClients, mode="sync")
 
 

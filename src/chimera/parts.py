@@ -167,6 +167,7 @@ class Reaction(typing.NamedTuple):
     """Work done on events inside a transaction of the service's own store, together with its checkpoint.
 
     `name` is that of its checkpoints, `also` are its other names. `start`: where it begins in a source that has a past.
+    `tables`: those that it alone writes, which can be built anew; `compared` then, where not all are.
     """
 
     name: str
@@ -176,6 +177,8 @@ class Reaction(typing.NamedTuple):
     also: tuple[str, ...]
     handling: Handling
     signature: Signature
+    tables: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from chimera.caller import Caller, Request
-from chimera.entities import Entity, table_of
+from chimera.entities import Entity, table_name, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Fold, View, check_not_unique, key_of_event
 from chimera.forms import AnyDocument, is_declared, names_of_fields
@@ -53,6 +53,9 @@ On = Callable[Concatenate[Happened, More], Awaitable[None]]
 
 _BARE_TABLES = frozenset({"heads", "journal", "documents", "checkpoints", "revisions"})
 """The tables of Chimera's own that a store of before has without a prefix."""
+Tables = Sequence[str | type[Entity]]
+"""Tables by name, or by the entities whose rows are in them."""
+_TABLE = re.compile(r"[A-Za-z_]\w{0,47}")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
@@ -380,12 +383,17 @@ class Service(Supplies):
         renamed_from: RenamedFrom = (),
         start: Start | None = None,
         handling: Handling = AS_SET,
+        tables: Tables = (),
+        compared: Tables = (),
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Do work for batches of such events: `async def function(events, tx)`, in the checkpoint's transaction.
 
         `name`, `renamed_from` and `start` as in `on`; `handling` as for `handle`, its limit is that of a batch.
+        `tables`: entities, or names of tables of `schema`, that this function makes of the events and nobody else
+        writes: `chimera rebuild` builds them anew beside those that serve. `compared`: those of them whose rows are
+        compared then; all unless given.
         """
-        return self._react(events, name, renamed_from, start, handling, batch=True)
+        return self._react(events, name, renamed_from, start, handling, batch=True, tables=(tables, compared))
 
     def _react(
         self,
@@ -396,13 +404,16 @@ class Service(Supplies):
         handling: Handling,
         *,
         batch: bool,
+        tables: tuple[Tables, Tables] = ((), ()),
     ) -> Callable[[AnyFunction], AnyFunction]:
         def declare(function: AnyFunction) -> AnyFunction:
             if start is not None and start not in STARTS:
                 raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
             signature = _reaction_signature(function, events, batch=batch)
             stored, *also = names_of(name_of(function), name, renamed_from)
-            reaction = Reaction(stored, events, batch, start, tuple(also), handling, signature)
+            taken = {name for each in self.reactions.values() for name in each.tables}
+            built = _rebuildable(signature.at, start, *tables, taken)
+            reaction = Reaction(stored, events, batch, start, tuple(also), handling, signature, *built)
             self._add(self.reactions, stored, reaction, "reaction")
             return function
 
@@ -455,3 +466,32 @@ def _typed_keys(signature: Signature) -> Callable[[str], Any] | None:
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _rebuildable(
+    at: str, start: Start | None, tables: Tables, compared: Tables, taken: Collection[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a reaction's tables that can be built anew, and of those that are compared then.
+
+    `at`: where it is declared; `taken`: the tables of others. Raises DeclarationError.
+    """
+    wanted, shown = (
+        tuple(each if isinstance(each, str) else table_name(each) for each in many) for many in (tables, compared)
+    )
+    if isinstance(tables, str) or isinstance(compared, str):
+        raise DeclarationError(f'{at}: tables= and compared= take several, as in tables=["{tables or compared}"]')
+    if wanted and start == "now":
+        raise DeclarationError(f'{at}: tables that are built anew have all events: start="now" can\'t be')
+    for name in wanted:
+        if not _TABLE.fullmatch(name) or name.startswith("chimera_"):
+            raise DeclarationError(
+                f"{at}: {name!r} can't name a table that is built anew; use up to 48 letters, digits and _"
+            )
+        if name in taken:
+            raise DeclarationError(f"{at}: the table {name} is in tables= of another project already")
+    for each in tables:
+        if not isinstance(each, str) and each.__unique__:
+            raise DeclarationError(f"{at}: {each.__name__} has unique= and can't be built anew: what it reserves stays")
+    if unknown := [name for name in shown if name not in wanted]:
+        raise DeclarationError(f"{at}: compared= names {', '.join(unknown)}, which is not in tables=")
+    return wanted, shown

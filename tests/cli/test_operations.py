@@ -166,7 +166,7 @@ async def test_a_share_that_can_not_be_compared_is_told_after_the_others(
 
 
 async def test_a_share_that_nobody_has_is_told_with_those_that_there_are(shop: Context) -> None:
-    with pytest.raises(SettingsError, match="shop neither shares nor borrows 'nothing'; it has: cards"):
+    with pytest.raises(SettingsError, match=r"neither shares nor borrows 'nothing', nor has a view .*; it has: cards"):
         await operations.audit(BOTH, "shop", "nothing")
     with pytest.raises(SettingsError, match="shop does not borrow 'nothing'; it borrows: cards"):
         await operations.change_mode(BOTH, "shop", "nothing", "sync", wait_s=1)

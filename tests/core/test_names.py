@@ -21,6 +21,7 @@ CONSTANTS = {
     "EPOCHS_TABLE": "chimera_epochs",
     "KEPT_TABLE": "chimera_kept",
     "BUILDS_TABLE": "chimera_builds",
+    "TABLES_TABLE": "chimera_tables",
     "STANDING": "standing/",
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
@@ -121,4 +122,5 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_kept": "consumer digest times",
         "chimera_builds": "code reads",
         "chimera_reserved": "digest name holder probe",
+        "chimera_tables": "reaction state report tables",
     }

@@ -26,7 +26,8 @@ from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.lists import audit_lists
 from chimera.views.comparison import Comparison
 from chimera.views.lists.entries import ViewEntries
-from chimera.views.lists.proof import ListsProof, prove_lists
+from chimera.views.lists.proof import prove_lists
+from chimera.views.lists.state import ListsProof
 from chimera.views.rebuild import ask_for, last_report
 from tests.support import Engines
 from tests.testing.broken_lists import LosingLists

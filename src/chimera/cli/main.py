@@ -207,7 +207,7 @@ def show_retention(config: str) -> None:
 @placed
 @click.pass_obj
 def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, way: Way | None, as_json: bool) -> None:
-    """Build a view anew beside the one that serves, compare them row by row, and let the new one serve."""
+    """Build a view, or the tables of a projection, anew beside what serves; compare the rows; let the new one serve."""
     from chimera.cli.rebuilds import rebuild_view, steer_rebuild
 
     if way and (keep_old or force or as_json):

@@ -14,10 +14,14 @@ from chimera.core.context import Context
 from chimera.core.names import generation_name
 from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.leases import Leases
+from chimera.parts import Reaction
 from chimera.ports import Checkpoint
 from chimera.run.builds import build_of
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
+from chimera.upkeep.tables.keeping import ask_for_tables, generations_of
+from chimera.upkeep.tables.reports import last_table_report, why_tables_held
+from chimera.upkeep.tables.state import change_state, read_generations_of
 from chimera.views.comparison import Comparison
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generations, change, read_generations
@@ -35,12 +39,16 @@ async def rebuild_view(
     force: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Build a view anew beside the one that serves, wait until it serves, and print how its rows differ.
+    """Build a view, or a reaction's tables, anew beside what serves, wait until it serves, and print how rows differ.
 
     One that is being built already is watched, not started again. Raises ChimeraError when it can't be, is cancelled
     or does not flip by itself.
     """
     async with opened(settings, [service], used=True) as [context]:
+        if reaction := _with_tables(context, view):
+            if keep_old:
+                raise SettingsError(f"{view} writes tables: the old ones are not kept; leave out --keep-old")
+            return await _rebuild_tables(context, reaction, force=force, as_json=as_json)
         number = await ask_for(context, _known(context, view), keep_old=keep_old, force=force)
         await _watch(context, view, number, quiet=as_json)
         found = await last_report(context, view)
@@ -50,6 +58,7 @@ async def rebuild_view(
             print(msgspec.json.encode(found).decode())
         else:
             _print(context, view, found)
+    return None
 
 
 async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -> None:
@@ -58,6 +67,8 @@ async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -
     Raises ChimeraError when there is nothing of the kind.
     """
     async with opened(settings, [service], used=True) as [context]:
+        if reaction := _with_tables(context, view):
+            return await _cancel_tables(context, reaction, way)
         state = (await read_generations(context.views, [_known(context, view)]))[view]
         if way == "cancel" and state.building is None:
             raise ChimeraError(f"view {view} is not being rebuilt")
@@ -72,6 +83,53 @@ async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -
         if after.serving.code != fingerprint(context.service.views[view]):
             text += ", made by other code than this: events wait until a write head with that code runs"
         Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    return None
+
+
+async def _rebuild_tables(context: Context, reaction: Reaction, *, force: bool, as_json: bool) -> None:
+    number, name, clock = await ask_for_tables(context, reaction, force=force), reaction.name, context.clock
+    leases, worked_at = Leases(context, ""), clock.monotonic()
+    while (state := await _tables_state(context, name)).serving.number != number:
+        if state.building is None or not state.is_building(number):
+            raise ChimeraError(f"the rebuild of the tables of {name} was cancelled, or another one took its place")
+        if state.building.phase == "held":
+            report = await last_table_report(generations_of(context).plain, name)
+            raise ChimeraError(why_tables_held(context.service.name, name, report))
+        if await leases.codes():
+            worked_at = clock.monotonic()
+        elif clock.monotonic() > worked_at + context.timing.idle_s:
+            raise ChimeraError(
+                f"no write head of {context.service.name} has run for {context.timing.idle_s:.0f} s; start one with: "
+                f"chimera run {context.service.name} --write; the rebuild of the tables of {name} then goes on"
+            )
+        await clock.sleep(context.timing.watch_s)
+    found = await last_table_report(generations_of(context).plain, name)
+    if found is None or found.new_generation != number:
+        raise ChimeraError(f"the tables of {name} serve, but another rebuild has begun since")
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _print(context, name, found)
+
+
+async def _cancel_tables(context: Context, reaction: Reaction, way: Way) -> None:
+    if way != "cancel":
+        raise SettingsError(f"{reaction.name} writes tables: the old ones are not kept; there is --cancel and --force")
+    if (await _tables_state(context, reaction.name)).building is None:
+        raise ChimeraError(f"the tables of {reaction.name} are not being rebuilt")
+    plain = generations_of(context).plain
+    after = await change_state(plain, context.clock, reaction.name, Generations.cancelled)
+    text = f"the tables of {reaction.name} are not rebuilt any more; generation {after.serving.number} serves"
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+async def _tables_state(context: Context, reaction: str) -> Generations:
+    return await read_generations_of(generations_of(context).plain, reaction)
+
+
+def _with_tables(context: Context, name: str) -> Reaction | None:
+    found = context.service.reactions.get(name)
+    return found if found is not None and found.tables else None
 
 
 def _back(now: Generations) -> Generations:
@@ -80,8 +138,15 @@ def _back(now: Generations) -> Generations:
 
 def _known(context: Context, view: str) -> str:
     if view not in context.service.views:
-        names = ", ".join(context.service.views) or "none"
-        raise SettingsError(f"{context.service.name} has no view {view!r}; its views: {names}")
+        service, names = context.service, ", ".join(context.service.views) or "none"
+        tables = ", ".join(each.name for each in service.reactions.values() if each.tables)
+        if view in service.reactions:
+            raise SettingsError(
+                f"{view} of {service.name} has no tables that can be built anew; say which where it is declared: "
+                'project(…, tables=["…"])'
+            )
+        more = f"; with tables: {tables}" if tables else ""
+        raise SettingsError(f"{service.name} has no view {view!r}; its views: {names}{more}")
     return view
 
 

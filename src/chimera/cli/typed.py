@@ -153,8 +153,8 @@ def _beginning(names: Iterable[str], begun: str) -> list[str]:
 
 
 def views_of(service: Service) -> Iterable[str]:
-    """The names of a service's views."""
-    return service.views
+    """The names of a service's views, and of its reactions with tables that can be built anew."""
+    return [*service.views, *(each.name for each in service.reactions.values() if each.tables)]
 
 
 def borrows_of(service: Service) -> Iterable[str]:

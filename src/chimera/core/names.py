@@ -26,6 +26,7 @@ NAMES_TABLE = "chimera_names"
 EPOCHS_TABLE = "chimera_epochs"
 KEPT_TABLE = "chimera_kept"
 BUILDS_TABLE = "chimera_builds"
+TABLES_TABLE = "chimera_tables"
 
 # Documents of Chimera's own in a view store.
 BORROWS = "chimera.borrows"

@@ -206,6 +206,19 @@ class Build(_Own, key="code", table=names.BUILDS_TABLE):
     reads: str
 
 
+class TableGenerations(_Own, key="reaction", table=names.TABLES_TABLE):
+    """Which generation of the tables that a reaction writes serves, once they were built anew.
+
+    `state` and `report` are JSON, of `Generations` and of the last `Comparison` in `chimera.views`. `tables`: those of
+    the generation that serves, separated by spaces; any other has the name that it was given.
+    """
+
+    reaction: str
+    state: str
+    report: str = ""
+    tables: str = ""
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
     return [
@@ -223,5 +236,6 @@ def framework_tables() -> list[Table]:
             KeptEvent,
             Build,
             Reserved,
+            TableGenerations,
         )
     ]

@@ -36,6 +36,7 @@ from chimera.share.owner import OwnerBeside, OwnStore
 from chimera.transaction import Reads, Transaction
 from chimera.upkeep.admission.marks import check_apart, check_store, was_used
 from chimera.upkeep.admission.naming import admit
+from chimera.upkeep.tables.store import with_generations
 
 logger = logging.getLogger("chimera")
 
@@ -170,6 +171,7 @@ def context_of(
     All else has its default; `dataclasses.replace` gives it another value.
     """
     clock = clock or Clock()
+    store = with_generations(service, store)
     check_functions(service)
     resources = Resources(service)
     owners = Owners({service.name: OwnStore(service, store, clock, resources)}, open_owner, clock, timing)

@@ -28,6 +28,7 @@ from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
 from chimera.upkeep.standing import keep_telling
+from chimera.upkeep.tables.keeping import TablesKeeper
 from chimera.views.rebuild import ViewKeeper
 
 Work = Callable[[frozenset[int]], Awaitable[None]]
@@ -88,7 +89,12 @@ class WriteHead:
             works["shares"] = partial(keep_announcing, context)
         works |= {f"report to {source}": partial(keep_reporting, context, source) for source in other_sources(service)}
         works["retention"] = partial(keep_trimming, context)
-        return works | (self._proofs() if context.timing.audit_s else {})
+        return works | self._tables() | (self._proofs() if context.timing.audit_s else {})
+
+    def _tables(self) -> dict[str, Work]:
+        """The works that keep tables which can be built anew."""
+        reactions = [reaction for reaction in self._context.service.reactions.values() if reaction.tables]
+        return {f"tables of {each.name}": TablesKeeper(self._context, each, self._leases).run for each in reactions}
 
     def _proofs(self) -> dict[str, Work]:
         """The works that prove what is derived within the service, and mend it."""

@@ -16,17 +16,26 @@ from chimera.errors import ChimeraError
 from chimera.journal.checkpoints import read_checkpoints
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.leases import partitions_of
+from chimera.parts import Reaction
 from chimera.ports import Checkpoint, ConsumerAt
+from chimera.upkeep.tables.naming import built_name
+from chimera.upkeep.tables.state import read_generations_of
+from chimera.upkeep.tables.store import GenerationsStore
 from chimera.views.generations import read_generations
 
 logger = logging.getLogger("chimera")
 
 
 async def names_of(context: Context, consumer: Consumer, *, also_kept: bool = False) -> list[str]:
-    """The names under which a consumer stores its checkpoints: its own, or those of a view's generations.
+    """The names under which a consumer stores its checkpoints: its own, or those of generations.
 
     The one that serves comes first, then one that is being built; `also_kept`: and the old one, where it was kept.
     """
+    if isinstance(consumer.declared, Reaction) and isinstance(context.store, GenerationsStore):
+        building = (await read_generations_of(context.store.plain, consumer.declared.name)).building
+        if building is not None:
+            built = built_name(consumer.declared.name, building.generation.number)
+            return [consumer.name, names.reaction_consumer(built, consumer.source)]
     if consumer.kind != "view":
         return [consumer.name]
     state = (await read_generations(context.views, [consumer.name]))[consumer.name]

@@ -20,6 +20,9 @@ from chimera.ports import Checkpoint
 from chimera.upkeep.drift.copy_audit import last_audit
 from chimera.upkeep.positions import JournalConsumer, checkpoints_of, floors, keeps_events, known_consumers, names_of
 from chimera.upkeep.standing import standing_works
+from chimera.upkeep.tables.reports import last_table_report, why_tables_held
+from chimera.upkeep.tables.state import read_states
+from chimera.upkeep.tables.store import GenerationsStore
 from chimera.views.generations import read_generations, serving_name
 from chimera.views.parked import waiting_count
 from chimera.views.rebuild import last_report, why_held
@@ -74,6 +77,26 @@ async def rebuilds(context: Context) -> list[dict[str, Any]]:
                 "why": why,
             }
         )
+    return [*shown, *await _table_rebuilds(context)]
+
+
+async def _table_rebuilds(context: Context) -> list[dict[str, Any]]:
+    """As `rebuilds`, of the tables that reactions write."""
+    shown = []
+    if isinstance(context.store, GenerationsStore):
+        for name, state in (await read_states(context.store.plain)).items():
+            if (building := state.generations.building) is None or name not in context.service.reactions:
+                continue
+            report = await last_table_report(context.store.plain, name) if building.phase == "held" else None
+            shown.append(
+                {
+                    "view": name,
+                    "serving": state.generations.serving.number,
+                    "building": building.generation.number,
+                    "phase": building.phase,
+                    "why": why_tables_held(context.service.name, name, report) if building.phase == "held" else "",
+                }
+            )
     return shown
 
 

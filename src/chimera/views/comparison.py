@@ -16,7 +16,7 @@ import msgspec
 from chimera.core.aio.turns import Turns
 from chimera.core.paging import pages
 from chimera.ports import Document, ViewStore
-from chimera.views.lists.proof import ListsProof
+from chimera.views.lists.state import ListsProof
 from chimera.views.parked import events_of, parked_event_of, spans_of
 
 Kind = Literal["changed", "missing", "new"]

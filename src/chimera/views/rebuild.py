@@ -35,8 +35,8 @@ from chimera.views.comparison import Comparison, compare
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generation, Generations, change, read_generations
 from chimera.views.lists.filling import fill_lists
-from chimera.views.lists.proof import ListsProof, prove_lists
-from chimera.views.lists.state import list_states
+from chimera.views.lists.proof import prove_lists
+from chimera.views.lists.state import ListsProof, list_states
 from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
 from chimera.views.switch import Settling

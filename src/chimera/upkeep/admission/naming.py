@@ -45,6 +45,7 @@ from chimera.upkeep.admission.marks import (
     strangers,
 )
 from chimera.upkeep.drift.unique import UNIQUE, reserve_all
+from chimera.upkeep.tables.state import unlisted_tables
 
 logger = logging.getLogger("chimera")
 
@@ -145,6 +146,8 @@ async def _judged(context: Context, declared: Sequence[DeclaredName], digest: st
     service = context.service
     if line := store_of_another(service, stored.mark, {each.source for each in stored.consumers.get(RELAY, ())}):
         return [line]
+    if lines := await unlisted_tables(context):
+        return lines
     found = await strangers(context, stored.incarnation(service), stored.marks, is_new=stored.is_new)
     return found if found or digest in stored.builds else await _misfits(context, declared, stored)
 

@@ -20,47 +20,13 @@ from chimera.core.paging import pages
 from chimera.ports import WITHIN, Document, Listing, ViewStore
 from chimera.views.lists.entries import Place, ViewEntries
 from chimera.views.lists.recount import prove_counts
-from chimera.views.lists.state import list_states
+from chimera.views.lists.state import ListsProof, list_states
 from chimera.views.lists.sums import Balance, EntryReads, bucket_of
 
 AT_ONCE = 100_000
 """Entries that are looked at again in one pass over all of them."""
 SAMPLES = 5
 ROUNDS = 3
-
-
-class ListsProof(msgspec.Struct):
-    """How the lists of a generation differ from its documents, in keys of documents: `changed` stand at a wrong place,
-    `missing` are not where they have to be, `invented` where they have not.
-
-    `checked`: the entries that there have to be. `miscounted`: filters whose count was wrong. `mended`: how many of all
-    those were made right. `keys`: some of them. `in_flight`: they moved all the time.
-    """
-
-    checked: int = 0
-    changed: int = 0
-    missing: int = 0
-    invented: int = 0
-    miscounted: int = 0
-    mended: int = 0
-    in_flight: int = 0
-    keys: list[str] = []
-
-    @property
-    def found(self) -> int:
-        """What was wrong."""
-        return self.changed + self.missing + self.invented + self.miscounted
-
-    @property
-    def told(self) -> str:
-        """What was wrong, in words; empty for nothing."""
-        words = (
-            f"{self.changed} at a wrong place",
-            f"{self.missing} missing",
-            f"{self.invented} that should not be there",
-            f"{self.miscounted} counts",
-        )
-        return ", ".join(word for word in words if not word.startswith("0 "))
 
 
 class _Doubt(NamedTuple):

@@ -56,6 +56,40 @@ class ListStates:
         return None
 
 
+class ListsProof(msgspec.Struct):
+    """How the lists of a generation differ from its documents, in keys of documents: `changed` stand at a wrong place,
+    `missing` are not where they have to be, `invented` where they have not.
+
+    `checked`: the entries that there have to be. `miscounted`: filters whose count was wrong. `mended`: how many of all
+    those were made right. `keys`: some of them. `in_flight`: they moved all the time.
+    """
+
+    checked: int = 0
+    changed: int = 0
+    missing: int = 0
+    invented: int = 0
+    miscounted: int = 0
+    mended: int = 0
+    in_flight: int = 0
+    keys: list[str] = []
+
+    @property
+    def found(self) -> int:
+        """What was wrong."""
+        return self.changed + self.missing + self.invented + self.miscounted
+
+    @property
+    def told(self) -> str:
+        """What was wrong, in words; empty for nothing."""
+        words = (
+            f"{self.changed} at a wrong place",
+            f"{self.missing} missing",
+            f"{self.invented} that should not be there",
+            f"{self.miscounted} counts",
+        )
+        return ", ".join(word for word in words if not word.startswith("0 "))
+
+
 async def list_states(views: ViewStore, name: str, digests: Sequence[str]) -> ListStates:
     """The states of lists in a generation."""
     return ListStates(name, digests, await views.get(listing_view(name), digests))
