@@ -30,6 +30,11 @@ class Asking:
             self._needs_reader = authenticator.signature.needs_any((Reader,))
             self._calling = context.resources.calling(authenticator.signature, Reader, Request)
 
+    @property
+    def is_known(self) -> bool:
+        """True where the service has a way to tell who asks."""
+        return self._authenticator is not None
+
     async def __call__(self, call: Call) -> AskedBy:
         """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
         request = Request(call.scope)

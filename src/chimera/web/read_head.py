@@ -30,7 +30,7 @@ from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web.admin import Admin
-from chimera.web.asking import Asking, is_asked_for
+from chimera.web.asking import CALLER, Asking, is_asked_for
 from chimera.web.lists import list_routes
 from chimera.web.probes import Probes
 from chimera.web.replying import (
@@ -123,10 +123,13 @@ class ReadHead:
 
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
-            asked = await self._asking(call)
-            self._asking.admit(asked, handler.signature)
+            asked = NOBODY
+            if matters or CALLER in call.scope:
+                asked = await self._asking(call)
+                self._asking.admit(asked, handler.signature)
             await take(call, await call.body(), call.path, asked)
 
+        matters = self._asking.is_known or is_asked_for(self.context.service, handler.signature)
         take = self._taking(handler, method, path_parameters(template))
         return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
 
@@ -139,7 +142,7 @@ class ReadHead:
             idempotency_key = _idempotency_key(call)
             self._intake.hold(size := len(body))
             try:
-                traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked)
+                traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked) if asked.caller else ""
                 accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
                 await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
@@ -327,8 +330,13 @@ def _position(outcome: Outcome) -> list[Header]:
 
 def _taken(accepted: Accepted) -> dict[str, object]:
     """What is told of a command that was taken: its id, and its key, whole."""
-    key = {name.rpartition(".")[2]: attrgetter(name)(accepted.command) for name in accepted.command.__key_fields__}
-    return {"command_id": accepted.message.id} | key
+    told: dict[str, object] = {"command_id": accepted.message.id}
+    for name in accepted.command.__key_fields__:
+        if "." in name:
+            told[name.rpartition(".")[2]] = attrgetter(name)(accepted.command)
+        else:
+            told[name] = getattr(accepted.command, name)
+    return told
 
 
 def _location(call: Call, handler: Handler, accepted: Accepted) -> list[Header]:

@@ -206,18 +206,20 @@ class _Protocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             return f"HTTP/{version} is not spoken here"
-        names = [name for name, _ in self.headers]
-        hosts = names.count(b"host")
+        hosts, encodings = 0, 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+                if value != self._good_host:
+                    if not _HOST.fullmatch(value):
+                        return "the Host is no host"
+                    self._good_host = value
+            elif name == b"transfer-encoding":
+                encodings += 1
+                if encodings > 1 or value.lower() != b"chunked" or version == "1.0":
+                    return "the only Transfer-Encoding is chunked, once, in HTTP/1.1"
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             return "a request of HTTP/1.1 has exactly one Host"
-        if hosts and (host := self.headers[names.index(b"host")][1]) != self._good_host:
-            if not _HOST.fullmatch(host):
-                return "the Host is no host"
-            self._good_host = host
-        if b"transfer-encoding" in names:
-            encodings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-            if encodings != [b"chunked"] or version == "1.0":
-                return "the only Transfer-Encoding is chunked, once, in HTTP/1.1"
         if not self.url.startswith(b"/"):
             self.url = _path_of(self.url)
         return "" if self.url else "the address is none of HTTP"
