@@ -20,7 +20,7 @@ from chimera.parts import Reaction
 from chimera.ports import Lends, Session, Store, Tip, Wakes, WriteSession
 from chimera.service import Service
 from chimera.upkeep.tables.naming import mentioned, names_in, renamed, renamed_table, statements_in, table_in
-from chimera.upkeep.tables.state import Built, TablesState, held_state, states_in
+from chimera.upkeep.tables.state import STATES, Built, TablesState, held_state, states_in
 
 OWN = "chimera_"
 """The beginning of the names of Chimera's own tables."""
@@ -56,6 +56,8 @@ class GenerationsStore:
             for dialect, lines in statements.items()
         }
         await self.plain.create(others, partitions, free)
+        if STATES.name not in {table.name for table in tables}:  # it is only looked at whose the store is
+            return
         async with self.plain.snapshot(once=True) as session:
             states = await states_in(session)
         for reaction in self._service.reactions.values():
