@@ -31,6 +31,27 @@ async def test_who_is_cancelled_while_it_stops_a_task_is_cancelled_once_the_task
     assert ended.is_set()
 
 
+async def test_of_several_none_is_left_behind_when_their_stopping_is_cancelled() -> None:
+    release = asyncio.Event()
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await release.wait()
+
+    both = [asyncio.ensure_future(slow_to_end()) for _ in range(2)]
+    await asyncio.sleep(0)
+    stopping = asyncio.ensure_future(stop(*both))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert all(task.done() for task in both)
+    await stop()
+
+
 async def test_a_task_that_fails_while_it_is_stopped_is_nobodys_concern() -> None:
     async def failing() -> None:
         with suppress(asyncio.CancelledError):

@@ -62,8 +62,7 @@ class CopyKeeper:
                     await flip(self._context, self._borrow, setting)
                 await self._clock.sleep(self._timing.keep_s)
         finally:
-            for task in self._filling.values():
-                await stop(task)
+            await stop(*self._filling.values())
 
     async def _is_ready(self, setting: ModeSetting) -> bool:
         return setting.wanted == "sync" or await caught_up(self._context, self._borrow, setting.wanted)

@@ -129,8 +129,7 @@ class CommandConsumer:
             await asyncio.wait((reading, looking), return_when=asyncio.FIRST_COMPLETED)
             (looking if looking.done() else reading).result()
         finally:
-            await stop(looking)
-            await stop(reading)
+            await stop(looking, reading)
 
     async def _read(self, at: dict[int, Checkpoint]) -> None:
         context, topic, page = self._context, self._topic, self._context.limits.commands_page

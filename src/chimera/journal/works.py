@@ -33,10 +33,7 @@ class Works:
 
     async def stop(self) -> None:
         """Stop all of them."""
-        for task in self._tasks.values():
-            task.cancel()
-        for task in self._tasks.values():
-            await stop(task)
+        await stop(*self._tasks.values())
 
 
 @asynccontextmanager

@@ -42,8 +42,7 @@ class Direct:
 
     async def close(self) -> None:
         """Stop those that still run alone."""
-        for task in list(self._alone):
-            await stop(task)
+        await stop(*self._alone)
 
     def _answer(self, task: Task, outcome: Outcome | Unavailable | None) -> Answer:
         if isinstance(outcome, Unavailable) or (outcome is not None and outcome.reason != APART):

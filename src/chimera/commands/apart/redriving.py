@@ -42,10 +42,7 @@ async def keep_redriving(
             for key in [key for key, task in trying.items() if task.done()]:
                 _tell(parking, key, trying.pop(key))
     finally:
-        for task in trying.values():
-            task.cancel()
-        for task in trying.values():
-            await stop(task)
+        await stop(*trying.values())
 
 
 async def _either(*works: Coroutine[Any, Any, object]) -> None:
@@ -54,8 +51,7 @@ async def _either(*works: Coroutine[Any, Any, object]) -> None:
     try:
         await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for each in under_way:
-            await stop(each)
+        await stop(*under_way)
 
 
 def _tell(parking: Parking, key: str, task: asyncio.Task[object]) -> None:

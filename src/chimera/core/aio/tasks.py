@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-async def stop(task: asyncio.Future[Result]) -> None:
-    """Cancel a task and wait until it has ended, however it ends; also when the caller is cancelled meanwhile."""
-    task.cancel()
+async def stop(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait until all have ended, however they end; also when the caller is cancelled meanwhile."""
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
     try:
-        await asyncio.wait([task])
+        await asyncio.wait(tasks)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        await asyncio.wait(tasks)
         raise
     finally:
-        take_exception(task)
+        for task in tasks:
+            take_exception(task)
 
 
 async def finish(work: Awaitable[Result], within: float) -> Result:
