@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -20,12 +22,13 @@ from chimera import (
     Reader,
     Reads,
     Rejected,
+    Reply,
     Request,
     Service,
     Transaction,
 )
 from chimera.errors import SettingsError
-from chimera.testing import given, running
+from chimera.testing import folded, given, running
 from tests.adapters.services import url_of
 
 
@@ -33,6 +36,10 @@ class Place(Command, key="order_id"):
     order_id: Annotated[str, NewId]
     seller_id: str
     amount: int
+
+
+class Stamp(Command, key="order_id"):
+    order_id: str
 
 
 class Placed(Event, source="kit-shop", key="order_id"):
@@ -66,6 +73,11 @@ class Heard(Entity, key="order_id"):
     times: int = 0
 
 
+class Stamped(msgspec.Struct):
+    order_id: str
+    at: datetime
+
+
 class Sales(msgspec.Struct):
     seller_id: str
     orders: int = 0
@@ -91,6 +103,11 @@ def make_sellers() -> Service:
     return sellers
 
 
+async def stamp(command: Stamp, tx: Transaction) -> Reply[Stamped]:
+    tx.save(Order(command.order_id, tx.now.year))
+    return Reply(Stamped(command.order_id, tx.now), 201)
+
+
 def make_shop() -> Service:
     shop = Service("kit-shop")
     for entity in (Order, Heard):
@@ -110,6 +127,8 @@ def make_shop() -> Service:
         tx.save(Order(command.order_id, command.amount))
         by = caller.subject if caller else ""
         tx.emit(Placed(command.order_id, command.seller_id, command.amount, by))
+
+    shop.handle("POST /stamps", direct=True)(stamp)
 
     @shop.on(Placed)
     async def hear(event: Placed, tx: Transaction) -> None:
@@ -148,6 +167,33 @@ async def test_a_command_is_tried_without_anything_running() -> None:
         await given(shop).when(Place("o", "s", 5)).rejected("nothing_to_pay")
     with pytest.raises(SettingsError, match="kit-shop reacts to no SellerChanged"):
         await given(shop).when(SellerChanged("s")).then()
+
+
+async def test_what_came_of_a_command_can_be_looked_at() -> None:
+    shop, at = make_shop(), datetime(2025, 1, 2, 3, 4, tzinfo=UTC)
+    tried = await given(shop, Order("p", 1)).when(Stamp("o"), at=at).tried()
+    assert sorted(tried.rows(Order), key=lambda order: order.order_id) == [Order("o", at.year), Order("p", 1)]
+    assert (tried.status, tried.answer) == (201, {"order_id": "o", "at": "2025-01-02T03:04:00Z"})
+    refused = await given(shop, Order("o", 1)).when(Place("o", "s", 5)).rejected("order_exists")
+    assert (refused.status, refused.answer, refused.rows(Order)) == (409, None, [Order("o", 1)])
+    heard = await given(shop).when(Placed("o", "s", 5)).then()
+    assert heard.rows(Heard) == [Heard("o", 1)]
+    with pytest.raises(SettingsError, match="Seller is no entity of this service"):
+        heard.rows(Seller)
+
+
+def test_events_are_folded_into_documents_without_anything_running() -> None:
+    [sales] = make_shop().views.values()
+    assert folded(sales) == {}
+    events = [Placed("o", "ann", 5), SellerChanged("ann"), Placed("p", "bob", 5), Placed("q", "ann", 5)]
+    assert folded(sales, *events) == {"ann": Sales("ann", 2), "bob": Sales("bob", 1)}
+
+
+async def test_nothing_is_left_behind_by_a_block_that_ends_soon() -> None:
+    for _ in range(20):
+        async with running(make_sellers()) as s:
+            await s.put("/sellers/ann", {"name": "Ann"})
+            await s.settled()
 
 
 async def test_services_run_in_one_process_and_settle_exactly() -> None:
@@ -214,16 +260,23 @@ async def test_an_owner_that_does_not_run_is_asked_for() -> None:
             pass
 
 
-@pytest.fixture
-def on_postgresql(monkeypatch: pytest.MonkeyPatch) -> str:
-    url = f"{url_of('postgresql')}?schema={{test}}-{{service}}"
+@pytest.fixture(params=["postgresql", "mysql", "sqlite"])
+def on_a_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    match request.param:
+        case "postgresql":
+            url = f"{url_of('postgresql')}?schema={{test}}-{{service}}"
+        case "mysql":
+            url = urlsplit(url_of("mysql"))._replace(path="/").geturl() + "{test}-{service}"
+        case _:
+            url = "sqlite:///{state}/{service}.db"
     monkeypatch.setenv("CHIMERA_TEST_STORE", url)
     return url
 
 
-async def test_the_same_tests_run_on_postgresql_by_one_variable(on_postgresql: str) -> None:
-    assert os.environ["CHIMERA_TEST_STORE"] == on_postgresql
+async def test_the_same_tests_run_on_a_store_by_one_variable(on_a_store: str) -> None:
+    assert os.environ["CHIMERA_TEST_STORE"] == on_a_store
     await given(make_shop(), Order("o", 1)).when(Place("o", "s", 5)).rejected("order_exists")
+    assert (await given(make_shop()).when(Place("o", "s", 5)).tried()).rows(Order) == [Order("o", 5)]
     async with running(make_shop(), owners=[make_sellers()]) as s:
         await s.post("/orders", ORDER)
         await s.settled()

@@ -23,11 +23,12 @@ from chimera.core.tables import Parked, SharedKey
 from chimera.entities import Entity, table_of
 from chimera.errors import Trimmed
 from chimera.folds import Folder, View
+from chimera.journal.consumers import consumers_of
 from chimera.messages import Message
 from chimera.parts import Borrow
 from chimera.share.changes import shared_documents
 from chimera.transaction import Reads
-from chimera.upkeep.status import service_status
+from chimera.upkeep.status import consumer_rows
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations, serving_name
 from chimera.views.lists.entries import ViewEntries
@@ -39,9 +40,8 @@ async def pending(contexts: Mapping[str, Context]) -> list[str]:
     """The work still under way, in words: empty when every consumer has applied everything and nothing is retried."""
     found: list[str] = []
     for name, context in contexts.items():
-        status = await service_status(context)
         late: Counter[str] = Counter()
-        for row in status["consumers"]:
+        for row in await consumer_rows(context, consumers_of(context.service)):
             if row["lag"] is None:
                 found.append(f"{name}/{row['consumer']} does not know the heads of {row['source']}")
             elif row["lag"]:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from chimera.adapters.sqlite import SQLiteStore
 from chimera.ports import Log, Store
@@ -18,7 +19,9 @@ from chimera.testing.engines import OpenEngines
 from chimera.testing.memory import MemoryStore, MemoryViews
 
 STORE = "CHIMERA_TEST_STORE"
-"""The variable that names the store of each service in tests, such as `postgresql://…/db?schema={test}-{service}`."""
+"""The variable that names the store of each service in tests: `postgresql://…/db?schema={test}-{service}`,
+`mysql://…/{test}-{service}`, `sqlite:///{state}/{service}.db`."""
+_PLACE = re.compile(r"\{(?:test|service|state)\}")
 _SCHEMA = re.compile(r"[?&]schema=([^&]+)")
 
 
@@ -38,22 +41,29 @@ async def _store(service: Service) -> AsyncIterator[Store]:
     if not named and not service.statements:
         yield MemoryStore()
         return
+    test = f"t{uuid.uuid4().hex[:10]}"
     with tempfile.TemporaryDirectory(prefix="chimera-test-") as folder:
         if not named:
             store: Store = SQLiteStore(Path(folder) / f"{service.name}.db")
         else:
-            test = f"t{uuid.uuid4().hex[:10]}"
-            named = named.replace("{test}", test).replace("{service}", service.name).replace("{state}", folder)
+            places = {"{test}": test, "{service}": service.name, "{state}": folder}
+            named = _PLACE.sub(lambda found: places[found[0]], named)
             store = open_engine("store", named)
         try:
             yield store
         finally:
-            await _take_away(store, named)
+            await _take_away(store, named, test)
             await store.close()
 
 
-async def _take_away(store: Store, url: str) -> None:
-    schema = _SCHEMA.search(url)
-    if schema is not None:
-        async with store.transaction() as session:
-            await session.execute(f'DROP SCHEMA IF EXISTS "{schema[1]}" CASCADE')
+async def _take_away(store: Store, url: str, test: str) -> None:
+    """Drop the schema or the database that has this test's name in its own; any other is somebody's."""
+    schema, database = _SCHEMA.search(url), urlsplit(url).path.strip("/")
+    if schema is not None and test in schema[1]:
+        drop = f'DROP SCHEMA IF EXISTS "{schema[1]}" CASCADE'
+    elif url.startswith(("mysql", "mariadb")) and test in database:
+        drop = f"DROP DATABASE IF EXISTS `{database}`"
+    else:
+        return
+    async with store.transaction() as session:
+        await session.execute(drop)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,30 +13,52 @@ from chimera.caller import Caller, metadata_of
 from chimera.commands.execute import Task
 from chimera.commands.handlers import commands_executor, reaction_executor
 from chimera.commands.inbox import Outcome
+from chimera.core.clock import stamp_of
 from chimera.core.context import Context
 from chimera.core.declared import own_events
 from chimera.core.names import command_type
-from chimera.entities import Entity
+from chimera.entities import Entity, to_utc
 from chimera.errors import SettingsError
-from chimera.forms import AnyDocument, form_of
+from chimera.forms import decoder_of, form_of
 from chimera.messages import AnyCommand, AnyEvent, Message, partition_of
 from chimera.run.engines import context_of, supplied
 from chimera.service import Service
-from chimera.testing.kit.balance import journal_of
+from chimera.testing.kit.balance import every_row, journal_of
 from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.memory import MemoryLog
 from chimera.transaction import Transaction, Unit
 
-Kept = TypeVar("Kept", bound=AnyDocument)
+Stored = TypeVar("Stored", bound=Entity)
 
 
 class Tried:
     """What came of it: the events in order, and the outcome, which is None after an event."""
 
-    def __init__(self, events: Sequence[AnyEvent], outcome: Outcome | None) -> None:
+    def __init__(
+        self, events: Sequence[AnyEvent], outcome: Outcome | None, kept: Mapping[type[Entity], Sequence[Any]]
+    ) -> None:
         self.events = list(events)
         self.outcome = outcome
+        self._kept = kept
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of a direct command's answer, or of a refusal; 0 where the handler says none."""
+        assert self.outcome is not None, "an event is never answered"
+        return self.outcome.status
+
+    @property
+    def answer(self) -> Any:
+        """What the handler returned, as JSON has it; None where that was nothing."""
+        assert self.outcome is not None, "an event is never answered"
+        return msgspec.json.decode(self.outcome.body) if self.outcome.body else None
+
+    def rows(self, entity: type[Stored]) -> list[Stored]:
+        """The rows of an entity of the service afterwards, in no order that may be relied on."""
+        if entity not in self._kept:
+            raise SettingsError(f"{entity.__name__} is no entity of this service: service.entity({entity.__name__})")
+        return list(self._kept[entity])
 
     def emitted(self, *events: AnyEvent) -> None:
         """Fail unless it was done and these were emitted, in this order, and no others."""
@@ -52,24 +75,26 @@ class Given:
     """A service and what it has: rows, and its own events. `when` tries something once, and forgets it again."""
 
     def __init__(self, service: Service, facts: Sequence[Entity | AnyEvent]) -> None:
-        self._service = service
-        self._facts = facts
+        self.service = service
+        self.facts = facts
 
-    def when(self, what: AnyCommand | AnyEvent, *, caller: Caller | None = None) -> When:
-        """The command that is handled, or the event that the service reacts to; `caller` asked for it."""
-        return When(self._service, self._facts, what, caller)
+    def when(self, what: AnyCommand | AnyEvent, *, caller: Caller | None = None, at: datetime | None = None) -> When:
+        """The command that is handled, or the event that the service reacts to.
+
+        `caller` asked for it; `at` is when it was accepted, or happened: `tx.now`. Now, where it is left out.
+        """
+        return When(self, what, caller, at)
 
 
 class When:
     """One command or event, to be tried: `await given(…).when(…)` is what came of it."""
 
-    def __init__(
-        self, service: Service, facts: Sequence[Entity | AnyEvent], what: AnyCommand | AnyEvent, caller: Caller | None
-    ) -> None:
-        self._service = service
-        self._facts = facts
+    def __init__(self, given: Given, what: AnyCommand | AnyEvent, caller: Caller | None, at: datetime | None) -> None:
+        self._service = given.service
+        self._facts = given.facts
         self._what = what
         self._caller = caller
+        self._at = at
 
     async def then(self, *events: AnyEvent) -> Tried:
         """Fail unless it is done and emits these, and no others."""
@@ -91,7 +116,9 @@ class When:
             outcome = await self._run(context)
             classes = {type_: event for event in own_events(self._service) for type_ in event.wire_types()}
             happened = [each for each in (await journal_of(context))[before:] if each.type in classes]
-            return Tried([msgspec.json.decode(each.data, type=classes[each.type]) for each in happened], outcome)
+            events = [decoder_of(classes[each.type]).decode(each.data) for each in happened]
+            kept = {entity: list(await every_row(context, entity)) for entity in self._service.entities}
+            return Tried(events, outcome, kept)
 
     async def _run(self, context: Context) -> Outcome | None:
         if isinstance(self._what, AnyCommand):
@@ -111,7 +138,8 @@ class When:
         source = type(self._what).__source__ if isinstance(self._what, AnyEvent) else self._service.name
         partition = partition_of(key, self._service.partitions)
         written = metadata_of(self._caller)
-        return Message("tried", source, type_, key, context.clock.stamp(), data, partition, 1, metadata=written)
+        time = stamp_of(to_utc(self._at)) if self._at else context.clock.stamp()
+        return Message("tried", source, type_, key, time, data, partition, 1, metadata=written)
 
 
 def given(service: Service, *facts: Entity | AnyEvent) -> Given:
