@@ -6,21 +6,16 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from urllib.parse import urlsplit
 
 import asyncmy
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
-import msgspec
 import pytest
 
-from chimera.entities import table_of
-from chimera.folds import Fold, Folder
-from chimera.messages import AnyEvent
 from chimera.ports import Store
 from chimera.run.engines import open_engine
+from chimera.testing.kit.engines import STORE
 from tests.adapters.services import url_of
-from tests.marketplace.fakes import ENTITIES, Doc, Folded, HandlersTransaction
 
 ENGINES = ("sqlite", "postgresql", "mysql")
 _databases = (f"market_{os.getpid()}_{number}" for number in itertools.count(1))
@@ -68,32 +63,15 @@ async def store(store_url: str) -> AsyncIterator[Store]:
     await store.close()
 
 
-class _RolledBackError(Exception):
-    """Ends a test's transaction."""
-
-
-@pytest.fixture
-async def tx(store: Store) -> AsyncIterator[HandlersTransaction]:
-    await store.create([table_of(entity) for entity in ENTITIES], partitions=1)
-    with suppress(_RolledBackError):
-        async with store.transaction() as session:
-            yield HandlersTransaction(session)
-            raise _RolledBackError
-
-
-def _folded(view: Fold[Doc], key: str, *events: AnyEvent) -> Doc | None:
-    folder = Folder(view)
-    document: Doc | None = None
-    for event in events:
-        step = folder.steps.get(event.wire_type())
-        if step is None:
-            continue
-        decoded = step.decoder.decode(msgspec.json.encode(event))
-        if key in folder.keys(step, decoded):
-            document = folder.apply(step, document, key, decoded)
-    return document
-
-
-@pytest.fixture(scope="session")
-def folded() -> Folded:
-    return _folded
+@pytest.fixture(params=ENGINES)
+def on_every_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kit's services keep their rows in each engine in turn, each in an empty store of its own."""
+    match request.param:
+        case "sqlite":
+            url = "sqlite:///{state}/{service}.db"
+        case "postgresql":
+            server = url_of("postgresql")
+            url = f"{server}{'&' if '?' in server else '?'}schema={{test}}-{{service}}"
+        case "mysql":
+            url = urlsplit(url_of("mysql"))._replace(path="/").geturl() + "{test}-{service}"
+    monkeypatch.setenv(STORE, url)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chimera import Event
+from chimera.testing import folded
 from marketplace.analytics.model import DaySales, SellerSales
 from marketplace.analytics.service import days, sales
 from marketplace.orders.messages import OrderMoved, OrderPlaced, Stage
 from marketplace.orders.model import refusal
-from tests.marketplace.fakes import Folded
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Counts = tuple[int, dict[Stage, int], int]
@@ -52,18 +52,16 @@ def test_a_seller_without_orders_has_zeros_in_exactly_the_contracts_fields() -> 
     assert msgspec.to_builtins(days.new("s")) == {"seller_id": "s", "days": []}
 
 
-def test_given_two_orders_when_one_is_cancelled_then_only_the_other_counts_as_revenue(folded: Folded) -> None:
+def test_given_two_orders_when_one_is_cancelled_then_only_the_other_counts_as_revenue() -> None:
     moves = [moved("a", "placed", "cancelled", 100), moved("b", "placed", "paid", 250)]
-    found = folded(sales, "s", placed("a", 100), placed("b", 250), *moves)
-    assert found
+    found = folded(sales, placed("a", 100), placed("b", 250), *moves)["s"]
     assert (found.orders, found.revenue_cents, found.stages.cancelled, found.stages.paid) == (2, 250, 1, 1)
 
 
-def test_days_are_those_of_placing_oldest_first(folded: Folded) -> None:
+def test_days_are_those_of_placing_oldest_first() -> None:
     later = DAY + timedelta(days=3)
     events = [placed("a", 1, later), placed("b", 2), moved("a", "placed", "paid", 1, later), placed("c", 4, later)]
-    found = folded(days, "s", *events)
-    assert found
+    found = folded(days, *events)["s"]
     assert [(day.day, day.orders, day.revenue_cents, day.stages.paid) for day in found.days] == [
         ("2025-01-01", 1, 2, 0),
         ("2025-01-04", 2, 5, 1),
@@ -81,7 +79,7 @@ histories = st.lists(st.tuples(st.sampled_from("st"), st.integers(1, 9), st.inte
 
 @given(histories=histories, random=st.randoms(use_true_random=False))
 def test_however_orders_interleave_the_dashboard_equals_a_recount(
-    folded: Folded, histories: list[tuple[str, int, int, list[Stage]]], random: Random
+    histories: list[tuple[str, int, int, list[Stage]]], random: Random
 ) -> None:
     lives: list[list[Event]] = []
     now: list[Now] = []
@@ -99,14 +97,15 @@ def test_however_orders_interleave_the_dashboard_equals_a_recount(
     while any(lives):
         events.append(random.choice([life for life in lives if life]).pop(0))
 
+    totals, by_days = folded(sales, *events), folded(days, *events)
     for seller in "st":
         mine = [order for order in now if order.seller == seller]
-        total = folded(sales, seller, *events) or sales.new(seller)
+        total = totals.get(seller) or sales.new(seller)
         assert _as_counts(total) == _recount(mine)
         by_day: dict[str, list[Now]] = defaultdict(list)
         for order in mine:
             by_day[order.day].append(order)
-        document = folded(days, seller, *events) or days.new(seller)
+        document = by_days.get(seller) or days.new(seller)
         assert [(each.day, _as_counts(each)) for each in document.days] == [
             (day, _recount(orders)) for day, orders in sorted(by_day.items())
         ]

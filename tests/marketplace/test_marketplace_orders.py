@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import get_args
 
+import hypothesis
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
-from chimera import Rejected
+from chimera.testing import given
 from marketplace.orders.messages import MoveOrder, OrderMoved, OrderPlaced, PlaceOrder, Stage
 from marketplace.orders.model import FINAL, Order, refusal
-from marketplace.orders.service import move_order, orders, place_order
-from tests.marketplace.fakes import HandlersTransaction
+from marketplace.orders.service import orders
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
+AT = datetime(2025, 5, 4, 23, 59, tzinfo=UTC)
+LATER = AT + timedelta(hours=1)
 PLACE = PlaceOrder("o1", "buyer", "seller", "gig", 1000)
+ORDER = Order("o1", "buyer", "seller", "gig", 1000, "placed", AT, AT)
+on_every_store = pytest.mark.usefixtures("on_every_store")
 
 
 def test_the_service_declares_its_routes() -> None:
@@ -24,45 +27,44 @@ def test_the_service_declares_its_routes() -> None:
     assert list(orders.queries) == ["/orders/{order_id}", "/sellers/{seller_id}/orders"]
 
 
-async def test_placing_an_order_keeps_it_and_says_so(tx: HandlersTransaction) -> None:
-    await place_order(PLACE, tx)
-    assert await tx.load(Order, "o1") == Order("o1", "buyer", "seller", "gig", 1000, "placed", tx.now, tx.now)
-    assert tx.emitted == [OrderPlaced("o1", "buyer", "seller", "gig", 1000, tx.now.date(), tx.now)]
+@on_every_store
+async def test_placing_an_order_keeps_it_and_says_so() -> None:
+    placed = OrderPlaced("o1", "buyer", "seller", "gig", 1000, AT.date(), AT)
+    tried = await given(orders).when(PLACE, at=AT).then(placed)
+    assert tried.rows(Order) == [ORDER]
 
 
-async def test_an_order_is_placed_on_its_day_in_utc(tx: HandlersTransaction) -> None:
+@on_every_store
+async def test_an_order_is_placed_on_its_day_in_utc() -> None:
     at = datetime.fromisoformat("2025-01-31T22:30:00-03:00")
-    await place_order(PlaceOrder("o1", "b", "s", "g", 1, at), tx)
-    await move_order(MoveOrder("o1", "paid"), tx)
-    placed, moved = tx.emitted
+    first = await given(orders).when(PlaceOrder("o1", "b", "s", "g", 1, at)).tried()
+    [order] = first.rows(Order)
+    assert order.placed_at == datetime(2025, 2, 1, 1, 30, tzinfo=UTC)
+    then = await given(orders, order).when(MoveOrder("o1", "paid")).tried()
+    placed, moved = *first.events, *then.events
     assert isinstance(placed, OrderPlaced)
     assert isinstance(moved, OrderMoved)
     assert [event.placed_on.isoformat() for event in (placed, moved)] == ["2025-02-01", "2025-02-01"]
-    order = await tx.load(Order, "o1")
-    assert order
-    assert order.placed_at == datetime(2025, 2, 1, 1, 30, tzinfo=UTC)
 
 
-async def test_a_second_order_of_the_same_id_is_refused(tx: HandlersTransaction) -> None:
-    await place_order(PLACE, tx)
-    with pytest.raises(Rejected) as refused:
-        await place_order(PLACE, tx)
-    assert refused.value.reason == "order_exists"
-    assert len(tx.emitted) == 1
+@on_every_store
+async def test_a_second_order_of_the_same_id_is_refused() -> None:
+    refused = await given(orders, ORDER).when(PLACE, at=LATER).rejected("order_exists")
+    assert refused.events == []
+    assert refused.rows(Order) == [ORDER]
 
 
-async def test_an_unknown_order_does_not_move(tx: HandlersTransaction) -> None:
-    with pytest.raises(Rejected) as refused:
-        await move_order(MoveOrder("nowhere", "paid"), tx)
-    assert refused.value.reason == "order_unknown"
+@on_every_store
+async def test_an_unknown_order_does_not_move() -> None:
+    await given(orders, ORDER).when(MoveOrder("nowhere", "paid")).rejected("order_unknown")
 
 
-async def test_a_moved_order_says_where_it_was(tx: HandlersTransaction) -> None:
-    await place_order(PLACE, tx)
-    await move_order(MoveOrder("o1", "started"), tx)
-    moved = tx.emitted[-1]
-    assert isinstance(moved, OrderMoved)
-    assert (moved.previous, moved.stage, moved.seller_id, moved.amount_cents) == ("placed", "started", "seller", 1000)
+@on_every_store
+async def test_a_moved_order_says_where_it_was() -> None:
+    moved = OrderMoved("o1", "seller", 1000, AT.date(), "placed", "started", LATER)
+    tried = await given(orders, ORDER).when(MoveOrder("o1", "started"), at=LATER).then(moved)
+    [order] = tried.rows(Order)
+    assert (order.stage, order.placed_at, order.changed_at) == ("started", AT, LATER)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_stages_may_be_skipped_forward_and_cancelled_before_completed(current: S
     assert refusal(current, wanted) is None
 
 
-@given(st.lists(st.sampled_from(STAGES), max_size=12))
+@hypothesis.given(st.lists(st.sampled_from(STAGES), max_size=12))
 def test_whatever_is_asked_an_order_only_goes_forward(wanted: list[Stage]) -> None:
     way: list[Stage] = ["placed"]
     reasons: Counter[str] = Counter()

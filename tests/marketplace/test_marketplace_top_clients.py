@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from chimera import Borrowed, Rejected
+from chimera import Borrowed
+from chimera.testing import given, running
 from marketplace.top_clients.messages import (
     AddClient,
     ClientAdded,
@@ -12,54 +14,69 @@ from marketplace.top_clients.messages import (
     TopClient,
     TopClients,
 )
-from marketplace.top_clients.service import add_client, clients_of, own_clients, remove_client
-from tests.marketplace.fakes import FakeReader, HandlersTransaction
+from marketplace.top_clients.model import MOST_CLIENTS, Client
+from marketplace.top_clients.service import top_clients
+
+ACME = Client("s", "c", "Acme", None, 1)
+on_every_store = pytest.mark.usefixtures("on_every_store")
 
 
-async def test_clients_are_listed_in_the_order_in_which_they_were_added(tx: HandlersTransaction) -> None:
-    for client_id in ("z", "a", "m"):
-        await add_client(AddClient("s", client_id.upper(), client_id), tx)
-    await remove_client(RemoveClient("s", "a"), tx)
-    await add_client(AddClient("s", "Again", "a", "Food"), tx)
-    listed = await own_clients("s", FakeReader(tx))
-    assert [(client.client_id, client.name) for client in listed.clients] == [("z", "Z"), ("m", "M"), ("a", "Again")]
+@on_every_store
+async def test_clients_are_listed_in_the_order_in_which_they_were_added() -> None:
+    async with running(top_clients) as s:
+        for client_id in ("z", "a", "m"):
+            await s.post("/sellers/s/clients", {"client_id": client_id, "name": client_id.upper()})
+        await s.delete("/sellers/s/clients/a")
+        await s.post("/sellers/s/clients", {"client_id": "a", "name": "Again", "industry": "Food"})
+        listed = (await s.get("/sellers/s/clients")).json()["clients"]
+        assert [(each["client_id"], each["name"]) for each in listed] == [("z", "Z"), ("m", "M"), ("a", "Again")]
 
 
-async def test_a_client_without_an_id_is_given_one(tx: HandlersTransaction) -> None:
-    added = await add_client(AddClient("s", "Acme"), tx)
-    assert added == TopClient("made-1", "Acme")
-    assert tx.emitted == [ClientAdded("s", "made-1", "Acme")]
+@on_every_store
+async def test_a_client_without_an_id_is_given_one() -> None:
+    tried = await given(top_clients).when(AddClient("s", "Acme")).tried()
+    [made] = tried.rows(Client)
+    assert made == Client("s", made.client_id, "Acme", None, 1)
+    assert made.client_id
+    assert tried.answer == {"client_id": made.client_id, "name": "Acme", "industry": None}
+    tried.emitted(ClientAdded("s", made.client_id, "Acme"))
 
 
-async def test_a_client_is_added_once_per_seller(tx: HandlersTransaction) -> None:
-    await add_client(AddClient("s", "Acme", "c"), tx)
-    await add_client(AddClient("other", "Acme", "c"), tx)
-    with pytest.raises(Rejected) as refused:
-        await add_client(AddClient("s", "Acme", "c"), tx)
-    assert (refused.value.reason, refused.value.status) == ("client_exists", 409)
+@on_every_store
+async def test_a_client_is_added_once_per_seller() -> None:
+    again = await given(top_clients, ACME).when(AddClient("s", "Acme", "c")).rejected("client_exists")
+    assert again.status == 409
+    assert again.events == []
+    await given(top_clients, ACME).when(AddClient("other", "Acme", "c")).then(ClientAdded("other", "c", "Acme"))
 
 
-async def test_a_seller_has_at_most_a_hundred_clients(tx: HandlersTransaction) -> None:
-    for number in range(100):
-        await add_client(AddClient("s", "Acme", f"c{number}"), tx)
-    with pytest.raises(Rejected) as refused:
-        await add_client(AddClient("s", "Acme", "one-more"), tx)
-    assert refused.value.reason == "clients_full"
+@on_every_store
+async def test_a_seller_has_at_most_a_hundred_clients() -> None:
+    assert MOST_CLIENTS == 100
+    full = [Client("s", f"c{number}", "Acme", None, number) for number in range(100)]
+    added = await given(top_clients, *full[:99]).when(AddClient("s", "Acme", "the-last")).tried()
+    added.emitted(ClientAdded("s", "the-last", "Acme"))
+    assert len(added.rows(Client)) == 100
+    refused = await given(top_clients, *full).when(AddClient("s", "Acme", "one-more")).rejected("clients_full")
+    assert len(refused.rows(Client)) == 100
 
 
-async def test_removing_an_unknown_client_is_a_404(tx: HandlersTransaction) -> None:
-    with pytest.raises(Rejected) as refused:
-        await remove_client(RemoveClient("s", "nobody"), tx)
-    assert (refused.value.reason, refused.value.status) == ("client_unknown", 404)
+@on_every_store
+async def test_removing_an_unknown_client_is_a_404() -> None:
+    assert (await given(top_clients).when(RemoveClient("s", "nobody")).rejected("client_unknown")).status == 404
 
 
-async def test_what_is_shared_leaves_out_sellers_without_clients(tx: HandlersTransaction) -> None:
-    await add_client(AddClient("s", "Acme", "c", "Food"), tx)
-    await add_client(AddClient("t", "Bolt", "d"), tx)
-    await remove_client(RemoveClient("t", "d"), tx)
-    assert await clients_of(["s", "t", "u"], tx) == {"s": TopClients("s", [TopClient("c", "Acme", "Food")])}
-    assert tx.emitted[-1] == ClientRemoved("t", "d")
-    assert (await own_clients("t", FakeReader(tx))).clients == []
+@on_every_store
+async def test_what_is_shared_leaves_out_sellers_without_clients() -> None:
+    removed = await given(top_clients, ACME).when(RemoveClient("s", "c")).then(ClientRemoved("s", "c"))
+    assert removed.rows(Client) == []
+    async with running(top_clients) as s:
+        await s.post("/sellers/s/clients", {"client_id": "c", "name": "Acme", "industry": "Food"})
+        await s.post("/sellers/t/clients", {"client_id": "d", "name": "Bolt"})
+        await s.delete("/sellers/t/clients/d")
+        shared = (await s.get("/_chimera/top-clients/share/top-clients?key=s&key=t&key=u")).json()["documents"]
+        assert shared == {"s": msgspec.to_builtins(TopClients("s", [TopClient("c", "Acme", "Food")]))}
+        assert (await s.get("/sellers/t/clients")).json() == {"seller_id": "t", "clients": []}
 
 
 def test_borrowed_clients_are_shown_with_their_state() -> None:
