@@ -64,6 +64,8 @@ GOALS: Sequence[Beside | AtMost | Within] = (
         Within("lists", f"{what}, of 1,000,000, p50", f"{what}, of 1,000, p50", 1 / 1.2)
         for what in ("page, all", "page, an author's", "marketplace, search")
     ),
+    AtMost("kit", "100 tests, the process", 3_000, ("memory",)),
+    AtMost("kit", "100 tests, one by running, p50", 20, ("memory",)),
     AtMost("footprint", "import", 150),
     AtMost("footprint", "memory when idle", 60),
 )

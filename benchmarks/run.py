@@ -29,6 +29,7 @@ GROUPS = {
     "end-to-end": "benchmarks.end_to_end.measure",
     "growth": "benchmarks.growth.measure",
     "lists": "benchmarks.growth.pages",
+    "kit": "benchmarks.kit.measure",
 }
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "benchmarks"
 

@@ -47,9 +47,10 @@ async def pending(contexts: Mapping[str, Context]) -> list[str]:
             elif row["lag"]:
                 late[row["consumer"]] += row["lag"]
         found += [f"{name}/{consumer} is {lag} behind" for consumer, lag in late.items()]
-        code = code_of(context.service)
         for row in await every_row(context, Parked):
-            if row.state == "retrying" or (row.state == "unread" and (row.due or code not in row.unread_by)):
+            if row.state == "retrying" or (
+                row.state == "unread" and (row.due or code_of(context.service) not in row.unread_by)
+            ):
                 found.append(f"{name}/{row.consumer} tries {row.id} again")
     return found
 
