@@ -12,6 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from chimera.adapters.sqlite import SQLiteStore
+from chimera.core.clock import Clock
+from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import Log, Store
 from chimera.run.engines import open_engine
 from chimera.service import Service
@@ -65,5 +67,9 @@ async def _take_away(store: Store, url: str, test: str) -> None:
         drop = f"DROP DATABASE IF EXISTS `{database}`"
     else:
         return
-    async with store.transaction() as session:
-        await session.execute(drop)
+
+    async def work() -> None:
+        async with store.transaction() as session:
+            await session.execute(drop)
+
+    await again_on_conflict(work, Clock())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ from chimera.core.names import command_type
 from chimera.entities import Entity, to_utc
 from chimera.errors import SettingsError
 from chimera.forms import decoder_of, form_of
+from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import AnyCommand, AnyEvent, Message, partition_of
 from chimera.run.engines import context_of, supplied
 from chimera.service import Service
@@ -164,23 +166,30 @@ def _nobody(name: str) -> Any:
 
 async def _write(context: Context, facts: Sequence[Entity | AnyEvent]) -> None:
     for number, fact in enumerate(facts):
-        async with context.store.transaction() as session:
-            unit = Unit(context.service, session)
-            cause = Message(f"given-{number}", context.service.name, "", "given", context.clock.stamp(), b"", 0)
-            tx = Transaction(unit, cause, "given")
-            tx.save(fact) if isinstance(fact, Entity) else tx.emit(fact)
-            await tx.settle()
-            tx.merge()
-            await unit.flush()
-            await unit.number()
+        await again_on_conflict(partial(_write_one, context, number, fact), context.clock)
+
+
+async def _write_one(context: Context, number: int, fact: Entity | AnyEvent) -> None:
+    async with context.store.transaction() as session:
+        unit = Unit(context.service, session)
+        cause = Message(f"given-{number}", context.service.name, "", "given", context.clock.stamp(), b"", 0)
+        tx = Transaction(unit, cause, "given")
+        tx.save(fact) if isinstance(fact, Entity) else tx.emit(fact)
+        await tx.settle()
+        tx.merge()
+        await unit.flush()
+        await unit.number()
 
 
 async def _attempt(context: Context, executor: Any, message: Message) -> Outcome:
-    async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
-        outcome: Outcome = await executor.attempt(unit, Task(message))
-        await unit.flush()
-    return outcome
+    async def work() -> Outcome:
+        async with context.store.transaction() as session:
+            unit = Unit(context.service, session)
+            outcome: Outcome = await executor.attempt(unit, Task(message))
+            await unit.flush()
+        return outcome
+
+    return await again_on_conflict(work, context.clock)
 
 
 def _told(outcome: Outcome) -> str:
