@@ -49,7 +49,7 @@ class ListContract(EngineSuite):
         for limit in (1, 7, 52, 100):
             paged: list[bytes] = []
             while page := await engine.listed(LISTED, ONE, paged[-1] if paged else b"", limit):
-                assert len(page) <= limit
+                assert len(page) <= min(limit, len(places) - len(paged))
                 paged += page
             assert paged == sorted(places)
         assert list(await engine.listed(LISTED, ONE, b"equal\0\0" + b"009x", 1)) == [b"equal\0\0" + b"010"]
@@ -98,7 +98,7 @@ class ListContract(EngineSuite):
         wanted = sorted(each.within + each.at for each in entries)
         for limit in (1, 7, 13, 1000):
             paged: list[bytes] = []
-            while page := await engine.listed(LISTED, b"", paged[-1] if paged else b"", limit):
+            while len(paged) <= len(wanted) and (page := await engine.listed(LISTED, b"", b"".join(paged[-1:]), limit)):
                 paged += page
             assert paged == wanted
         assert list(await engine.listed(LISTED, b"", limit=3, skip=4)) == wanted[4:7]
