@@ -120,13 +120,10 @@ class Request:
         return f"{self.scope.get('scheme', 'http')}://{self.headers.get('host', '')}{self.raw_path.decode()}{query}"
 
 
-class FormPart:
-    """A part of a form: a file with its `filename`, or a field without one. Read it before the next part comes."""
+class _Chunks:
+    """Bytes that come a chunk at a time, once."""
 
-    def __init__(self, name: str, filename: str, content_type: str, chunks: AsyncIterator[bytes]) -> None:
-        self.name = name
-        self.filename = filename
-        self.content_type = content_type
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -137,7 +134,17 @@ class FormPart:
         return b"".join([chunk async for chunk in self._chunks])
 
 
-class Upload:
+class FormPart(_Chunks):
+    """A part of a form: a file with its `filename`, or a field without one. Read it before the next part comes."""
+
+    def __init__(self, name: str, filename: str, content_type: str, chunks: AsyncIterator[bytes]) -> None:
+        super().__init__(chunks)
+        self.name = name
+        self.filename = filename
+        self.content_type = content_type
+
+
+class Upload(_Chunks):
     """The body of a request as it comes: a chunk at a time, all at once, or the parts of a form, once.
 
     `size` in bytes, None where it is not known before. Reading raises Invalid: 413 beyond the limit of the route, 400
@@ -147,17 +154,10 @@ class Upload:
     def __init__(
         self, content_type: str, size: int | None, chunks: AsyncIterator[bytes], parts: AsyncIterator[FormPart]
     ) -> None:
+        super().__init__(chunks)
         self.content_type = content_type
         self.size = size
-        self._chunks = chunks
         self._parts = parts
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._chunks
-
-    async def read(self) -> bytes:
-        """All of it that was not read yet."""
-        return b"".join([chunk async for chunk in self._chunks])
 
     def parts(self) -> AsyncIterator[FormPart]:
         """The parts of a form (`multipart/form-data`), in order. Raises Invalid (415) for another body."""

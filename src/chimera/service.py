@@ -221,13 +221,7 @@ class Service(Supplies):
 
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, may_be_plain=True)
-            self._check_route(f"GET {path}", [each.name for each in signature.plain])
-            for each in signature.plain:
-                if each.name in path_parameters(path) and is_list(each.type):
-                    raise DeclarationError(
-                        f"{signature.at}: a path holds one value of {each.name!r}, and it is a list; take it from the "
-                        f"query, as in ?{each.name}=a&{each.name}=b"
-                    )
+            self._check_plain(f"GET {path}", signature)
             self._add(self.queries, path, Query(f"GET {path}", page, signature), "path")
             return function
 
@@ -243,7 +237,7 @@ class Service(Supplies):
 
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, may_be_plain=True)
-            self._check_route(route, [each.name for each in signature.plain])
+            self._check_plain(route, signature)
             command = signature.hints.get("return")
             if not (isinstance(command, type) and issubclass(command, AnyCommand)):
                 raise DeclarationError(f"{signature.at}: say which command it returns, as in: -> SetImage")
@@ -423,6 +417,15 @@ class Service(Supplies):
         if name in declared:
             raise DeclarationError(f"service {self.name} already has a {word} {name!r}")
         declared[name] = what
+
+    def _check_plain(self, route: str, signature: Signature) -> None:
+        self._check_route(route, [each.name for each in signature.plain])
+        for each in signature.plain:
+            if each.name in path_parameters(route) and is_list(each.type):
+                raise DeclarationError(
+                    f"{signature.at}: a path holds one value of {each.name!r}, and it is a list; take it from the "
+                    f"query, as in ?{each.name}=a&{each.name}=b"
+                )
 
     def _check_route(self, route: str | None, names: Sequence[str]) -> None:
         if route is None:

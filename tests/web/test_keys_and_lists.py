@@ -11,8 +11,9 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from pydantic import BaseModel
 
-from chimera import Command, Entity, Event, NewId, Reader, Reads, Rejected, Service, Transaction
+from chimera import Command, Entity, Event, NewId, Reader, Reads, Rejected, Service, Transaction, Upload
 from chimera.errors import DeclarationError
 from chimera.testing import running
 from chimera.web.wire import openapi
@@ -173,6 +174,10 @@ async def test_fields_that_are_written_in_another_way_come_in_a_path_and_are_mad
         assert (wrong.status_code, wrong.json()["field"]) == (422, "path.on_day")
 
 
+class Card(BaseModel):
+    owner: str
+
+
 class Colour(enum.Enum):
     RED = "red"
     BLUE = "blue"
@@ -224,6 +229,26 @@ def test_a_key_inside_of_what_is_no_struct_is_said() -> None:
 
         @shop.handle("POST /wrong")
         async def wrong(command: Wrong, tx: Transaction) -> None: ...
+
+
+def test_what_a_query_returns_is_described_where_pydantic_reads_it() -> None:
+    shop = Service("shop")
+
+    @shop.get("/card")
+    async def card() -> Card | None:
+        return None
+
+    asked = next(iter(shop.queries.values()))
+    responses = described("GET /card", partial(openapi.query, shop, asked, (), waits=False))["responses"]
+    assert set(responses["200"]["content"]) == {"application/json"}
+
+
+def test_a_list_in_an_uploads_path_is_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"a path holds one value.*'tags'"):
+
+        @Service("shop").upload("PUT /{tags}")
+        async def tagged(upload: Upload, tags: list[str]) -> Bill:
+            raise NotImplementedError
 
 
 def test_a_list_in_a_path_is_refused() -> None:

@@ -36,9 +36,12 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @cached
 def is_made(command: type[AnyCommand]) -> bool:
-    """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`."""
-    hint = type_at(command, command.__key_fields__[0])
-    return any(each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ()))
+    """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`, and not inside."""
+    key = command.__key_fields__[0]
+    hint = type_at(command, key)
+    return "." not in key and any(
+        each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ())
+    )
 
 
 def _is_text(type_: object) -> bool:
@@ -87,7 +90,7 @@ class CommandDecoder:
         texts = path_fields if is_model(handler.command) else [name for name in path_fields if _is_text(types[name])]
         self._converted = {name: types[name] for name in path_fields if name not in texts}
         self._decoder = decoder_of(handler.command)
-        self._makes_keys = "." not in self._key and is_made(handler.command)
+        self._makes_keys = is_made(handler.command)
         self._in_body = self._written.get(self._key, self._key.partition(".")[0])
         self._wrapped = handler.wrapped
         self._faults = partial(_faults, handler.command)

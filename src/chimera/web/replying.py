@@ -15,7 +15,7 @@ from chimera.errors import Invalid, NotYet, Rejected, Unavailable, Unfit
 from chimera.forms import encode, json_of
 from chimera.replies import Reply, ServerEvent, ServerEvents, Stream, written_headers
 from chimera.signature import Page
-from chimera.web.wire.http import HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
+from chimera.web.wire.http import FAILED, HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
 from chimera.web.wire.routing import NoRoute
 
 logger = logging.getLogger("chimera")
@@ -121,7 +121,7 @@ async def answer_error(call: Call, error: Exception) -> None:
         )
     else:
         logger.error("%s %s failed", call.scope["method"], call.scope["path"], exc_info=error)
-        await answer_problem(call, HTTPStatus.INTERNAL_SERVER_ERROR, "something went wrong here; it is in the log")
+        await answer_problem(call, HTTPStatus.INTERNAL_SERVER_ERROR, FAILED)
 
 
 def _close(call: Call) -> list[Header]:

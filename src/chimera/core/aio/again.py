@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
+from chimera.core.aio.signals import A_DAY_S
 from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import stop
 from chimera.core.clock import Clock
@@ -53,6 +54,17 @@ async def _persist(
             exc_info=None if expected or gone else error,
         )
         await clock.sleep(pause)
+
+
+async def rarely(held: Collection[int], every_s: float, work: Callable[[], Awaitable[object]], clock: Clock) -> None:
+    """Do a work of a service in the worker that holds its first partition, until cancelled; others only wait.
+
+    At times, as long as there was something to do; else more and more rarely, up to once a day.
+    """
+    if 0 in held:
+        await at_times(every_s, work, clock, longest_s=max(A_DAY_S, every_s))
+    else:
+        await clock.sleep(A_DAY_S)
 
 
 async def at_times(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from chimera.core.aio.again import at_times
-from chimera.core.aio.signals import A_DAY_S
+from chimera.core.aio.again import rarely
 from chimera.core.context import Context
 from chimera.core.names import generation_name
 from chimera.folds import View
@@ -25,11 +24,7 @@ LISTS = "lists"
 
 async def keep_lists(context: Context, held: frozenset[int]) -> None:
     """Prove all lists now and then, until cancelled, more and more rarely while there is nothing to mend."""
-    if 0 not in held:
-        return await context.clock.sleep(A_DAY_S)
-    every_s = context.timing.audit_s
-    await at_times(every_s, partial(_prove_all, context), context.clock, longest_s=max(A_DAY_S, every_s))
-    return None
+    await rarely(held, context.timing.audit_s, partial(_prove_all, context), context.clock)
 
 
 async def audit_lists(

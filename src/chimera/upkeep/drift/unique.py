@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from chimera.core.aio.again import at_times
+from chimera.core.aio.again import rarely
 from chimera.core.context import Context
 from chimera.core.declared import class_at
 from chimera.core.tables import StoredName
@@ -28,7 +28,6 @@ logger = logging.getLogger("chimera")
 
 UNIQUE = "unique"
 """The kind, among stored names, of the rules by which all rows have reserved what they have."""
-DAY_S = 86_400.0
 SHOWN = 3
 TOLD_ROWS = 100_000
 
@@ -115,11 +114,7 @@ async def reserve_all(context: Context, known: Mapping[str, str]) -> None:
 
 async def keep_unique(context: Context, held: frozenset[int]) -> None:
     """Look through all rows now and then, until cancelled, more and more rarely while there is nothing to reserve."""
-    if 0 not in held:
-        return await context.clock.sleep(DAY_S)
-    every_s = context.timing.audit_s
-    await at_times(every_s, partial(_mend, context), context.clock, longest_s=max(DAY_S, every_s))
-    return None
+    await rarely(held, context.timing.audit_s, partial(_mend, context), context.clock)
 
 
 async def look_through(

@@ -31,6 +31,8 @@ DISCARD_LIMIT = 16 << 20
 DISCARD_S = 5.0
 BODILESS = frozenset({204, 205, 304})
 SILENT_S = 0.5
+FAILED = "something went wrong here; it is in the log"
+"""What is told of a failure that only the log knows."""
 
 Declared = TypeVar("Declared", bound=msgspec.Struct)
 

@@ -12,7 +12,7 @@ from typing import Any
 from chimera.errors import ChimeraError
 from chimera.service import Service
 from chimera.supplies import Middleware
-from chimera.web.wire.http import ASGIApp, Call, Event, Receive, Render, Scope, Send, answer_problem
+from chimera.web.wire.http import FAILED, ASGIApp, Call, Event, Receive, Render, Scope, Send, answer_problem
 from chimera.web.wire.routing import Endpoint, Route
 
 logger = logging.getLogger("chimera")
@@ -22,7 +22,6 @@ STOP_S = 5.0
 ASKED = "chimera.asked"
 """The key of an ASGI scope under which what is being answered gets through a service's middleware."""
 AnswerError = Callable[[Call, Exception], Awaitable[None]]
-FAILED = "something went wrong here; it is in the log"
 _PARAMETER = re.compile(r"\{\w+\}")
 
 

@@ -65,7 +65,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
     in_path = path_parameters(template)
     fields = {field.name: field for field in fields_of(handler.command)}
     in_body = [name for name in fields if name not in in_path]
-    made = key if "." not in key and is_made(handler.command) else ""
+    made = key if is_made(handler.command) else ""
     required = [fields[name].encode_name for name in in_body if fields[name].required and name != made]
     operation = _operation(
         service.name,
@@ -341,8 +341,8 @@ def _has_schema(result: object) -> bool:
     if isinstance(result, type) and issubclass(result, Stream | ServerEvents):
         return False
     try:
-        msgspec.json.schema(result)
-    except TypeError:
+        msgspec.json.schema(result, schema_hook=model_schema)
+    except (TypeError, NotImplementedError):
         return False
     return True
 
