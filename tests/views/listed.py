@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +9,11 @@ import pytest
 
 from chimera import View
 from chimera.core.context import Context
-from chimera.core.names import GENERATIONS, all_of, counts_view, generation_name
-from chimera.ports import WITHIN, ViewStore
-from chimera.run.engines import open_engine
+from chimera.core.names import counts_view
+from chimera.ports import WITHIN
 from chimera.views.generations import read_generations
 from chimera.views.lists.entries import Place, ViewEntries
-from tests.adapters.services import IN_TURN, need_packages, url_of
+from tests.adapters.services import IN_TURN
 from tests.views.blog import Write
 
 REAL = ["mongodb", "mysql", "postgresql", pytest.param("redis", marks=IN_TURN)]
@@ -57,26 +54,3 @@ async def is_listed(context: Context, name: str = "article") -> bool:
 async def serves(context: Context, number: int) -> bool:
     state = (await read_generations(context.views, ["article"]))["article"]
     return state.serving.number == number and state.building is None and not state.retired
-
-
-LISTED = [generation_name("article", number) for number in range(1, 4)]
-
-
-@asynccontextmanager
-async def real_views(engine: str) -> AsyncIterator[ViewStore]:
-    """A real engine's views, in a place of this test's own that is emptied before and afterwards."""
-    need_packages(engine)
-    url, question, options = url_of(engine).partition("?")
-    place = f"{url.rpartition('/')[0]}/chimera_listing" if engine in ("mongodb", "mysql") else url
-    if engine == "postgresql":
-        question, options = "?", f"{options}{'&' if options else ''}schema=chimera_listing"
-    views: ViewStore = open_engine("views", f"{place}{question}{options}")
-    try:
-        await views.create()
-        for turn in range(2):
-            for name in (*LISTED, GENERATIONS):
-                await views.drop(name, all_of(name))
-            if turn == 0:
-                yield views
-    finally:
-        await views.close()

@@ -41,7 +41,8 @@ from chimera.web.wire import openapi
 from tests.adapters.services import ROOT
 from tests.support import Engines, positions_of
 from tests.views.blog import Answer, Blog, Mood, Reading, blogging, caught_up, head, put
-from tests.views.listed import AT, REAL, is_listed, places, places_of, real_views, serves, write
+from tests.views.listed import AT, REAL, is_listed, places, places_of, serves, write
+from tests.views.real import real_views
 
 # the order of values
 
@@ -393,7 +394,7 @@ async def test_who_brings_a_position_waits_for_the_whole_list_or_is_told(context
 async def test_after_each_write_a_list_on_a_real_engine_has_it_or_says_that_it_lags(engine: str) -> None:
     """Two write heads fold; two readers ask at once, one of them for what has just moved from one list to another."""
     lagged = 0
-    async with real_views(engine) as views:
+    async with real_views(engine, "article") as views:
         context = await blogging(memory_engines()._replace(views=views))
         readings = [Reading(context), Reading(await blogging(Engines(context.log, context.store, views)))]
         heads = [head(context, name) for name in ("a" if engine == "mongodb" else "ab")]
@@ -618,7 +619,7 @@ async def test_lists_on_a_real_engine_are_kept_paged_rebuilt_and_dropped_as_in_m
         "\U0001f981" * MAX_KEY,
         *(f"n{n:02}" for n in range(20)),
     ]
-    async with real_views(engine) as views:
+    async with real_views(engine, "article") as views:
         context = await blogging(memory_engines()._replace(views=views))
         # One head on MongoDB: work that is cancelled while its driver connects leaves a socket to the collector.
         heads = [head(context, name) for name in ("a" if engine == "mongodb" else "ab")]

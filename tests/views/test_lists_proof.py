@@ -32,7 +32,8 @@ from chimera.views.rebuild import ask_for, last_report
 from tests.support import Engines
 from tests.testing.broken_lists import LosingLists
 from tests.views.blog import TIMING, Article, Blog, Reading, blogging, caught_up, head, put
-from tests.views.listed import REAL, is_listed, places, places_of, real_views, serves, write
+from tests.views.listed import REAL, is_listed, places, places_of, serves, write
+from tests.views.real import real_views
 
 WRONG_KINDS = ("lacks", "more", "nobody's", "elsewhere", "no place", "count", "all", "counts")
 
@@ -284,7 +285,7 @@ async def test_services_in_balance_have_lists_that_are_as_their_documents(contex
 
 @pytest.mark.parametrize("engine", REAL)
 async def test_an_index_that_was_broken_on_a_real_engine_is_told_and_mended(engine: str) -> None:
-    async with real_views(engine) as views:
+    async with real_views(engine, "article") as views:
         context = await blogging(memory_engines()._replace(views=views))
         await filled(context)
         view = context.service.views["article"]

@@ -20,13 +20,12 @@ from chimera.cli import rebuilds
 from chimera.cli.rebuilds import Way
 from chimera.core.clock import Clock
 from chimera.core.context import Context
-from chimera.core.names import GENERATIONS, all_of, generation_name, parked_key, parked_view, waiting_view
+from chimera.core.names import generation_name, parked_key, parked_view, waiting_view
 from chimera.errors import Trimmed
 from chimera.journal.leases import Leases
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
 from chimera.reader import Notes
-from chimera.run.engines import open_engine
 from chimera.run.settings import ServiceSettings, Settings
 from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedViews
@@ -48,7 +47,7 @@ from chimera.views.generations import (
     serving_name,
 )
 from chimera.views.rebuild import ViewKeeper, ask_for, last_report
-from tests.adapters.services import IN_TURN, need_packages, url_of
+from tests.adapters.services import IN_TURN
 from tests.support import (
     PARTITIONS,
     QUICK,
@@ -68,6 +67,7 @@ from tests.support import (
     rows,
     stored,
 )
+from tests.views.real import real_views
 
 KEYS = [f"k{n}" for n in range(12)]
 
@@ -309,33 +309,10 @@ async def test_views_that_can_not_be_reached_are_not_taken_for_empty(filled: Con
         await documents_of(dead)("balance", "k1")
 
 
-@asynccontextmanager
-async def real_views(engine: str) -> AsyncIterator[ViewStore]:
-    """A real engine's views, in a place of this test's own that is emptied afterwards."""
-    need_packages(engine)
-    url, question, options = url_of(engine).partition("?")
-    place = f"{url.rpartition('/')[0]}/chimera_rebuilding" if engine in ("mongodb", "mysql") else url
-    if engine == "postgresql":
-        question, options = "?", f"{options}{'&' if options else ''}schema=chimera_rebuilding"
-    views: ViewStore = open_engine("views", f"{place}{question}{options}")
-    try:
-        await views.create()
-        await forget(views)
-        yield views
-        await forget(views)
-    finally:
-        await views.close()
-
-
-async def forget(views: ViewStore) -> None:
-    for name in ("balance", *(f"balance~{number}" for number in range(2, 5)), GENERATIONS):
-        await views.drop(name, all_of(name))
-
-
 @pytest.mark.parametrize("engine", ["mongodb", "mysql", "postgresql", pytest.param("redis", marks=IN_TURN)])
 async def test_a_rebuild_under_load_on_a_real_engine_shows_no_reader_less(engine: str) -> None:
     bank, new = Bank(), changed_bank()
-    async with real_views(engine) as views:
+    async with real_views(engine, "balance") as views:
         context = await process_of(bank, memory_engines()._replace(views=views))
         other = await process_of(Bank(), engines_of(context))
         await deposit(context, *KEYS)

@@ -348,7 +348,7 @@ def test_tables_that_can_not_be_built_anew_are_refused_where_they_are_declared(
 
     with pytest.raises(DeclarationError, match=said) as refused:
         service.project(Sold, **given)(second)
-    assert str(refused.value).startswith("tests/upkeep/test_tables.py:")
+    assert str(refused.value).startswith("tests/upkeep/test_table_rebuilds.py:")
 
 
 def test_a_service_without_such_tables_uses_its_store_as_it_is() -> None:
@@ -379,7 +379,7 @@ async def test_a_table_that_is_said_later_is_as_it_was_and_one_that_is_not_said_
         SettingsError, match="index writes turnover in generation 3, and has to say so: project"
     ) as said:
         await admit(without)
-    assert str(said.value).startswith("tests/upkeep/test_tables.py:")
+    assert str(said.value).startswith("tests/upkeep/test_table_rebuilds.py:")
 
 
 async def is_sold(context: Context, wanted: dict[str, tuple[int, int]]) -> bool:
