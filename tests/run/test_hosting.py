@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,7 +23,9 @@ import starlette.applications
 import starlette.routing
 
 import chimera
-from chimera.run.hosting import Hosting
+from chimera.adapters.http import HttpOwner
+from chimera.run.hosting import Hosting, serve
+from chimera.run.settings import read_settings
 from chimera.run.write_head import WriteHead
 
 PAGE = Path(__file__).parents[2] / "docs" / "asgi.md"
@@ -116,6 +119,23 @@ async def test_services_that_are_hosted_together_find_each_other_wherever_they_a
     async with app.lifespan(), asked(app) as client:
         assert (await client.get("/pages/ann")).json() == ["ann sells", "fresh"]
         assert (await client.get("/pages/broken")).json() == ["", "absent"]
+
+
+async def test_services_of_one_process_do_not_wait_for_its_own_port_while_they_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(HttpOwner, "__init__", lambda *_: pytest.fail("an owner in this process is asked over HTTP"))
+    settings = read_settings(CONFIG.parents[3] / "chimera.toml", os.environ, {"port": 0})
+    serves = asyncio.get_running_loop().create_future()
+    names = list(settings.services)
+    serving = asyncio.create_task(
+        serve(settings, names, read=True, write=True, fleet=False, ready=serves.set_result),
+    )
+    await asyncio.wait([serves, serving], return_when=asyncio.FIRST_COMPLETED)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert serving.cancelled()
+    assert (await serves).startswith("http://127.0.0.1:")
 
 
 async def test_a_second_start_beside_the_first_is_refused() -> None:

@@ -46,7 +46,7 @@ class Hosting:
 
     `read` reads the settings at each start; `names` are the services, none for all that are set. `fleet`: each service
     runs on a port of its own; else all are found at the settings' port. `together`: the services ask each other within
-    this process, for nobody knows on which port that serves. `works` run from start to stop, by name.
+    this process, which may not serve yet, or on a port that nobody knows. `works` run from start to stop, by name.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ async def serve(
             changed["port"] = listener.getsockname()[1]
         found = msgspec.structs.replace(settings, **changed)
         sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
-        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet and http.hides)
+        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet)
         await stack.enter_async_context(hosting.running())
         serving = await stack.enter_async_context(answering(hosting, listener, found.doors, http))
         stack.callback(hosting.leave)

@@ -55,11 +55,6 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
         """True when a request passes through anything of it."""
         return bool(self.middleware or self.cors or self.compress or self.access_log != "off" or self.proxies)
 
-    @property
-    def hides(self) -> bool:
-        """True when services that are behind it may not reach each other through it."""
-        return bool(self.middleware or self.certificate or self.socket)
-
     def beside(self, folder: Path) -> Http:
         """With its paths found from a folder."""
         paths = {name: str(folder / path) for name in ("certificate", "key", "socket") if (path := getattr(self, name))}
