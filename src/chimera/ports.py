@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import msgspec
 
@@ -215,7 +215,6 @@ class Store(Protocol):
         """Close its connections. Doing it twice changes nothing."""
 
 
-@runtime_checkable
 class Wakes(Protocol):
     """A store or view store that tells when others write to it. Those that can't are looked at more often."""
 
@@ -224,6 +223,11 @@ class Wakes(Protocol):
 
         It is a hint: one may come for nothing, and in bad times be lost.
         """
+
+
+def wakes(port: object) -> TypeGuard[Wakes]:
+    """True for one that tells; asked at each look, where `isinstance` of a protocol would be most of its cost."""
+    return hasattr(port, "listen")
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ import sys
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 
 from chimera.adapters.relational.postgresql import PostgreSQLStore, PostgreSQLViews
-from chimera.ports import Document, Wakes
+from chimera.ports import Document, wakes
 from chimera.testing.contracts.suite import event
 from chimera.testing.waiting import eventually
 from tests.adapters.services import url_of
@@ -53,8 +53,8 @@ async def test_a_commit_of_another_process_is_told(url: str) -> None:  # noqa: F
     store, views, heard = PostgreSQLStore(url), PostgreSQLViews(url), list[str]()
     await store.create([], 1)
     await views.create()
-    assert isinstance(store, Wakes)
-    assert isinstance(views, Wakes)
+    assert wakes(store)
+    assert wakes(views)
     store.listen(lambda: heard.append("store"))
     await eventually(lambda: heard)
     await quiet(heard)

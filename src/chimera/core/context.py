@@ -22,7 +22,7 @@ from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.parts import Handling, Mode
-from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, Wakes
+from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, wakes
 from chimera.service import Service
 
 ROOM = 3
@@ -172,7 +172,7 @@ class Context:
 
     def pace(self, first_s: float, port: Store | ViewStore) -> Pace:
         """The pace at which something in the store, or the view store, is looked at: `first_s` seconds at first."""
-        longest_s = self.timing.quiet_s if isinstance(port, Wakes) else self.timing.untold_s
+        longest_s = self.timing.quiet_s if wakes(port) else self.timing.untold_s
         return Pace(first_s, longest_s, self.moved if port is self.views else self.committed, self.clock)
 
     async def prepare(self) -> None:
@@ -186,5 +186,5 @@ class Context:
         await self.log.create(self.commands_topic, self.service.partitions)
         await self.log.create(self.events_topic, self.service.partitions)
         for port, heard in ((self.store, self.committed.notify), (self.views, self.moved.notify)):
-            if isinstance(port, Wakes):
+            if wakes(port):
                 port.listen(heard)

@@ -21,7 +21,7 @@ from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.history import Epochs, divergences, fits
 from chimera.messages import Message, follows
-from chimera.ports import Checkpoint, Document, Move, Record, Wakes
+from chimera.ports import Checkpoint, Document, Move, Record, wakes
 
 logger = logging.getLogger("chimera")
 
@@ -81,7 +81,7 @@ class Feed:
         self._compared: dict[int, tuple[int, int]] = {}
         self._compare_at = float("-inf")
         self._compare_s = context.timing.heads_s
-        is_told = source == context.service.name and isinstance(context.store, Wakes)
+        is_told = source == context.service.name and wakes(context.store)
         self._compare_longest_s = context.timing.quiet_s if is_told else context.timing.heads_quiet_s
         self._refetch_at = float("-inf")
         self._records: AsyncIterator[Sequence[Record]] | None = None

@@ -10,7 +10,7 @@ from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
 from chimera.core.tables import Lease
 from chimera.entities import table_of
-from chimera.ports import Wakes
+from chimera.ports import wakes
 from chimera.transaction import Unit
 
 SKEW_S = 60.0
@@ -51,7 +51,7 @@ class Leases:
         self._code = code
         self._long: dict[str, tuple[float, float]] = {}
         self._pace = context.pace(self._ttl_s / 3, context.store)
-        self._may_rest = isinstance(context.store, Wakes)
+        self._may_rest = wakes(context.store)
         self.held: frozenset[int] = frozenset()
         self.held_alike: frozenset[int] = frozenset()
         self.all_alike = True

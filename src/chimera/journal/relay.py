@@ -24,7 +24,7 @@ from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message, follows
-from chimera.ports import Wakes
+from chimera.ports import wakes
 from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
@@ -47,7 +47,7 @@ class Relay:
         self._clock = context.clock
         self._look_at = float("-inf")
         self._poll_s = self._pause_s = self._store.features.poll_s
-        self._longest_s = context.timing.quiet_s if isinstance(self._store, Wakes) else self._poll_s
+        self._longest_s = context.timing.quiet_s if wakes(self._store) else self._poll_s
         self._sent: dict[int, str] = {}
 
     async def run(self, partitions: Iterable[int]) -> None:

@@ -9,7 +9,7 @@ matter. It does not see what a function calls or reads elsewhere: that is what `
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from types import CodeType, FunctionType, MethodType
 
@@ -40,6 +40,7 @@ def _digest(parts: Iterable[str]) -> str:
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+@lru_cache(1024)
 def _schema(document: type) -> str:
     try:
         schema = msgspec.json.schema(document, schema_hook=_schema_inside)

@@ -221,13 +221,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._timers.clear()
 
     def _step(self) -> None:
-        runnable = self._runnable
-        self._ring()
-        if not runnable:
-            return
+        runnable, timers = self._runnable, self._timers
+        if not runnable or (timers and timers[0][0] <= self.now):
+            self._ring()
+            if not runnable:
+                return
         chosen = int(self._order.random() * len(runnable))
         process = runnable[chosen]
-        handle = self._next_of(process.queue)
+        handle = self._next_of(process.queue) if self._shuffle else process.queue.popleft()
         if not process.queue:
             runnable[chosen] = runnable[-1]
             runnable.pop()

@@ -17,7 +17,7 @@ from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Conflict, Unfit
 from chimera.messages import Message
 from chimera.parts import Reaction
-from chimera.ports import Lends, Session, Store, Tip, Wakes, WriteSession
+from chimera.ports import Lends, Session, Store, Tip, WriteSession, wakes
 from chimera.service import Service
 from chimera.upkeep.tables.naming import mentioned, names_in, renamed, renamed_table, statements_in, table_in
 from chimera.upkeep.tables.state import STATES, Built, TablesState, held_state, states_in
@@ -124,7 +124,7 @@ class WakingStore(GenerationsStore):
 
     def listen(self, heard: Callable[[], None]) -> None:
         """As `Wakes.listen`."""
-        assert isinstance(self.plain, Wakes)
+        assert wakes(self.plain)
         self.plain.listen(heard)
 
 
@@ -132,7 +132,7 @@ def with_generations(service: Service, store: Store) -> Store:
     """The store as a service uses it: itself, where no reaction has tables that are built anew."""
     if not any(reaction.tables for reaction in service.reactions.values()):
         return store
-    return (WakingStore if isinstance(store, Wakes) else GenerationsStore)(store, service)
+    return (WakingStore if wakes(store) else GenerationsStore)(store, service)
 
 
 class _Looks:
