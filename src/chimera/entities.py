@@ -244,6 +244,8 @@ def table_name(entity: type[Entity]) -> str:
 
 def to_utc(moment: datetime) -> datetime:
     """The same moment in UTC; a time without a zone is taken as UTC. Raises ValueError outside years 1 to 9999."""
+    if moment.tzinfo is UTC:
+        return moment
     if moment.tzinfo is None:
         return moment.replace(tzinfo=UTC)
     try:

@@ -9,7 +9,7 @@ can't be forgotten: then `written` is set, and the caller rolls the unit back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -218,28 +218,32 @@ class Unit:
         partitions = {partition for partition, _ in self.read_at} | {pending.partition for pending in self.events}
         if not partitions:
             return []
-        tips = dict(await self.session.hold(partitions))
+        tips = await self.session.hold(partitions)
         await self._check_versions()
         if not self.events:
             return []
-        self.appended = [self._numbered(pending, tips) for pending in self.events]
+        self.appended = list(_numbered(self.service.name, self.events, tips))
         await self.session.append(self.appended)
         return self.appended
-
-    def _numbered(self, pending: Pending, tips: dict[int, Tip]) -> Message:
-        before, chain = tips[pending.partition]
-        number, chain = before + 1, chain_of(chain, pending.type, pending.key, pending.time, pending.data)
-        tips[pending.partition] = Tip(number, chain)
-        source = self.service.name
-        what, place = (pending.type, pending.key, pending.time, pending.data), f"{source}/{pending.partition}@{number}"
-        more = pending.partition, number, pending.traceparent, chain
-        return Message(place, source, *what, *more, metadata=pending.metadata)
 
     async def _check_versions(self) -> None:
         """An event-sourced entity must not have changed since it was folded; its partition's head is held now."""
         for (partition, key), number in self.read_at.items():
             if await self.session.history(partition, key, number):
                 raise Conflict(f"{key!r} has new events since it was read")
+
+
+def _numbered(source: str, events: Iterable[Pending], tips: Mapping[int, Tip]) -> Iterator[Message]:
+    """The events as those that follow the tips of their partitions."""
+    at: dict[int, tuple[int, str]] = dict(tips)
+    for event in events:
+        kind, key, time, data, partition = event.type, event.key, event.time, event.data, event.partition
+        before, chain = at[partition]
+        at[partition] = number, chain = before + 1, chain_of(chain, kind, key, time, data)
+        place = f"{source}/{partition}@{number}"
+        yield Message(
+            place, source, kind, key, time, data, partition, number, event.traceparent, chain, metadata=event.metadata
+        )
 
 
 class UnitReads(Reads):

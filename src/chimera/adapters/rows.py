@@ -25,14 +25,15 @@ def converter(kinds: Sequence[str], by_kind: Mapping[str, Callable[[Any], Any]])
     """Converts the values of rows with columns of these kinds, where there is something to convert."""
     special = [(at, by_kind[kind]) for at, kind in enumerate(kinds) if kind in by_kind]
 
-    def converted(row: Row) -> Row:
-        values = list(row)
+    def converted(rows: Sequence[Row]) -> Sequence[Row]:
+        made = [list(row) for row in rows]
         for at, convert in special:
-            if values[at] is not None:
-                values[at] = convert(values[at])
-        return tuple(values)
+            for values in made:
+                if values[at] is not None:
+                    values[at] = convert(values[at])
+        return list(map(tuple, made))
 
-    return (lambda rows: [converted(row) for row in rows]) if special else (lambda rows: rows)
+    return converted if special else (lambda rows: rows)
 
 
 def events_of(partition: int, rows: Iterable[Row]) -> list[Message]:

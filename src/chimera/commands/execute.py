@@ -39,7 +39,7 @@ from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailab
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
 from chimera.journal.failures import ProcessEnded, TookTooLong, Unreadable, text_of
-from chimera.messages import Message, Position
+from chimera.messages import Message
 from chimera.ports import Checkpoint, Move, Session, WriteSession
 from chimera.share.changes import emit_changed, record_changes
 from chimera.transaction import Pending, Transaction, Unit
@@ -387,13 +387,11 @@ class Executor:
             touched = await emit_changed(self.context.resources.calling, unit, [events for _, events in handled])
             messages = await unit.number()
             record_changes(unit, messages)
-            last = {message.partition: message.number for message in messages}
+            last = {each.partition: each.id for each in messages}  # an event's id is its position
             for index, partitions in enumerate(touched):
-                positions = [
-                    str(Position(self.context.service.name, partition, last[partition]))
-                    for partition in sorted(partitions)
-                ]
-                outcomes[index] = outcomes[index]._replace(positions=",".join(positions) or outcomes[index].positions)
+                if partitions:
+                    positions = ",".join([last[partition] for partition in sorted(partitions)])
+                    outcomes[index] = outcomes[index]._replace(positions=positions)
         now = self.context.clock.now()
         for task, outcome in zip(tasks, outcomes, strict=True):
             self.remember(unit, task.message, outcome, now)

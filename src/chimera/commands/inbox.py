@@ -141,6 +141,10 @@ def fingerprint_of(message: Message) -> str | None:
     return digest_of(data)
 
 
+DONE = Outcome("done", status=0)
+"""That of a handler that returned nothing."""
+
+
 def refused(refusal: Rejected) -> Outcome:
     """The outcome of a business refusal."""
     faults = tuple(FieldError(storable(each.field), storable(each.detail)) for each in refusal.errors)
@@ -150,6 +154,8 @@ def refused(refusal: Rejected) -> Outcome:
 
 def done(result: object) -> Outcome:
     """The outcome of a handler that returned this. Raises Unfit for what can't be sent."""
+    if result is None:
+        return DONE
     reply = result if isinstance(result, Reply) else Reply(result, 0)
     headers = tuple(reply.written()) if reply.headers or reply.cookies else ()
     body = b"" if reply.body is None else json_of(reply.body, "the reply")

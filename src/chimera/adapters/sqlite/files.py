@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NoReturn, TypeVar
 
@@ -24,7 +23,6 @@ from chimera.adapters.rows import (
     own,
 )
 from chimera.adapters.sqlite.bell import Bell, bell_of
-from chimera.core.paging import within_page
 from chimera.entities import Row
 from chimera.errors import Unavailable
 from chimera.ports import (
@@ -104,9 +102,15 @@ class SQLiteConnection(sqlite3.Connection):
 
     def page(self, sql: str, parameters: Sequence[object], *, data: int, size: float) -> list[Row]:
         """As `run`, up to the row with which the column number `data` has come to `size` bytes."""
+        rows: list[Row] = []
         try:
             with closing(self.execute(sql, parameters)) as found:
-                return list(within_page(found, itemgetter(data), size))
+                for row in found:
+                    rows.append(row)
+                    size -= len(row[data] or b"")
+                    if size <= 0:
+                        break
+                return rows
         except sqlite3.OperationalError as error:
             self._fail(error)
 
