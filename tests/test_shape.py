@@ -95,7 +95,7 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 31
+    assert values["names in the root folder"] <= 32
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
     assert values["longest import chain"] <= 20
@@ -156,6 +156,7 @@ DECLARING = {
             "forms",
             "messages",
             "replies",
+            "rules",
             "signature",
             "supplies",
         )
@@ -230,6 +231,7 @@ def test_the_public_names_are_these() -> None:
         "Rejected",
         "Reply",
         "Request",
+        "Rule",
         "ServerEvent",
         "ServerEvents",
         "Service",
@@ -243,8 +245,15 @@ def test_the_public_names_are_these() -> None:
         "View",
         "ViewList",
         "Work",
+        "anyone",
         "asgi",
+        "owner_of",
         "redirect",
+        "role",
+        "rule",
+        "scope",
+        "somebody",
+        "tenant_of",
     ]
     assert all(hasattr(chimera, name) for name in chimera.__all__)
 

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 from common import Follows, Hasher, Named, Profile, Tokens, not_blank, refused, set_up
 from msgspec import UNSET, UnsetType, structs
 
-from chimera import Caller, Command, Entity, Event, NewId, Reader, Reads, Reply, Service, Transaction
+from chimera import (
+    Caller,
+    Command,
+    Entity,
+    Event,
+    NewId,
+    Reader,
+    Reads,
+    Reply,
+    Service,
+    Transaction,
+    anyone,
+    somebody,
+)
 
 accounts = Service("accounts")
 accounts.provide(Hasher)
@@ -73,7 +86,7 @@ class UnfollowUser(Command, key="username"):
     username: str
 
 
-@accounts.handle("POST /api/users", direct=True, body="user")
+@accounts.handle("POST /api/users", direct=True, body="user", allow=anyone)
 async def register(command: Register, tx: Transaction, hasher: Hasher, tokens: Tokens) -> Reply[Any]:
     not_blank(username=command.username, email=command.email, password=command.password)
     fields = structs.asdict(command) | {"password": await hasher.hash(command.password)}
@@ -83,7 +96,7 @@ async def register(command: Register, tx: Transaction, hasher: Hasher, tokens: T
     return Reply(shown(user, tokens), 201)
 
 
-@accounts.handle("POST /api/users/login", direct=True, body="user")
+@accounts.handle("POST /api/users/login", direct=True, body="user", allow=anyone)
 async def log_in(command: LogIn, tx: Transaction, hasher: Hasher, tokens: Tokens) -> Reply[Any]:
     not_blank(email=command.email, password=command.password)
     user = await tx.load_by(User, email=command.email)
@@ -92,7 +105,7 @@ async def log_in(command: LogIn, tx: Transaction, hasher: Hasher, tokens: Tokens
     return Reply(shown(user, tokens))
 
 
-@accounts.handle("PUT /api/user", direct=True, body="user")
+@accounts.handle("PUT /api/user", direct=True, body="user", allow=somebody)
 async def change_user(
     command: ChangeUser, tx: Transaction, caller: Caller, hasher: Hasher, tokens: Tokens
 ) -> dict[str, Any]:
@@ -110,7 +123,7 @@ async def change_user(
     return shown(user, tokens)
 
 
-@accounts.handle("POST /api/profiles/{username}/follow", direct=True)
+@accounts.handle("POST /api/profiles/{username}/follow", direct=True, allow=somebody)
 async def follow(command: FollowUser, tx: Transaction, caller: Caller) -> Reply[Any]:
     followed = await named(tx, command.username)
     tx.save(Follow(caller.subject, followed.user_id))
@@ -118,7 +131,7 @@ async def follow(command: FollowUser, tx: Transaction, caller: Caller) -> Reply[
     return Reply({"profile": profile(followed, following=True)})
 
 
-@accounts.handle("DELETE /api/profiles/{username}/follow", direct=True)
+@accounts.handle("DELETE /api/profiles/{username}/follow", direct=True, allow=somebody)
 async def unfollow(command: UnfollowUser, tx: Transaction, caller: Caller) -> dict[str, Any]:
     followed = await named(tx, command.username)
     tx.delete(Follow(caller.subject, followed.user_id))
@@ -126,12 +139,12 @@ async def unfollow(command: UnfollowUser, tx: Transaction, caller: Caller) -> di
     return {"profile": profile(followed, following=False)}
 
 
-@accounts.get("/api/user")
+@accounts.get("/api/user", allow=somebody)
 async def current_user(read: Reader, caller: Caller, tokens: Tokens) -> dict[str, Any]:
     return shown(await known(read, caller), tokens)
 
 
-@accounts.get("/api/profiles/{username}")
+@accounts.get("/api/profiles/{username}", allow=anyone)
 async def one_profile(username: str, read: Reader, caller: Caller | None) -> dict[str, Any]:
     user = await named(read, username)
     following = caller is not None and await read.load(Follow, caller.subject, user.user_id) is not None

@@ -9,7 +9,21 @@ from typing import Annotated, Any
 from common import Follows, Named, Profile, not_blank, refused, set_up
 from msgspec import UNSET, UnsetType, field, structs
 
-from chimera import Caller, Command, Entity, Event, Lagging, NewId, Reader, Reads, Reply, Service, Transaction
+from chimera import (
+    Caller,
+    Command,
+    Entity,
+    Event,
+    Lagging,
+    NewId,
+    Reader,
+    Reads,
+    Reply,
+    Service,
+    Transaction,
+    anyone,
+    somebody,
+)
 
 blog = Service("blog")
 set_up(blog)
@@ -101,7 +115,7 @@ class Unsay(Command, key="slug"):
     comment_id: int
 
 
-@blog.handle("POST /api/articles", direct=True, body="article")
+@blog.handle("POST /api/articles", direct=True, body="article", allow=somebody)
 async def publish(command: Publish, tx: Transaction, caller: Caller, late: Lagging) -> Reply[Any]:
     not_blank(title=command.title, description=command.description, body=command.body)
     tags = list(dict.fromkeys(command.tags))
@@ -115,7 +129,7 @@ async def publish(command: Publish, tx: Transaction, caller: Caller, late: Laggi
     return Reply(await one(tx, late, article, caller), 201)
 
 
-@blog.handle("PUT /api/articles/{slug}", direct=True, body="article")
+@blog.handle("PUT /api/articles/{slug}", direct=True, body="article", allow=somebody)
 async def edit(command: Edit, tx: Transaction, caller: Caller, late: Lagging) -> dict[str, Any]:
     before = await own(tx, command.slug, caller)
     given = {name: value for name, value in structs.asdict(command).items() if value is not UNSET and name != "slug"}
@@ -134,7 +148,7 @@ async def edit(command: Edit, tx: Transaction, caller: Caller, late: Lagging) ->
     return await one(tx, late, article, caller)
 
 
-@blog.handle("DELETE /api/articles/{slug}", direct=True)
+@blog.handle("DELETE /api/articles/{slug}", direct=True, allow=somebody)
 async def remove(command: Remove, tx: Transaction, caller: Caller) -> Reply[None]:
     article = await own(tx, command.slug, caller)
     about = [await tx.find(each, article_id=article.article_id) for each in (Tagged, Favorite, Comment)]
@@ -144,7 +158,7 @@ async def remove(command: Remove, tx: Transaction, caller: Caller) -> Reply[None
     return Reply(None, 204)
 
 
-@blog.handle("POST /api/articles/{slug}/favorite", direct=True)
+@blog.handle("POST /api/articles/{slug}/favorite", direct=True, allow=somebody)
 async def like(command: Like, tx: Transaction, caller: Caller, late: Lagging) -> Reply[Any]:
     article = await by_slug(tx, command.slug)
     if await tx.load(Favorite, caller.subject, article.article_id) is None:
@@ -153,7 +167,7 @@ async def like(command: Like, tx: Transaction, caller: Caller, late: Lagging) ->
     return Reply(await one(tx, late, article, caller))
 
 
-@blog.handle("DELETE /api/articles/{slug}/favorite", direct=True)
+@blog.handle("DELETE /api/articles/{slug}/favorite", direct=True, allow=somebody)
 async def unlike(command: Unlike, tx: Transaction, caller: Caller, late: Lagging) -> dict[str, Any]:
     article = await by_slug(tx, command.slug)
     if (favorite := await tx.load(Favorite, caller.subject, article.article_id)) is not None:
@@ -162,7 +176,7 @@ async def unlike(command: Unlike, tx: Transaction, caller: Caller, late: Lagging
     return await one(tx, late, article, caller)
 
 
-@blog.handle("POST /api/articles/{slug}/comments", direct=True, body="comment")
+@blog.handle("POST /api/articles/{slug}/comments", direct=True, body="comment", allow=somebody)
 async def say(command: Say, tx: Transaction, caller: Caller, late: Lagging) -> Reply[Any]:
     article = await by_slug(tx, command.slug)
     not_blank(body=command.body)
@@ -172,7 +186,7 @@ async def say(command: Say, tx: Transaction, caller: Caller, late: Lagging) -> R
     return Reply({"comment": (await comments_shown(late, [comment], caller))[0]}, 201)
 
 
-@blog.handle("DELETE /api/articles/{slug}/comments/{comment_id}", direct=True)
+@blog.handle("DELETE /api/articles/{slug}/comments/{comment_id}", direct=True, allow=somebody)
 async def unsay(command: Unsay, tx: Transaction, caller: Caller) -> Reply[None]:
     article = await by_slug(tx, command.slug)
     comment = await tx.load(Comment, command.comment_id)
@@ -184,7 +198,7 @@ async def unsay(command: Unsay, tx: Transaction, caller: Caller) -> Reply[None]:
     return Reply(None, 204)
 
 
-@blog.get("/api/articles")
+@blog.get("/api/articles", allow=anyone)
 async def articles(
     read: Reader,
     caller: Caller | None,
@@ -207,7 +221,7 @@ async def articles(
     return await a_page(read, rows[offset:], await read.count(Article, **where), caller)
 
 
-@blog.get("/api/articles/feed")
+@blog.get("/api/articles/feed", allow=somebody)
 async def feed(read: Reader, caller: Caller, limit: int = 20, offset: int = 0) -> dict[str, Any]:
     followed = (await read.borrowed(follows, caller.subject)).value
     where = {"author_id": followed.user_ids if followed else []}
@@ -215,18 +229,18 @@ async def feed(read: Reader, caller: Caller, limit: int = 20, offset: int = 0) -
     return await a_page(read, rows[offset:], await read.count(Article, **where), caller)
 
 
-@blog.get("/api/articles/{slug}")
+@blog.get("/api/articles/{slug}", allow=anyone)
 async def article(slug: str, read: Reader, caller: Caller | None) -> dict[str, Any]:
     return await one(read, read, await by_slug(read, slug), caller)
 
 
-@blog.get("/api/articles/{slug}/comments")
+@blog.get("/api/articles/{slug}/comments", allow=anyone)
 async def comments(slug: str, read: Reader, caller: Caller | None) -> dict[str, Any]:
     found = await read.find(Comment, article_id=(await by_slug(read, slug)).article_id, order="-created_at")
     return {"comments": await comments_shown(read, found, caller)}
 
 
-@blog.get("/api/tags")
+@blog.get("/api/tags", allow=anyone)
 async def tags(read: Reader) -> dict[str, Any]:
     return {"tags": list(dict.fromkeys(row.tag for row in await read.find(Tagged)))}
 

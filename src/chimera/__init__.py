@@ -21,9 +21,10 @@ from chimera.errors import (
 )
 from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, ModelCommand, ModelEvent, Position
-from chimera.parts import Borrow, Borrowed, Handling, NewId
+from chimera.parts import Borrow, Borrowed, Handling, NewId, rule
 from chimera.reader import Lagging, ListPage, Reader
 from chimera.replies import Cookie, Problem, Reply, ServerEvent, ServerEvents, Stream, redirect
+from chimera.rules import Rule, anyone, owner_of, role, scope, somebody, tenant_of
 from chimera.service import Service
 from chimera.supplies import Work
 from chimera.transaction import Reads, Transaction
@@ -61,6 +62,7 @@ __all__ = [
     "Rejected",
     "Reply",
     "Request",
+    "Rule",
     "ServerEvent",
     "ServerEvents",
     "Service",
@@ -74,8 +76,15 @@ __all__ = [
     "View",
     "ViewList",
     "Work",
+    "anyone",
     "asgi",
+    "owner_of",
     "redirect",
+    "role",
+    "rule",
+    "scope",
+    "somebody",
+    "tenant_of",
 ]
 
 Side = Literal["read", "write"]

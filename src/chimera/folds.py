@@ -18,6 +18,7 @@ from uuid import UUID
 from chimera.errors import DeclarationError
 from chimera.forms import AnyDocument, Decodes, decoder_of, fields_of, is_declared, names_of_fields
 from chimera.messages import AnyEvent, Message
+from chimera.rules import Rule
 from chimera.signature import KeyOf, Page, declared_at, hints_of, located, name_of, texts_of, typed_key
 
 Doc = TypeVar("Doc", bound=AnyDocument)
@@ -121,7 +122,8 @@ class ListField(NamedTuple):
 class ViewList(Generic[Doc_co]):
     """A list of a view: its documents by the values of fields (`where`), in an order, read a page at a time.
 
-    `path` serves it; `declared_at`: file and line. What is equal in all of `order` comes in the order of the keys.
+    `path` serves it to those whom `allow` names; `declared_at`: file and line. What is equal in all of `order` comes in
+    the order of the keys.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class ViewList(Generic[Doc_co]):
         order: tuple[ListField, ...],
         path: str | None,
         declared_at: str,
+        allow: Rule | None = None,
     ) -> None:
         self.view = view
         self.name = name
@@ -139,6 +142,7 @@ class ViewList(Generic[Doc_co]):
         self.order = order
         self.path = path
         self.declared_at = declared_at
+        self.allow = allow
 
 
 def _check_defaults(document: type, key: str) -> None:
@@ -174,7 +178,7 @@ class View(Fold[Doc_co]):
     """Documents by key, folded from events, read in O(1).
 
     `name` is the one under which it is stored, `also` are its others. `declared_at`: file and line. `lists`: its
-    lists, by name.
+    lists, by name. `allow`: who may read it at its path.
     """
 
     def __init__(
@@ -188,6 +192,7 @@ class View(Fold[Doc_co]):
         version: str | int = "",
         also: tuple[str, ...] = (),
         declared_at: str = "",
+        allow: Rule | None = None,
     ) -> None:
         super().__init__(document, key)
         self.name = name
@@ -197,6 +202,7 @@ class View(Fold[Doc_co]):
         self.version = version
         self.also = also
         self.declared_at = declared_at
+        self.allow = allow
         self.lists: dict[str, ViewList[AnyDocument]] = {}
 
     def list(
@@ -207,6 +213,7 @@ class View(Fold[Doc_co]):
         order: str | Sequence[str] = (),
         path: str | None = None,
         unique: None = None,
+        allow: Rule | None = None,
     ) -> ViewList[Doc_co]:
         """Declare a list: the documents with given values in the fields of `where`, all of them without any.
 
@@ -215,12 +222,13 @@ class View(Fold[Doc_co]):
         the keys, None before all else. `path`, such as `/authors/{author_id}/articles`, has each field of `where` as a
         parameter, and serves pages: `?limit=20&after=CURSOR`.
 
-        The list is written with the documents. One that is new, or another, has the view built anew beside the old one.
+        `allow` says who may read it there. The list is written with the documents. One that is new, or another, has the
+        view built anew beside the old one.
         """
         check_not_unique(unique)
         listed = _Listed(self, name, declared_at())
         fields, wanted = listed.where(_names(where)), listed.order(_names(order))
-        found = ViewList(self, name, fields, wanted, listed.path(path, fields), listed.at)
+        found = ViewList(self, name, fields, wanted, listed.path(path, fields), listed.at, allow)
         self.lists[name] = typing.cast("ViewList[AnyDocument]", found)
         return found
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from chimera.forms import AnyDocument
-from chimera.messages import AnyCommand, AnyEvent
-from chimera.signature import Key, KeyOf, Page, Signature
+from chimera.errors import DeclarationError
+from chimera.forms import AnyDocument, cached
+from chimera.messages import AnyCommand, AnyEvent, type_at
+from chimera.rules import Decide, Rule
+from chimera.signature import Key, KeyOf, Page, Signature, is_list, signature_of, type_name
 
 Doc_co = TypeVar("Doc_co", bound=AnyDocument, covariant=True)
 Value = TypeVar("Value")
@@ -27,6 +29,16 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 class NewId:
     """Marks the key of a command as one that is made where it is not given: `order_id: Annotated[str, NewId]`."""
+
+
+@cached
+def is_made(command: type[AnyCommand]) -> bool:
+    """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`, and not inside."""
+    key = command.__key_fields__[0]
+    hint = type_at(command, key)
+    return "." not in key and any(
+        each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ())
+    )
 
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
@@ -59,7 +71,7 @@ class Handler(typing.NamedTuple):
     """The handler of one command. `route` is `METHOD /path`, or None for a command without a route.
 
     `direct`: it runs inside the request. `location`: the Location header of a 201. `result`: the type that the function
-    is annotated to return. `wrapped`: the one field of a body in which the command is.
+    is annotated to return. `wrapped`: the one field of a body in which the command is. `allow`: who may send it.
     """
 
     command: type[AnyCommand]
@@ -70,6 +82,7 @@ class Handler(typing.NamedTuple):
     handling: Handling
     signature: Signature
     wrapped: str = ""
+    allow: Rule | None = None
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:
@@ -84,6 +97,7 @@ class Uploading(typing.NamedTuple):
     command: type[AnyCommand]
     limit: int
     signature: Signature
+    allow: Rule | None = None
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:
@@ -97,6 +111,7 @@ class Query(typing.NamedTuple):
     route: str
     page: Page | None
     signature: Signature
+    allow: Rule | None = None
 
     @property
     def function(self) -> Callable[..., Awaitable[Any]]:
@@ -199,3 +214,67 @@ class Reaction(typing.NamedTuple):
 def path_parameters(path: str) -> list[str]:
     """The names between braces in a path, in order."""
     return _PARAMETER.findall(path)
+
+
+def check_route(route: str | None, names: Sequence[str]) -> None:
+    """Raises DeclarationError for a route that is none, or has parameters that are not among `names`."""
+    if route is None:
+        return
+    method, _, path = route.partition(" ")
+    if method not in ("GET", "POST", "PUT", "PATCH", "DELETE") or not path.startswith("/"):
+        raise DeclarationError(f"{route!r} is not a route; a route looks like: POST /orders/{{order_id}}/stage")
+    for parameter in path_parameters(path):
+        if parameter not in names:
+            raise DeclarationError(f"{route}: nothing takes its parameter {parameter!r}; there are: {', '.join(names)}")
+
+
+def check_plain(route: str, signature: Signature) -> None:
+    """Raises DeclarationError for a route that does not fit a function whose parameters are read from text."""
+    check_route(route, [each.name for each in signature.plain])
+    for each in signature.plain:
+        if each.name in path_parameters(route) and is_list(each.type):
+            raise DeclarationError(
+                f"{signature.at}: a path holds one value of {each.name!r}, and it is a list; take it from the "
+                f"query, as in ?{each.name}=a&{each.name}=b"
+            )
+
+
+class Asked(Rule, frozen=True, eq=False):
+    """Whoever may by a function of the author's own."""
+
+    signature: Signature
+
+    @property
+    def command(self) -> type[AnyCommand] | None:
+        """The class of the command that it takes; None where it takes none."""
+        found = (need.type for need in self.signature.needs)
+        return next((each for each in found if isinstance(each, type) and issubclass(each, AnyCommand)), None)
+
+    @property
+    def waits(self) -> bool:
+        """True when it needs what was asked for, and not only who asks."""
+        return self.command is not None or bool(self.signature.plain)
+
+    def decide(self) -> Decide:
+        return lambda caller, values, told: told.get(self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __str__(self) -> str:
+        return getattr(self.signature.function, "__name__", "rule")
+
+
+def rule(function: Callable[..., Awaitable[bool]]) -> Rule:
+    """Whoever may by a function: `async def writes_it(slug: str, caller: Caller, read: Reader) -> bool`.
+
+    It takes the Caller, the Request, a Reader and resources by type, the command by its class, and parameters of the
+    route, or fields of the command, by name. It is asked only where the rest of the rule leaves it open, before
+    anything is written; what it has read may have changed by then. It changes nothing.
+    """
+    signature = signature_of(function, may_be_plain=True)
+    if (said := signature.hints.get("return")) is not bool:
+        raise DeclarationError(
+            f"{signature.at} returns {type_name(said) if said else 'nobody knows what'}; a rule says yes or no: -> bool"
+        )
+    return Asked(signature)

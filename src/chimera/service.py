@@ -27,14 +27,16 @@ from chimera.parts import (
     Share,
     Start,
     Uploading,
+    check_plain,
+    check_route,
     path_parameters,
 )
 from chimera.replies import ServerEvents, Stream
+from chimera.rules import Rule
 from chimera.signature import (
     Page,
     Signature,
     declared_at,
-    is_list,
     located,
     name_of,
     signature_of,
@@ -163,6 +165,7 @@ class Service(Supplies):
         direct: bool = False,
         location: str | None = None,
         body: str = "",
+        allow: Rule | None = None,
         handling: Handling = AS_SET,
     ) -> Callable[[AnyFunction], AnyFunction]:
         """Handle the command that the decorated function's first parameter names; its second is the Transaction.
@@ -171,8 +174,8 @@ class Service(Supplies):
         the path are fields of the command. `direct` runs the handler inside the request, in a transaction
         on the source of truth, and answers with what the handler returns. `location`, such as
         `/orders/{order_id}`, is the Location header of a 201. `body="order"`: the fields come in an object of that
-        name, as in `{"order": {…}}`. `handling` says how long it may take and how often it is tried; settings have the
-        last word.
+        name, as in `{"order": {…}}`. `allow` says who may send it, as in `owner_of("seller_id") | role("admin")`.
+        `handling` says how long it may take and how often it is tried; settings have the last word.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
@@ -192,7 +195,7 @@ class Service(Supplies):
                     f"{signature.at}: it needs the Request, and runs later, in a write head: make it direct=True, "
                     "put what it needs into the command, or take the Caller"
                 )
-            self._check_route(route, names_of_fields(command))
+            check_route(route, names_of_fields(command))
             for other in self.handlers.values():
                 if other.command is not command and not set(command.__names__).isdisjoint(other.command.__names__):
                     raise DeclarationError(
@@ -206,42 +209,47 @@ class Service(Supplies):
                     f"{signature.at}: its answer is kept for whoever sends the command again, and a Stream can't be; "
                     "answer with where it is, and stream it from a query"
                 )
-            handler = Handler(command, route, direct, location, result, handling, signature, body)
+            handler = Handler(command, route, direct, location, result, handling, signature, body, allow)
             self._add(self.handlers, command.__names__[0], handler, "command")
             return function
 
         return declare
 
-    def get(self, path: str, *, page: Page | None = None) -> Callable[[AnyFunction], AnyFunction]:
+    def get(
+        self, path: str, *, page: Page | None = None, allow: Rule | None = None
+    ) -> Callable[[AnyFunction], AnyFunction]:
         """Answer GET by the decorated function: parameters named in the path, others from the query, and a Reader.
 
         None becomes a 404. `page` renders the answer as HTML for those who accept it. The function only reads: where
-        rows change while it does, it is called once more.
+        rows change while it does, it is called once more. `allow` says who may ask.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, may_be_plain=True)
-            self._check_plain(f"GET {path}", signature)
-            self._add(self.queries, path, Query(f"GET {path}", page, signature), "path")
+            check_plain(f"GET {path}", signature)
+            self._add(self.queries, path, Query(f"GET {path}", page, signature, allow), "path")
             return function
 
         return declare
 
-    def upload(self, route: str, *, limit: int = 100 << 20) -> Callable[[AnyFunction], AnyFunction]:
+    def upload(
+        self, route: str, *, limit: int = 100 << 20, allow: Rule | None = None
+    ) -> Callable[[AnyFunction], AnyFunction]:
         """Take bodies of any kind at `route`, at most `limit` bytes, by the decorated function.
 
         It takes an Upload, parameters of the path and the query, resources and the Caller. It puts the body where it
         belongs, and returns the command that tells of it: that is then accepted, and answered, as if it had come by
-        itself. No transaction is open meanwhile. A body that comes again is put again.
+        itself. No transaction is open meanwhile. A body that comes again is put again. `allow` says who may send it,
+        and is asked before any of it is read; so is that of the command, once it is known.
         """
 
         def declare(function: AnyFunction) -> AnyFunction:
             signature = signature_of(function, may_be_plain=True)
-            self._check_plain(route, signature)
+            check_plain(route, signature)
             command = signature.hints.get("return")
             if not (isinstance(command, type) and issubclass(command, AnyCommand)):
                 raise DeclarationError(f"{signature.at}: say which command it returns, as in: -> SetImage")
-            self._add(self.uploads, route, Uploading(route, command, limit, signature), "upload")
+            self._add(self.uploads, route, Uploading(route, command, limit, signature, allow), "upload")
             return function
 
         return declare
@@ -258,6 +266,7 @@ class Service(Supplies):
         page: Page | None = None,
         version: str | int = "",
         unique: None = None,
+        allow: Rule | None = None,
     ) -> View[Doc]:
         """Declare a view; `path` serves its documents by key, such as `/sellers/{seller_id}/sales?by=day`.
 
@@ -271,13 +280,14 @@ class Service(Supplies):
         When the document or one of its functions changes, the view is built anew beside the old one. `version` is for
         what can't be seen of a change, such as one in a helper: another version is another view to build.
 
-        No view is `unique`: it is behind its events, so that it could only refuse what has happened.
+        No view is `unique`: it is behind its events, so that it could only refuse what has happened. `allow` says who
+        may read it at its path; lists have their own.
         """
         check_not_unique(unique, getattr(document, "__unique__", ()))
         stored, *also = names_of(name or _snake(document.__name__), None, renamed_from)
         if "~" in stored:
             raise DeclarationError(f"view {stored}: its name must not hold ~, which numbers its generations")
-        view = View(stored, document, key, path, absent, page, version, tuple(also), declared_at())
+        view = View(stored, document, key, path, absent, page, version, tuple(also), declared_at(), allow)
         if path and path_parameters(path) != [key]:
             raise DeclarationError(f"view {view.name}: its path must hold {{{key}}} and no other parameter")
         self._add(self.views, view.name, view, "view")
@@ -417,27 +427,6 @@ class Service(Supplies):
         if name in declared:
             raise DeclarationError(f"service {self.name} already has a {word} {name!r}")
         declared[name] = what
-
-    def _check_plain(self, route: str, signature: Signature) -> None:
-        self._check_route(route, [each.name for each in signature.plain])
-        for each in signature.plain:
-            if each.name in path_parameters(route) and is_list(each.type):
-                raise DeclarationError(
-                    f"{signature.at}: a path holds one value of {each.name!r}, and it is a list; take it from the "
-                    f"query, as in ?{each.name}=a&{each.name}=b"
-                )
-
-    def _check_route(self, route: str | None, names: Sequence[str]) -> None:
-        if route is None:
-            return
-        method, _, path = route.partition(" ")
-        if method not in ("GET", "POST", "PUT", "PATCH", "DELETE") or not path.startswith("/"):
-            raise DeclarationError(f"{route!r} is not a route; a route looks like: POST /orders/{{order_id}}/stage")
-        for parameter in path_parameters(path):
-            if parameter not in names:
-                raise DeclarationError(
-                    f"{route}: nothing takes its parameter {parameter!r}; there are: {', '.join(names)}"
-                )
 
 
 def _reaction_signature(function: Callable[..., Any], events: Sequence[type[AnyEvent]], *, batch: bool) -> Signature:

@@ -99,7 +99,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.changes is None else self.all_reads / max(1, self.changes)
 
 
-class Rule(NamedTuple):
+class Criterion(NamedTuple):
     """When a mode fits, and why, in the words of the figures. `is_fresh` says whether reads must be as of now."""
 
     mode: Mode
@@ -108,7 +108,7 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(
+    Criterion(
         "async",
         lambda seen, is_fresh: not is_fresh and seen.failed >= FAILING,
         lambda seen: (
@@ -116,7 +116,7 @@ RULES = (
             "a copy answers without it"
         ),
     ),
-    Rule(
+    Criterion(
         "async",
         lambda seen, is_fresh: not is_fresh and seen.stale >= STALE,
         lambda seen: (
@@ -124,7 +124,7 @@ RULES = (
             "a copy answers without it"
         ),
     ),
-    Rule(
+    Criterion(
         "hybrid",
         lambda seen, is_fresh: is_fresh and seen.known <= FEW_KNOWN,
         lambda seen: (
@@ -132,7 +132,7 @@ RULES = (
             "the owner is asked for those alone"
         ),
     ),
-    Rule(
+    Criterion(
         "sync",
         lambda seen, is_fresh: is_fresh,
         lambda seen: (
@@ -140,7 +140,7 @@ RULES = (
             "to keep the known keys would spare the owner too little"
         ),
     ),
-    Rule(
+    Criterion(
         "sync",
         lambda seen, is_fresh: seen.reads_per_s <= FEW_READS_PER_S,
         lambda seen: (
@@ -148,7 +148,7 @@ RULES = (
             "and show what it has at that moment, with nothing kept"
         ),
     ),
-    Rule(
+    Criterion(
         "async",
         lambda seen, is_fresh: seen.reads_per_change is not None and seen.reads_per_change >= READS_PER_CHANGE,
         lambda seen: (
@@ -156,7 +156,7 @@ RULES = (
             "a copy moves far less than asking does, and the owner is not asked at all"
         ),
     ),
-    Rule(
+    Criterion(
         "hybrid",
         lambda seen, is_fresh: seen.known <= FEW_KNOWN,
         lambda seen: (
@@ -164,7 +164,7 @@ RULES = (
             + _without_copy(seen)
         ),
     ),
-    Rule(
+    Criterion(
         "sync",
         lambda seen, is_fresh: True,
         lambda seen: (

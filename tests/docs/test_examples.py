@@ -78,7 +78,7 @@ class Shell:
         return any(DONE in line for line in self._printed)
 
     def _shown(self) -> str:
-        lines = "".join(line for line in self._printed if not is_about_a_job(line))
+        lines = "".join(line for line in self._printed if not is_about_a_job(line) and not is_about_who_may(line))
         return lines.replace(f"{DONE}\n", "").strip()
 
     def end(self) -> None:
@@ -95,6 +95,11 @@ class Shell:
 def is_about_a_job(line: str) -> bool:
     """What bash says by itself about a process that was killed."""
     return re.fullmatch(r"bash: line \d+: +\d+ (Killed|Terminated) .*\n", line) is not None
+
+
+def is_about_who_may(line: str) -> bool:
+    """What each start says of who may reach it, with the time."""
+    return " WARNING who may: " in line
 
 
 @pytest.fixture

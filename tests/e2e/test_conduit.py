@@ -159,3 +159,49 @@ async def test_people_follow_like_and_comment(site: Site) -> None:
     assert (await site.ask("GET", f"/profiles/{name}")).status_code == 404
     for method, path in (("POST", "/articles/none/favorite"), ("POST", "/profiles/none/follow")):
         assert (await site.ask(method, path, token=lee)).status_code == 404
+
+
+NOBODY, AUTHOR, OTHER = "nobody", "author", "other"
+MAY: dict[tuple[str, str], dict[str, int]] = {
+    ("POST", "/users"): {NOBODY: 422, AUTHOR: 422, OTHER: 422},
+    ("POST", "/users/login"): {NOBODY: 422, AUTHOR: 422, OTHER: 422},
+    ("GET", "/user"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("PUT", "/user"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("GET", "/profiles/{username}"): {NOBODY: 200, AUTHOR: 200, OTHER: 200},
+    ("POST", "/profiles/{username}/follow"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("DELETE", "/profiles/{username}/follow"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("GET", "/articles"): {NOBODY: 200, AUTHOR: 200, OTHER: 200},
+    ("POST", "/articles"): {NOBODY: 401, AUTHOR: 422, OTHER: 422},
+    ("GET", "/articles/feed"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("GET", "/articles/{slug}"): {NOBODY: 200, AUTHOR: 200, OTHER: 200},
+    ("PUT", "/articles/{slug}"): {NOBODY: 401, OTHER: 403, AUTHOR: 200},
+    ("POST", "/articles/{slug}/favorite"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("DELETE", "/articles/{slug}/favorite"): {NOBODY: 401, AUTHOR: 200, OTHER: 200},
+    ("GET", "/articles/{slug}/comments"): {NOBODY: 200, AUTHOR: 200, OTHER: 200},
+    ("POST", "/articles/{slug}/comments"): {NOBODY: 401, AUTHOR: 201, OTHER: 201},
+    ("DELETE", "/articles/{slug}/comments/{comment_id}"): {NOBODY: 401, OTHER: 403, AUTHOR: 204},
+    ("GET", "/tags"): {NOBODY: 200, AUTHOR: 200, OTHER: 200},
+    ("DELETE", "/articles/{slug}"): {NOBODY: 401, OTHER: 403, AUTHOR: 204},
+}
+"""By route, what is answered to whom; 422 is for an empty body, which has got past the rule."""
+BODIES: dict[tuple[str, str], object] = {
+    ("PUT", "/user"): {"user": {}},
+    ("PUT", "/articles/{slug}"): {"article": {}},
+    ("POST", "/articles/{slug}/comments"): {"comment": {"body": "so"}},
+}
+
+
+async def test_who_may_do_what_and_every_route_is_in_the_table(site: Site) -> None:
+    author = await site.register("may")
+    callers = {NOBODY: "", AUTHOR: author, OTHER: await site.register("other")}
+    slug = (await site.publish(author, "Who may"))["slug"]
+    said = await site.sent("POST", f"/articles/{slug}/comments", {"comment": {"body": "mine"}}, author)
+    for (method, path), expected in MAY.items():
+        filled = path.format(username=f"may{site.tag}", slug=slug, comment_id=said["comment"]["id"])
+        for caller, status in expected.items():
+            empty: object = {} if method in ("POST", "PUT") and "{" not in path else None
+            answer = await site.ask(method, filled, BODIES.get((method, path), empty), callers[caller])
+            assert (method, path, caller, answer.status_code) == (method, path, caller, status), answer.text
+    described = (await site.client.get("/openapi.json")).json()["paths"]
+    routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    assert {(method, f"/api{path}") for method, path in MAY} == {each for each in routes if each[1].startswith("/api")}

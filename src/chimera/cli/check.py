@@ -22,8 +22,10 @@ from chimera.run.front.chain import check_front
 from chimera.run.front.settings import Http
 from chimera.run.pins import read_pinned
 from chimera.run.settings import Settings
+from chimera.service import Service
 from chimera.upkeep.admission.naming import misfits
 from chimera.upkeep.drift.unique import RuleStanding, rules_standing
+from chimera.web.permission.passages import check_rules, has_rules, passages
 
 WIDTH = 80
 LABEL = 14
@@ -41,7 +43,9 @@ async def check_all(settings: Settings, config: str, *, offline: bool) -> bool:
     """
     found = [*check_names(settings), *_wrong_in_front(settings)]
     loaded = [name for name in settings.services if _loads(settings, name)]
-    if not offline:
+    if offline:
+        found += _wrong_rules(settings, loaded)
+    else:
         _say([("settings", config), *_of_all(settings)])
         async with probed(settings, loaded) as (contexts, failed):
             found += [str(error) for error in failed if str(error) not in found]
@@ -125,10 +129,26 @@ async def _of_service(settings: Settings, context: Context) -> list[Row]:
         for view in service.views.values()
         for each in view.lists.values()
     ]
+    rows += _may(service)
     rows += [("share", share.name) for share in service.shares.values()]
     rows += [("borrow", await _borrow(context, borrow)) for borrow in service.borrows.values()]
     rows.append(("keeps", _keeps(context.retention)))
     return [*rows, ("url", own.url)] if own.url else rows
+
+
+def _may(service: Service) -> list[Row]:
+    """Who may take each route."""
+    if not has_rules(service):
+        return [("may", "anyone, all routes: no rule is declared; add allow=")]
+    return [("may", f"{each.route}: {each.allow}") for each in passages(service)]
+
+
+def _wrong_rules(settings: Settings, names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        try:
+            check_rules(load_named(settings, name))
+        except ChimeraError as error:
+            yield str(error)
 
 
 def _unique(rule: RuleStanding) -> Row:

@@ -25,23 +25,13 @@ from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
 from chimera.core.names import command_type
 from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
-from chimera.forms import Mismatch, cached, decoder_of, fields_of, is_model
-from chimera.messages import MAX_KEY, AnyCommand, Message, partition_of, type_at
-from chimera.parts import Handler, NewId
+from chimera.forms import Mismatch, decoder_of, fields_of, is_model
+from chimera.messages import MAX_KEY, AnyCommand, Message, partition_of
+from chimera.parts import Handler, is_made
 
 DIRECT_BATCH = 200
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-@cached
-def is_made(command: type[AnyCommand]) -> bool:
-    """True for a command whose key is made where it is not given: it is an `Annotated[str, NewId]`, and not inside."""
-    key = command.__key_fields__[0]
-    hint = type_at(command, key)
-    return "." not in key and any(
-        each is NewId or isinstance(each, NewId) for each in getattr(hint, "__metadata__", ())
-    )
 
 
 def _is_text(type_: object) -> bool:

@@ -37,6 +37,7 @@ from chimera.transaction import Reads, Transaction
 from chimera.upkeep.admission.marks import check_apart, check_store, was_used
 from chimera.upkeep.admission.naming import admit
 from chimera.upkeep.tables.store import with_generations
+from chimera.web.permission.passages import check_rules
 
 logger = logging.getLogger("chimera")
 
@@ -216,6 +217,7 @@ def check_functions(service: Service) -> None:
         service.check_supplied(share.signature, (Reads,))
     if service.authenticator is not None:
         service.check_supplied(service.authenticator.signature, (Reader, Request))
+    check_rules(service)
 
 
 @asynccontextmanager

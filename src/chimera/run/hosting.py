@@ -26,6 +26,7 @@ from chimera.run.settings import Settings, read_settings
 from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home
+from chimera.web.permission.passages import who_may
 from chimera.web.probes import Probes
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site, SitePart
@@ -124,6 +125,8 @@ class Hosting:
         beside = names if self._together else ()
         contexts = await stack.enter_async_context(opened(settings, names, fleet=self._fleet, beside=beside))
         await admit_all(settings, contexts)
+        if "read" in self._heads and (told := who_may([context.service for context in contexts])):
+            logger.warning(told)
         await stack.enter_async_context(watched([context.service for context in contexts], contexts[0].clock))
         if "write" in self._heads:
             self.works |= _write_heads(contexts)

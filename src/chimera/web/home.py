@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -88,8 +88,15 @@ class Home:
     def _write(self) -> _Written:
         routes = {head.context.service.name: head.routes() for head in self._heads}
         every = [route for own in routes.values() for route in own] + self._process
-        document = openapi.document(self._title, every, self._about)
+        document = _without_unset(openapi.document(self._title, every, self._about))
         return _Written(msgspec.json.encode(document), _page(self._title, self._about, routes, document).encode())
+
+
+def _without_unset(found: Any) -> Any:
+    """A description without the defaults of fields that may be left out: JSON has no word for them."""
+    if isinstance(found, dict):
+        return {name: _without_unset(value) for name, value in found.items() if value is not msgspec.UNSET}
+    return [_without_unset(each) for each in found] if isinstance(found, list) else found
 
 
 def _page(

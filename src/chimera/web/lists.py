@@ -17,6 +17,7 @@ from chimera.messages import Position
 from chimera.parts import path_parameters
 from chimera.reader import LONGEST_OFFSET, LONGEST_PAGE, PAGE, Notes
 from chimera.views.documents import Documents, Waiting
+from chimera.web.permission.gate import Gate
 from chimera.web.wire import openapi
 from chimera.web.wire.http import JSON, Call, Header, read_query
 from chimera.web.wire.routing import Route
@@ -36,6 +37,7 @@ class ListQuery(msgspec.Struct, forbid_unknown_fields=True):
 def list_routes(
     context: Context,
     documents: Documents,
+    gate: Gate,
     after: Callable[[Call], list[Position]],
     said: Saying,
 ) -> list[Route]:
@@ -45,11 +47,14 @@ def list_routes(
         view = declared.view
         fields = {field.name: field for field in declared.where}
 
+        def values_of(call: Call) -> dict[str, Any]:
+            return {name: _value(call.path[name], field) for name, field in fields.items()}
+
         async def endpoint(call: Call) -> None:
             query = read_query(call, ListQuery)
             if query.after and query.offset:
                 raise Invalid("a page begins after a cursor or at an offset, not both", field="query.offset")
-            values = [_value(call.path[name], field) for name, field in fields.items()]
+            values = [*values_of(call).values()]
             notes, headers = Notes(after(call)), list[Header]()
             if notes.follows or view.name in context.process.setting_aside:
                 waiting = Waiting(context, documents, notes, context.timing.after_s)
@@ -63,7 +68,9 @@ def list_routes(
             await call.answer(encode(page), 200, JSON, headers)
 
         parameters = [(name, fields[name].type) for name in path_parameters(path)]
-        return Route("GET", path, endpoint, partial(openapi.listed, context.service, declared, parameters, ListQuery))
+        describe = partial(openapi.listed, context.service, declared, parameters, ListQuery)
+        route = Route("GET", path, endpoint, describe)
+        return gate.of_address(route, declared.allow, lambda call: values_of(call).__getitem__)
 
     return [
         route(each, each.path) for view in context.service.views.values() for each in view.lists.values() if each.path

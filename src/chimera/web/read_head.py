@@ -30,8 +30,9 @@ from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.views.documents import Documents, ProjectedTables, Waiting
 from chimera.views.generations import GenerationReads
 from chimera.web.admin import Admin
-from chimera.web.asking import CALLER, Asking, is_asked_for
 from chimera.web.lists import list_routes
+from chimera.web.permission.asking import CALLER, Asking, is_asked_for
+from chimera.web.permission.gate import Gate
 from chimera.web.probes import Probes
 from chimera.web.replying import (
     VARY,
@@ -73,6 +74,7 @@ class ReadHead:
         }
         self._intake = Intake(context)
         self._asking = Asking(context, self._snapshots, self._reader)
+        self._gate = Gate(context, self._asking, self._snapshots, self._reader)
         self.probes = Probes(context)
         self._admin = Admin(context, self.states, self.borrows)
         self._middleware = OwnMiddleware(context.service, answer_error)
@@ -113,7 +115,7 @@ class ReadHead:
         routes += [self._upload_route(uploading) for uploading in service.uploads.values()]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
-        routes += list_routes(self.context, self._documents, _after, _said)
+        routes += list_routes(self.context, self._documents, self._gate, _after, _said)
         routes = [route._replace(render=service.renderer) for route in routes]
         every = [*self._middleware.around(routes), *self._admin.routes(), *self.probes.routes()]
         return [route._replace(service=service.name) for route in every]
@@ -124,14 +126,15 @@ class ReadHead:
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
             asked = NOBODY
-            if matters or CALLER in call.scope:
+            if matters or call.asked is not None or CALLER in call.scope:
                 asked = await self._asking(call)
                 self._asking.admit(asked, handler.signature)
             await take(call, await call.body(), call.path, asked)
 
         matters = self._asking.is_known or is_asked_for(self.context.service, handler.signature)
         take = self._taking(handler, method, path_parameters(template))
-        return Route(method, template, endpoint, partial(openapi.command, self.context.service, handler, template))
+        describe = partial(openapi.command, self.context.service, handler, template)
+        return self._gate.of_command(Route(method, template, endpoint, describe), handler)
 
     def _taking(self, handler: Handler, method: str, path_fields: Sequence[str]) -> Take:
         """What makes a command of a body, and answers with what becomes of it."""
@@ -144,6 +147,8 @@ class ReadHead:
             try:
                 traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked) if asked.caller else ""
                 accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
+                if call.pending is not None:
+                    await self._gate.settle(call, accepted.command)
                 await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
                 raise await self._intake.refusal(misfit) from misfit
@@ -171,7 +176,8 @@ class ReadHead:
             await take(call, form_of(uploading.command).encode(command), {}, asked)
 
         describe = partial(openapi.upload, service, uploading, handler, parameters.declared)
-        return Route(method, template, endpoint, describe)
+        route = Route(method, template, endpoint, describe)
+        return self._gate.of_upload(route, uploading.allow, parameters.values, handler)
 
     async def _answer_async(
         self, call: Call, handler: Handler, method: str, accepted: Accepted, asked: AskedBy
@@ -235,7 +241,7 @@ class ReadHead:
 
         method, _, template = query.route.partition(" ")
         describe = partial(openapi.query, service, query, parameters.declared, waits=needs_reader)
-        return Route(method, template, endpoint, describe)
+        return self._gate.of_address(Route(method, template, endpoint, describe), query.allow, parameters.values)
 
     def _view_route(self, view: View[AnyDocument], template: str) -> Route:
         name, key_type = view.name, view.key_type
@@ -244,10 +250,13 @@ class ReadHead:
         paths = [other.path.partition("?") for other in self.context.service.views.values() if other.path]
         literals = [query for other, _, query in paths if other == path and query]
 
+        def key_of(call: Call) -> str:
+            return call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
+
         async def endpoint(call: Call) -> None:
             if not own_query:
                 _expect_no_query(call, literals)
-            key = call.path[view.key] if key_type is str else _convert(call.path[view.key], key_type, view.key)
+            key = key_of(call)
             headers: Sequence[Header] = ()
             after = _after(call)
             data = None if after else await documents(name, key)
@@ -272,7 +281,8 @@ class ReadHead:
                     return
             await call.answer(data, 200, JSON, headers)
 
-        return Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))
+        route = Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))
+        return self._gate.of_address(route, view.allow, lambda call: {view.key: key_of(call)}.__getitem__)
 
 
 def _expect_no_query(call: Call, literals: Sequence[str] = ()) -> None:

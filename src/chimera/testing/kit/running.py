@@ -24,7 +24,7 @@ from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.kit.owners import OwnerInReach
 from chimera.testing.memory import MemoryLog
-from chimera.web.asking import CALLER
+from chimera.web.permission.asking import CALLER
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 from chimera.web.wire.http import Receive, Scope, Send

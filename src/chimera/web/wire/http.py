@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
 
+from chimera.caller import AskedBy
 from chimera.core.json import invalid
 from chimera.errors import FieldError, Invalid, Unavailable
 from chimera.forms import encode
@@ -67,6 +68,10 @@ class Call(msgspec.Struct):
     """The first value of each header, once one was asked for."""
     render: Render | None = None
     """How the service gives its errors."""
+    asked: AskedBy | None = None
+    """Who asks, once that was found out."""
+    pending: Callable[..., Awaitable[bool | None]] | None = None
+    """What is left to be asked of the rule, once the command is known."""
     root: str = ""
     """The path, percent-encoded, below which all is served, as links need it; empty where nothing is mounted."""
 

@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 from msgspec.structs import FieldInfo
 
-from chimera.commands.accept import is_made
 from chimera.folds import View, ViewList
 from chimera.forms import AnyDocument, fields_of, is_model, model_schema
 from chimera.messages import type_at
-from chimera.parts import Handler, Query, Uploading, path_parameters
+from chimera.parts import Handler, Query, Uploading, is_made, path_parameters
 from chimera.reader import POSITIONS_LIMIT, ListPage
 from chimera.replies import Problem, Reply, ServerEvents, Stream
 from chimera.service import Service
@@ -44,6 +43,8 @@ A body may have {BODY_LIMIT >> 20} MiB (413 above), an address 64 KiB (414), hea
 
 REFUSALS = {
     400: "It can't be read: malformed JSON, text, or header.",
+    401: "It is not known who asks.",
+    403: "Whoever asks may not do this.",
     413: "The body is too large.",
     414: "The address is too long.",
     422: "It breaks the declared types; `field` is the one at fault.",

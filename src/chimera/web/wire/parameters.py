@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -47,3 +48,7 @@ class Parameters:
             if (name := at_fault.field.removeprefix("query.")) in call.path:
                 at_fault.field = f"path.{name}"
             raise at_fault from error
+
+    def values(self, call: Call) -> Callable[[str], object]:
+        """The function's arguments, by name. Raises Invalid with the parameter at fault."""
+        return self.read(call).__getitem__

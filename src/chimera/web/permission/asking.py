@@ -37,6 +37,8 @@ class Asking:
 
     async def __call__(self, call: Call) -> AskedBy:
         """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
+        if call.asked is not None:
+            return call.asked
         request = Request(call.scope)
         if isinstance(said := call.scope.get(CALLER), Caller):
             return AskedBy(said, request)
