@@ -101,7 +101,10 @@ class BatchFold:
     def writes(self) -> list[Document]:
         """The documents to write: those touched, and what is parked, or no more."""
         name = self._projection.name
-        documents = [Document(name, key, self.encoded(key), _revision(self._stored, key)) for key in self._documents]
+        documents = [
+            Document(name, key, None if now is None else self._encoded(key, now), _revision(self._stored, key))
+            for key, now in self._documents.items()
+        ]
         for key in self._moved:
             span = msgspec.json.encode(self._spans[key]) if self._spans[key] else None
             documents.append(Document(waiting_view(name), key, span, _revision(self._stored_spans, key)))

@@ -36,11 +36,15 @@ class Recent:
         if self._pause:
             self._pause -= 1
             return
-        for document in documents:
-            if document.view == self._view:
-                self._keep(document, revision)
+        kept = self._documents
+        for view, key, data, _ in documents:
+            if view == self._view:
+                self._drop(key)
+                if data is not None:
+                    kept[key] = Document(view, key, data, revision)
+                    self._bytes += len(data) + len(key) + _OVERHEAD
         while self._bytes > MOST_BYTES:
-            self._drop(next(iter(self._documents)))
+            self._drop(next(iter(kept)))
 
     def refused(self) -> None:
         """A write was refused: what is remembered may be out of date."""
@@ -52,16 +56,7 @@ class Recent:
         """Remember nothing of what was written until now."""
         self._documents, self._bytes = {}, 0
 
-    def _keep(self, document: Document, revision: int) -> None:
-        if document.key in self._documents:
-            self._drop(document.key)
-        if document.data is not None:
-            self._documents[document.key] = document._replace(revision=revision)
-            self._bytes += _size(document)
-
     def _drop(self, key: str) -> None:
-        self._bytes -= _size(self._documents.pop(key))
-
-
-def _size(document: Document) -> int:
-    return len(document.data or b"") + len(document.key) + _OVERHEAD
+        document = self._documents.pop(key, None)
+        if document is not None:
+            self._bytes -= len(document.data or b"") + len(key) + _OVERHEAD
