@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from chimera.errors import ChimeraError, SettingsError
+from chimera.errors import SettingsError
 from chimera_faults.mistakes import MISTAKES
 from chimera_faults.mutants import Mutant, void_because
 from chimera_faults.own_user import drop_user, make_user
@@ -113,20 +113,22 @@ def fleets_of(scenarios: Sequence[Scenario], count: int) -> list[list[Scenario]]
 
 
 async def _run_group(plan: CampaignPlan, stack: str, group: Sequence[Scenario], say: Say) -> list[Result]:
+    """Run scenarios one after another on one fleet; where one can't be run to its end, those behind it get another."""
     results: list[Result] = []
-    told = 0
-    try:
-        async with fleet(plan, stack, group[0]) as rig:
-            for turn, scenario in enumerate(group):
-                results.append(await rig.run(scenario, turn))
-                say(said(results[-1]))
-                told += 1
-    except SettingsError as error:
-        results += [Result(scenario.name, stack, skipped=str(error)) for scenario in group[len(results) :]]
-    except ChimeraError as error:
-        results += [Result(scenario.name, stack, void=str(error)) for scenario in group[len(results) :]]
-    for result in results[told:]:
-        say(said(result))
+    while left := group[len(results) :]:
+        try:
+            async with fleet(plan, stack, left[0]) as rig:
+                for turn, scenario in enumerate(left):
+                    results.append(await rig.run(scenario, turn))
+                    say(said(results[-1]))
+        except Exception as error:  # whatever it is, that one proves nothing, and the others are run
+            if len(results) == len(group):
+                raise
+            why, skips = str(error) or repr(error), isinstance(error, SettingsError)
+            results.append(
+                Result(group[len(results)].name, stack, skipped=why if skips else "", void="" if skips else why)
+            )
+            say(said(results[-1]))
     return results
 
 
