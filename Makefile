@@ -49,10 +49,12 @@ simulate: .venv/dev ## Simulate fleets under faults, in one thread each: [SEED=1
 soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/results/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
 	@$(BIN)/python -m chimera_faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/results/soak.md
 
-check: .venv/dev ## Lint and type-check
+check: .venv/dev ## Lint, type-check, and compare contracts with what is committed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: make format"; exit 1; }
 	@$(BIN)/mypy
+	@$(BIN)/python -m chimera contract check --offline
+	@$(BIN)/python -m chimera --config examples/conduit/chimera.toml contract check --offline
 
 house: ## Measure the structure of the code: [AGAINST=other checkout] [ARGS=--chain]
 	@$(PYTHON) tools/house.py $(if $(AGAINST),--against $(AGAINST)) $(ARGS)

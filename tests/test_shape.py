@@ -42,6 +42,7 @@ BESIDE = {
     "chimera_compare": {"chimera"},
     "chimera_faults": {"chimera", "chimera_compare"},
     "chimera_new": {"chimera"},
+    "chimera_contracts": {"chimera"},
 }
 """The packages beside the library, and which others of ours they import. The library imports only `rabbitstream`."""
 
@@ -267,7 +268,7 @@ MIRRORED = {
     f"chimera.{name}": name for name in ("core", "journal", "share", "commands", "views", "borrow", "upkeep")
 } | {f"chimera.{name}": name for name in ("web", "run", "cli", "adapters", "testing")}
 MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
-MIRRORED |= {"chimera_new": "new"}
+MIRRORED |= {"chimera_new": "new", "chimera_contracts": "contracts"}
 MIRRORED |= {"rabbitstream": "rabbitstream"}
 WHOLE = {
     "builds.py",
