@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from chimera.cli.main import fail, run, settings_of
-from chimera.cli.typed import placed
+from chimera.cli.typed import complete_services, placed
 from chimera.errors import ChimeraError
 
 
@@ -70,6 +70,36 @@ def check(config: str, against: Path | None, offline: bool, events: int, as_json
     async def work() -> None:
         most = None if offline else events
         well.append(await check_contracts(settings, Path(config), against, most_events=most, as_json=as_json))
+
+    run(work())
+    if not all(well):
+        sys.exit(1)
+
+
+@contract.command("can-deploy")
+@click.argument("service", shell_complete=complete_services)
+@click.option("--first", is_flag=True, help="It may be that nobody runs who reads what it writes.")
+@click.option(
+    "--events",
+    type=click.IntRange(0),
+    default=10_000,
+    show_default=True,
+    help="Most events that are read of each journal, from its beginning and its end; 0 for all.",
+)
+@_as_json
+@placed
+@click.pass_obj
+def can_deploy(config: str, service: str, first: bool, events: int, as_json: bool) -> None:
+    """Ask the fleet that runs whether this build of a service may be deployed now; the status is 1 where it may not.
+
+    What it writes is compared with what the running builds of its consumers read; what the journals have is read by it.
+    """
+    from chimera_contracts.working import may_deploy
+
+    settings, well = settings_of(config), []
+
+    async def work() -> None:
+        well.append(await may_deploy(settings, service, most_events=events, first=first, as_json=as_json))
 
     run(work())
     if not all(well):

@@ -14,10 +14,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from chimera_contracts.baseline import same
-from chimera_contracts.breaks import Break, First, FoundBreaks
 from chimera_contracts.deriving import readers_of
 from chimera_contracts.misfits import Unfitting, misfits
-from chimera_contracts.model import Contracts, EventPromise, EventUse, Promised, SharePromise, ShareUse
+from chimera_contracts.model import (
+    Break,
+    Contracts,
+    EventPromise,
+    EventUse,
+    First,
+    FoundBreaks,
+    Promised,
+    SharePromise,
+    ShareUse,
+)
 from chimera_contracts.schemas import Schema
 from chimera_contracts.serving import broken_for_clients
 

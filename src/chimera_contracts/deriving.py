@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import UNSET
 
 from chimera.core.declared import own_events
-from chimera.forms import fields_of
+from chimera.forms import Decodes, decoder_of, fields_of
 from chimera.messages import AnyEvent
 from chimera.parts import Handler, NewId, Reaction, Share
 from chimera.service import Service
@@ -186,6 +186,21 @@ def _reads(service: Service) -> Iterable[tuple[str, type[AnyEvent], Read]]:
     for share in service.shares.values():
         for event, key_of in share.changed_by.items():
             yield f"share {share.name}", event, read_by(key_of, 0, event)
+
+
+def events_read(service: Service) -> Iterable[tuple[str, type[AnyEvent]]]:
+    """Every reader of an event, in words, and the class that it reads it as."""
+    for view in service.views.values():
+        yield from ((f"view {view.name}", event) for event in view.steps)
+    for document, fold in service.folds.items():
+        yield from ((f"entity {document.__name__}", event) for event in fold.steps)
+    for reaction in service.reactions.values():
+        yield from ((f"reaction {reaction.name}", event) for event in reaction.events)
+
+
+def decoders_of(event: type[AnyEvent]) -> Mapping[str, Decodes[AnyEvent]]:
+    """What reads an event, by each type that it may be stored as."""
+    return dict.fromkeys(event.wire_types(), decoder_of(event))
 
 
 def _of_reaction(reaction: Reaction, event: type[AnyEvent]) -> Read:

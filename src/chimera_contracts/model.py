@@ -1,8 +1,8 @@
-"""A service's contract, as data: what it promises, and what it reads of others."""
+"""A service's contract, as data: what it promises, what it reads of others; and what a comparison of them finds."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct, field
 
@@ -104,3 +104,49 @@ class ServiceContract(Struct, kw_only=True, omit_defaults=True):
 
 Contracts = dict[str, ServiceContract]
 """The contracts of a fleet, by service."""
+
+CLIENTS = "clients"
+"""Whoever comes from outside: nobody knows what they read."""
+
+
+class Break(NamedTuple):
+    """What a change would break: where, which consumer, what of it reads, what is wrong in words, what to do.
+
+    `may_be_accepted`: it can be right, which only people know; with `chimera contract export --accept PLACE` it is.
+    """
+
+    place: str
+    consumer: str
+    reader: str
+    says: str
+    todo: str
+    may_be_accepted: bool = False
+
+    @property
+    def line(self) -> str:
+        """It in one line."""
+        whom = f" — it breaks {self.consumer}{f' ({self.reader})' if self.reader else ''}" if self.consumer else ""
+        accept = (
+            f"; if that is right, type: chimera contract export --accept {self.place}" if self.may_be_accepted else ""
+        )
+        return f"{self.place}: {self.says}{whom}; {self.todo}{accept if self.may_be_accepted else ''}"
+
+
+class First(NamedTuple):
+    """One service that has to be deployed before another one, and why."""
+
+    first: str
+    then: str
+    why: str
+
+    @property
+    def line(self) -> str:
+        """It in one line."""
+        return f"deploy {self.first} before {self.then}: {self.why}"
+
+
+class FoundBreaks(NamedTuple):
+    """What a change would break, and in which order services are deployed."""
+
+    breaks: list[Break]
+    order: list[First]

@@ -18,16 +18,20 @@ _ALTERNATIVES = ("anyOf", "oneOf")
 
 def meaning_of(type_: Any) -> Schema:
     """The meaning of a struct, a dataclass, a model, or any other type that is written as JSON."""
-    schema = schema_of(type_)
-    closed = {"additionalProperties": False} if schema.get("additionalProperties") is False else {}
-    if isinstance(model := schema.get("model"), Mapping):
-        return {**_plain(model, {}, ()), **closed}
-    found = _plain(schema, schema.get("$defs", {}), ())
+    found = plain_schema(schema_of(type_))
     try:
         _put_times(found, msgspec.inspect.type_info(type_), ())
     except TypeError:  # it names what only its own module has
         return found
     return found
+
+
+def plain_schema(schema: Mapping[str, Any]) -> Schema:
+    """The meaning of a schema as builds announce it."""
+    closed = {"additionalProperties": False} if schema.get("additionalProperties") is False else {}
+    if isinstance(model := schema.get("model"), Mapping):
+        return {**_plain(model, {}, ()), **closed}
+    return _plain(schema, schema.get("$defs", {}), ())
 
 
 def _put_times(schema: Schema, info: object, within: tuple[object, ...]) -> None:

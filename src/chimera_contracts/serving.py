@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from chimera_contracts.baseline import same
-from chimera_contracts.breaks import CLIENTS, Break
 from chimera_contracts.misfits import misfits
-from chimera_contracts.model import CommandPromise, Promised, ViewPromise
+from chimera_contracts.model import CLIENTS, Break, CommandPromise, Promised, ViewPromise
 from chimera_contracts.schemas import always_written
 
 

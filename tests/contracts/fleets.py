@@ -10,10 +10,18 @@ import msgspec
 from chimera import Event
 from chimera.messages import KeyedMeta
 from chimera_contracts.baseline import carried
-from chimera_contracts.breaks import FoundBreaks
 from chimera_contracts.comparing import compare
 from chimera_contracts.deriving import versions_of, written_by
-from chimera_contracts.model import Contracts, EventPromise, EventUse, Promised, ServiceContract, Uses, Wholly
+from chimera_contracts.model import (
+    Contracts,
+    EventPromise,
+    EventUse,
+    FoundBreaks,
+    Promised,
+    ServiceContract,
+    Uses,
+    Wholly,
+)
 from chimera_contracts.schemas import meaning_of
 
 Typed = dict[str, Any]

@@ -20,12 +20,14 @@ Schema = Mapping[str, Any]
 class CanRead(msgspec.Struct, frozen=True):
     """All that a build can read: the schema of each command by its type on the wire, and of each event by its reader.
 
-    A reader of events is `<reaction>/<type>` among `events`, `<view>/<type>` among `folded`.
+    A reader of events is `<reaction>/<type>` among `events`, `<view>/<type>` among `folded`. What is borrowed is
+    `<owner>/<share>` among `copied`; builds of before say nothing of it.
     """
 
     commands: dict[str, Schema]
     events: dict[str, Schema]
     folded: dict[str, Schema]
+    copied: dict[str, Schema] = {}
 
     @property
     def code(self) -> str:
@@ -54,6 +56,7 @@ def can_read(service: Service) -> CanRead:
             for event in view.steps
             for type_ in event.wire_types()
         },
+        {f"{each.owner}/{each.share}": schema_of(each.document) for each in service.borrows.values()},
     )
 
 
