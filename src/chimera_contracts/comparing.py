@@ -98,7 +98,7 @@ def _event(owner: str, old: EventPromise | None, new: EventPromise, whole: Event
 
 
 def _reading(service: str, reader: str, use: EventUse, owners: EventPromise) -> _Read:
-    fields = None if use.fields == "all" else use.fields
+    fields = None if use.fields == "all" else [*use.fields, *use.perhaps]
     own = use.own is not None
     schema = use.own if use.own is not None else owners.schema
     version, upgrades = (use.version, use.upgrades) if own else (owners.version, owners.upgrades)
@@ -172,7 +172,7 @@ def _gone_fields(place: str, owner: str, read: _Read, old: Schema, new: Schema) 
             says = "is gone, and its reader may read all fields, as far as its code tells"
             yield Break(f"{place}.{field}", read.service, read.reader, says, f"declare it again in {owner}", True)
         elif field in read.fields:
-            says = "is gone, and is read; its reader would find its default from now on"
+            says = f"is gone, and is read{'; its reader would find its default from now on' if read.is_own else ''}"
             todo = f"declare it again in {owner}, or read it no more in {read.service}"
             yield Break(f"{place}.{field}", read.service, read.reader, says, todo, True)
 

@@ -169,6 +169,7 @@ def _event_use(event: type[AnyEvent], own: type[AnyEvent] | None, read: Read) ->
         version=version if own else 1,
         upgrades=upgrades if own else [],
         strange=sorted(read.strange),
+        perhaps=sorted(read.perhaps),
     )
 
 
@@ -206,7 +207,7 @@ def decoders_of(event: type[AnyEvent]) -> Mapping[str, Decodes[AnyEvent]]:
 def _of_reaction(reaction: Reaction, event: type[AnyEvent]) -> Read:
     """What a reaction reads; of several events, that another one has a field which this one has not says nothing."""
     read = read_by(reaction.function, 0, event, many=reaction.batch)
-    return read if len(reaction.events) == 1 else Read(read.fields)
+    return read if len(reaction.events) == 1 else read.of_several
 
 
 def readers_of(contracts: Contracts, types: Sequence[str]) -> list[tuple[str, str, EventUse]]:

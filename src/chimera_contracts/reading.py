@@ -26,15 +26,24 @@ NOTHING: Fields = frozenset[str]()
 
 
 class Read(NamedTuple):
-    """What is read of a message: fields, as they are called in JSON, and `strange`, what its class has not at all."""
+    """What is read of a message: fields, as they are called in JSON, and `strange`, what its class has not at all.
+
+    `perhaps`: what it has not, and what may be read of another message at the same place.
+    """
 
     fields: Fields
     strange: frozenset[str] = frozenset()
+    perhaps: frozenset[str] = frozenset()
 
     def and_(self, other: Read) -> Read:
         """What either reads."""
         fields = None if self.fields is None or other.fields is None else self.fields | other.fields
-        return Read(fields, self.strange | other.strange)
+        return Read(fields, self.strange | other.strange, self.perhaps | other.perhaps)
+
+    @property
+    def of_several(self) -> Read:
+        """The same, of a function that is handed other messages as well: what this one has not may be theirs."""
+        return Read(self.fields, frozenset(), self.strange | self.perhaps)
 
 
 def read_by(function: Callable[..., Any], place: int, of: type, *, many: bool = False) -> Read:
@@ -46,16 +55,16 @@ def read_by(function: Callable[..., Any], place: int, of: type, *, many: bool = 
     in_json = {each.name: each.encode_name for each in fields_of(of)}
     read = Read(frozenset(told for name, told in in_json.items() if name in found and told))
     for name in sorted(found - in_json.keys()):
-        read = read.and_(_of_member(of, name, is_sure=not many and not named.asks))
-    return read
+        read = read.and_(_of_member(of, name))
+    return read.of_several if many or named.asks else read
 
 
-def _of_member(of: type, name: str, *, is_sure: bool) -> Read:
+def _of_member(of: type, name: str) -> Read:
     """What is read by a property or a method of the message's own."""
     try:
         member = inspect.getattr_static(of, name)
     except AttributeError:
-        return Read(NOTHING, frozenset({name}) if is_sure else frozenset())
+        return Read(NOTHING, frozenset({name}))
     if name == "key" and isinstance(keys := getattr(of, "__key_fields__", None), tuple):
         in_json = {each.name: each.encode_name for each in fields_of(of)}
         return Read(frozenset(str(in_json.get(key, key)) for key in keys[:1]))

@@ -42,6 +42,12 @@ def test_a_removed_field_is_refused_where_it_can_not_be_told_what_is_read() -> N
     assert found.breaks[0].may_be_accepted
 
 
+def test_a_removed_field_is_refused_where_a_function_of_several_events_may_read_it() -> None:
+    now = fleet_of(event_of({"cents": int}), ["cents"])
+    now["mail"].uses.events["shop.Placed"]["reaction send"].perhaps = ["note"]
+    assert places(compared(fleet_of(event_of(PLAIN), ["cents", "note"]), now)) == [("shop.Placed.note", "mail")]
+
+
 def test_a_class_of_a_consumers_own_needs_what_it_declares_whatever_its_code_reads() -> None:
     own = event_of({"note": str})
     found = compared(fleet_of(event_of(PLAIN), [], own=own), fleet_of(event_of({"cents": int}), [], own=own))

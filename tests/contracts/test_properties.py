@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta, Struct
 
@@ -94,6 +94,7 @@ def written(draw: st.DrawFn) -> tuple[Typed, dict[str, Any]]:
     return typed, values(draw, typed)
 
 
+@settings(deadline=None)
 @given(written(), fields())
 def test_what_is_said_to_be_readable_is_read(wrote: tuple[Typed, dict[str, Any]], reads: Typed) -> None:
     typed, given_ = wrote
@@ -103,12 +104,14 @@ def test_what_is_said_to_be_readable_is_read(wrote: tuple[Typed, dict[str, Any]]
         assert msgspec.json.decode(data, type=new).key == "1"
 
 
+@settings(deadline=None)
 @given(written())
 def test_what_a_class_writes_it_reads(wrote: tuple[Typed, dict[str, Any]]) -> None:
     event = event_of(wrote[0])
     assert misfits(written_by(event), meaning_of(event)) == []
 
 
+@settings(deadline=None)
 @given(fields(), fields(), fields())
 def test_what_reads_all_that_was_ever_written_reads_each(first: Typed, second: Typed, reads: Typed) -> None:
     one, other, reader = (meaning_of(event_of(each)) for each in (first, second, reads))
@@ -149,6 +152,7 @@ APART = [
 ]
 
 
+@settings(deadline=None)
 @given(fields(), st.sampled_from(WIDER), types, st.sampled_from(["all", "none"]))
 def test_what_is_compatible_is_never_refused(typed: Typed, wider: tuple[Any, Any], more: Any, reads: str) -> None:
     """A wider type, and more fields that have a default."""
@@ -158,6 +162,7 @@ def test_what_is_compatible_is_never_refused(typed: Typed, wider: tuple[Any, Any
     assert compared(fleet_of(old, read), fleet_of(new, read)).breaks == []
 
 
+@settings(deadline=None)
 @given(fields(), st.sampled_from([(new, old) for old, new in WIDER] + APART))
 def test_a_narrower_or_another_type_is_always_refused(typed: Typed, types_: tuple[Any, Any]) -> None:
     was, now = types_
@@ -167,12 +172,14 @@ def test_a_narrower_or_another_type_is_always_refused(typed: Typed, types_: tupl
     assert all(each.place.startswith("shop.Placed.x") for each in found)
 
 
+@settings(deadline=None)
 @given(fields(), types)
 def test_a_field_that_is_needed_and_new_is_always_refused(typed: Typed, of: Any) -> None:
     found = compared(fleet_of(event_of(typed)), fleet_of(event_of({**typed, "x": of}))).breaks
     assert [(each.place, each.consumer) for each in found] == [("shop.Placed.x", "mail")]
 
 
+@settings(deadline=None)
 @given(fields(), types)
 def test_a_field_that_is_read_never_goes(typed: Typed, of: Any) -> None:
     old, new = event_of({**typed, "x": of}), event_of(typed)

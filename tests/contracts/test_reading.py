@@ -124,8 +124,16 @@ def test_what_a_lambda_reads() -> None:
     assert [read_by(each, 0, Sent).fields for each in (lambda event: event.to, lambda event: event.cents)] == [None] * 2
 
 
+async def strange_of_several(event: Any, tx: Any) -> None:
+    print(event.colour if isinstance(event, int) else event.to)
+
+
 def test_a_field_that_the_class_has_not_is_named() -> None:
     assert read_by(strange, 0, Sent).strange == {"colour"}
+
+
+def test_a_field_that_the_class_has_not_may_be_anothers_where_it_is_asked_which_it_is() -> None:
+    assert read_by(strange_of_several, 0, Sent) == Read(frozenset({"to"}), frozenset(), frozenset({"colour"}))
 
 
 class Mails(msgspec.Struct):
