@@ -125,7 +125,7 @@ def test_what_a_lambda_reads() -> None:
 
 
 async def strange_of_several(event: Any, tx: Any) -> None:
-    print(event.colour if isinstance(event, int) else event.to)
+    print(event.to if isinstance(event, Sent) else event.colour)
 
 
 def test_a_field_that_the_class_has_not_is_named() -> None:
