@@ -87,8 +87,15 @@ def _event(owner: str, old: EventPromise | None, new: EventPromise, whole: Event
         says = f"had the key {old.key} and has {new.key}: what is stored is in order by the other one"
         todo = f'type key="{old.key}", or emit a second event'
         breaks += [Break(place, consumer, "", says, todo) for consumer in sorted({use[0] for use in uses}) or [owner]]
+    if old and old.names[0] != new.names[0]:
+        says = f"is sent by this name, and was as {old.names[0]}, which is the one that what runs knows"
+        todo = f'type renamed_from="{old.names[0]}"'
+        breaks += [Break(place, consumer, "", says, todo) for consumer in sorted({use[0] for use in uses}) or [owner]]
     for service, reader, use in uses:
         read = _reading(service, reader, use, new)
+        if use.own is not None and use.names and new.names[0] not in use.names:
+            says = f"is sent by this name, and is read as {', '.join(use.names)}"
+            breaks.append(Break(place, service, reader, says, f'type name="{new.names[0]}" at its own class'))
         for field in use.strange:
             says, todo = "is read, and it has no such field", "read another one, or declare it again"
             breaks.append(Break(f"{place}.{field}", service, reader, says, todo))

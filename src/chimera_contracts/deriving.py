@@ -146,9 +146,9 @@ def _documents(service: Service) -> dict[str, object]:
 def _uses(service: Service, classes: Classes, documents: Mapping[str, object]) -> Uses:
     events: dict[str, dict[str, EventUse]] = {}
     for reader, event, read in _reads(service):
-        type_ = named(event)[0]
-        own = None if classes.get(type_) is event else event
-        events.setdefault(type_, {})[reader] = _event_use(event, own, read)
+        owners = next((classes[name] for name in named(event) if name in classes), event)
+        own = None if owners is event and named(event)[0] in classes else event
+        events.setdefault(named(owners)[0], {})[reader] = _event_use(event, own, read)
     shares = {}
     for borrow in service.borrows.values():
         place = f"{borrow.owner}/{borrow.share}"
@@ -166,6 +166,7 @@ def _event_use(event: type[AnyEvent], own: type[AnyEvent] | None, read: Read) ->
     return EventUse(
         fields="all" if fields is None else sorted(fields),
         own=meaning_of(own) if own else None,
+        names=list(own.__names__) if own else [],
         version=version if own else 1,
         upgrades=upgrades if own else [],
         strange=sorted(read.strange),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from chimera.core.context import Context
 from chimera.core.declared import is_of_a_share
-from chimera.errors import ChimeraError
+from chimera.errors import ChimeraError, Trimmed
 from chimera.forms import Decodes
 from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import AnyEvent, Message
@@ -140,7 +140,10 @@ async def _events(store: Store, most: int) -> AsyncIterator[Message]:
 
 async def _between(store: Store, partition: int, start: int, end: int) -> AsyncIterator[Message]:
     while start <= end:
-        page = await store.journal(partition, start - 1, min(PAGE, end - start + 1))
+        try:
+            page = await store.journal(partition, start - 1, min(PAGE, end - start + 1))
+        except Trimmed:  # meanwhile
+            return
         for message in page:
             yield message
         if not page:

@@ -74,11 +74,13 @@ class Promised(Struct, kw_only=True, omit_defaults=True):
 class EventUse(Struct, kw_only=True, omit_defaults=True):
     """What one reader of an event reads: its fields, and what its own class needs, where that is not the owner's.
 
-    `strange` is read and not there. `perhaps` as well, where the reader is handed other events too, which may have it.
+    `names` are those that its own class is read from. `strange` is read and not there. `perhaps` as well, where the
+    reader is handed other events too, which may have it.
     """
 
     fields: list[str] | Wholly
     own: Schema | None = None
+    names: list[str] = []
     version: int = 1
     upgrades: list[int] = []
     strange: list[str] = []

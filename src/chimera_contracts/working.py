@@ -107,8 +107,7 @@ def _json_of(found: FoundBreaks, wrong: Sequence[str], looked: Journals) -> str:
 
 
 def _print(found: FoundBreaks, wrong: Sequence[str], whole: Contracts, looked: Journals) -> None:
-    for line in looked.away:
-        click.echo(f"not looked at: the journal of {line}")
+    _say_away(looked.away)
     for first in found.order:
         click.echo(first.line)
     _say(found.breaks)
@@ -117,6 +116,11 @@ def _print(found: FoundBreaks, wrong: Sequence[str], whole: Contracts, looked: J
     if not found.breaks and not wrong:
         stored = f", {looked.events:,} stored events" if looked.events else ""
         click.echo(f"nobody is broken ({len(whole)} services{stored})")
+
+
+def _say_away(away: Iterable[str]) -> None:
+    for line in away:
+        click.echo(f"a journal was not looked at: {line}")
 
 
 def _say(breaks: Iterable[Break]) -> None:
@@ -154,6 +158,7 @@ async def may_deploy(settings: Settings, name: str, *, most_events: int, first: 
             ).decode()
         )
         return not against and not wrong
+    _say_away(away)
     for each in found.idle:
         click.echo(f"{each} reads what {name} writes, and does not run")
     for line in [*(each.line for each in against), *wrong]:

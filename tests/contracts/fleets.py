@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from chimera import Event
+from chimera import Command, Event
 from chimera.messages import KeyedMeta
 from chimera_contracts.baseline import carried
 from chimera_contracts.comparing import compare
@@ -35,6 +35,14 @@ def event_of(fields: Typed, *, version: int = 1) -> type[Event]:
     made: Any = KeyedMeta("Placed", (Event,), space, source="shop", key="order_id", kw_only=True)
     if version > 1:
         made.__version__ = version
+    return made  # type: ignore[no-any-return]
+
+
+def command_of(fields: Typed) -> type[Command]:
+    annotations = {name: each[0] if isinstance(each, tuple) else each for name, each in fields.items()}
+    defaults = {name: each[1] for name, each in fields.items() if isinstance(each, tuple)}
+    space: Any = {"__annotations__": {"order_id": str, **annotations}, **defaults, "__module__": __name__}
+    made: Any = KeyedMeta("Place", (Command,), space, key="order_id", kw_only=True, omit_defaults=True)
     return made  # type: ignore[no-any-return]
 
 

@@ -149,6 +149,23 @@ def test_a_renamed_event_is_refused_unless_it_says_what_it_was() -> None:
     assert compared(old, new).breaks == []
 
 
+def test_the_name_that_is_sent_stays_the_first_one() -> None:
+    old, new = fleet_of(event_of(PLAIN)), fleet_of(event_of(PLAIN))
+    new["shop"].promises.events["Placed"].names = ["Ordered", "Placed"]
+    assert places(compared(old, new)) == [("shop.Ordered", "mail")]
+
+
+def test_a_class_of_a_consumers_own_is_read_from_the_name_that_is_sent() -> None:
+    own = fleet_of(event_of(PLAIN), own=event_of(PLAIN))
+    own["shop"].promises.events["Placed"].names = ["Placed", "Ordered"]
+    own["mail"].uses.events["shop.Placed"]["reaction send"].names = ["Ordered"]
+    found = compared(own, own)
+    assert found.breaks[0].line == (
+        "shop.Placed: is sent by this name, and is read as Ordered — it breaks mail (reaction send); "
+        'type name="Placed" at its own class'
+    )
+
+
 def test_an_event_that_nobody_reads_is_given_up_in_words() -> None:
     old = {"shop": fleet_of(event_of(PLAIN))["shop"]}
     new: Contracts = {"shop": ServiceContract(promises=Promised(partitions=8))}

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from chimera_contracts.deriving import written_by
 from chimera_contracts.misfits import misfits
 from chimera_contracts.schemas import meaning_of, widened
-from tests.contracts.fleets import Typed, compared, event_of, fleet_of
+from tests.contracts.fleets import Typed, command_of, compared, event_of, fleet_of
 
 
 class Line(Struct):
@@ -102,6 +102,22 @@ def test_what_is_said_to_be_readable_is_read(wrote: tuple[Typed, dict[str, Any]]
     if not misfits(written_by(old), meaning_of(new)):
         data = msgspec.json.encode(old(order_id="1", **given_))
         assert msgspec.json.decode(data, type=new).key == "1"
+
+
+@settings(deadline=None)
+@given(written(), fields(), st.sets(st.sampled_from("abc")), st.sets(st.sampled_from("abc")))
+def test_a_body_that_is_said_to_be_taken_is_taken(
+    sent: tuple[Typed, dict[str, Any]], takes: Typed, optional: set[str], wanting: set[str]
+) -> None:
+    """Those with a default may be left out, and unknown fields are refused."""
+    typed, given_ = sent
+    old = command_of({name: (of | None, None) if name in wanting else of for name, of in typed.items()})
+    new = command_of({name: (of | None, None) if name in optional else of for name, of in takes.items()})
+    if not misfits(meaning_of(old), meaning_of(new)):
+        left_out = {name: None if name in wanting else value for name, value in given_.items()}
+        for values_ in (given_, left_out):
+            body = msgspec.json.encode(old(order_id="1", **values_))
+            assert msgspec.json.decode(body, type=new).order_id == "1"  # type: ignore[attr-defined]
 
 
 @settings(deadline=None)
