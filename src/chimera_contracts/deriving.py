@@ -5,10 +5,11 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from chimera.core.declared import own_events
-from chimera.forms import Decodes, decoder_of, fields_of
+from chimera.folds import Fold, Folder
+from chimera.forms import Decodes, fields_of
 from chimera.messages import AnyEvent
 from chimera.parts import Handler, NewId, Reaction, Share
 from chimera.service import Service
@@ -201,8 +202,16 @@ def events_read(service: Service) -> Iterable[tuple[str, type[AnyEvent]]]:
 
 
 def decoders_of(event: type[AnyEvent]) -> Mapping[str, Decodes[AnyEvent]]:
-    """What reads an event, by each type that it may be stored as."""
-    return dict.fromkeys(event.wire_types(), decoder_of(event))
+    """What reads an event, by each type that it may be stored as: just as every fold reads it."""
+    fold = Fold(_Folded, "key")
+    fold.steps[event] = (str, lambda document, event: document)
+    return {type_: step.decoder for type_, step in Folder(fold).steps.items()}
+
+
+class _Folded(Struct):
+    """The document of a fold that only reads."""
+
+    key: str
 
 
 def _of_reaction(reaction: Reaction, event: type[AnyEvent]) -> Read:
