@@ -10,7 +10,7 @@ import inspect
 import re
 import typing
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import attrgetter
 from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
@@ -387,10 +387,15 @@ def position_of(source: str, key: str, heads: Mapping[int, int]) -> Position:
     return Position(source, partition, heads[partition])
 
 
-def chain_of(before: str, type_: str, key: str, time: str, data: bytes) -> str:
+Chaining = Callable[[str, str, str, str, bytes, str], str]
+"""Makes the chain after an event: of the chain before it, and of its type, key, time, data and metadata."""
+
+
+def chain_of(before: str, type_: str, key: str, time: str, data: bytes, metadata: str = "") -> str:
     """The digest of a journal partition up to an event: of the digest before it and of the event as it is stored.
 
-    The first half of SHA-256, 32 hex digits. Two partitions with the same digest at a number have the same history.
+    The first half of SHA-256, 32 hex digits; metadata is not in it. Two partitions with the same digest at a number
+    have the same history.
     """
     return sha256(f"{before}\n{type_}\n{key}\n{time}\n".encode() + data).hexdigest()[:32]
 

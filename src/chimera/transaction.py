@@ -22,7 +22,7 @@ from chimera.errors import ChimeraError, Conflict, Taken, Unfit
 from chimera.finding import Finding
 from chimera.folds import Folder
 from chimera.forms import AnyDocument, form_of
-from chimera.messages import MAX_KEY, AnyEvent, Message, chain_of, partition_of
+from chimera.messages import MAX_KEY, AnyEvent, Chaining, Message, chain_of, partition_of
 from chimera.ports import Lends, Session, Tip, WriteSession
 from chimera.service import Service
 from chimera.unique import Reservable, UniqueRule, digest_under, holder_of, parts_of
@@ -131,8 +131,9 @@ class Unit:
     loaded one by one, for whoever could have done it at once.
     """
 
-    def __init__(self, service: Service, session: WriteSession) -> None:
+    def __init__(self, service: Service, session: WriteSession, chaining: Chaining = chain_of) -> None:
         self.service = service
+        self.chaining = chaining
         self.session = session
         self.rows: dict[Slot, Row | None] = {}
         self.dirty: dict[Slot, Row | None] = {}
@@ -222,7 +223,7 @@ class Unit:
         await self._check_versions()
         if not self.events:
             return []
-        self.appended = list(_numbered(self.service.name, self.events, tips))
+        self.appended = list(_numbered(self.service.name, self.events, tips, self.chaining))
         await self.session.append(self.appended)
         return self.appended
 
@@ -233,16 +234,16 @@ class Unit:
                 raise Conflict(f"{key!r} has new events since it was read")
 
 
-def _numbered(source: str, events: Iterable[Pending], tips: Mapping[int, Tip]) -> Iterator[Message]:
+def _numbered(source: str, events: Iterable[Pending], tips: Mapping[int, Tip], chain: Chaining) -> Iterator[Message]:
     """The events as those that follow the tips of their partitions."""
     at: dict[int, tuple[int, str]] = dict(tips)
     for event in events:
-        kind, key, time, data, partition = event.type, event.key, event.time, event.data, event.partition
-        before, chain = at[partition]
-        at[partition] = number, chain = before + 1, chain_of(chain, kind, key, time, data)
+        kind, key, time, data = event.type, event.key, event.time, event.data
+        before, last = at[partition := event.partition]
+        at[partition] = number, last = before + 1, chain(last, kind, key, time, data, event.metadata)
         place = f"{source}/{partition}@{number}"
         yield Message(
-            place, source, kind, key, time, data, partition, number, event.traceparent, chain, metadata=event.metadata
+            place, source, kind, key, time, data, partition, number, event.traceparent, last, metadata=event.metadata
         )
 
 

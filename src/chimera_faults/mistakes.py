@@ -52,7 +52,7 @@ def _checkpoint_first(at: Patching) -> None:
         if not moves or not at.wrong():
             return await together(self, tasks, moves, apart)
         async with self.context.store.transaction() as session:
-            unit = Unit(self.context.service, session)
+            unit = self.context.unit(session)
             await move_checkpoints(unit, self.consumer, moves)
             await unit.flush()
         return await together(self, tasks, [], apart)

@@ -9,6 +9,7 @@ import msgspec
 from chimera import forms
 from chimera.commands import consume
 from chimera.commands.apart import limits
+from chimera.core.seals import Seal
 from chimera.errors import Unavailable, Unfit
 from chimera.journal import feed, history
 from chimera.messages import Message
@@ -27,8 +28,8 @@ def lost_history_not_noticed(at: Patching) -> None:
 
     fits = history.fits
 
-    def always(message: Message, checkpoint: Checkpoint) -> bool:
-        return fits(message, checkpoint) or at.wrong()
+    def always(message: Message, checkpoint: Checkpoint, seal: Seal) -> bool:
+        return fits(message, checkpoint, seal) or at.wrong()
 
     for module in (feed, history):
         at.replace(module, "divergences", none)

@@ -12,6 +12,7 @@ import pytest
 
 from chimera import Service
 from chimera.core.metrics import Metrics
+from chimera.core.seals import Seals
 from chimera.core.timing import Limits, Timing
 from chimera.errors import Unavailable
 from chimera.journal.feed import Feed
@@ -63,7 +64,9 @@ async def log_of(*events: Message) -> Log:
 
 
 @asynccontextmanager
-async def feeding(log: Log, owner: Owner, at: Checkpoint, metrics: Metrics | None = None) -> AsyncIterator[Feed]:
+async def feeding(
+    log: Log, owner: Owner, at: Checkpoint, metrics: Metrics | None = None, seals: Seals | None = None
+) -> AsyncIterator[Feed]:
     context = make_context(
         Service("sales"),
         Engines(log, MemoryStore(), MemoryViews()),
@@ -71,6 +74,7 @@ async def feeding(log: Log, owner: Owner, at: Checkpoint, metrics: Metrics | Non
         timing=TIMING,
         limits=Limits(events_page=7, journal_page=7),
         metrics=metrics or Metrics(),
+        seals=seals or Seals(),
     )
     feed = Feed(context, SOURCE, {0: at}, "totals")
     try:

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from chimera import Reads, Unavailable
+from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
 from chimera.core.context import Context, SharedHeads
 from chimera.core.names import share_type
-from chimera.core.resources import Resources
 from chimera.core.tables import Progress, SharedKey
 from chimera.entities import table_of
 from chimera.messages import Message

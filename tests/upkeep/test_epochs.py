@@ -9,6 +9,7 @@ import pytest
 
 from chimera import Service
 from chimera.core.context import Context
+from chimera.core.seals import Seal
 from chimera.core.timing import Timing
 from chimera.errors import ChimeraError
 from chimera.journal.feed import Feed
@@ -24,6 +25,8 @@ from chimera.upkeep.recovery.forks import Fork, JournalChains, find_fork, led_to
 from tests.support import Engines, opened
 
 TIMING = Timing(heads_s=0.001, heads_kept_s=0.0, refetch_s=0.001, heads_quiet_s=0.001)
+
+SEAL = Seal("contract")
 
 
 @pytest.fixture
@@ -79,8 +82,8 @@ async def test_what_was_lost_is_found_however_far_the_journal_is(contract: Conte
     assert ([each.key for each in found.lost], found.common, found.end) == (["c", "d", "e"], 2, 5 + anew)
     assert found.chain == (await contract.store.chain({0: 2}))[0]
     journal = JournalChains(contract.store, 0, 2 + anew)
-    assert await led_to(found, 4, lost[1].chain, journal) == list(lost[:2])
-    assert await led_to(found, 4, "another", journal) is None
+    assert await led_to(found, 4, lost[1].chain, journal, SEAL) == list(lost[:2])
+    assert await led_to(found, 4, "another", journal, SEAL) is None
 
 
 async def test_of_two_histories_that_were_lost_each_is_told_from_the_other(contract: Context) -> None:
@@ -91,8 +94,8 @@ async def test_of_two_histories_that_were_lost_each_is_told_from_the_other(contr
     found = await found_in(contract, whole=True)
     assert found is not None
     journal = JournalChains(contract.store, 0, 2)
-    assert await led_to(found, 3, first[1].chain, journal) == list(first)
-    assert await led_to(found, 4, second[1].chain, journal) == list(second)
+    assert await led_to(found, 3, first[1].chain, journal, SEAL) == list(first)
+    assert await led_to(found, 4, second[1].chain, journal, SEAL) == list(second)
     told = Epoch(0, found.common, found.chain, found.end)
     again = await found_in(contract, [told], whole=True)
     assert again is not None

@@ -192,6 +192,7 @@ class Intake:
         self._direct = Direct(direct_executor(context), context.limits.apart)
         self._directs: Coalescer[Task, Outcome] = Coalescer(self._direct.run, limit=DIRECT_BATCH)
         self._reuse = Reuse(context)
+        self._seal = context.seals.of(context.service.name)
         self._announced = Announced(context)
         self._held = 0
 
@@ -252,6 +253,8 @@ class Intake:
 
     async def _append(self, messages: list[Message]) -> Sequence[BaseException | None]:
         """Append messages together; one by one where one is more than the log takes, which is told to its sender."""
+        if self._seal.is_keyed:
+            messages = [msgspec.structs.replace(each, chain=self._seal.of_command(each)) for each in messages]
         try:
             await self._context.log.append(self._context.commands_topic, messages)
         except Unfit as error:

@@ -25,13 +25,13 @@ from chimera.core.aio.tasks import finish, reading_ahead, stop
 from chimera.core.clock import stamp_of
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS, standing_row
+from chimera.core.seals import Seal
 from chimera.core.tables import Lease
 from chimera.errors import ChimeraError, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints
 from chimera.journal.crash_loop import Watch, watching
-from chimera.messages import Message, chain_of
+from chimera.messages import Message, chain_of, unreadable
 from chimera.ports import Checkpoint, Move, Record
-from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
 
@@ -58,13 +58,17 @@ class PutBack(Exception):  # noqa: N818 - what happened
         self.found = found
 
 
+NOT_SEALED = "no service of this fleet has taken it in: it is not sealed with one of the fleet's keys, and is refused"
+
+
 class Reading:
     """What a batch of records adds to what was read of a log: `tasks`, and the checkpoints after them.
 
     `again`: those of the tasks that may be a repetition; `gaps`: by partition, which offsets the log leaves out.
     """
 
-    def __init__(self, at: Mapping[int, Checkpoint]) -> None:
+    def __init__(self, at: Mapping[int, Checkpoint], topic: str, seal: Seal) -> None:
+        self._topic, self._seal = topic, seal
         self.tasks: list[Task] = []
         self.again: list[Task] = []
         self.gaps: dict[int, str] = {}
@@ -78,7 +82,8 @@ class Reading:
         if offset > before.number:
             if offset > before.number + 1 and (before.number or not before.offset):
                 self.gaps[partition] = _gap(before.number, offset)
-            task = Task(message, offset, max(offset, before.offset), "")
+            own = message if self._seal.is_on(message) else self._refused(message, offset)
+            task = Task(own, offset, max(offset, before.offset), "")
             self._at[partition], self._last[partition] = Checkpoint(offset, task.offset), message
             self.tasks.append(task)
             if offset <= before.offset:
@@ -88,6 +93,11 @@ class Reading:
             known = mark_of(last) if last else before.chain
             if known and mark_of(message) != known:
                 raise PutBack({partition: f"at offset {offset} it has another command than was read there"})
+
+    def _refused(self, message: Message, offset: int) -> Message:
+        """What stands for a command that nobody of the fleet has taken in: it keeps no key of others waiting."""
+        place = f"{self._topic}/{message.partition}@{offset}"
+        return unreadable(place, message.partition, message.data, NOT_SEALED)
 
     def after(self) -> dict[int, Checkpoint]:
         """The checkpoints after all that was taken."""
@@ -186,7 +196,7 @@ class CommandConsumer:
 
     async def _execute(self, batch: Sequence[Record], at: dict[int, Checkpoint], watch: Watch) -> None:
         topic = self._topic
-        read = Reading(at)
+        read = Reading(at, topic, self._context.seals.of(self._context.service.name))
         for record in batch:
             read.take(record)
         for partition, text in read.gaps.items():
@@ -213,7 +223,7 @@ class CommandConsumer:
 
         async def write() -> None:
             async with context.store.transaction() as session:
-                unit = Unit(context.service, session)
+                unit = context.unit(session)
                 await move_checkpoints(unit, COMMANDS, moves)
                 for partition, each in told.items():
                     name = standing_row(f"{work} {partition}")

@@ -219,7 +219,7 @@ class Executor:
 
         async def attempt() -> Outcome:
             async with self.apart() as session:
-                unit = Unit(self.context.service, session)
+                unit = self.context.unit(session)
                 known = (await self._known(unit, [task])).get(task.message.id)
                 outcome = repeated(known, task.message) if known else await self.attempt(unit, task)
                 await unit.flush()
@@ -279,7 +279,7 @@ class Executor:
     ) -> list[Outcome]:
         timing, rule = self.context.timing, self._rules(tasks[0].message.type if tasks else "")
         async with self.apart() if self._batch and tasks else self.context.store.transaction() as session:
-            unit = Unit(self.context.service, session)
+            unit = self.context.unit(session)
             await move_checkpoints(unit, self.consumer, moves)
             limits = (rule.limit_s, rule.limit_s) if self._batch else (timing.quick_s, timing.quick_store_s)
             limit = TimeLimit(self.context.clock, *limits, lambda: unit.asking > 0)
@@ -443,7 +443,7 @@ class Executor:
 
     async def _try_settle(self, task: Task, moves: Sequence[Move], error: Exception) -> Outcome:
         async with self.context.store.transaction() as session:
-            unit = Unit(self.context.service, session)
+            unit = self.context.unit(session)
             await move_checkpoints(unit, self.consumer, moves)
             if known := await self._known(unit, [task]):
                 outcome = repeated(known[task.message.id], task.message)

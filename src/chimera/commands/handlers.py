@@ -11,8 +11,8 @@ from chimera.commands.apart.rules import rules_of
 from chimera.commands.execute import Executor, Invoke, ToldToCaller
 from chimera.commands.parking import Parking
 from chimera.core import names
+from chimera.core.aio.resources import Calling, NoCaller
 from chimera.core.context import Context
-from chimera.core.resources import Calling, NoCaller
 from chimera.forms import Decodes, decoder_of
 from chimera.journal.consumers import Consumer, consumers_of
 from chimera.journal.failures import Unreadable, decoded

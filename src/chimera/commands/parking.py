@@ -147,7 +147,7 @@ class Parking:
 
     async def _drop(self, executor: Executor, row: ParkedPlace, message_id: str | None, why: str) -> Parked | None:
         async with executor.context.store.transaction() as session:
-            unit = Unit(executor.context.service, session)
+            unit = executor.context.unit(session)
             first, following = await self._hold(session, row, None)
             if first is None or message_id not in (None, first.id):
                 return None
@@ -176,7 +176,7 @@ class Parking:
     async def _announce(self, executor: Executor, row: ParkedPlace, by_hand: bool) -> Outcome | None:
         """Write down that this process tries a message; the outcome when too many have ended doing so."""
         async with executor.context.store.transaction() as session:
-            unit = Unit(executor.context.service, session)
+            unit = executor.context.unit(session)
             first, _ = await self._hold(session, row, row)
             if first is None:
                 return None
@@ -196,7 +196,7 @@ class Parking:
     async def _withdraw(self, executor: Executor, row: ParkedPlace) -> None:
         """The try stopped in order: it is not to blame."""
         async with executor.context.store.transaction() as session:
-            unit = Unit(executor.context.service, session)
+            unit = executor.context.unit(session)
             first, _ = await self._hold(session, row, row)
             if first is not None and first.tried_by == executor.context.process.name:
                 unit.put(msgspec.structs.replace(first, tried_by=None))
@@ -206,7 +206,7 @@ class Parking:
         first: Parked | None = None
         try:
             async with executor.apart() as session:
-                unit = Unit(executor.context.service, session)
+                unit = executor.context.unit(session)
                 first, behind = await self._hold(session, row, following)
                 if first is None:
                     return None
@@ -234,7 +234,7 @@ class Parking:
         self, executor: Executor, row: ParkedPlace, following: ParkedPlace | None, error: Exception
     ) -> Outcome:
         async with executor.context.store.transaction() as session:
-            unit = Unit(executor.context.service, session)
+            unit = executor.context.unit(session)
             failed, behind = await self._hold(session, row, following)
             if failed is None:
                 return Outcome("done", duplicate=True)

@@ -10,20 +10,22 @@ from chimera.core import names
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.aio.handover import HandOver
 from chimera.core.aio.pace import Pace
+from chimera.core.aio.resources import Resources
 from chimera.core.aio.signals import Signal
 from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import take_exception
 from chimera.core.aio.trust import Trust
 from chimera.core.clock import Clock
 from chimera.core.metrics import Metrics
-from chimera.core.resources import Resources
+from chimera.core.seals import Seals
 from chimera.core.tables import framework_tables
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.parts import Handling, Mode
-from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, wakes
+from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore, WriteSession, wakes
 from chimera.service import Service
+from chimera.transaction import Unit
 
 ROOM = 3
 """Handlers that run alone and use the store at once; a pool has connections for more than them."""
@@ -154,6 +156,7 @@ class Context:
     retention: Retention = Retention()
     process: Process = field(default_factory=Process)
     sent: Trust = field(default_factory=Trust)
+    seals: Seals = field(default_factory=Seals)
     committed: HandOver = field(default_factory=HandOver)
     moved: Signal = field(default_factory=Signal)
     troubles: Troubles = field(default_factory=Troubles)
@@ -169,6 +172,10 @@ class Context:
     def events_topic(self) -> str:
         """The topic of the service's events."""
         return names.events_topic(self.service.name)
+
+    def unit(self, session: WriteSession) -> Unit:
+        """A unit of work on a transaction, whose events are sealed as the fleet does it."""
+        return Unit(self.service, session, self.seals.of(self.service.name).after)
 
     def pace(self, first_s: float, port: Store | ViewStore) -> Pace:
         """The pace at which something in the store, or the view store, is looked at: `first_s` seconds at first."""

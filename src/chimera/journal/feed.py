@@ -20,7 +20,7 @@ from chimera.core.context import Context
 from chimera.core.names import events_topic
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.history import Epochs, divergences, fits
-from chimera.messages import Message, follows
+from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move, Record, wakes
 
 logger = logging.getLogger("chimera")
@@ -69,6 +69,7 @@ class Feed:
         self._topic = events_topic(source)
         self._work = f"{context.service.name} events of {source}"
         self._owner = context.owners[source]
+        self._seal = context.seals.of(source)
         self._heads = context.owners.heads(source)
         self._page = context.limits.events_page
         self._timing = context.timing
@@ -214,7 +215,7 @@ class Feed:
         messages: list[Message] = []
         taken: dict[int, list[Message]] = {}
         forged: set[int] = set()
-        hashed = len(records) <= HASHED
+        hashed = self._seal.is_keyed or len(records) <= HASHED
         numbers = {partition: at.number for partition, at in self._at.items() if partition not in self._diverged}
         offsets = {partition: at.offset for partition, at in self._at.items()}
         for offset, message in records:
@@ -236,7 +237,7 @@ class Feed:
                     self._doubt(partition)
             else:
                 self._known[partition] = max(number, self._known.get(partition, 0))
-        forged |= {each for each, own in taken.items() if not hashed and not _ends_well(own)}
+        forged |= {each for each, own in taken.items() if not hashed and not self._ends_well(own)}
         for partition in forged:
             self._known[partition] = max(numbers[partition], self._known.get(partition, 0))
         for partition in numbers.keys() - forged:
@@ -247,15 +248,19 @@ class Feed:
     def _fits(self, message: Message, taken: Sequence[Message], *, hashed: bool) -> bool:
         """False where an event is not the next one. Of many, one behind another only has to have a chain."""
         if not taken:
-            return fits(message, self._at[message.partition])
+            return fits(message, self._at[message.partition], self._seal)
         before = taken[-1].chain
-        return not before or (follows(message, before) if hashed else bool(message.chain))
+        return not before or (self._seal.follows(message, before) if hashed else bool(message.chain))
 
     def _is_known(self, message: Message, taken: Sequence[Message], at: int) -> bool:
         """False for another event than was taken at this number, as far as that is still known."""
         if taken and message.number >= taken[0].number:
             return message.chain == taken[message.number - taken[0].number].chain
         return message.number != at or message.chain == self._at[message.partition].chain
+
+    def _ends_well(self, taken: Sequence[Message]) -> bool:
+        """False where the last event of a partition does not follow the one before it."""
+        return len(taken) < 2 or not taken[-2].chain or self._seal.follows(taken[-1], taken[-2].chain)
 
     def _doubt(self, partition: int) -> None:
         """Have a look soon whether the checkpoint stands on the owner's history."""
@@ -316,7 +321,7 @@ class Feed:
             except ChimeraError as error:
                 self._postpone(str(error))
                 break
-            if page and not fits(page[0], self._at[partition]) and not await self._is_the_owners(partition):
+            if page and not fits(page[0], self._at[partition], self._seal) and not await self._is_the_owners(partition):
                 continue
             taken = self._follow(partition, page)
             if not (taken or page) and await self._was_made_up(partition):
@@ -420,11 +425,6 @@ class Feed:
             return Compared(await self._heads(), {}, {})
         heads = await self._heads.anew()
         return Compared(heads, doubted, await divergences(self._source, self._owner, heads, doubted))
-
-
-def _ends_well(taken: Sequence[Message]) -> bool:
-    """False where the last event of a partition does not follow the one before it."""
-    return len(taken) < 2 or not taken[-2].chain or follows(taken[-1], taken[-2].chain)
 
 
 def _is_elsewhere(one: Checkpoint, other: Checkpoint) -> bool:

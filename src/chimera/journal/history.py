@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chimera.core.context import Context
+from chimera.core.seals import Seal
 from chimera.errors import ChimeraError
-from chimera.messages import Message, follows
+from chimera.messages import Message
 from chimera.ports import Checkpoint, Epoch, Owner
 
 
@@ -28,9 +29,14 @@ class Epochs:
         return began is not None and any(offset <= each.offset and number > each.number for each in began)
 
 
-def fits(message: Message, at: Checkpoint) -> bool:
-    """False where an event is not the one after a checkpoint; what has no chain says nothing about it."""
-    return not at.chain or bool(message.chain and follows(message, at.chain))
+def fits(message: Message, at: Checkpoint, seal: Seal) -> bool:
+    """False where an event is not the one after a checkpoint, or could be anybody's in a fleet with keys.
+
+    Without keys, what has no chain says nothing about it.
+    """
+    if not at.chain:
+        return not seal.is_keyed
+    return bool(message.chain and seal.follows(message, at.chain))
 
 
 async def known_divergences(context: Context, source: str, at: Mapping[int, Checkpoint]) -> dict[int, str]:

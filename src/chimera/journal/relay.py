@@ -23,7 +23,7 @@ from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.apart import Apart, may_be_its_own
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.failures import cause_of, traceback_of
-from chimera.messages import MAX_KEY, Message, follows
+from chimera.messages import MAX_KEY, Message
 from chimera.ports import wakes
 from chimera.transaction import Unit
 
@@ -43,6 +43,7 @@ class Relay:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._store = context.store
+        self._seal = context.seals.of(context.service.name)
         self._committed = context.committed
         self._clock = context.clock
         self._look_at = float("-inf")
@@ -117,7 +118,7 @@ class Relay:
             if (head := heads.get(partition, 0)) > number:
                 page = await self._store.journal(partition, number, self._context.limits.journal_page)
                 sent = self._sent.get(partition) if number == at[partition] else None
-                if page and sent and not follows(page[0], sent):
+                if page and sent and not self._seal.may_follow(page[0], sent):
                     raise WentBack
                 events += page
             elif head < number:

@@ -18,10 +18,10 @@ from typing import Any, cast
 from chimera.borrow.lagging import lagging
 from chimera.borrow.last_known import MemoryLastKnown
 from chimera.caller import Caller, Request, Upload
+from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
 from chimera.core.context import Context, Owners, Process
 from chimera.core.metrics import Metrics
-from chimera.core.resources import Resources
 from chimera.core.timing import Retry, Timing
 from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
 from chimera.journal.consumers import consumers_of, declared_at

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
+from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
 from chimera.core.names import looked_through
-from chimera.core.resources import Resources
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey, StoredEpoch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Invalid, Unavailable

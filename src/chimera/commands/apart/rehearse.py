@@ -12,7 +12,6 @@ from chimera.errors import Conflict, Rejected, Unavailable
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.journal.failures import Rehearsed, Write, cause_of
 from chimera.ports import WriteSession
-from chimera.transaction import Unit
 
 
 class _RolledBack(Exception):  # noqa: N818 - on purpose
@@ -58,7 +57,7 @@ async def _rehearse(executor: Executor, parking: Parking, key: str, late: Mappin
 async def _one(executor: Executor, session: WriteSession, row: Parked) -> Rehearsed:
     if settled := await executor.settled(session, row.id):
         return Rehearsed(row.id, "duplicate", f"it was {settled.state} before")
-    unit = Unit(executor.context.service, session)
+    unit = executor.context.unit(session)
     try:
         outcome = await executor.attempt(unit, Task(message_of(row)))
         await unit.flush()

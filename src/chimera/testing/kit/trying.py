@@ -29,7 +29,7 @@ from chimera.testing.kit.balance import every_row, journal_of
 from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.memory import MemoryLog
-from chimera.transaction import Transaction, Unit
+from chimera.transaction import Transaction
 
 Stored = TypeVar("Stored", bound=Entity)
 
@@ -171,7 +171,7 @@ async def _write(context: Context, facts: Sequence[Entity | AnyEvent]) -> None:
 
 async def _write_one(context: Context, number: int, fact: Entity | AnyEvent) -> None:
     async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
+        unit = context.unit(session)
         cause = Message(f"given-{number}", context.service.name, "", "given", context.clock.stamp(), b"", 0)
         tx = Transaction(unit, cause, "given")
         tx.save(fact) if isinstance(fact, Entity) else tx.emit(fact)
@@ -184,7 +184,7 @@ async def _write_one(context: Context, number: int, fact: Entity | AnyEvent) -> 
 async def _attempt(context: Context, executor: Any, message: Message) -> Outcome:
     async def work() -> Outcome:
         async with context.store.transaction() as session:
-            unit = Unit(context.service, session)
+            unit = context.unit(session)
             outcome: Outcome = await executor.attempt(unit, Task(message))
             await unit.flush()
         return outcome

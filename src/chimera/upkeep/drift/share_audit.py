@@ -26,7 +26,7 @@ from chimera.share.changes import change_of, emitted_rows, record_changes, share
 from chimera.share.digests import BUCKETS, bucket_of, digest_of
 from chimera.share.owner import LOOK
 from chimera.signature import texts_of
-from chimera.transaction import Reads, Unit, UnitReads
+from chimera.transaction import Reads, UnitReads
 from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 
 JOURNAL_PAGE = 1000
@@ -118,7 +118,7 @@ async def _without(context: Context, name: str, partitions: Collection[int]) -> 
 async def _mark(context: Context, name: str, partition: int) -> None:
     async def mark() -> None:
         async with context.store.transaction() as session:
-            unit = Unit(context.service, session)
+            unit = context.unit(session)
             unit.put(Progress(name, context.service.name, partition, 1, 0))
             await unit.flush()
 
@@ -140,7 +140,7 @@ async def _last_changes(context: Context, share: Share, partition: int) -> dict[
 async def _store_newer(context: Context, changes: Sequence[SharedKey]) -> None:
     """Store those changes that are newer than the stored ones."""
     async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
+        unit = context.unit(session)
         keys = [each.key for each in changes]
         stored = await emitted_rows(session, changes[0].share, context.service.partitions, keys)
         for change in changes:
@@ -187,7 +187,7 @@ async def _emit(context: Context, share: Share, keys: Sequence[str]) -> list[str
     seen here, or it comes after, or one of the two has to try again.
     """
     async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
+        unit = context.unit(session)
         rows = await emitted_rows(session, share.name, context.service.partitions, keys)
         documents = await shared_documents(context.resources.calling, share, UnitReads(unit), keys)
         differing = _differences(keys, rows, documents)

@@ -21,7 +21,6 @@ from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Table, table_
 from chimera.errors import SettingsError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import WriteSession
-from chimera.transaction import Unit
 from chimera.unique import UniqueRule, holder_of, told
 
 logger = logging.getLogger("chimera")
@@ -200,7 +199,7 @@ async def _held(session: WriteSession, table: Table, wanted: Mapping[str, tuple[
 
 async def _write(context: Context, done: Sequence[StoredName], gone: Sequence[StoredName]) -> None:
     async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
+        unit = context.unit(session)
         for each in gone:
             unit.forget(each)
         for each in done:

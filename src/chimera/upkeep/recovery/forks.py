@@ -12,9 +12,10 @@ from contextlib import aclosing
 from typing import NamedTuple, cast
 
 from chimera.core.context import Context
+from chimera.core.seals import Seal
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.history import Epochs
-from chimera.messages import Message, follows
+from chimera.messages import Message
 from chimera.ports import Record, Store
 
 PAGE, GROWTH = 1000, 10
@@ -63,7 +64,7 @@ class JournalChains:
         return self._page.get(number, "")
 
 
-async def led_to(fork: Fork, number: int, chain: str, journal: JournalChains) -> list[Message] | None:
+async def led_to(fork: Fork, number: int, chain: str, journal: JournalChains, seal: Seal) -> list[Message] | None:
     """The lost events up to one at a number, oldest first; None where the log does not have all of them any more."""
     by_number: dict[int, list[Message]] = {}
     for each in fork.lost:
@@ -73,9 +74,9 @@ async def led_to(fork: Fork, number: int, chain: str, journal: JournalChains) ->
     while found:
         number -= 1
         in_common = await journal.at(number)
-        if in_common and follows(found[-1], in_common):
+        if in_common and seal.may_follow(found[-1], in_common):
             return found[::-1]
-        before = next((each for each in by_number.get(number, ()) if follows(found[-1], each.chain)), None)
+        before = next((each for each in by_number.get(number, ()) if seal.may_follow(found[-1], each.chain)), None)
         if before is None:
             return None
         found.append(before)

@@ -16,7 +16,6 @@ from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import Message
 from chimera.parts import Reaction
 from chimera.ports import Checkpoint
-from chimera.transaction import Unit
 from chimera.upkeep.recovery.forks import Fork, JournalChains, led_to
 from chimera.upkeep.recovery.witnesses import Witness
 from chimera.views.rebuild import ask_for
@@ -38,7 +37,7 @@ async def handled_of(owner: Context, witness: Witness, fork: Fork | None, common
     partition, at, events = witness.partition, witness.at, None
     if fork is not None:
         journal = JournalChains(owner.store, partition, (await owner.store.heads())[partition])
-        events = await led_to(fork, at.number, at.chain, journal)
+        events = await led_to(fork, at.number, at.chain, journal, owner.seals.of(owner.service.name))
     if events is None and common is None:
         return HandledLost(witness, None, [])
     number = events[0].number - 1 if events else common or 0
@@ -65,7 +64,7 @@ async def settle(handled: HandledLost, keep: Collection[str] | None) -> None:
 
     async def write() -> None:
         async with context.store.transaction() as session:
-            unit = Unit(context.service, session)
+            unit = context.unit(session)
             at = [progress.from_row(row).checkpoint for row in await session.load(progress, [place])]
             if at != [handled.witness.at]:
                 raise ChimeraError(f"{handled.witness.title} has moved meanwhile; look again")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from chimera.core.aio.turns import Turns
 from chimera.core.context import Context
-from chimera.messages import chain_of
+from chimera.core.seals import Seal
 from chimera.ports import Store
 
 PAGE = 1000
@@ -17,7 +17,7 @@ class Proof(NamedTuple):
     """What came of computing a partition's chain again: the numbers looked at, and the chain at the last of them.
 
     `broken`: the first number whose event is not the one that was chained; 0 where all are. `unchained`: events from
-    before there were chains, which nothing vouches for.
+    before there were chains, or under a key that is gone: nothing vouches for them.
     """
 
     partition: int
@@ -28,7 +28,7 @@ class Proof(NamedTuple):
     unchained: int = 0
 
 
-async def prove(store: Store, partition: int) -> Proof:
+async def prove(store: Store, partition: int, seal: Seal) -> Proof:
     """Compute the chain of a partition again, over every event that is still there. Raises Unavailable."""
     first = (await store.oldest())[partition]
     at = first - 1
@@ -39,14 +39,14 @@ async def prove(store: Store, partition: int) -> Proof:
             await turns.after(len(event.data))
             if not event.chain:
                 unchained, chain = unchained + 1, ""
-            elif chain and event.chain != chain_of(chain, event.type, event.key, event.time, event.data):
+            elif chain and not seal.may_follow(event, chain):
                 return Proof(partition, first, event.number, event.chain, event.number, unchained)
             else:
-                chain = event.chain
+                unchained, chain = unchained + (not seal.knows(event)), event.chain
             at = event.number
     return Proof(partition, first, at, chain, 0, unchained)
 
 
 async def prove_all(context: Context, partitions: Sequence[int]) -> list[Proof]:
     """As `prove`, of each of these partitions of a service's journal."""
-    return [await prove(context.store, partition) for partition in partitions]
+    return [await prove(context.store, partition, context.seals.of(context.service.name)) for partition in partitions]

@@ -1,0 +1,102 @@
+"""Seals: what only the services of a fleet can write among the events of a journal and the commands of a topic.
+
+Without keys the chain of a journal tells one history from another, and whoever writes to a log can go on with it. With
+the fleet's keys each event's chain is keyed: BLAKE2b as a message authentication code (RFC 7693), 16 bytes, under a key
+that is derived for the service, with the id of that key before it: `9f2c41.` and 32 hex digits. It covers the chain
+before, type, key, time, metadata and data. Commands carry such a seal over their attributes instead. The first key
+seals, all of them are known; what is sealed by another one, or not at all, is nobody's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from chimera.messages import Message, chain_of
+
+SIZE = 16
+"""Bytes of a seal."""
+
+
+class Seal:
+    """The seal of one service's events and commands. Without keys, chains are digests, and commands have none."""
+
+    def __init__(self, service: str, keys: Sequence[str] = ()) -> None:
+        made = {_id_of(key): blake2b(key=_derived(key, service), digest_size=SIZE) for key in keys}
+        self._states = made
+        self._first = next(iter(made), "")
+
+    @property
+    def is_keyed(self) -> bool:
+        """True where the fleet has keys."""
+        return bool(self._first)
+
+    def after(self, before: str, type_: str, key: str, time: str, data: bytes, metadata: str = "") -> str:
+        """The chain after one more event."""
+        if not self._first:
+            return chain_of(before, type_, key, time, data)
+        return self._keyed(self._first, f"{before}\n{type_}\n{key}\n{time}\n{metadata}\n", data)
+
+    def follows(self, message: Message, before: str) -> bool:
+        """True for an event that its owner has written after this chain, where that can be told from what it says."""
+        id_, dot, _ = message.chain.partition(".")
+        if not dot and not self._first:
+            return message.chain == chain_of(before, message.type, message.key, message.time, message.data)
+        return id_ in self._states and message.chain == self._keyed(
+            id_,
+            f"{before}\n{message.type}\n{message.key}\n{message.time}\n{message.metadata}\n",
+            message.data,
+        )
+
+    def may_follow(self, message: Message, before: str) -> bool:
+        """False for an event of one's own journal that does not follow; one under a key that is gone may."""
+        id_, dot, _ = message.chain.partition(".")
+        if dot:
+            return id_ not in self._states or self.follows(message, before)
+        return message.chain == chain_of(before, message.type, message.key, message.time, message.data)
+
+    def knows(self, message: Message) -> bool:
+        """True where it can tell whether an event follows: it is not under a key that is gone."""
+        id_, dot, _ = message.chain.partition(".")
+        return not dot or id_ in self._states
+
+    def of_command(self, message: Message) -> str:
+        """The seal of a command; empty without keys."""
+        return self._command(self._first, message) if self._first else ""
+
+    def is_on(self, message: Message) -> bool:
+        """True for a command that a service of the fleet has taken in; without keys, for any."""
+        id_ = message.chain.partition(".")[0]
+        return not self._first or (id_ in self._states and message.chain == self._command(id_, message))
+
+    def _command(self, id_: str, message: Message) -> str:
+        who = f"{message.id}\n{message.source}\n{message.type}\n{message.key}\n{message.time}\n{message.metadata}\n"
+        return self._keyed(id_, f"command\n{who}", message.data)
+
+    def _keyed(self, id_: str, head: str, data: bytes) -> str:
+        state = self._states[id_].copy()
+        state.update(head.encode() + data)
+        return f"{id_}.{state.hexdigest()}"
+
+
+class Seals:
+    """The seals of all services of a fleet, made once each."""
+
+    def __init__(self, keys: Sequence[str] = ()) -> None:
+        self._keys = tuple(keys)
+        self._made: dict[str, Seal] = {}
+
+    def of(self, service: str) -> Seal:
+        """The seal of a service, by its name."""
+        if service not in self._made:
+            self._made[service] = Seal(service, self._keys)
+        return self._made[service]
+
+
+def _id_of(key: str) -> str:
+    return blake2b(key.encode(), digest_size=3, person=b"chimera key id").hexdigest()
+
+
+def _derived(key: str, service: str) -> bytes:
+    """A key for one service: what is known of it tells nothing of the fleet's key, or of another service's."""
+    return blake2b(f"{key}\n{service}".encode(), digest_size=32, person=b"chimera seal").digest()
