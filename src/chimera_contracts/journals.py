@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import msgspec
+
 from chimera.core.context import Context
 from chimera.core.declared import is_of_a_share
 from chimera.errors import ChimeraError, Trimmed
 from chimera.forms import Decodes
-from chimera.journal.failures import Unreadable, decoded
 from chimera.messages import AnyEvent, Message
 from chimera.ports import Store
 from chimera.run.addresses import is_there
@@ -106,9 +107,9 @@ def _of_nobody(owner: Service, message: Message, only: Collection[str]) -> list[
 
 def _cause(reader: _StoredReader, message: Message) -> str:
     try:
-        decoded(reader.decoder, message)
-    except (Unreadable, ValueError) as error:
-        return str(error).removeprefix(f"{message.type}: ")
+        reader.decoder.decode(message.data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return str(error)
     return ""
 
 
