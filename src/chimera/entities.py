@@ -192,18 +192,25 @@ class Reserved(Entity, key="digest", table="chimera_reserved"):
     """A value that somebody has reserved under a name: so that it fits an index and is nobody's to read, by its digest.
 
     `holder` is JSON: the key of the row that has it, as a list, or the text that a handler gave. `probe`: see
-    `UniqueRule`.
+    `UniqueRule`. `until`: when it is anybody's again; None for never. `told`: the journal says so, too; only of what
+    handlers have reserved by themselves.
     """
 
     digest: str
     name: str
     holder: str
     probe: str = ""
+    until: datetime | None = None
+    told: bool | None = None
 
     @property
     def by(self) -> str:
         """The holder as people know it: the text, or the parts of the key with slashes between."""
         return told(self.holder)
+
+    def is_over(self, now: datetime) -> bool:
+        """True from the moment on until which it was reserved."""
+        return self.until is not None and self.until <= now
 
 
 @cache

@@ -4,7 +4,8 @@ ChimeraError
 ├── DeclarationError   a service is declared wrongly; raised while it is being declared
 ├── SettingsError      chimera.toml or an environment variable is wrong
 ├── Rejected           a business refusal, raised by handlers and remembered with the command
-│   └── Taken          … because a value that only one may have is another's
+│   ├── Taken          … because a value that only one may have is another's
+│   └── Expired        … because what was reserved for a while is not, or no longer
 ├── Invalid            a request that breaks the declared types, before anything is stored
 ├── Unavailable        an engine or an owner can't be reached now; the work is tried again
 │   ├── CutShort       … in the middle of a work, which may itself be the cause
@@ -72,6 +73,18 @@ class Taken(Rejected):
         self.name = name
         self.value = value
         self.holder = holder
+
+
+class Expired(Rejected):
+    """A value is not reserved, or no longer: a 409 unless a handler catches it.
+
+    Its deadline has passed, it was given back, or never reserved. `name` is that of the reservation, `value` as text.
+    """
+
+    def __init__(self, name: str, value: str) -> None:
+        super().__init__("expired", f"{name} is not reserved, or no longer", field=name)
+        self.name = name
+        self.value = value
 
 
 class Invalid(ChimeraError):  # noqa: N818 - read as "an invalid request"

@@ -1,23 +1,30 @@
-"""Looking for entities by their values: in ranges, in an order, a page at a time."""
+"""Looking for entities by their values, in ranges and orders; who has what only one may have, and reserving it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 
-from chimera.entities import Column, Entity, Range, Row, Table, Where, Window, table_of
-from chimera.errors import ChimeraError
+from chimera.entities import RESERVED, Column, Entity, Key, Range, Reserved, Row, Sought, Table, Where, Window, table_of
+from chimera.errors import ChimeraError, Expired, Taken
+from chimera.unique import Reservable, ReservedChange, digest_under, end_of, is_longer, parts_of
 
 Stored = TypeVar("Stored", bound=Entity)
+Now = Callable[[], datetime]
+"""Tells the time, in UTC."""
 
 
 class Finding(ABC):
-    """Looking for entities by their values."""
+    """Looking for entities by their values, and for who has what only one may have."""
+
+    _time: Now | None
+    """Who is not told the time sees reservations as rows are, whatever their deadline."""
 
     async def find(
         self,
@@ -45,6 +52,29 @@ class Finding(ABC):
         table, (values, window) = self._table(entity), sought(entity, where)
         return await self._count(table, values, window)
 
+    async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
+        """The entity with these values of fields that it is unique by, or None; as quick as by its key."""
+        table = self._table(entity)
+        rule = table.rule_of(fields)
+        digest = rule.digest_by(fields)
+        found = await self._reservation(digest) if digest else None
+        row = None if found is None else await self._row(table, table.key_in(found.holder))
+        return cast("Stored", table.from_row(row)) if row is not None and rule.digest_of(row) == digest else None
+
+    async def reserved(self, name: str, value: Reservable) -> str | None:
+        """Who has reserved a value under a name; None for nobody, or whoever had it until a moment that has passed."""
+        found = await self._held(digest_under(name, value))
+        return None if found is None else found.by
+
+    async def _reservation(self, digest: str) -> Reserved | None:
+        row = await self._row(RESERVED, (digest,))
+        return None if row is None else cast("Reserved", RESERVED.from_row(row))
+
+    async def _held(self, digest: str) -> Reserved | None:
+        """What is reserved, and not over."""
+        found = await self._reservation(digest)
+        return None if found is None or (self._time is not None and found.is_over(self._time())) else found
+
     @abstractmethod
     def _table(self, entity: type[Entity]) -> Table:
         """The table of an entity that is declared."""
@@ -56,6 +86,82 @@ class Finding(ABC):
     @abstractmethod
     async def _count(self, table: Table, where: Where, window: Window) -> int:
         """The number of rows in a window's ranges."""
+
+    @abstractmethod
+    async def _row(self, table: Table, key: Key) -> Row | None:
+        """The row with this key, or None."""
+
+
+class Reserving(Finding):
+    """Having a value under a name as the only one, for a while or for good, without a row that has it."""
+
+    _key: str
+
+    @property
+    @abstractmethod
+    def now(self) -> datetime:
+        """When what is done now was asked for, in UTC."""
+
+    async def reserve(
+        self, name: str, value: Reservable, holder: str = "", *, until: datetime | timedelta | None = None
+    ) -> datetime | None:
+        """Have a value under a name as the only one: from now on, until a moment, or for so long. Returns until when.
+
+        `holder`: who has it; the command's key unless given. When the deadline has passed without `confirm`, the value
+        is anybody's. Doing it twice changes nothing: it lasts for the longer of both; None, for good, is the longest.
+        Raises Taken where another holder has it, Expired for a moment that has passed.
+        """
+        digest, by, found = await self._found(name, value, holder)
+        now = self._time() if self._time else self.now
+        end = end_of(until, now)
+        if end is not None and end <= now:
+            raise Expired(name, _text_of(value))
+        if found is None or is_longer(end, than=found.until):
+            self._say(digest, ReservedChange(name, by, end))
+            return end
+        return found.until
+
+    async def confirm(self, name: str, value: Reservable, holder: str = "") -> None:
+        """Keep for good what this holder has reserved. Doing it twice changes nothing.
+
+        Raises Taken where another holder has it, Expired where nobody has: its deadline has passed, or it was released.
+        """
+        digest, by, found = await self._found(name, value, holder)
+        if found is None:
+            raise Expired(name, _text_of(value))
+        if found.until is not None:
+            self._say(digest, ReservedChange(name, by))
+
+    async def release(self, name: str, value: Reservable, holder: str = "") -> None:
+        """Give a value back that this holder has; nothing where it has not."""
+        digest, by = self._sought(name, value, holder)
+        found = await self._reservation(digest)
+        if found is not None and found.by == by:
+            self._say(digest, ReservedChange(name))
+
+    def _sought(self, name: str, value: Reservable, holder: str) -> tuple[str, str]:
+        """The digest of a value, which is looked for, and who shall have it."""
+        digest, by = digest_under(name, value), holder or self._key
+        if not by:
+            raise ChimeraError('say who has it: tx.reserve(name, value, holder="…"); a batch of events has no key')
+        self._seek(digest, Sought(RESERVED, name, parts_of(value)))
+        return digest, by
+
+    async def _found(self, name: str, value: Reservable, holder: str) -> tuple[str, str, Reserved | None]:
+        """As `_sought`, and what this holder has of it. Raises Taken where another one has it."""
+        digest, by = self._sought(name, value, holder)
+        found = await self._held(digest)
+        if found is not None and found.by != by:
+            raise Taken(name, _text_of(value), found.by)
+        return digest, by, found
+
+    @abstractmethod
+    def _seek(self, digest: str, what: Sought) -> None:
+        """Note what is looked for among what is reserved."""
+
+    @abstractmethod
+    def _say(self, digest: str, change: ReservedChange) -> None:
+        """Change who has a value, here and in the journal."""
 
 
 def sought(
@@ -111,3 +217,7 @@ def _held(table: Table, field: str, wanted: Range) -> Range:
     encode = table.encoders[table.fields[field]]
     bounds = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
     return Range(**{name: encode(value) if encode and value is not None else value for name, value in bounds.items()})
+
+
+def _text_of(value: Reservable) -> str:
+    return ", ".join(map(str, parts_of(value)))

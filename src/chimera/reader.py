@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from chimera.entities import Entity, Row
+from chimera.finding import Now
 from chimera.folds import View, ViewList
 from chimera.forms import AnyDocument, decoder_of
 from chimera.messages import Position
@@ -177,8 +178,9 @@ class Reader(Reads):
         documents: DocumentReads,
         borrows: Mapping[str, BorrowReads],
         waiting: ReadWaiting,
+        now: Now | None = None,
     ) -> None:
-        super().__init__(service, session)
+        super().__init__(service, session, now)
         self._documents = documents
         self._borrows = borrows
         self._waiting = waiting

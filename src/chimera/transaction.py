@@ -19,19 +19,23 @@ import msgspec
 from chimera.caller import AskedBy, Request, caller_of
 from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, Where, Window, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
-from chimera.finding import Finding
+from chimera.finding import Finding, Now, Reserving, Stored
 from chimera.folds import Folder
 from chimera.forms import AnyDocument, form_of
 from chimera.messages import MAX_KEY, AnyEvent, Chaining, Message, chain_of, partition_of
 from chimera.ports import Lends, Session, Tip, WriteSession
 from chimera.service import Service
-from chimera.unique import Reservable, UniqueRule, digest_under, holder_of, parts_of
+from chimera.unique import (
+    ReservedChange,
+    UniqueRule,
+    holder_of,
+    reserved_type,
+)
 
 if TYPE_CHECKING:  # for those who have it
     from sqlalchemy.ext.asyncio import AsyncSession
 
 Kept = TypeVar("Kept", bound=AnyDocument)
-Stored = TypeVar("Stored", bound=Entity)
 Slot = tuple[Table, Key]
 
 
@@ -49,11 +53,16 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Reads(Finding):
-    """The source of truth, to read: what queries and shares are given."""
+    """The source of truth, to read: what queries and shares are given.
 
-    def __init__(self, service: Service, session: Session) -> None:
+    Whoever is not told the time sees what is reserved as the rows are, whatever its deadline: so shares do, whose
+    documents must be what rows make of them.
+    """
+
+    def __init__(self, service: Service, session: Session, now: Now | None = None) -> None:
         self._service = service
         self._session = session
+        self._time = now
 
     @property
     def dialect(self) -> str:
@@ -74,27 +83,9 @@ class Reads(Finding):
                 )
         return cast("Kept | None", folder.fold(str(key[0]), history))
 
-    async def load_by(self, entity: type[Stored], **fields: object) -> Stored | None:
-        """The entity with these values of fields that it is unique by, or None; as quick as by its key."""
-        table = self._table(entity)
-        rule = table.rule_of(fields)
-        digest = rule.digest_by(fields)
-        found = await self._reservation(digest) if digest else None
-        row = None if found is None else await self._row(table, table.key_in(found.holder))
-        return cast("Stored", table.from_row(row)) if row is not None and rule.digest_of(row) == digest else None
-
-    async def reserved(self, name: str, value: Reservable) -> str | None:
-        """Who has reserved a value under a name; None for nobody."""
-        found = await self._reservation(digest_under(name, value))
-        return None if found is None else found.by
-
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Rows of a query in the store's own SQL."""
         return await self._session.execute(sql, parameters)
-
-    async def _reservation(self, digest: str) -> Reserved | None:
-        row = await self._row(RESERVED, (digest,))
-        return None if row is None else cast("Reserved", RESERVED.from_row(row))
 
     async def _row(self, table: Table, key: Key) -> Row | None:
         rows = await self._session.load(table, [key])
@@ -258,15 +249,17 @@ class UnitReads(Reads):
         return await super()._history(key) + self._unit.unnumbered(key)
 
 
-class Transaction(Reads):
+class Transaction(Reads, Reserving):
     """One handler's changes. They are stored together with its command's outcome, or not at all.
 
     `command_id` identifies the command (or the event) being handled, `key` is its key, empty for a batch of events;
     `now` is when it was accepted. They stay the same when the work is tried again.
     """
 
-    def __init__(self, unit: Unit, cause: Message, key: str = "", request: Request | None = None) -> None:
-        super().__init__(unit.service, unit.session)
+    def __init__(
+        self, unit: Unit, cause: Message, key: str = "", request: Request | None = None, now: Now | None = None
+    ) -> None:
+        super().__init__(unit.service, unit.session, now)
         self._unit = unit
         self._cause = cause
         self._key = key
@@ -274,6 +267,7 @@ class Transaction(Reads):
         self._changes: dict[Slot, Row | None] = {}
         self._unsettled: dict[Slot, None] = {}
         self._settled: dict[Slot, Row | None] = {}
+        self._reserving: dict[str, ReservedChange] = {}
         self._emitted: list[Pending] = []
         self._ids = 0
         self._lent: AsyncSession | None = None
@@ -324,26 +318,6 @@ class Transaction(Reads):
         """Delete the entity with this one's key."""
         table = self._table(type(entity))
         self._change((table, table.key_of(table.to_row(entity))), None)
-
-    async def reserve(self, name: str, value: Reservable, holder: str = "") -> None:
-        """Have a value under a name as the only one, from now on. Doing it twice changes nothing.
-
-        `holder`: who has it; the command's key unless given. Raises Taken where another holder has it.
-        """
-        digest, by = digest_under(name, value), self._holder(holder)
-        self._unit.seek(digest, Sought(RESERVED, name, parts_of(value)))
-        found = await self._reservation(digest)
-        if found is not None and found.by != by:
-            raise Taken(name, ", ".join(map(str, parts_of(value))), found.by)
-        if found is None:
-            self._put_reserved(digest, name, holder_of(by))
-
-    async def release(self, name: str, value: Reservable, holder: str = "") -> None:
-        """Give a value back that this holder has; nothing where it has not."""
-        digest = digest_under(name, value)
-        found = await self._reservation(digest)
-        if found is not None and found.by == self._holder(holder):
-            self._changes[RESERVED, (digest,)] = None
 
     def emit(self, event: AnyEvent) -> None:
         """Append a fact to the journal, in this transaction. Raises Unfit for one that could not be read again."""
@@ -407,6 +381,10 @@ class Transaction(Reads):
         self._unit.rows.update(self._changes)
         self._unit.dirty.update(self._changes)
         self._unit.events += self._emitted
+        self._unit.events += [
+            saying(self._service, digest, change, self._cause.time, self._cause)
+            for digest, change in self._reserving.items()
+        ]
         return self._emitted
 
     async def _row(self, table: Table, key: Key) -> Row | None:
@@ -484,10 +462,12 @@ class Transaction(Reads):
     def _put_reserved(self, digest: str, name: str, holder: str, probe: str = "") -> None:
         self._changes[RESERVED, (digest,)] = RESERVED.to_row(Reserved(digest, name, holder, probe))
 
-    def _holder(self, given: str) -> str:
-        if not (given or self._key):
-            raise ChimeraError('say who has it: tx.reserve(name, value, holder="…"); a batch of events has no key')
-        return given or self._key
+    def _seek(self, digest: str, what: Sought) -> None:
+        self._unit.seek(digest, what)
+
+    def _say(self, digest: str, change: ReservedChange) -> None:
+        self._changes[RESERVED, (digest,)] = reserved_row(digest, change)
+        self._reserving[digest] = change
 
     async def _flush(self) -> None:
         await self.settle()
@@ -498,3 +478,17 @@ class Transaction(Reads):
             self._unit.dirty.update(self._changes)
             self._changes = {}
         await self._unit.flush()
+
+
+def reserved_row(digest: str, change: ReservedChange) -> Row | None:
+    """The row of what is reserved from a change on; None for nothing."""
+    if not change.holder:
+        return None
+    return RESERVED.to_row(Reserved(digest, change.name, holder_of(change.holder), until=change.until, told=True))
+
+
+def saying(service: Service, digest: str, change: ReservedChange, time: str, cause: Message | None = None) -> Pending:
+    """The event that says who has a reserved value from now on."""
+    more = ("", None, "") if cause is None else (cause.traceparent, None, cause.metadata)
+    partition, data = partition_of(digest, service.partitions), msgspec.json.encode(change)
+    return Pending(reserved_type(service.name), digest, partition, data, time, *more)

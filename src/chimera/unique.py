@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -19,6 +20,17 @@ Reservable = str | int | tuple[str | int, ...]
 LONGEST = 255
 """Characters of the name under which values are reserved."""
 _RESERVATION = re.compile(r"[\w.-]{1,100}")
+
+
+class ReservedChange(msgspec.Struct, omit_defaults=True):
+    """The data of the event that says who has a reserved value from now on; its key is the value's digest.
+
+    `holder` is empty where it was given back. `until`: when it is anybody's again; None for never.
+    """
+
+    name: str
+    holder: str = ""
+    until: datetime | None = None
 
 
 class Unique:
@@ -94,6 +106,32 @@ def told(holder: str) -> str:
 def holder_of(who: Sequence[object] | str) -> str:
     """The key of a row, or a text, as it holds a reservation."""
     return msgspec.json.encode(who).decode()
+
+
+def reserved_type(service: str) -> str:
+    """The CloudEvents type of a `ReservedChange`: one that no declared event can have."""
+    return f"{service}.~reserved"
+
+
+def is_under_a_name(name: str) -> bool:
+    """True for the name of what a handler reserves; false for that of a rule."""
+    return bool(_RESERVATION.fullmatch(name))
+
+
+def end_of(until: datetime | timedelta | None, now: datetime) -> datetime | None:
+    """The moment until which something is reserved, in UTC; None for good. Raises Unfit for one without a zone."""
+    if until is None:
+        return None
+    if isinstance(until, timedelta):
+        return now + until
+    if until.tzinfo is None:
+        raise Unfit(f"until={until!r} has no time zone: give it one, or say for how long: until=timedelta(minutes=15)")
+    return until.astimezone(UTC)
+
+
+def is_longer(end: datetime | None, than: datetime | None) -> bool:
+    """True where a reservation until `end` lasts longer; None is for good."""
+    return than is not None and (end is None or end > than)
 
 
 def digest_under(name: str, value: Reservable) -> str:

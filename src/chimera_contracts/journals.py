@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from chimera.core.context import Context
-from chimera.core.declared import is_of_a_share
+from chimera.core.declared import is_of_chimera
 from chimera.errors import ChimeraError, Trimmed
 from chimera.forms import Decodes
 from chimera.messages import AnyEvent, Message
@@ -100,7 +100,7 @@ class _Nothing:
 
 
 def _of_nobody(owner: Service, message: Message, only: Collection[str]) -> list[_StoredReader]:
-    if only or owner.reads(message.type) or is_of_a_share(owner, message.type):
+    if only or owner.reads(message.type) or is_of_chimera(owner, message.type):
         return []
     return [_StoredReader(owner.name, "journal", _Nothing())]
 

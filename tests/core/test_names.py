@@ -121,6 +121,6 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_epochs": "partition offset number chain at",
         "chimera_kept": "consumer digest times",
         "chimera_builds": "code reads",
-        "chimera_reserved": "digest name holder probe",
+        "chimera_reserved": "digest name holder probe until told",
         "chimera_tables": "reaction state report tables",
     }

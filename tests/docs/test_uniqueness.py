@@ -35,5 +35,8 @@ async def test_the_services_of_the_page_answer_what_the_page_says(monkeypatch: p
     assert await ask("Register", "u1", '{"user_id": "u1", "email": "ann@x"}') == ("done", b"")
     assert await ask("Register", "u2", '{"user_id": "u2", "email": "Ann@x"}') == ("taken", b"")
     assert await ask("Join", "u3", '{"user_id": "u3", "email": "ANN@X"}') == ("done", b'{"already":"u1"}')
+    signed_up, body = await ask("SignUp", "u4", '{"user_id": "u4", "email": "dee@x"}')
+    assert (signed_up, body[:10]) == ("done", b'{"until":"')
+    assert await ask("SignUp", "u5", '{"user_id": "u5", "email": "dee@x"}') == ("taken", b"")
     assert await ask("TakeSeat", "g1", '{"guest_id": "g1", "hall": "a", "number": 7}') == ("done", b"")
     assert await ask("TakeSeat", "g2", '{"guest_id": "g2", "hall": "a", "number": 7}') == ("taken", b"")

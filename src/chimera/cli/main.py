@@ -197,7 +197,8 @@ def show_retention(config: str) -> None:
 
 @main.command()
 @click.argument("service", shell_complete=complete_services)
-@click.argument("view", shell_complete=completer(views_of))
+@click.argument("view", required=False, shell_complete=completer(views_of))
+@click.option("--reserved", is_flag=True, help="Make anew what is reserved, from the journal and the rows; no view.")
 @click.option("--keep-old", is_flag=True, help="Keep the generation that serves now, for --back.")
 @click.option("--force", is_flag=True, help="Flip whatever it lacks of what serves now.")
 @click.option("--cancel", "way", flag_value="cancel", help="Stop a rebuild and drop what was built.")
@@ -206,14 +207,27 @@ def show_retention(config: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @placed
 @click.pass_obj
-def rebuild(config: str, service: str, view: str, keep_old: bool, force: bool, way: Way | None, as_json: bool) -> None:
+def rebuild(
+    config: str,
+    service: str,
+    view: str | None,
+    reserved: bool,
+    keep_old: bool,
+    force: bool,
+    way: Way | None,
+    as_json: bool,
+) -> None:
     """Build a view, or the tables of a projection, anew beside what serves; compare the rows; let the new one serve."""
-    from chimera.cli.rebuilds import rebuild_view, steer_rebuild
+    from chimera.cli.rebuilds import rebuild_reserved, rebuild_view, steer_rebuild
 
     if way and (keep_old or force or as_json):
         raise click.UsageError(f"--{way} goes alone")
+    if reserved == (view is not None) or (reserved and (way or keep_old or force)):
+        raise click.UsageError(f"type chimera rebuild {service} VIEW, or chimera rebuild {service} --reserved [--json]")
     settings = settings_of(config)
-    if way:
+    if view is None:
+        run(rebuild_reserved(settings, service, as_json=as_json))
+    elif way:
         run(steer_rebuild(settings, service, view, way))
     else:
         run(rebuild_view(settings, service, view, keep_old=keep_old, force=force, as_json=as_json))

@@ -19,6 +19,7 @@ from chimera.ports import Checkpoint
 from chimera.run.builds import build_of
 from chimera.run.engines import opened
 from chimera.run.settings import Settings
+from chimera.upkeep.drift.unique import remake_all
 from chimera.upkeep.tables.keeping import ask_for_tables, generations_of
 from chimera.upkeep.tables.reports import last_table_report, why_tables_held
 from chimera.upkeep.tables.state import change_state, read_generations_of
@@ -27,6 +28,7 @@ from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import Generations, change, read_generations
 from chimera.views.rebuild import ask_for, last_report, why_held
 
+KINDS = ("equal", "missing", "changed", "extra", "unsaid", "over", "by_rows", "left")
 Way = Literal["start", "cancel", "back", "drop-old"]
 
 
@@ -59,6 +61,26 @@ async def rebuild_view(
         else:
             _print(context, view, found)
     return None
+
+
+async def rebuild_reserved(settings: Settings, service: str, *, as_json: bool = False) -> None:
+    """Make anew what is reserved, from the journal and the rows, beside handlers that go on, and print what was wrong.
+
+    Raises ChimeraError where rows have the same, or something is still not as the journal says.
+    """
+    async with opened(settings, [service], used=True) as [context]:
+        found = await remake_all(context)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        table = table_of(*KINDS, title=f"{service}: what is reserved")
+        table.add_row(*(str(getattr(found, name)) for name in KINDS))
+        Console().print(table)
+    if found.left:
+        raise ChimeraError(
+            f"{found.left} reservations of {service} are still not as its journal says; something else than Chimera "
+            "writes them; type it again once that has ended"
+        )
 
 
 async def steer_rebuild(settings: Settings, service: str, view: str, way: Way) -> None:

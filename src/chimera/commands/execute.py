@@ -348,7 +348,8 @@ class Executor:
     async def _handle(self, unit: Unit, group: Sequence[Task], limit: TimeLimit) -> tuple[Outcome, list[Pending]]:
         messages = [task.message for task in group]
         first = messages[0]
-        tx = Transaction(unit, first, "" if self._batch else first.key, group[0].request)
+        key = "" if self._batch else first.key
+        tx = Transaction(unit, first, key, group[0].request, self.context.clock.now)
         limit.begin(first.id)
         try:
             result = await self._invoke(messages, tx)

@@ -15,6 +15,7 @@ from chimera.errors import DeclarationError, at_line
 from chimera.messages import AnyEvent
 from chimera.service import Service
 from chimera.signature import located
+from chimera.unique import reserved_type
 
 Kind = Literal["events", "commands", "views", "reactions", "tables", "shares"]
 KINDS: tuple[Kind, ...] = ("events", "commands", "views", "reactions", "tables", "shares")
@@ -90,9 +91,9 @@ def known_types(service: Service) -> set[str]:
     return {type_ for event in own_events(service) for type_ in event.wire_types()} | forgotten
 
 
-def is_of_a_share(service: Service, type_: str) -> bool:
-    """True for the type of a share's changes."""
-    return type_.startswith(share_type(service.name, ""))
+def is_of_chimera(service: Service, type_: str) -> bool:
+    """True for the types that Chimera emits by itself: of a share's changes, and of what is reserved."""
+    return type_.startswith(share_type(service.name, "")) or type_ == reserved_type(service.name)
 
 
 def digest_of_names(declared: Iterable[DeclaredName]) -> str:

@@ -13,7 +13,6 @@ from chimera.commands.react import keep_reacting
 from chimera.core.aio.again import persist
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
-from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
@@ -99,9 +98,7 @@ class WriteHead:
     def _proofs(self) -> dict[str, Work]:
         """The works that prove what is derived within the service, and mend it."""
         context, service = self._context, self._context.service
-        works: dict[str, Work] = {}
-        if any(table_of(entity).rules for entity in service.entities):
-            works["unique"] = partial(keep_unique, context)
+        works: dict[str, Work] = {"unique": partial(keep_unique, context)}
         if any(view.lists for view in service.views.values()):
             works["lists"] = partial(keep_lists, context)
         return works

@@ -28,6 +28,8 @@ from chimera.errors import Trimmed
 from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.consumers import document_consumers
 from chimera.messages import Message
+from chimera.unique import reserved_type
+from chimera.upkeep.drift.reserved import say_again
 from chimera.upkeep.positions import floors, keeps_events, known_consumers
 from chimera.upkeep.projections import projection_of
 from chimera.views.parked import first_parked
@@ -120,7 +122,8 @@ class Trimming:
             if not (old := old_part(page, before)):
                 return
             number += old
-            await again_on_conflict(partial(self._trim, partition, number), self._clock)
+            reserved = {each.key for each in page[:old] if each.type == reserved_type(self._context.service.name)}
+            await again_on_conflict(partial(self._trim, partition, number, reserved), self._clock)
             self._trimmed("journal", old)
             if old < len(page):
                 return
@@ -128,8 +131,10 @@ class Trimming:
                 max(self._timing.trim_pause_s, clock.monotonic() - began)
             )  # at least half of the time is the others'
 
-    async def _trim(self, partition: int, number: int) -> None:
+    async def _trim(self, partition: int, number: int, reserved: Collection[str]) -> None:
         async with self._context.store.transaction() as session:
+            if reserved:
+                await say_again(self._context, session, reserved, number)
             await session.trim(partition, number)
 
     async def _trim_topic(self, topic: str, through: Mapping[int, int]) -> None:

@@ -19,7 +19,7 @@ import msgspec
 
 from chimera.core.aio.signals import A_DAY_S
 from chimera.core.context import Context
-from chimera.core.declared import is_of_a_share, own_events
+from chimera.core.declared import is_of_chimera, own_events
 from chimera.core.names import GENERATIONS, all_of, generation_name, report_key
 from chimera.errors import ChimeraError, Trimmed, Unavailable
 from chimera.folds import View
@@ -224,7 +224,7 @@ class ViewKeeper:
         elif service.name in self._view.sources and found.missing:  # an earlier release did not write them down
             known = {type_ for event in own_events(service) for type_ in event.wire_types()}
             types = await self._context.store.types()
-            found.unread = sorted(each for each in types if each not in known and not is_of_a_share(service, each))
+            found.unread = sorted(each for each in types if each not in known and not is_of_chimera(service, each))
 
     async def _flip(self, state: Generations) -> None:
         """Let a generation of this code that is ready serve, once it has what the one that serves has."""

@@ -202,8 +202,9 @@ class ReadHead:
         )
 
     def _reader(self, session: Session, waiting: Waiting | None = None) -> Reader:
-        waiting = waiting or Waiting(self.context, self._documents, Notes(), self.context.timing.after_s)
-        return Reader(self.context.service, session, self._documents, self.borrows, waiting)
+        context = self.context
+        waiting = waiting or Waiting(context, self._documents, Notes(), context.timing.after_s)
+        return Reader(context.service, session, self._documents, self.borrows, waiting, context.clock.now)
 
     def _query_route(self, query: Query) -> Route:
         signature, service = query.signature, self.context.service

@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import ClassVar, TypeVar
 
+from chimera.core.clock import Clock, stamp_of
 from chimera.entities import Entity, Row, table_of
 from chimera.errors import Conflict
 from chimera.messages import Message, chained
@@ -19,6 +20,20 @@ from chimera.testing.contracts.suite import event
 Result = TypeVar("Result")
 
 PARTITIONS = 4
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+class HandClock(Clock):
+    """Wall time that stands still until it is set."""
+
+    def __init__(self, at: datetime = BEGAN) -> None:
+        self.at = at
+
+    def now(self) -> datetime:
+        return self.at
+
+    def stamp(self) -> str:
+        return stamp_of(self.at)
 
 
 class BankAccount(Entity, key="account_id", table="contract_accounts"):

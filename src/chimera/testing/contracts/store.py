@@ -30,10 +30,10 @@ from chimera.testing.contracts.isolation import IsolationGuarantees
 from chimera.testing.contracts.journal import JournalGuarantees
 from chimera.testing.contracts.rows import RowGuarantees
 from chimera.testing.contracts.suite import MEBIBYTE, event
-from chimera.testing.contracts.unique import UniqueGuarantees
+from chimera.testing.contracts.unique import ReservationGuarantees, UniqueGuarantees
 
 
-class StoreContract(RowGuarantees, IsolationGuarantees, UniqueGuarantees, JournalGuarantees):
+class StoreContract(RowGuarantees, IsolationGuarantees, UniqueGuarantees, ReservationGuarantees, JournalGuarantees):
     """Every guarantee of `Store`. A subclass provides the fixture `engine`, and `reopen` if it is durable or shared."""
 
     async def test_creating_twice_changes_nothing(self, engine: Store) -> None:

@@ -1,25 +1,38 @@
-"""The contract of the port `Store`: what only one row may have, and what is reserved, is one's over all of them."""
+"""The contract of the port `Store`: what only one may have, for good or a while, is one's; the journal tells of it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
-from chimera.entities import RESERVED, Entity, table_of
-from chimera.errors import Taken
-from chimera.messages import Message
-from chimera.ports import Store
+from chimera.core.context import Context
+from chimera.core.tables import framework_tables
+from chimera.core.timing import Limits
+from chimera.entities import RESERVED, Entity, Reserved, table_of
+from chimera.errors import Expired, Taken, Unfit
+from chimera.finding import Now
+from chimera.messages import Message, partition_of
+from chimera.ports import Owner, Store
+from chimera.run.engines import context_of
 from chimera.service import Service
-from chimera.testing.contracts.bank import PARTITIONS, again
+from chimera.testing.contracts.bank import BEGAN, PARTITIONS, HandClock, again
 from chimera.testing.contracts.suite import NAMES, EngineSuite
+from chimera.testing.memory import MemoryLog, MemoryViews
 from chimera.transaction import Transaction, Unit
-from chimera.unique import Unique
+from chimera.unique import ReservedChange, Unique, digest_under, is_under_a_name, reserved_type
+from chimera.upkeep.drift.reserved import are_lost, mend_reserved, note_kept, remake, say_again
 
 Result = TypeVar("Result")
+Work = Callable[[Transaction], Awaitable[object]]
+FOR = timedelta(minutes=15)
+STEP = timedelta(microseconds=1)
 
 members = Service("contract", partitions=PARTITIONS)
 
@@ -183,6 +196,188 @@ class UniqueGuarantees(EngineSuite):
         await engines[1].close()
 
 
+class ReservationGuarantees(EngineSuite):
+    """The part of `StoreContract` about `tx.reserve`: as handlers see it, on one engine and on two."""
+
+    async def test_what_is_reserved_for_a_while_is_its_holders_to_the_microsecond(self, engine: Store) -> None:
+        """Then it is anybody's, and the one who comes first has it; the one before is told so."""
+        clock = HandClock()
+        await handled(engine, reserving("email", "a@x", "a", until=FOR), clock.now)
+        clock.at = BEGAN + FOR - STEP
+        assert await _holder(engine, clock) == "a"
+        with pytest.raises(Taken) as taken:
+            await handled(engine, reserving("email", "a@x", "b"), clock.now)
+        assert taken.value.holder == "a"
+        clock.at = BEGAN + FOR
+        assert await _holder(engine, clock) is None
+        with pytest.raises(Expired) as expired:
+            await handled(engine, confirming("email", "a@x", "a"), clock.now)
+        assert (expired.value.reason, expired.value.status, expired.value.field) == ("expired", 409, "email")
+        assert (expired.value.name, expired.value.value) == ("email", "a@x")
+        await handled(engine, reserving("email", "a@x", "b", until=BEGAN + 2 * FOR), clock.now)
+        for late in (confirming("email", "a@x", "a"), reserving("email", "a@x", "a")):
+            with pytest.raises(Taken):
+                await handled(engine, late, clock.now)
+        await handled(engine, releasing("email", "a@x", "a"), clock.now)
+        assert await _holder(engine, clock) == "b"
+
+    async def test_what_is_confirmed_in_time_stays_whoever_does_it_twice(self, engine: Store) -> None:
+        """The same holder may reserve again, too, and never has it for a shorter time by that."""
+        clock, ends = HandClock(), list[datetime | None]()
+
+        def reserve(until: timedelta) -> Work:
+            async def work(tx: Transaction) -> None:
+                ends.append(await tx.reserve("email", "a@x", "a", until=until))
+
+            return work
+
+        for until in (FOR, 2 * FOR, FOR):
+            await handled(engine, reserve(until), clock.now)
+        assert ends == [BEGAN + FOR, BEGAN + 2 * FOR, BEGAN + 2 * FOR]
+        clock.at = BEGAN + FOR
+        for _ in range(2):
+            await handled(engine, confirming("email", "a@x", "a"), clock.now)
+        await handled(engine, reserve(FOR), clock.now)  # sent once more, and late
+        clock.at = BEGAN + 1000 * FOR
+        await handled(engine, confirming("email", "a@x", "a"), clock.now)
+        assert (ends[-1], await _holder(engine, clock)) == (None, "a")
+        assert [change.until for change in await _changes(engine)] == [BEGAN + FOR, BEGAN + 2 * FOR, None]
+
+    async def test_what_was_given_back_or_never_reserved_can_not_be_confirmed(self, engine: Store) -> None:
+        """Nor can anything be reserved until a moment that has passed, or one without a zone."""
+        clock = HandClock()
+        with pytest.raises(Expired):
+            await handled(engine, confirming("email", "a@x", "a"), clock.now)
+        await handled(engine, reserving("email", "a@x", "a", until=FOR), clock.now)
+        await handled(engine, releasing("email", "a@x", "a"), clock.now)
+        with pytest.raises(Expired):
+            await handled(engine, confirming("email", "a@x", "a"), clock.now)
+        for past in (BEGAN, timedelta(0), -FOR):
+            with pytest.raises(Expired):
+                await handled(engine, reserving("email", "a@x", "a", until=past), clock.now)
+        naive = BEGAN.replace(tzinfo=None)
+        with pytest.raises(Unfit, match="no time zone"):
+            await handled(engine, reserving("email", "a@x", "a", until=naive), clock.now)
+        assert await _holder(engine, clock) is None
+
+    async def test_every_change_of_a_reservation_is_in_the_journal_in_order(self, engine: Store) -> None:
+        """Under its digest, with the chain of all else; what changes nothing, or is refused, is not."""
+        clock = HandClock()
+        for holder, until in (("a", FOR), ("a", FOR), ("b", None)):
+            try:
+                await handled(engine, reserving("email", "a@x", holder, until=until), clock.now)
+            except Taken:
+                assert holder == "b"
+        clock.at = BEGAN + FOR
+        await handled(engine, reserving("email", "a@x", "b"), clock.now)
+        await handled(engine, releasing("email", "a@x", "b"), clock.now)
+        assert await _changes(engine) == [
+            ReservedChange("email", "a", BEGAN + FOR),
+            ReservedChange("email", "b"),
+            ReservedChange("email"),
+        ]
+        digest = digest_under("email", "a@x")
+        journal = await engine.journal(partition_of(digest, PARTITIONS), 0, 10)
+        assert [(each.number, each.type, bool(each.chain)) for each in journal] == [
+            (number, "contract.~reserved", True) for number in (1, 2, 3)
+        ]
+
+    async def test_what_is_over_is_taken_once_by_however_many(self, engine: Store, reopen: Callable[[], Store]) -> None:
+        """On two engines; and a holder whose clock is behind confirms it, or finds it taken, never both."""
+        if not engine.features.shared:
+            pytest.skip("the engine can't be shared")
+        engines = (engine, reopen())
+        late, early = HandClock(BEGAN + FOR), HandClock()
+        names = [f"seat-{at}" for at in range(4)]
+        for name in names:
+            await handled(engine, reserving(name, 1, "first", until=FOR), early.now)
+
+        async def has(who: int, name: str) -> bool:
+            try:
+                if who == 0:
+                    await handled(engines[0], confirming(name, 1, "first"), early.now)
+                else:
+                    await handled(engines[who % 2], reserving(name, 1, f"{who}"), late.now)
+            except Taken:
+                return False
+            return True
+
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*(has(who, name) for who in range(8) for name in names))
+        for at, name in enumerate(names):
+            [winner] = [who for who in range(8) if ended[who * len(names) + at]]
+            assert await _holder(engine, late, name, 1) == (f"{winner}" if winner else "first")
+        await engines[1].close()
+
+    async def test_reservations_that_are_lost_are_made_anew_from_the_journal(self, engine: Store) -> None:
+        """All of them, or some; the proof says what was wrong, and that nothing is any more."""
+        clock = HandClock()
+        context = await _context(engine, clock)
+        await note_kept(context)
+        await _fill(engine, clock)
+        before = await _rows(engine)
+        assert len(before) == 12
+        assert (await remake(context)).told == "12 equal, 0 of rows"
+        table = RESERVED
+        async with engine.transaction() as session:
+            await session.delete(table, [(digest,) for digest in before])
+        assert not await are_lost(context)
+        lost = await remake(context)
+        assert (lost.missing, lost.equal, lost.left) == (12, 0, 0)
+        assert await _rows(engine) == before
+        first, second, third = list(before)[:3]
+        stranger = Reserved(digest_under("email", "nobody@x"), "email", '"x"', told=True)
+        async with engine.transaction() as session:
+            await session.delete(table, [(first,)])
+            await session.save(table, [table.to_row(msgspec.structs.replace(before[second], holder='"x"'))])
+            await session.save(table, [table.to_row(msgspec.structs.replace(before[third], told=None))])
+            await session.save(table, [table.to_row(stranger)])
+        mixed = await remake(context)
+        assert mixed.told == "9 equal, 1 missing, 1 changed, 1 extra, 1 unsaid, 0 of rows"
+        assert mixed.left == 0
+        assert await _rows(engine) == before
+
+    async def test_a_table_of_reservations_that_is_another_one_is_noticed(self, engine: Store) -> None:
+        """Whoever has reserved something before it was in the journal is found in it from then on."""
+        clock = HandClock()
+        context = await _context(engine, clock)
+        assert not await are_lost(context)
+        old = Reserved(digest_under("email", "old@x"), "email", '"old"')
+        async with engine.transaction() as session:
+            await session.save(RESERVED, [RESERVED.to_row(old)])
+        await note_kept(context)
+        async with engine.transaction() as session:
+            rows = await session.find(RESERVED, {})
+            await session.delete(RESERVED, [(row[0],) for row in rows])
+        assert await are_lost(context)
+        assert (await remake(context)).missing == 1
+        assert not await are_lost(context)
+        assert [row.by for row in (await _rows(engine)).values()] == ["old"]
+
+    async def test_what_only_trimmed_events_say_is_said_again(self, engine: Store) -> None:
+        """As long as it is in force; what is over has no row after a while."""
+        clock = HandClock()
+        context = await _context(engine, clock)
+        await note_kept(context)
+        await _fill(engine, clock)
+        clock.at = BEGAN + FOR
+        still = {digest: row for digest, row in (await _rows(engine)).items() if not row.is_over(clock.at)}
+        for partition, head in (await engine.heads()).items():
+            said = {each.key for each in await engine.journal(partition, 0, 100)}
+            async with engine.transaction() as session:
+                await say_again(context, session, said, head)
+                await session.trim(partition, head)
+        async with engine.transaction() as session:
+            await session.delete(RESERVED, [(digest,) for digest in await _rows(engine)])
+        assert (await remake(context)).missing == len(still) == 8
+        assert await _rows(engine) == still
+        await handled(engine, reserving("seat", 99, "late", until=FOR), clock.now)
+        clock.at += FOR + timedelta(seconds=context.timing.audit_s)
+        assert await mend_reserved(context)
+        assert await _rows(engine) == still
+        assert not await mend_reserved(context)
+
+
 _numbers = itertools.count(1)
 
 
@@ -191,26 +386,27 @@ def command(id_: str) -> Message:
     return Message(id_, "members", "", "key", "2026-01-02T03:04:05Z", b"", 0)
 
 
-async def handled(engine: Store, work: Callable[[Transaction], Awaitable[object]]) -> None:
+async def handled(engine: Store, work: Work, now: Now | None = None, key: str = "key") -> None:
     """Do the work as a handler does, in a transaction of its own; again for as long as there is a conflict."""
     await engine.create(TABLES, PARTITIONS)
 
     async def once() -> None:
         async with engine.transaction() as session:
             unit = Unit(members, session)
-            tx = Transaction(unit, command(f"command-{next(_numbers)}"), "key")
+            tx = Transaction(unit, command(f"command-{next(_numbers)}"), key, None, now)
             await work(tx)
             await tx.settle()
             tx.merge()
             await unit.flush()
+            await unit.number()
 
     await again(once)
 
 
-async def found(engine: Store, read: Callable[[Transaction], Awaitable[Result]]) -> Result:
+async def found(engine: Store, read: Callable[[Transaction], Awaitable[Result]], now: Now | None = None) -> Result:
     """What a handler reads."""
     async with engine.transaction() as session:
-        return await read(Transaction(Unit(members, session), command("command")))
+        return await read(Transaction(Unit(members, session), command("command"), now=now))
 
 
 async def by_email(engine: Store, email: str) -> str | None:
@@ -225,7 +421,7 @@ async def reservations(engine: Store) -> int:
         return len(await session.find(RESERVED, {}))
 
 
-def saving(*entities: Entity) -> Callable[[Transaction], Awaitable[None]]:
+def saving(*entities: Entity) -> Work:
     """A handler that saves these."""
 
     async def work(tx: Transaction) -> None:
@@ -235,7 +431,7 @@ def saving(*entities: Entity) -> Callable[[Transaction], Awaitable[None]]:
     return work
 
 
-def deleting(*entities: Entity) -> Callable[[Transaction], Awaitable[None]]:
+def deleting(*entities: Entity) -> Work:
     """A handler that deletes these."""
 
     async def work(tx: Transaction) -> None:
@@ -243,3 +439,59 @@ def deleting(*entities: Entity) -> Callable[[Transaction], Awaitable[None]]:
             tx.delete(each)
 
     return work
+
+
+def reserving(name: str, value: int | str, holder: str, until: timedelta | datetime | None = None) -> Work:
+    """A handler that reserves a value."""
+    return lambda tx: tx.reserve(name, value, holder, until=until)
+
+
+def confirming(name: str, value: int | str, holder: str) -> Work:
+    """A handler that keeps it for good."""
+    return lambda tx: tx.confirm(name, value, holder)
+
+
+def releasing(name: str, value: int | str, holder: str) -> Work:
+    """A handler that gives it back."""
+    return lambda tx: tx.release(name, value, holder)
+
+
+async def _fill(engine: Store, clock: HandClock) -> None:
+    """Reserve twelve values, four of them for a while; four more are given back."""
+    for at in range(16):
+        until = FOR if at % 4 == 1 else 2 * FOR if at % 4 == 2 else None
+        await handled(engine, reserving("seat", at, f"{at}", until=until), clock.now)
+        if at % 4 == 2:
+            await handled(engine, confirming("seat", at, f"{at}"), clock.now)
+        if at % 4 == 3:
+            await handled(engine, releasing("seat", at, f"{at}"), clock.now)
+
+
+async def _context(engine: Store, clock: HandClock) -> Context:
+    await engine.create([*dict.fromkeys([*TABLES, *framework_tables()])], PARTITIONS)
+    context = context_of(members, MemoryLog(), engine, MemoryViews(), _nobody, clock=clock)
+    return replace(context, limits=Limits(trim_page=3))
+
+
+def _nobody(name: str) -> Owner:
+    raise AssertionError(f"{name} is not asked")
+
+
+async def _holder(engine: Store, clock: HandClock, name: str = "email", value: int | str = "a@x") -> str | None:
+    return await found(engine, lambda tx: tx.reserved(name, value), clock.now)
+
+
+async def _changes(engine: Store) -> Sequence[ReservedChange]:
+    """What the journal says of the e-mail."""
+    digest = digest_under("email", "a@x")
+    async with engine.snapshot() as session:
+        events = await session.history(partition_of(digest, PARTITIONS), digest)
+    assert {each.type for each in events} == {reserved_type("contract")}
+    return [msgspec.json.decode(each.data, type=ReservedChange) for each in events]
+
+
+async def _rows(engine: Store) -> dict[str, Any]:
+    """What handlers have reserved, by digest."""
+    async with engine.snapshot() as session:
+        rows: list[Reserved] = [RESERVED.from_row(row) for row in await session.find(RESERVED, {})]
+    return {row.digest: row for row in rows if is_under_a_name(row.name)}

@@ -19,7 +19,7 @@ from chimera.core.declared import (
     Kind,
     declared_names,
     digest_of_names,
-    is_of_a_share,
+    is_of_chimera,
     known_types,
 )
 from chimera.core.names import GENERATIONS, RELAY, events_topic, reaction_consumer
@@ -44,7 +44,7 @@ from chimera.upkeep.admission.marks import (
     store_of_another,
     strangers,
 )
-from chimera.upkeep.drift.unique import UNIQUE, reserve_all
+from chimera.upkeep.drift.unique import UNIQUE, keep_reserved
 from chimera.upkeep.tables.state import unlisted_tables
 
 logger = logging.getLogger("chimera")
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
 
     `builds`: the digests of those that were declared together. `consumers`: the checkpoints there are, by consumer.
     `types`: how many events of each type the journal has, where that had to be counted. `mark`: whose the store is, and
-    `marks`: who has marked the view store. `unique`: see `reserve_all`.
+    `marks`: who has marked the view store. `unique`: see `keep_reserved`.
     """
 
     names: Mapping[Kind, Mapping[str, str]]
@@ -104,7 +104,7 @@ async def admit(context: Context) -> None:
     if found:
         more = f" (and {len(found) - 1} more; see: chimera check)" if len(found) > 1 else ""
         raise SettingsError(found[0] + more)
-    await reserve_all(context, stored.unique)
+    await keep_reserved(context, stored.unique)
     beginnings = await _beginnings(context, stored)
     incarnation = stored.incarnation(context.service) or context.clock.random_bytes(16).hex()
     if stored.mark.incarnation and not beginnings and digest in stored.builds and not _news(declared, stored):
@@ -114,7 +114,7 @@ async def admit(context: Context) -> None:
     rows += [
         StoredName("events", type_.partition(".")[2])
         for type_ in stored.types
-        if type_.startswith(f"{context.service.name}.") and not is_of_a_share(context.service, type_)
+        if type_.startswith(f"{context.service.name}.") and not is_of_chimera(context.service, type_)
     ]
     gone = [] if digest in stored.builds else _gone(context.service, declared, stored)
     mark = StoreMark(context.service.name, incarnation)
@@ -228,7 +228,7 @@ def _unknown_types(service: Service, declared: Sequence[DeclaredName], stored: S
     unknown = [
         type_
         for type_ in stored.types
-        if type_ not in known and type_.startswith(f"{service.name}.") and not is_of_a_share(service, type_)
+        if type_ not in known and type_.startswith(f"{service.name}.") and not is_of_chimera(service, type_)
     ]
     new = [each for each in declared if each.kind == "events" and each.name not in stored.names["events"]]
     new = [each for each in new if f"{service.name}.{each.name}" not in stored.types]

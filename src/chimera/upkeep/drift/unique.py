@@ -18,10 +18,11 @@ from chimera.core.context import Context
 from chimera.core.declared import class_at
 from chimera.core.tables import StoredName
 from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Table, table_of
-from chimera.errors import SettingsError
+from chimera.errors import ChimeraError, SettingsError
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import WriteSession
 from chimera.unique import UniqueRule, holder_of, told
+from chimera.upkeep.drift.reserved import Remade, are_lost, mend_reserved, note_kept, remake
 
 logger = logging.getLogger("chimera")
 
@@ -111,6 +112,33 @@ async def reserve_all(context: Context, known: Mapping[str, str]) -> None:
         await again_on_conflict(partial(_write, context, done, []), context.clock)
 
 
+async def keep_reserved(context: Context, known: Mapping[str, str]) -> None:
+    """As `reserve_all`, and have what handlers have reserved by themselves; a table that was lost is made anew."""
+    if not await are_lost(context):
+        await reserve_all(context, known)
+        return await note_kept(context)
+    await reserve_all(context, {})
+    found = await remake(context)
+    logger.warning("%s: what was reserved had been lost, and is made anew: %s", context.service.name, found.told)
+    return None
+
+
+async def remake_all(context: Context) -> Remade:
+    """As `remake`, and reserve what rows have and nobody has reserved; beside handlers that go on.
+
+    Raises ChimeraError where several rows have the same.
+    """
+    found = await remake(context)
+    for entity in context.service.entities:
+        table = table_of(entity)
+        if table.rules:
+            looked = await look_through(context, table, table.rules)
+            found.by_rows += looked.reserved
+            if looked.twice:
+                raise ChimeraError(_refusal(entity, looked.twice))
+    return found
+
+
 async def keep_unique(context: Context, held: frozenset[int]) -> None:
     """Look through all rows now and then, until cancelled, more and more rarely while there is nothing to reserve."""
     await rarely(held, context.timing.audit_s, partial(_mend, context), context.clock)
@@ -138,7 +166,7 @@ async def look_through(
 
 async def _mend(context: Context) -> bool:
     """True where there was something to reserve."""
-    found_any = False
+    found_any = await mend_reserved(context, context.timing.trim_pause_s)
     for entity in context.service.entities:
         table = table_of(entity)
         if not table.rules:
