@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from chimera import Command, DeclarationError, Entity, Event, Reader, Service, Transaction
+from chimera.cli import rebuilds as command_line
+from chimera.commands.execute import Task
+from chimera.commands.handlers import reaction_executor
 from chimera.core.context import Context
 from chimera.core.tables import Parked, Progress
 from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
-from chimera.ports import Store
+from chimera.journal.checkpoints import Moved
+from chimera.ports import Checkpoint, Move, Store
 from chimera.testing.engines import sqlite_engines
 from chimera.testing.fuse import Fuse, FusedStore
 from chimera.testing.memory import MemoryStore
@@ -25,13 +31,15 @@ from chimera.testing.waiting import eventually, running
 from chimera.upkeep.admission.naming import admit
 from chimera.upkeep.status import rebuilds
 from chimera.upkeep.tables.keeping import ask_for_tables, generations_of
-from chimera.upkeep.tables.naming import mentioned, renamed, statement_in
+from chimera.upkeep.tables.naming import built_name, mentioned, renamed, statement_in
 from chimera.upkeep.tables.reports import last_table_report
-from chimera.upkeep.tables.state import change_state, read_generations_of
+from chimera.upkeep.tables.state import Built, change_state, read_generations_of
 from chimera.upkeep.tables.store import GenerationsStore, with_generations
 from chimera.views.generations import Generations
-from tests.support import Engines, all_of, direct, message_of, opened, positions_of
+from tests.support import Engines, all_of, at_hand, direct, message_of, opened, positions_of
 from tests.views.blog import TIMING, Answer, Reading, head
+
+SETTINGS: Any = SimpleNamespace(services={"shop": None})
 
 
 class Sell(Command, key="sale_id"):
@@ -298,6 +306,23 @@ async def test_what_would_be_done_twice_is_not_and_the_old_tables_go_on(engines:
     assert not [row for row in await all_of(context.store, Parked) if "~" in row.consumer]
 
 
+async def test_whoever_still_builds_what_serves_by_now_leaves_nothing_behind(engines: Engines) -> None:
+    """Nor parks an event: another head has it."""
+    context = await selling(engines)
+    await sell(context, *SALES)
+    late = generations_of(context).building("index", 2)
+    await late.make(Built("index", 2))
+    reaction = context.service.reactions["index"]._replace(name=built_name("index", 2))
+    executor = reaction_executor(replace(context, store=late), reaction, "shop")
+    for partition in range(4):
+        events = await context.store.journal(partition, 0, 100)
+        moves = [Move("shop", partition, 0, Checkpoint(len(events)))]
+        with pytest.raises(Moved, match="generation 2 of the tables of index is not being built any more"):
+            await executor.run([Task(each, each.number) for each in events], moves)
+    left = [*await all_of(context.store, Progress), *await all_of(context.store, Parked)]
+    assert not [row for row in left if "~" in row.consumer]
+
+
 async def is_held(context: Context) -> bool:
     building = (await state_of(context)).building
     return building is not None and building.phase == "held"
@@ -313,6 +338,55 @@ async def test_tables_whose_events_are_gone_can_not_be_built_anew(engines: Engin
             await session.trim(partition, number)
     with pytest.raises(ChimeraError, match="the tables of index can't be built anew"):
         await ask_for_tables(context, context.service.reactions["index"])
+
+
+async def test_tables_are_rebuilt_from_the_command_line_which_shows_the_rows(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = await selling(engines)
+    at_hand(monkeypatch, command_line, context)
+    async with running(head(context).run()):
+        await sell(context, *SALES)
+        await settled(context, Reading(context))
+        await spoil(context, "s1", 7)
+        await command_line.rebuild_view(SETTINGS, "shop", "index")
+        shown = capsys.readouterr().out
+        assert "shop index: generation 1 to 2" in shown
+        assert '["s1",7,99]' in shown
+        await eventually(partial(serves, context, 2))
+        await command_line.rebuild_view(SETTINGS, "shop", "index", as_json=True)
+        found = json.loads(capsys.readouterr().out)
+    assert (found["old_generation"], found["new_generation"], found["equal"]) == (2, 3, len(RIGHT))
+    assert await turnover(context) == RIGHT
+
+
+async def test_the_command_line_says_what_can_not_be_done_with_tables(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = await selling(engines)
+    async with running(head(before).run()):
+        await sell(before, *SALES)
+        await settled(before, Reading(before))
+    context = await selling(engines, Shop(does="emits"))
+    hurried = msgspec.structs.replace(TIMING, idle_s=0.02)
+    at_hand(monkeypatch, command_line, replace(context, timing=hurried))
+    with pytest.raises(SettingsError, match="index writes tables: the old ones are not kept; leave out --keep-old"):
+        await command_line.rebuild_view(SETTINGS, "shop", "index", keep_old=True)
+    with pytest.raises(SettingsError, match="the old ones are not kept; there is --cancel and --force"):
+        await command_line.steer_rebuild(SETTINGS, "shop", "index", "back")
+    with pytest.raises(ChimeraError, match="the tables of index are not being rebuilt"):
+        await command_line.steer_rebuild(SETTINGS, "shop", "index", "cancel")
+    with pytest.raises(SettingsError, match="has no view 'nothing'; its views: none; with tables: index"):
+        await command_line.rebuild_view(SETTINGS, "shop", "nothing")
+    with pytest.raises(ChimeraError, match="chimera run shop --write; the rebuild of the tables of index then goes on"):
+        await command_line.rebuild_view(SETTINGS, "shop", "index")
+    at_hand(monkeypatch, command_line, context)
+    async with running(head(context).run()):
+        with pytest.raises(ChimeraError, match="index emits events, so its tables can't be built anew"):
+            await command_line.rebuild_view(SETTINGS, "shop", "index")
+        await command_line.steer_rebuild(SETTINGS, "shop", "index", "cancel")
+    assert "the tables of index are not rebuilt any more; generation 1 serves" in capsys.readouterr().out
+    assert await turnover(context) == RIGHT
 
 
 def test_names_are_exchanged_in_sql_and_in_what_a_schema_makes() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from chimera.entities import Key, Range, Row, Table, Window
 from chimera.errors import Conflict, Unfit
+from chimera.journal.checkpoints import Moved
 from chimera.messages import Message
 from chimera.parts import Reaction
 from chimera.ports import Lends, Session, Store, Tip, WriteSession, wakes
@@ -222,7 +223,7 @@ class _Writes(_Looks):
         built = self._store.built
         if built is not None and built.reaction == reaction:
             if not (await held_state(self._session, reaction)).generations.is_building(built.number):
-                raise Conflict(f"generation {built.number} of the tables of {reaction} is not being built any more")
+                raise Moved(f"generation {built.number} of the tables of {reaction} is not being built any more")
             return built
         state = (await states_in(self._session)).get(reaction, TablesState())
         if state.generations.building is not None:
