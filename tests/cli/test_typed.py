@@ -19,7 +19,7 @@ from tests.adapters.services import url_of
 
 CONFIG = Path(__file__).parents[1] / "run" / "hosted" / "chimera.toml"
 MARKETPLACE = Path(__file__).parents[2] / "chimera.toml"
-WITHOUT = {"new", "add", "names", "completion", "deploy", "compare", "advise", "simulate"}
+WITHOUT = {"new", "add", "names", "completion", "deploy", "compare", "advise", "simulate", "contract"}
 """Commands that ask no engine, or ask running services over HTTP."""
 
 
@@ -66,6 +66,7 @@ def test_every_command_that_asks_engines_is_told_where_they_are() -> None:
 
 
 LOOKS = ["status", "retention", "audit", "parked list", "parked retry --all", "recover kiosk", "rebuild kiosk sales"]
+LOOKS += ["rebuild kiosk --reserved"]
 
 
 @pytest.mark.parametrize("words", LOOKS)
@@ -121,6 +122,22 @@ def test_nothing_is_wider_than_a_narrow_terminal_and_no_name_is_cut(state: Path,
         shown = invoked(words, "--state", str(state), COLUMNS="80").stdout
         assert max(map(len, shown.splitlines())) <= 80
         assert "…" not in shown
+
+
+def test_what_is_reserved_is_made_anew_by_a_command_that_takes_no_view(state: Path) -> None:
+    made = invoked("rebuild", "kiosk", "--reserved", "--json", "--state", str(state))
+    assert (made.exit_code, made.stdout[:22]) == (0, '{"equal":0,"missing":0')
+    shown = invoked("rebuild", "kiosk", "--reserved", "--state", str(state), COLUMNS="80").stdout
+    assert "kiosk: what is reserved" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+
+
+@pytest.mark.parametrize("words", [(), ("sales", "--reserved"), ("--reserved", "--force"), ("--reserved", "--back")])
+def test_a_rebuild_of_nothing_or_of_two_things_is_one_line_that_says_what_to_type(words: tuple[str, ...]) -> None:
+    typed = invoked("rebuild", "kiosk", *words)
+    says = "type chimera rebuild kiosk VIEW, or chimera rebuild kiosk --reserved [--json]"
+    assert (typed.exit_code, typed.stderr) == (2, f"chimera: {says}; see: chimera rebuild --help\n")
 
 
 def completed(*words: str) -> list[str]:

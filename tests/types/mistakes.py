@@ -3,9 +3,11 @@
 # ruff: noqa: B018
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from msgspec import Struct as Document
+from pydantic import BaseModel
 
 from chimera import (
     Borrowed,
@@ -13,6 +15,8 @@ from chimera import (
     Command,
     Entity,
     Event,
+    ModelCommand,
+    ModelEvent,
     NewId,
     Reader,
     Reads,
@@ -131,3 +135,61 @@ shop.middleware(Tokens, secret="open")
 shop.middleware(Tokens, secret=5)  # wrong
 shop.middleware(Tokens)  # wrong
 shop.middleware(placed)  # wrong
+
+
+class Refund(ModelCommand, BaseModel, key="order_id"):
+    order_id: str
+    cents: int
+
+
+@dataclass
+class Refunded(ModelEvent, source="shop", key="order_id"):
+    order_id: str
+    cents: int
+
+
+class Balance(BaseModel):
+    order_id: str
+    cents: int = 0
+
+
+@shop.handle("POST /refunds", direct=True)
+async def refund(command: Refund, tx: Transaction) -> Balance:
+    tx.emit(Refunded(command.order_id, command.cents))
+    tx.emit(Refunded(command.order_id, "much"))  # wrong
+    tx.emit(command)  # wrong
+    tx.save(command)  # wrong
+    command.colour  # wrong
+    Refund(order_id=command.order_id, cents="much")  # wrong
+    Refund(order_id=command.order_id)  # wrong
+    until = await tx.reserve("refund", command.order_id, until="soon")  # wrong
+    until.year  # wrong
+    return Balance(order_id=command.order_id)
+
+
+@shop.on(Refunded)
+async def refunded(event: Refunded, tx: Transaction) -> None:
+    event.colour  # wrong
+
+
+@shop.on(Refunded)  # wrong
+async def not_that(event: Placed, tx: Transaction) -> None: ...
+
+
+balances = shop.view(Balance, key="order_id")
+
+
+@balances.on(Refunded)
+def refunded_balance(balance: Balance, event: Refunded) -> None:
+    balance.cents -= event.cents
+
+
+@balances.on(Refunded)  # wrong
+def other_balance(balance: Sales, event: Refunded) -> None: ...
+
+
+@shop.get("/balances/{order_id}")
+async def balance_of(order_id: str, read: Reader) -> Balance | None:
+    found = await read.view(balances, order_id)
+    found.cents  # wrong
+    return found
