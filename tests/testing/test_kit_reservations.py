@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 import chimera.testing
 from chimera import Command, Event, Expired, Service, Taken, Transaction
+from chimera.entities import RESERVED
+from chimera.unique import digest_under
 
 
 class SignUp(Command, key="person_id"):
@@ -85,6 +89,17 @@ async def test_what_is_confirmed_by_another_service_in_time_is_kept() -> None:
         await s.settled()
         s.clock.advance(hours=100)
         assert (await s.post("/people", ben)).json()["reason"] == "taken"
+        await s.balanced()
+
+
+async def test_a_reservation_that_no_event_tells_of_is_no_balance() -> None:
+    async with chimera.testing.running(make_accounts(), make_letters()) as s:
+        await s.post("/people", {"person_id": "ann", "email": "a@x"})
+        store = s.contexts["kit-accounts"].store
+        async with store.transaction() as session:
+            await session.delete(RESERVED, [(digest_under("email", "a@x"),)])
+        with pytest.raises(AssertionError, match="what kit-accounts has reserved is not as its journal says"):
+            await s.balanced()
 
 
 async def test_what_is_confirmed_too_late_is_the_next_ones() -> None:

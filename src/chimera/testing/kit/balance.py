@@ -28,6 +28,7 @@ from chimera.messages import Message
 from chimera.parts import Borrow
 from chimera.share.changes import shared_documents
 from chimera.transaction import Reads
+from chimera.upkeep.drift.reserved import unlike
 from chimera.upkeep.status import consumer_rows
 from chimera.views.fingerprints import fingerprint
 from chimera.views.generations import read_generations, serving_name
@@ -78,7 +79,7 @@ async def rebuilding(contexts: Mapping[str, Context]) -> list[str]:
 
 
 async def imbalances(name: str, contexts: Mapping[str, Context], keys: Collection[str] = ()) -> list[str]:
-    """What is wrong with a service, in words: holes in its journal, views and copies that are not as they must be.
+    """What is wrong with a service, in words: holes in its journal; views, copies, reservations not as they must be.
 
     `contexts` are all services by name, with plain engines; `keys` are looked for at owners beside those they emitted.
     """
@@ -91,6 +92,7 @@ async def imbalances(name: str, contexts: Mapping[str, Context], keys: Collectio
     for partition, taken in numbers.items():
         if taken != list(range(taken[0], heads[partition] + 1)):
             found.append(f"the journal of {name} has a hole in partition {partition}")
+    found += [f"what {name} has reserved is not as its journal says: {digest}" for digest in await unlike(context)]
     for view in context.service.views.values():
         journals = [message for source in sorted(view.sources) for message in await journal_of(contexts[source])]
         kept = await serving_name(context, view.name)

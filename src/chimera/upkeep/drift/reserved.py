@@ -110,6 +110,11 @@ async def remake(context: Context) -> Remade:
     return found
 
 
+async def unlike(context: Context) -> list[str]:
+    """The digests of reservations that are not as the journal says, in order; nothing is changed."""
+    return (await _compared(context))[1]
+
+
 async def say_again(context: Context, session: WriteSession, digests: Collection[str], through: int) -> None:
     """Before events up to a number are forgotten: what only they say of these reservations is said once more.
 
