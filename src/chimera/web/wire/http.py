@@ -45,6 +45,20 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 """The five types of ASGI (https://asgi.readthedocs.io)."""
 
 Header = tuple[bytes, bytes]
+SNIFFED: Header = (b"x-content-type-options", b"nosniff")
+POLICY = b"content-security-policy"
+PAGE_HEADERS: tuple[Header, ...] = (
+    (
+        POLICY,
+        (
+            b"default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
+            b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+    ),
+    (b"referrer-policy", b"same-origin"),
+)
+"""What a page has of its own accord: its scripts come from here, and nobody frames it. A reply may say otherwise."""
+
 _STATUSES = frozenset(HTTPStatus)
 
 
@@ -160,10 +174,13 @@ class Call(msgspec.Struct):
                     more = event["type"] == "http.request" and event.get("more_body", False)
 
     async def answer(
-        self, body: bytes, status: int = 200, content_type: bytes = JSON, headers: Iterable[Header] = ()
+        self, body: bytes, status: int = 200, content_type: bytes = JSON, headers: Sequence[Header] = ()
     ) -> None:
         """Send the whole answer. One with a status that has no body (204, 205, 304) has none, whatever it is given."""
-        described = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+        described = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), SNIFFED]
+        if content_type == HTML:
+            given = {name.lower() for name, _ in headers}
+            described += [header for header in PAGE_HEADERS if header[0] not in given]
         if status in BODILESS:
             body, described = b"", []
         await self.send({"type": "http.response.start", "status": status, "headers": [*described, *headers]})
@@ -172,7 +189,7 @@ class Call(msgspec.Struct):
             body = b""
         await self.send({"type": "http.response.body", "body": body})
 
-    async def answer_json(self, value: object, status: int = 200, headers: Iterable[Header] = ()) -> None:
+    async def answer_json(self, value: object, status: int = 200, headers: Sequence[Header] = ()) -> None:
         """Send the whole answer: a value that msgspec can encode, as JSON."""
         await self.answer(encode(value), status, JSON, headers)
 
@@ -225,7 +242,7 @@ async def answer_problem(
     field: str = "",
     reason: str = "",
     errors: Iterable[FieldError] = (),
-    headers: Iterable[Header] = (),
+    headers: Sequence[Header] = (),
 ) -> None:
     """Answer with a problem document, or in the shape of the service whose route it is."""
     title = HTTPStatus(status).phrase if status in _STATUSES else "Problem"
