@@ -155,7 +155,7 @@ class Program:
         self._process = subprocess.Popen(  # noqa: S603 - our own commands
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CHIMERA_DEV": "true", **environment},
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=subprocess.STDOUT,

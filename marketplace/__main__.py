@@ -30,7 +30,7 @@ CONFIG = Path(__file__).parent.parent / "chimera.toml"
 @click.option("--workers", type=click.IntRange(1, 64), default=1, help="Write heads of each service, with --processes.")
 def main(port: int, state: str, data: Path | None, processes: bool, workers: int) -> None:
     """Run the reference marketplace."""
-    settings = read_settings(CONFIG, os.environ, {"port": port, "state": state})
+    settings = read_settings(CONFIG, os.environ, {"port": port, "state": state, "dev": True})
     run(serve_and_fill(settings, data, processes=processes or workers > 1, workers=workers))
 
 

@@ -174,6 +174,7 @@ ASKING = {
     "chimera.core",
     "chimera.core.timing",
     "chimera.run",
+    "chimera.run.front.keys",
     "chimera.run.front",
     "chimera.run.front.settings",
     "chimera.run.settings",

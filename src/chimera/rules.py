@@ -178,16 +178,17 @@ def _parts(rule: Rule, joined: type[AnyOf] | type[AllOf]) -> tuple[Rule, ...]:
 
 def _joined(parts: list[Decide], *, settles: bool) -> Decide:
     """One answer of several: the one that `settles` if a part gives it, else not known if a part does not know."""
+    first, *others = parts
+    if not others:
+        return first
+    second = _joined(others, settles=settles)
 
     def decided(caller: Caller | None, values: Values, told: Told) -> bool | None:
-        found: bool | None = not settles
-        for part in parts:
-            said = part(caller, values, told)
-            if said is settles:
-                return settles
-            if said is None:
-                found = None
-        return found
+        said = first(caller, values, told)
+        if said is settles:
+            return settles
+        also = second(caller, values, told)
+        return None if said is None and also is not settles else also
 
     return decided
 

@@ -244,7 +244,7 @@ async def show_advice(
     """
     settings.check_service(service)
     console = Console()
-    async with aiohttp.ClientSession(timeout=TIMEOUT) as session:
+    async with aiohttp.ClientSession(timeout=TIMEOUT, headers=_shown(settings)) as session:
         at = await _address(session, settings, service, url)
         shares = [share] if share else list(await _borrows(session, at, service))
         if not shares:
@@ -287,6 +287,12 @@ def _difference(counter: str, by: str, before: str, after: str, labels: Mapping[
     old, new = counts(before, counter, by, **labels), counts(after, counter, by, **labels)
     restarted = any(new[name] < count for name, count in old.items())
     return {name: count - (0 if restarted else old[name]) for name, count in new.items()}
+
+
+def _shown(settings: Settings) -> dict[str, str]:
+    """What an operator shows to be let in: the first of the operators' keys, where one is set."""
+    keys = settings.operators.keys
+    return {"Authorization": f"Bearer {keys[0]}"} if keys else {}
 
 
 async def _address(session: aiohttp.ClientSession, settings: Settings, service: str, url: str | None) -> str:

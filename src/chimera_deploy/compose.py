@@ -7,7 +7,18 @@ from typing import Any
 
 from chimera.errors import SettingsError
 from chimera_deploy.engines import ENGINES
-from chimera_deploy.fleet import GATEWAY, GATEWAY_COMMAND, GATEWAY_HEALTH, PORT, Member, PlannedFleet, urls
+from chimera_deploy.fleet import (
+    FLEET_KEYS,
+    GATEWAY,
+    GATEWAY_COMMAND,
+    GATEWAY_HEALTH,
+    MADE_BY,
+    OPERATORS_KEYS,
+    PORT,
+    Member,
+    PlannedFleet,
+    urls,
+)
 from chimera_deploy.writing import header, to_yaml
 
 _ADVICE = "Change that file, or the command's options, and run it again;\n# what is of this machine is in .env."
@@ -57,6 +68,10 @@ def env_file(fleet: PlannedFleet) -> str:
         "PUBLISH=127.0.0.1:8000",
         "# The engines' password: letters and digits. It is set when an engine first starts, with an empty volume.",
         "ENGINES_PASSWORD=chimera",
+        "# The key by which services know each other, 32 characters or more, and that of operators, if they need one.",
+        f"# One is made by: {MADE_BY}",
+        "CHIMERA_FLEET__KEYS=",
+        "CHIMERA_OPERATORS__KEYS=",
         "# The engines' URLs. {service} stands for the name of each service.",
         *(f"{name}={ENGINES[need.engine].url(need.kind)}" for name, need in fleet.needs.items()),
     ]
@@ -64,7 +79,8 @@ def env_file(fleet: PlannedFleet) -> str:
 
 
 def _heads(fleet: PlannedFleet, member: Member) -> list[tuple[str, dict[str, Any]]]:
-    environment = {name: f"${{{name}:?set it in .env}}" for name in member.needs} | urls(member.owners)
+    environment = {name: f"${{{name}:?set it in .env}}" for name in (*member.needs, FLEET_KEYS)}
+    environment |= {OPERATORS_KEYS: f"${{{OPERATORS_KEYS}:-}}", **urls(member.owners)}
     return [
         (name, _container(fleet, member.command(head), environment, member.health("ready"), member.engines))
         for name, head in ((member.name, "read"), (f"{member.name}-write", "write"))

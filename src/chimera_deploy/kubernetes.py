@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from chimera_deploy.engines import ENGINES
-from chimera_deploy.fleet import GATEWAY, GATEWAY_COMMAND, GATEWAY_HEALTH, PORT, Member, PlannedFleet, urls
+from chimera_deploy.fleet import (
+    FLEET_KEYS,
+    GATEWAY,
+    GATEWAY_COMMAND,
+    GATEWAY_HEALTH,
+    OPERATORS_KEYS,
+    PORT,
+    Member,
+    PlannedFleet,
+    urls,
+)
 from chimera_deploy.writing import header, to_yaml
 
 Manifest = dict[str, Any]
@@ -188,7 +198,11 @@ def _secret(fleet: PlannedFleet) -> Manifest:
         "kind": "Secret",
         "metadata": {"name": SECRET, **namespace},
         "type": "Opaque",
-        "stringData": {name: ENGINES[need.engine].example(need.kind) for name, need in fleet.needs.items()},
+        "stringData": {
+            **{name: ENGINES[need.engine].example(need.kind) for name, need in fleet.needs.items()},
+            FLEET_KEYS: "KEY-OF-THE-FLEET-OF-32-CHARACTERS-OR-MORE",
+            OPERATORS_KEYS: "KEY-OF-OPERATORS-OF-32-CHARACTERS-OR-MORE",
+        },
     }
 
 

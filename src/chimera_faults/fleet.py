@@ -40,6 +40,7 @@ class RunningFleet:
         self.output = state / "output.log"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CHIMERA_")},
+            "CHIMERA_DEV": "true",
             **environment,
             "CHIMERA_STATE": str(state),
             "CHIMERA_PORT": str(self.port),

@@ -25,6 +25,7 @@ from chimera.testing.waiting import eventually, running
 from chimera.upkeep.standing import standing_works
 from chimera.upkeep.status import service_status
 from chimera.web.admin import Admin
+from chimera.web.permission.groups import Groups
 from chimera.web.wire.http import Call
 from tests.support import QUICK, Bank, Deposit, Engines, accept, balances, message_of, opened
 
@@ -199,7 +200,7 @@ async def test_who_asks_for_a_command_that_is_lost_with_its_log_is_told_since_wh
     await consumed(await with_log(context, old), old)
     put_back = await with_log(context, new)
     await consumed(put_back, new)
-    admin = Admin(put_back, CommandStates(put_back), {})
+    admin = Admin(put_back, CommandStates(put_back), {}, Groups(put_back))
     with pytest.raises(Rejected, match=r"knows no command 'lost'; if it was sent before .* was put back or made anew"):
         await admin.command(asked_for("lost"))
     [told_] = (await service_status(put_back))["standing"]
@@ -208,7 +209,7 @@ async def test_who_asks_for_a_command_that_is_lost_with_its_log_is_told_since_wh
 
 async def test_who_asks_for_an_unknown_command_of_a_log_that_is_as_it_was_is_told_that_alone(context: Context) -> None:
     with pytest.raises(Rejected, match=r"knows no command 'lost'$"):
-        await Admin(context, CommandStates(context), {}).command(asked_for("lost"))
+        await Admin(context, CommandStates(context), {}, Groups(context)).command(asked_for("lost"))
 
 
 def asked_for(command_id: str) -> Call:

@@ -45,7 +45,8 @@ def test_the_command_line_says_the_version() -> None:
     assert said == f"chimera, version {VERSION}\n"
 
 
-RUNNING = ["aiohttp", "click", "httptools", "msgspec", "multipart", "prometheus-client", "rich", "uvicorn", "uvloop"]
+RUNNING = ["aiohttp", "click", "httptools", "msgspec", "multipart", "prometheus-client", "pyjwt", "rich", "uvicorn"]
+RUNNING += ["uvloop"]
 """What a service needs to run, and its operators to look after it: all that comes without an extra."""
 
 

@@ -94,7 +94,7 @@ class Market(Application):
 @asynccontextmanager
 async def market(state: Path, service: str, mode: Mode) -> AsyncIterator[Market]:
     """A filled marketplace in which a service borrows in this mode, and has caught up."""
-    settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_ports()})
+    settings = read_settings(CONFIG, {}, {"state": str(state), "port": free_ports(), "fleet": {"keys": ["k" * 32]}})
     settings.services[service].borrows = {"top-clients": mode}
     borrow = load_service(settings.services[service].app).borrows["top-clients"]
     async with opened(settings, list(settings.services), fleet=False) as contexts, AsyncExitStack() as stack:

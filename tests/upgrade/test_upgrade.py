@@ -26,7 +26,7 @@ def audited(state: Path, base: str) -> Any:
 
 def goes_on(state: Path) -> None:
     """Everything that `write` left is there, and whatever it left to do is done, once."""
-    with fleet(CHIMERA, state, "up", "--port", "0") as calls:
+    with fleet(CHIMERA, state, "up", "--dev", "--port", "0") as calls:
         calls.until("/_chimera/shop/status", lag_is_zero)
         calls.until("/_chimera/desk/status", lag_is_zero)
         _is_as_it_was_left(calls)

@@ -78,7 +78,7 @@ def lag_is_zero(status: dict[str, Any]) -> bool:
 
 def write(chimera: str, state: Path) -> None:
     """Some of everything: executed, refused, parked, shared, borrowed, and commands that nobody has executed yet."""
-    with fleet(chimera, state, "up", "--port", "0") as calls:
+    with fleet(chimera, state, "up", "--dev", "--port", "0") as calls:
         for number, item in enumerate(ITEMS):
             assert calls.send("POST", "/sales", {"item_id": item, "count": number + 20}, key=f"sale-{number}")[0] == 201
             assert calls.send("POST", "/talks", {"item_id": item, "text": "hello"})[0] == 201

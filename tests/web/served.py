@@ -210,12 +210,12 @@ class Serving(threading.Thread):
 
 def serve(state: Path) -> Serving:
     """All services, on a free port."""
-    return Serving(read_settings(CONFIG, {}, {"port": free_ports(), "state": str(state)}))
+    return Serving(read_settings(CONFIG, {}, {"port": free_ports(), "state": str(state), "dev": True}))
 
 
 def serve_gateway(behind: Served, state: Path) -> Serving:
     """A gateway before services."""
-    settings = read_settings(CONFIG, {}, {"state": str(state)})
+    settings = read_settings(CONFIG, {}, {"state": str(state), "dev": True})
     for service in settings.services.values():
         service.url = behind.base
     return Serving(settings, behind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Protocol, TypeVar
 from urllib.parse import quote
@@ -112,11 +112,12 @@ class Transport(Protocol):
 
 
 class HttpTransport:
-    """HTTP to `base`, such as `http://orders:8000`. Connections are used again, and bounded."""
+    """HTTP to `base`, such as `http://orders:8000`. Connections are used again, and bounded. `token` says who asks."""
 
-    def __init__(self, base: str, *, connections: int = 16) -> None:
+    def __init__(self, base: str, *, connections: int = 16, token: Callable[[], str] | None = None) -> None:
         self._base = base.rstrip("/")
         self._connections = connections
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
@@ -127,7 +128,10 @@ class HttpTransport:
                 connector=aiohttp.TCPConnector(limit=self._connections), timeout=TIMEOUT, auto_decompress=False
             )
         try:
-            async with self._session.request(method, self._base + path, params=query, data=body) as response:
+            headers = {"Authorization": f"Bearer {self._token()}"} if self._token else None
+            async with self._session.request(
+                method, self._base + path, params=query, data=body, headers=headers
+            ) as response:
                 return response.status, await _read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f"{self._base}{path} can't be reached: {type(error).__name__} {error}") from error
@@ -139,13 +143,18 @@ class HttpTransport:
 
 
 class HttpOwner:
-    """The service `name`, reached by a transport; `base` is its address, such as `http://orders:8000`."""
+    """The service `name`, reached by a transport; `base` is its address, such as `http://orders:8000`.
 
-    def __init__(self, name: str, base: str, *, transport: Transport | None = None) -> None:
+    `token` gives what is shown to it, to be known.
+    """
+
+    def __init__(
+        self, name: str, base: str, *, transport: Transport | None = None, token: Callable[[], str] | None = None
+    ) -> None:
         self._name = name
         self._path = f"/_chimera/{name}"
         self._base = base.rstrip("/") + self._path
-        self._transport = transport or HttpTransport(base)
+        self._transport = transport or HttpTransport(base, token=token)
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
         answers = await asyncio.gather(

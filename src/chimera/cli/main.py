@@ -67,11 +67,22 @@ def main(context: click.Context, config: str, verbose: bool) -> None:
     show_default=True,
     help="With --processes: a service's write heads.",
 )
+@click.option("--dev", is_flag=True, help="Nobody on this machine needs a key for /_chimera/.")
+@click.option("--open", "is_open", is_flag=True, help="With --dev: no rule is asked either.")
 @click.option("--reload", is_flag=True, help="Start again whenever a .py or .toml file below the settings is saved.")
 @click.option("--with-parent", is_flag=True, hidden=True, help="Stop when standard input closes.")
 @placed
 @click.pass_obj
-def up(config: str, port: int | None, processes: bool, workers: int, reload: bool, with_parent: bool) -> None:
+def up(
+    config: str,
+    port: int | None,
+    processes: bool,
+    workers: int,
+    dev: bool,
+    is_open: bool,
+    reload: bool,
+    with_parent: bool,
+) -> None:
     """Run all services with both heads, in one process unless told otherwise."""
     from chimera.run.hosting import serve
     from chimera.run.supervisor import supervise
@@ -83,7 +94,7 @@ def up(config: str, port: int | None, processes: bool, workers: int, reload: boo
 
         run(keep_reloading(_again("--reload", "--with-parent"), Path(config).absolute().parent))
         return
-    settings = settings_of(config, port=port)
+    settings = settings_of(config, port=port, dev=dev or None, open=is_open or None)
     if processes:
         os.environ.update(typed_place())  # for the processes
         run(supervise(settings, config, say_ready, workers=workers), with_parent=with_parent)
@@ -125,6 +136,7 @@ def run_service(config: str, service: str, read: bool, write: bool, port: int | 
             ready=say_ready,
             port=port,
             patience=patience,
+            is_child=with_parent,
         ),
         with_parent=with_parent,
     )

@@ -45,6 +45,23 @@ class Process:
         self.setting_aside: set[str] = set()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """Who may reach what. `is_open`: all of `/_chimera/` is for anyone, as where a service runs without settings.
+
+    `fleet`: keys by which services know each other, the first one is used; `operators`: keys of operators; `role`: of
+    those callers who are operators too. `dev`: this machine needs no key. `rules`: without them, this
+    machine may do all that is declared.
+    """
+
+    is_open: bool = True
+    fleet: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    role: str = "operator"
+    dev: bool = False
+    rules: bool = True
+
+
 class Holding:
     """The partitions that this process's write head works on; none where there is no write head."""
 
@@ -135,8 +152,8 @@ class Context:
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
-    stands still here; `held`: what is worked on here. `room` is taken by each handler that runs alone while it uses the
-    store.
+    stands still here; `held`: what is worked on here; `reach`: who may reach what. `room` is taken by each handler
+    that runs alone while it uses the store.
     """
 
     service: Service
@@ -161,6 +178,7 @@ class Context:
     moved: Signal = field(default_factory=Signal)
     troubles: Troubles = field(default_factory=Troubles)
     held: Holding = field(default_factory=Holding)
+    reach: Reach = Reach()
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROOM))
 
     @property

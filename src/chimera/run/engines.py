@@ -20,7 +20,7 @@ from chimera.borrow.last_known import MemoryLastKnown
 from chimera.caller import Caller, Request, Upload
 from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
-from chimera.core.context import Context, Owners, Process
+from chimera.core.context import Context, Owners, Process, Reach
 from chimera.core.metrics import Metrics
 from chimera.core.timing import Retry, Timing
 from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
@@ -37,7 +37,9 @@ from chimera.transaction import Reads, Transaction
 from chimera.upkeep.admission.marks import check_apart, check_store, was_used
 from chimera.upkeep.admission.naming import admit
 from chimera.upkeep.tables.store import with_generations
+from chimera.web.permission.groups import is_loopback
 from chimera.web.permission.passages import check_rules
+from chimera.web.permission.tokens import bearing
 
 logger = logging.getLogger("chimera")
 
@@ -75,6 +77,7 @@ class Engines:
         self._open: dict[tuple[str, str], Engine] = {}
         self.metrics = Metrics()
         self._process = Process()
+        self._reach = reach_of(settings)
         self.clock = Clock()
 
     def context(self, name: str) -> Context:
@@ -86,7 +89,7 @@ class Engines:
             cast("Log", self._engine("log", name)),
             cast("Store", self._engine("store", name)),
             cast("ViewStore", self._engine("views", name)),
-            self._owner,
+            partial(self._owner, service),
             clock=self.clock,
             timing=Timing(audit_s=settings.audit_s),
             last_known=self._last_known(name),
@@ -100,6 +103,7 @@ class Engines:
                 retention=settings.retention_of(name),
                 handling=self._handling(service),
                 process=self._process,
+                reach=self._reach,
             )
         )
 
@@ -144,7 +148,7 @@ class Engines:
                 raise SettingsError(f"{self._settings.named(kind, service)}: {error}") from error
         return self._open[kind, url]
 
-    def _owner(self, name: str) -> Owner:
+    def _owner(self, asking: Service, name: str) -> Owner:
         if name not in self._settings.services:
             raise SettingsError(
                 f"events or shares of {name!r} are used, but there is no [services.{name}] with its url"
@@ -152,8 +156,26 @@ class Engines:
         if name in self._beside:
             service, store = load_service(self._settings.services[name].app), self._engine("store", name)
             return OwnerBeside(service, cast("Store", store), self.clock)
-        opened: Owner = importlib.import_module(OWNER).HttpOwner(name, self._settings.base(name, fleet=self._fleet))
+        base = self._settings.base(name, fleet=self._fleet)
+        token = bearing(asking, name, self._reach.fleet, self.clock)
+        opened: Owner = importlib.import_module(OWNER).HttpOwner(name, base, token=token)
         return opened
+
+
+def reach_of(settings: Settings) -> Reach:
+    """Who may reach what, as it is set. Raises SettingsError for `dev` on a host that others reach as well."""
+    if settings.dev and not (settings.http.socket or is_loopback(settings.host)):
+        raise SettingsError(
+            f"dev = true (--dev) is for this machine, and host = {settings.host!r} is reached by others: leave one out"
+        )
+    return Reach(
+        is_open=False,
+        fleet=tuple(settings.fleet.keys or filter(None, [settings.fleet.passing])),
+        operators=tuple(settings.operators.keys),
+        role=settings.operators.role,
+        dev=settings.dev,
+        rules=not settings.open,
+    )
 
 
 def context_of(

@@ -26,6 +26,7 @@ from chimera.run.settings import Settings, read_settings
 from chimera.run.watchdog import watched
 from chimera.run.write_head import WriteHead
 from chimera.web.home import Home
+from chimera.web.permission.groups import standing
 from chimera.web.permission.passages import who_may
 from chimera.web.probes import Probes
 from chimera.web.read_head import ReadHead
@@ -47,7 +48,8 @@ class Hosting:
 
     `read` reads the settings at each start; `names` are the services, none for all that are set. `fleet`: each service
     runs on a port of its own; else all are found at the settings' port. `together`: the services ask each other within
-    this process, which may not serve yet, or on a port that nobody knows. `works` run from start to stop, by name.
+    this process, which may not serve yet, or on a port that nobody knows. `is_child`: another one has said who may
+    reach what. `works` run from start to stop, by name.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Hosting:
         heads: Sequence[Side] = READ,
         fleet: bool = False,
         together: bool = False,
+        is_child: bool = False,
     ) -> None:
         if not heads or not set(heads) <= set(SIDES):
             raise SettingsError(f"heads={heads!r}: write heads=('read',), ('write',) or ('read', 'write')")
@@ -66,6 +69,7 @@ class Hosting:
         self._heads = frozenset(heads)
         self._fleet = fleet
         self._together = together
+        self._is_child = is_child
         self._site: ASGIApp | None = None
         self._within: ASGIApp | None = None
         self._why_not = NOT_STARTED
@@ -125,8 +129,7 @@ class Hosting:
         beside = names if self._together else ()
         contexts = await stack.enter_async_context(opened(settings, names, fleet=self._fleet, beside=beside))
         await admit_all(settings, contexts)
-        if "read" in self._heads and (told := who_may([context.service for context in contexts])):
-            logger.warning(told)
+        self._say_who_may(contexts)
         await stack.enter_async_context(watched([context.service for context in contexts], contexts[0].clock))
         if "write" in self._heads:
             self.works |= _write_heads(contexts)
@@ -138,6 +141,14 @@ class Hosting:
             self.works |= head.works
         parts: list[SitePart] = [*self._reading, _home(settings, self._reading)] if self._reading else [Lone(contexts)]
         return Site(parts, doors=settings.doors)
+
+    def _say_who_may(self, contexts: Sequence[Context]) -> None:
+        """Say in a line what is open, and to whom; a child process leaves that to its parent."""
+        reach = contexts[0].reach
+        is_alone = self._fleet and not self._together
+        told = [who_may([context.service for context in contexts], reach), standing(reach, is_alone=is_alone)]
+        if "read" in self._heads and not self._is_child and any(told):
+            logger.warning("who may: %s", "; ".join(filter(None, told)))
 
     def leave(self) -> None:
         """Hold back no answer any longer: the stop is near."""
@@ -247,12 +258,14 @@ async def serve(
     ready: Callable[[str], None],
     port: int | None = None,
     patience: float = 0.0,
+    is_child: bool = False,
 ) -> None:
     """Run read heads, write heads or both of services until SIGTERM or SIGINT. Raises Died when one ends by itself.
 
     A read head serves its service; a write head by itself serves health, status and metrics. `port` overrides
     the settings: without it a lone write head takes any free one. `ready` is called with the base URL once they serve.
-    `patience`: seconds that the port may still be in use by one who is about to leave it.
+    `patience`: seconds that the port may still be in use by one who is about to leave it. `is_child`: the process that
+    started it has said who may reach what.
     """
     for name in names:
         settings.check_service(name)
@@ -268,7 +281,7 @@ async def serve(
             changed["port"] = listener.getsockname()[1]
         found = msgspec.structs.replace(settings, **changed)
         sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
-        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet)
+        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet, is_child=is_child)
         await stack.enter_async_context(hosting.running())
         serving = await stack.enter_async_context(answering(hosting, listener, found.doors, http))
         stack.callback(hosting.leave)

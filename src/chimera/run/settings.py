@@ -19,6 +19,7 @@ import msgspec
 from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
 from chimera.parts import Handling, Mode
+from chimera.run.front.keys import FleetKeys, Keys, OperatorKeys
 from chimera.run.front.settings import Http, what_is_wrong_with
 
 PREFIX = "CHIMERA_"
@@ -59,7 +60,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `names`: the file with the names that are pinned; beside the settings' own file, as `names.toml`, unless it is set.
     `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
     `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
-    where clients come in.
+    where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators. `dev`:
+    this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only.
     """
 
     services: dict[str, ServiceSettings]
@@ -78,6 +80,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     handling: Handling = Handling()
     http: Http = Http()
+    fleet: FleetKeys = FleetKeys()
+    operators: OperatorKeys = OperatorKeys()
+    dev: bool = False
+    open: bool = False
 
     def engine_url(self, kind: str, service: str) -> str:
         """The URL of a service's log, store, views or last known values; empty for those in the process."""
@@ -140,6 +146,7 @@ def read_settings(
     settings = msgspec.structs.replace(settings, names=names, http=http)
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
+    settings = _with_keys(path, settings)
     _check_http(path, "[http]", settings.http)
     for name, own in settings.services.items():
         _check_retention(path, name, settings.retention_of(name))
@@ -151,6 +158,20 @@ def read_settings(
                 f'add url = "https://…" to [services.{name}]'
             )
     return settings
+
+
+def _with_keys(path: Path, settings: Settings) -> Settings:
+    """The settings, with the keys that files hold. Raises SettingsError."""
+    read: dict[str, Keys] = {}
+    for table in ("fleet", "operators"):
+        keys: Keys = getattr(settings, table)
+        try:
+            read[table] = msgspec.structs.replace(keys, keys=list(keys.read(path.parent)))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path}: [{table}] keys (CHIMERA_{table.upper()}__KEYS): {error}") from error
+    if settings.open and not settings.dev:
+        raise SettingsError(f"{path}: open = true asks no rule, for those on this machine only: add --dev")
+    return msgspec.structs.replace(settings, **read)
 
 
 def _check_http(path: Path, table: str, http: Http) -> None:

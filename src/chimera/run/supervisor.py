@@ -11,14 +11,20 @@ from asyncio.subprocess import Process
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, closing, suppress
 
+import msgspec
+
+from chimera.core.clock import Clock
 from chimera.core.timing import pause_s
 from chimera.errors import SettingsError
-from chimera.run.engines import admit_all, opened
+from chimera.run.engines import admit_all, load_named, opened, reach_of
 from chimera.run.front.chain import check_certificate, in_front
 from chimera.run.front.gateway import Gateway
+from chimera.run.front.keys import FleetKeys
 from chimera.run.hosting import stop_all
 from chimera.run.serving import answering, base_of, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings
+from chimera.web.permission.groups import standing
+from chimera.web.permission.passages import who_may
 
 logger = logging.getLogger("chimera")
 
@@ -119,8 +125,10 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
     check_certificate(http)
     async with opened(settings, list(settings.services), fleet=True) as contexts:
         await admit_all(settings, contexts)  # what is wrong is said once, not by every process
+    settings = with_fleet_key(settings)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(closing(await listen_as_set(http, settings.host, settings.port)))
+        _say_who_may(settings)
         heads = _heads(settings, config, workers)
         gateway = Gateway(settings, processes=lambda: {head.name: head.base for head in heads if head.base})
         stack.push_async_callback(gateway.close)
@@ -140,8 +148,28 @@ async def _announce(heads: Sequence[Head], base: str, ready: Callable[[str], Non
     await asyncio.Event().wait()
 
 
+def with_fleet_key(settings: Settings) -> Settings:
+    """The settings, with a key of the fleet: where none is set, one that lives as long as these processes."""
+    if settings.fleet.keys:
+        return settings
+    return msgspec.structs.replace(settings, fleet=FleetKeys(passing=Clock().random_bytes(32).hex()))
+
+
+def _say_who_may(settings: Settings) -> None:
+    reach = reach_of(settings)
+    told = [who_may([load_named(settings, name) for name in settings.services], reach)]
+    logger.warning("who may: %s", "; ".join(filter(None, [*told, standing(reach, is_alone=True)])))
+
+
 def _heads(settings: Settings, config: str, workers: int) -> list[Head]:
-    environment = {**os.environ, "CHIMERA_PORT": str(settings.port), "CHIMERA_STATE": settings.state}
+    environment = {
+        **os.environ,
+        "CHIMERA_PORT": str(settings.port),
+        "CHIMERA_STATE": settings.state,
+        "CHIMERA_FLEET__PASSING": settings.fleet.passing,
+        "CHIMERA_DEV": str(settings.dev).lower(),
+        "CHIMERA_OPEN": str(settings.open).lower(),
+    }
     command = [sys.executable, "-m", "chimera", "--config", config, "run"]
     heads = []
     for name in settings.services:

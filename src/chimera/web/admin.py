@@ -21,6 +21,7 @@ from chimera.ports import ConsumerAt
 from chimera.share.digests import BUCKETS
 from chimera.upkeep.standing import standing_works
 from chimera.web import answers
+from chimera.web.permission.groups import FLEET, OPERATORS, SERVICES, Groups, check_reported
 from chimera.web.wire import openapi
 from chimera.web.wire.http import Call, NoQuery, read_query
 from chimera.web.wire.openapi import added_route
@@ -65,8 +66,11 @@ class ModeBody(msgspec.Struct, forbid_unknown_fields=True):
 class Admin:
     """The routes for operators, for borrowers, and for those who wait for their commands."""
 
-    def __init__(self, context: Context, states: CommandStates, borrows: Mapping[str, BorrowedReads[Any]]) -> None:
+    def __init__(
+        self, context: Context, states: CommandStates, borrows: Mapping[str, BorrowedReads[Any]], groups: Groups
+    ) -> None:
         self._states = states
+        self._groups = groups
         self._borrows = borrows
         self._context = context
         partition = Annotated[int, msgspec.Meta(ge=0, le=self._context.service.partitions - 1)]
@@ -109,9 +113,11 @@ class Admin:
             body=self._consumers_body,
             refusals={409: "The journal has no such event, or too many consumers are known."},
         )
-        return [
+        public = [
             get("/commands/{command_id}", self.command, "What became of a command", answers.OneCommand, WaitQuery),
             get("/commands", self.commands, "What became of many commands", answers.ManyCommands, IdsQuery),
+        ]
+        fleet = [
             get(
                 "/journal",
                 self.journal,
@@ -124,10 +130,18 @@ class Admin:
             get("/journal/heads", self.heads, "The newest number of each partition", answers.Heads),
             get("/journal/chain", self.chain, "The chain of a partition at a number", answers.Chain, self._chain_query),
             get("/journal/epochs", self.epochs, "Where the journal's history began anew", answers.JournalEpochs),
-            *self._share_routes(),
-            Route("PUT", f"/_chimera/{name}/consumers", self.consumers, consumers),
+        ]
+        report = Route("PUT", f"/_chimera/{name}/consumers", self.consumers, consumers)
+        operators = [
             get("/borrows", self.borrows, "How this service borrows", answers.Borrows),
             *self._mode_routes(),
+        ]
+        return [
+            *public,
+            *self._groups.close(fleet, FLEET),
+            *self._share_routes(),
+            self._groups.closed(report, SERVICES),
+            *self._groups.close(operators, OPERATORS),
         ]
 
     def _share_routes(self) -> list[Route]:
@@ -139,12 +153,13 @@ class Admin:
             name, path = share.name, f"/share/{share.name}"
             documents, digests, entries = (partial(each, share) for each in (self.share, self.digests, self.entries))
             what = _shared(self._context.service.name, share)
-            described += [
+            own = [
                 get(path, documents, f"The current documents of {name}", what, KeysQuery),
                 get(f"{path}/digests", digests, f"Digests of {name}", answers.SharedDigests, self._digests_query),
                 get(f"{path}/entries", entries, f"The keys of {name}", answers.SharedEntries, self._entries_query),
             ]
-        return [*described, Route("GET", f"{base}/{{name}}", self.no_share)]
+            described += [self._groups.closed(each, SERVICES, (name, *share.also)) for each in own]
+        return [*described, self._groups.closed(Route("GET", f"{base}/{{name}}", self.no_share), SERVICES)]
 
     def _mode_routes(self) -> list[Route]:
         """A described route for each borrow, and one that says which there are."""
@@ -228,6 +243,7 @@ class Admin:
             told: Any = msgspec.json.decode(with_whole_numbers(body), type=self._consumers_body)
         except NOT_JSON as error:
             raise invalid(error) from error
+        check_reported(call.asked, (each.consumer for each in told.consumers))
         at = [ConsumerAt(each.consumer, each.partition, each.number, each.offset) for each in told.consumers]
         await self._context.owners[self._context.service.name].report(at)
         await call.answer_json(answers.ConsumersKept(len(at)))

@@ -13,6 +13,7 @@ from chimera.upkeep.liveness import Liveness
 from chimera.upkeep.standing import Unmoved
 from chimera.upkeep.status import consumer_rows, service_status
 from chimera.web import answers
+from chimera.web.permission.groups import OPERATORS, Groups
 from chimera.web.wire import openapi
 from chimera.web.wire.http import Call, NoQuery, answer_problem, read_query
 from chimera.web.wire.openapi import added_route
@@ -27,8 +28,9 @@ EXPOSITION = b"text/plain; version=0.0.4; charset=utf-8"
 class Probes:
     """Health, status and metrics of one service in this process. `serves`: it answers reads as well."""
 
-    def __init__(self, context: Context, *, serves: bool = True) -> None:
+    def __init__(self, context: Context, *, serves: bool = True, groups: Groups | None = None) -> None:
         self._context = context
+        self._groups = groups or Groups(context)
         self._serves = serves
         self._unmoved = Unmoved(context)
         self._liveness = Liveness(context)
@@ -37,8 +39,9 @@ class Probes:
     def routes(self) -> Sequence[Route]:
         """The service's own probes, below `/_chimera/<service>`."""
         get = partial(added_route, self._context.service.name)
+        status = get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status)
         return [
-            get("/status", self.status, "Checkpoints, heads, lag, parked counts, modes", answers.Status),
+            self._groups.closed(status, OPERATORS),
             get("/health/live", self.live, "Whether the process answers, and its works don't hang", answers.Live),
             get("/health/ready", self.ready, "Whether the engines answer", answers.Ready),
             get("/metrics", self.metrics, METRICS, openapi.TEXT),

@@ -33,6 +33,7 @@ from chimera.web.admin import Admin
 from chimera.web.lists import list_routes
 from chimera.web.permission.asking import CALLER, Asking, is_asked_for
 from chimera.web.permission.gate import Gate
+from chimera.web.permission.groups import Groups
 from chimera.web.probes import Probes
 from chimera.web.replying import (
     VARY,
@@ -75,8 +76,9 @@ class ReadHead:
         self._intake = Intake(context)
         self._asking = Asking(context, self._snapshots, self._reader)
         self._gate = Gate(context, self._asking, self._snapshots, self._reader)
-        self.probes = Probes(context)
-        self._admin = Admin(context, self.states, self.borrows)
+        groups = Groups(context, self._asking)
+        self.probes = Probes(context, groups=groups)
+        self._admin = Admin(context, self.states, self.borrows, groups)
         self._middleware = OwnMiddleware(context.service, answer_error)
         self.works: dict[str, asyncio.Future[None]] = {}
 
@@ -126,7 +128,10 @@ class ReadHead:
         async def endpoint(call: Call) -> None:
             _expect_no_query(call)
             asked = NOBODY
-            if matters or call.asked is not None or CALLER in call.scope:
+            if call.asked is not None:
+                asked = call.asked
+                self._asking.admit(asked, handler.signature)
+            elif matters or CALLER in call.scope:
                 asked = await self._asking(call)
                 self._asking.admit(asked, handler.signature)
             await take(call, await call.body(), call.path, asked)
@@ -148,7 +153,7 @@ class ReadHead:
                 traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked) if asked.caller else ""
                 accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
                 if call.pending is not None:
-                    await self._gate.settle(call, accepted.command)
+                    await self._gate.settle(call.pending, asked, accepted.command)
                 await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
                 raise await self._intake.refusal(misfit) from misfit

@@ -6,6 +6,7 @@ What needs only the caller and the path is decided before any of the body is rea
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -17,15 +18,16 @@ from chimera.core.context import Context
 from chimera.errors import Rejected
 from chimera.forms import fields_of
 from chimera.messages import AnyCommand
-from chimera.parts import Asked, Handler
+from chimera.parts import Asked, Handler, path_parameters
 from chimera.ports import Session
 from chimera.reader import Reader
-from chimera.rules import Anyone, Rule, Values
+from chimera.rules import Anyone, OfField, Rule, Values
 from chimera.web.permission.asking import Asking
+from chimera.web.permission.describing import describing
+from chimera.web.permission.groups import is_local
 from chimera.web.replying import Unauthenticated
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
-from chimera.web.wire.openapi import Operation
 from chimera.web.wire.routing import Route
 
 ValuesOf: TypeAlias = Callable[[Call], Values]
@@ -51,18 +53,22 @@ class Gate:
         """A route whose address says all that its rule may need; as it is, where anyone may."""
         if allow is None or isinstance(allow, Anyone):
             return route
-        check, endpoint = Check(self, allow), route.endpoint
+        check, endpoint, is_open = Check(self, allow), route.endpoint, not self._context.reach.rules
 
         async def guarded(call: Call) -> None:
+            if is_open and is_local(call):
+                await endpoint(call)
+                return
             asked = call.asked = await self._asking(call)
-            found = await check(asked)
+            found = check.decide(asked.caller, _unknown, NOTHING)
             if found is None:
-                found = await check(asked, values_of(call), is_whole=True)
+                values = values_of(call) if check.needs_values else _unknown
+                found = await check.ask(asked, values, None)
             if not found:
                 raise self.refused(asked)
             await endpoint(call)
 
-        return _described(route._replace(endpoint=guarded), allow)
+        return describing(route._replace(endpoint=guarded), str(allow))
 
     def of_command(self, route: Route, handler: Handler, *, in_path: bool = True) -> Route:
         """The route of a command: what its path and her who asks don't settle is left for `settle`.
@@ -72,23 +78,32 @@ class Gate:
         allow = handler.allow
         if allow is None or isinstance(allow, Anyone):
             return route
-        check, endpoint, early = Check(self, allow), route.endpoint, _told_by_path(handler.command) if in_path else ()
+        check, endpoint, is_open = Check(self, allow), route.endpoint, not self._context.reach.rules
+        early = _told_by_path(handler.command) & {*path_parameters(route.template)} if in_path else frozenset()
 
         async def guarded(call: Call) -> None:
+            if is_open and is_local(call):
+                await endpoint(call)
+                return
             asked = call.asked = await self._asking(call)
-            found = await check(asked, _of_path(call, early))
-            if found is False:
-                raise self.refused(asked)
+            found = check.decide(asked.caller, _of_path(call, early) if early else _unknown, NOTHING)
+            if found is None and not check.needs_values:
+                found = await check.ask(asked, _unknown, None)
             if found is None:
                 call.pending = check
+            elif not found:
+                raise self.refused(asked)
             await endpoint(call)
 
-        return _described(route._replace(endpoint=guarded), allow)
+        return describing(route._replace(endpoint=guarded), str(allow))
 
-    async def settle(self, call: Call, command: AnyCommand) -> None:
+    async def settle(self, pending: Check, asked: AskedBy, command: AnyCommand) -> None:
         """Ask what was left open, now that the command is known. Raises Unauthenticated or Rejected (403)."""
-        asked = await self._asking(call)
-        if call.pending is None or not await call.pending(asked, _of_command(command), is_whole=True, command=command):
+        values = _of_command(command)
+        found = pending.decide(asked.caller, values, NOTHING)
+        if found is None:
+            found = await pending.ask(asked, values, command)
+        if not found:
             raise self.refused(asked)
 
     def of_upload(self, route: Route, allow: Rule | None, values_of: ValuesOf, handler: Handler) -> Route:
@@ -124,37 +139,38 @@ class Gate:
 
 
 class Check:
-    """A rule, ready to be asked: yes, no, or None for what can't be said yet."""
+    """A rule, ready to be asked. `needs_values`: it looks at what is asked for, and not only at her who asks.
+
+    `decide` says yes, no, or None for what can't be said without its functions.
+    """
 
     def __init__(self, gate: Gate, allow: Rule) -> None:
         self._gate = gate
-        self._decide = allow.decide()
         self._functions = [each for each in allow.inner() if isinstance(each, Asked)]
+        self.decide = allow.decide()
+        self.needs_values = any(
+            isinstance(each, OfField) or (isinstance(each, Asked) and each.waits) for each in allow.inner()
+        )
 
-    async def __call__(
-        self, asked: AskedBy, values: Values = _unknown, *, is_whole: bool = False, command: AnyCommand | None = None
-    ) -> bool | None:
-        """`is_whole`: `values` knows every field, and the command is known where there is one."""
-        found = self._decide(asked.caller, values, NOTHING)
-        if found is not None or not self._functions:
-            return found
+    async def ask(self, asked: AskedBy, values: Values, command: AnyCommand | None) -> bool | None:
+        """What it says with its functions, of which those are called that it still needs."""
+        found = self.decide(asked.caller, values, NOTHING)
         told: dict[Rule, bool] = {}
         for function in self._functions:
-            if function.waits and not is_whole:
-                continue
-            told[function] = await self._gate.ask(function, asked, values, command)
-            if (found := self._decide(asked.caller, values, told)) is not None:
+            if found is not None:
                 break
+            told[function] = await self._gate.ask(function, asked, values, command)
+            found = self.decide(asked.caller, values, told)
         return found
 
 
 NOTHING: Mapping[Rule, bool] = {}
 
 
-def _told_by_path(command: type[AnyCommand]) -> Collection[str]:
+def _told_by_path(command: type[AnyCommand]) -> frozenset[str]:
     """The fields whose text in a path is what the command will have; all others may be read as something else."""
     if not issubclass(command, msgspec.Struct) or hasattr(command, "__post_init__"):
-        return ()
+        return frozenset()
     return frozenset(each.name for each in fields_of(command) if isinstance(type_info(each.type), StrType))
 
 
@@ -164,25 +180,9 @@ def _of_path(call: Call, early: Collection[str]) -> Values:
 
 
 def _of_command(command: AnyCommand) -> Values:
-    """The fields of a command; an optional one that was not given is nobody's."""
-
-    def value(name: str) -> object:
-        found = attrgetter(name)(command)
-        return None if found is msgspec.UNSET else found
-
-    return value
+    """The fields of a command; one that was not given stays unknown, and so is nobody's."""
+    return partial(_field, command)
 
 
-def _described(route: Route, allow: Rule) -> Route:
-    """The route, whose description says who may take it."""
-    describe = route.describe
-    if describe is None:
-        return route
-
-    def described() -> Operation:
-        operation = describe()
-        refusals = {str(status): {"$ref": f"#/components/responses/{status}"} for status in (401, 403)}
-        responses = {**refusals, **operation["responses"]}
-        return {**operation, "responses": responses, "x-chimera-allow": str(allow)}
-
-    return route._replace(describe=described)
+def _field(command: AnyCommand, name: str) -> object:
+    return attrgetter(name)(command) if "." in name else getattr(command, name)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from chimera.caller import Request
+from chimera.core.context import Reach
 from chimera.errors import DeclarationError
 from chimera.forms import names_of_fields
 from chimera.messages import AnyCommand, type_at
@@ -59,10 +60,12 @@ def has_rules(service: Service) -> bool:
     return any(each.allow is not None for each in passages(service))
 
 
-def who_may(services: Iterable[Service]) -> str:
+def who_may(services: Iterable[Service], reach: Reach) -> str:
     """What is said at the start of services that are open to all, in a line; empty where none is."""
+    if not reach.rules:
+        return "anyone, everything: no rule is asked (--open)"
     opened = [service.name for service in services if any(passages(service)) and not has_rules(service)]
-    return f"who may: anyone, everything of {', '.join(opened)}; no rule is declared there (allow=)" if opened else ""
+    return f"anyone, everything of {', '.join(opened)}; no rule is declared there (allow=)" if opened else ""
 
 
 def check_rules(service: Service) -> None:

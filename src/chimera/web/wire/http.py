@@ -84,7 +84,7 @@ class Call(msgspec.Struct):
     """How the service gives its errors."""
     asked: AskedBy | None = None
     """Who asks, once that was found out."""
-    pending: Callable[..., Awaitable[bool | None]] | None = None
+    pending: Any = None
     """What is left to be asked of the rule, once the command is known."""
     root: str = ""
     """The path, percent-encoded, below which all is served, as links need it; empty where nothing is mounted."""

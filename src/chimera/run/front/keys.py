@@ -1,0 +1,51 @@
+"""The settings of who may reach what Chimera adds below `/_chimera/`: keys of the fleet and of operators."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+SHORTEST_KEY = 32
+FILE = "file:"
+MADE = 'one is made by: python -c "import secrets; print(secrets.token_hex(32))"'
+
+
+class Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Keys of a group: each a text of 32 characters or more, or `file:` and the path of a file with some.
+
+    The first one is used, all are known: a key is changed by putting the new one first, everywhere, and removing the
+    old one after that. In a variable, or a file, they stand apart by spaces, commas or lines.
+    """
+
+    keys: list[str] | str = []
+
+    def read(self, folder: Path) -> tuple[str, ...]:
+        """The keys as they are; paths are found from a folder. Raises ValueError, and OSError."""
+        found: list[str] = []
+        for each in _apart(self.keys) if isinstance(self.keys, str) else self.keys:
+            found += _apart((folder / each.removeprefix(FILE)).read_text()) if each.startswith(FILE) else [each]
+        for each in found:
+            if len(each) < SHORTEST_KEY:
+                raise ValueError(f"a key has {len(each)} characters; at least {SHORTEST_KEY}: {MADE}")
+        return tuple(dict.fromkeys(found))
+
+
+class FleetKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Keys of the fleet. `passing`: the one of the processes of one `chimera up`, where there is no other.
+
+    It ends with them: it is for tokens, and nothing that is kept bears its mark.
+    """
+
+    passing: str = ""
+
+
+class OperatorKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """Keys of operators. `role`: callers who have it are operators too, where a service tells who asks."""
+
+    role: str = "operator"
+
+
+def _apart(text: str) -> list[str]:
+    return [each for each in re.split(r"[\s,]+", text) if each]
