@@ -96,10 +96,10 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 32
+    assert values["names in the root folder"] <= 34
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
-    assert values["longest import chain"] <= 20
+    assert values["longest import chain"] <= 21
     assert len([name for name in figures["longest import chain"].items if room_of(name) != "chimera.testing"]) <= 17
     assert values["largest file, all of src"] <= 500
 
@@ -153,6 +153,7 @@ DECLARING = {
             "entities",
             "errors",
             "finding",
+            "reads",
             "folds",
             "forms",
             "messages",
@@ -164,7 +165,18 @@ DECLARING = {
     ),
     *(
         f"chimera.{name}"
-        for name in ("forms", "parts", "ports", "reader", "service", "signature", "supplies", "transaction", "unique")
+        for name in (
+            "forms",
+            "parts",
+            "ports",
+            "reader",
+            "service",
+            "signature",
+            "supplies",
+            "transaction",
+            "unique",
+            "versions",
+        )
     ),
 }
 ASKING = {
@@ -277,6 +289,7 @@ WHOLE = {
     "conftest.py",
     "docs",
     "e2e",
+    "evolution",
     "marketplace",
     "mortal.py",
     "support.py",

@@ -20,7 +20,7 @@ from chimera.core.names import COMMANDS
 from chimera.entities import Entity, table_of
 from chimera.messages import Message
 from chimera.ports import Store, Tip, WriteSession
-from chimera.share.changes import SharedChange
+from chimera.share.digests import SharedChange
 from chimera.testing.broken import WrappedSession, WrappedStore
 from chimera.transaction import Unit
 from tests.support import (

@@ -24,11 +24,12 @@ from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, ModelCommand, ModelEvent, Position
 from chimera.parts import Borrow, Borrowed, Handling, NewId, rule
 from chimera.reader import Lagging, ListPage, Reader
+from chimera.reads import Reads
 from chimera.replies import Cookie, Problem, Reply, ServerEvent, ServerEvents, Stream, redirect
 from chimera.rules import Rule, anyone, owner_of, role, scope, somebody, tenant_of
 from chimera.service import Service
 from chimera.supplies import Work
-from chimera.transaction import Reads, Transaction
+from chimera.transaction import Transaction
 from chimera.unique import Unique
 
 __all__ = [

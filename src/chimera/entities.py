@@ -213,6 +213,22 @@ class Reserved(Entity, key="digest", table="chimera_reserved"):
         return self.until is not None and self.until <= now
 
 
+class Snapshot(Entity, key=("entity", "key"), table="chimera_snapshots"):
+    """An event-sourced entity as it was after an event of its key, so that only what follows is folded.
+
+    `number`: that of the event. `code`: the fingerprint of the fold; other code folds all of it again. `data`: JSON,
+    empty where there was no entity.
+    """
+
+    __guarded__: ClassVar[bool] = False
+
+    entity: str
+    key: str
+    number: int
+    code: str
+    data: bytes
+
+
 @cache
 def table_of(entity: type[Entity]) -> Table:
     """The table of an entity class. Raises DeclarationError when the class names no key."""

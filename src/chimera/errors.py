@@ -18,8 +18,9 @@ ChimeraError
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -33,6 +34,15 @@ class FieldError(msgspec.Struct, frozen=True):
 
 class ChimeraError(Exception):
     """The base of every error of this library."""
+
+
+class Unreadable(Exception):  # noqa: N818 - what a message is
+    """This code can't read a message: it knows no such type, or the data break what the type declares.
+
+    `elsewhere`: a write head that lives runs code that can.
+    """
+
+    elsewhere = False
 
 
 class DeclarationError(ChimeraError):
@@ -147,3 +157,24 @@ def at_line(path: str, line: int) -> str:
     except ValueError:  # another drive
         near = path
     return f"{path if near.startswith('..') else near}:{line}"
+
+
+def line_of(function: Callable[..., object]) -> str:
+    """The file and line of a function."""
+    return at_line(function.__code__.co_filename, function.__code__.co_firstlineno)
+
+
+def line_outside(packages: Collection[str]) -> str:
+    """The file and line that is running now, outside of these packages."""
+    frame = inspect.currentframe()
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+        frame = frame.f_back
+    return at_line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
+
+
+def class_at(class_: type) -> str:
+    """The file and line of a class; its module and name where there is no source."""
+    try:
+        return at_line(inspect.getsourcefile(class_) or "", inspect.getsourcelines(class_)[1])
+    except (OSError, TypeError):
+        return f"{class_.__module__}.{class_.__qualname__}"

@@ -12,14 +12,40 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
+from functools import cached_property
+from hashlib import sha256
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from chimera.errors import DeclarationError
-from chimera.forms import AnyDocument, Decodes, decoder_of, fields_of, is_declared, names_of_fields
-from chimera.messages import AnyEvent, Message
+from chimera.forms import (
+    AnyDocument,
+    Decodes,
+    cached,
+    fields_of,
+    is_declared,
+    is_model,
+    model_schema,
+    names_of_fields,
+    old_form_of,
+    readers_of,
+)
+from chimera.messages import AnyEvent, Evolving, Message
 from chimera.rules import Rule
-from chimera.signature import KeyOf, Page, declared_at, hints_of, located, name_of, texts_of, typed_key
+from chimera.signature import (
+    KeyOf,
+    Page,
+    declared_at,
+    described,
+    hints_of,
+    located,
+    name_of,
+    name_of_type,
+    texts_of,
+    typed_key,
+)
 
 Doc = TypeVar("Doc", bound=AnyDocument)
 Ev = TypeVar("Ev", bound=AnyEvent)
@@ -44,7 +70,10 @@ DELETED = _Deleted()
 
 
 class Fold(Generic[Doc_co]):
-    """A document type and, for each event, a pure function that folds the event into the document."""
+    """A document type and, for each event, a pure function that folds the event into the document.
+
+    `snapshot`: an event-sourced entity is kept after so many events, 0 for never. `version`: see `fingerprint_parts`.
+    """
 
     def __init__(self, document: type[Doc_co], key: str) -> None:
         if key not in names_of_fields(document):
@@ -54,6 +83,8 @@ class Fold(Generic[Doc_co]):
         self.key = key
         self.key_type = _hint_of(document, key)
         self._typed_key = typed_key(self.key_type, f"{declared_at()}: {document.__name__}.{key}, its key,")
+        self.version: str | int = ""
+        self.snapshot = 0
         self.steps: dict[type[AnyEvent], tuple[KeyOf, Function]] = {}
         self.is_keyed_as_events = True
         """True as long as each document's key is that of the events that touch it."""
@@ -87,6 +118,54 @@ class Fold(Generic[Doc_co]):
     def sources(self) -> set[str]:
         """The services whose events are folded."""
         return {event.__source__ for event in self.steps}
+
+    @cached_property
+    def code(self) -> str:
+        """The fingerprint of what is folded how; for whoever looks when all is declared."""
+        return sha256("\n".join(fingerprint_parts(self)).encode()).hexdigest()[:16]
+
+
+def fingerprint_parts(fold: Fold[Any]) -> list[str]:
+    """Texts that are the same as long as a fold is: of its version, key, document, events, and their functions.
+
+    They don't tell what a function calls or reads elsewhere: that is what `version` is for.
+    """
+    steps = [
+        " ".join([event.wire_type(), described(key_of), described(step), *upgrades_of(event)])
+        for event, (key_of, step) in fold.steps.items()
+    ]
+    return [repr(fold.version), fold.key, schema_text(fold.document), *sorted(steps)]
+
+
+def upgrades_of(message: type[Evolving]) -> list[str]:
+    """Texts that tell how older versions of a message are read; none where it is at its first."""
+    upgrades = sorted(message.__upgrades__.items())
+    return [f"{version} {described(each)} {schema_text(old_form_of(each))}" for version, each in upgrades]
+
+
+@cached
+def schema_text(document: type) -> str:
+    """A text that is the same as long as the JSON of a type is."""
+    try:
+        schema = msgspec.json.schema(document, schema_hook=_schema_inside)
+    except TypeError:  # a default that is no JSON
+        fields = fields_of(document)
+        return repr([(field.encode_name, str(field.type), described(field.default)) for field in fields])
+    return repr(_without_prose(schema))
+
+
+def _schema_inside(type_: type) -> dict[str, object]:
+    return model_schema(type_) if is_model(type_) else {"type": name_of_type(type_)}
+
+
+def _without_prose(schema: object) -> object:
+    if isinstance(schema, dict):
+        return {
+            name: _without_prose(value)
+            for name, value in schema.items()
+            if not (name in ("title", "description") and isinstance(value, str))
+        }
+    return [_without_prose(each) for each in schema] if isinstance(schema, list) else schema
 
 
 ListKind = Literal["text", "integer", "real", "boolean", "time"]
@@ -369,9 +448,9 @@ class Folder(Generic[Doc]):
     def __init__(self, fold: Fold[Doc]) -> None:
         self._fold = fold
         self.steps = {
-            type_: Step(decoder_of(event), key_of, function)
+            type_: Step(reader, key_of, function)
             for event, (key_of, function) in fold.steps.items()
-            for type_ in event.wire_types()
+            for type_, reader in readers_of(event, event.__source__).items()
         }
 
     def keys(self, step: Step, event: AnyEvent) -> list[str]:
@@ -386,9 +465,8 @@ class Folder(Generic[Doc]):
             return None
         return before if after is None else after
 
-    def fold(self, key: str, messages: Iterable[Message]) -> Doc | None:
-        """The document of one key after these messages; None when none of them touched it."""
-        document: Doc | None = None
+    def fold(self, key: str, messages: Iterable[Message], document: Doc | None = None) -> Doc | None:
+        """The document of one key after these messages; None when none of them touched it, nor any before."""
         for message in messages:
             step = self.steps.get(message.type)
             if step is not None:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
 import msgspec
 from msgspec.structs import FieldInfo
 
-from chimera.errors import DeclarationError, FieldError, Unfit
+from chimera.errors import DeclarationError, FieldError, Unfit, class_at, line_of
+from chimera.versions import gap_of, version_of
 
 Read = TypeVar("Read")
 Read_co = TypeVar("Read_co", covariant=True)
@@ -129,6 +130,54 @@ def _decoder_of(type_: type) -> Decodes[Any]:
 def encoder_of(order: Order = None) -> msgspec.json.Encoder:
     """What writes values of any type as JSON. `order`: as msgspec's, so that equal values are equal bytes."""
     return msgspec.json.Encoder(order=order, enc_hook=_written if order is None else _written_in_order)
+
+
+@cached
+def readers_of(message: type[Read], service: str) -> Mapping[str, Decodes[Read]]:
+    """What reads a command or an event of a service, by type: every version of it, under every name.
+
+    This is the one place where the bytes of an older version become what the class is now. Raises DeclarationError
+    where the version after one is not known.
+    """
+    declared, newest = typing.cast("Any", message), decoder_of(message)
+    if fault := gap_of(message.__name__, declared.__version__, declared.__upgrades__):
+        raise DeclarationError(f"{class_at(message)}: {fault}")
+    return {
+        type_: newest
+        if (version := version_of(type_)) == declared.__version__
+        else _UpgradingDecoder(
+            newest, [(each, declared.__upgrades__[each]) for each in range(version, declared.__version__)]
+        )
+        for type_ in declared.types_in(service)
+    }
+
+
+class _UpgradingDecoder:
+    """Reads an older version of a message: each function makes the next one, and the last of them is read as it is."""
+
+    def __init__(self, newest: Decodes[Any], upgrades: Sequence[tuple[int, Callable[[Any], Any]]]) -> None:
+        self._newest = newest
+        self._steps = [(version, upgrade, old_form_of(upgrade)) for version, upgrade in upgrades]
+
+    def decode(self, data: bytes, /) -> Any:
+        for version, upgrade, old in self._steps:
+            before: Any = decoder_of(old).decode(data)
+            try:
+                data = encode(upgrade(before))
+            except Exception as error:
+                place = f"version {version} can't be upgraded ({line_of(upgrade)})"
+                raise msgspec.ValidationError(f"{place}: {type(error).__name__}: {error}") from error
+        return self._newest.decode(data)
+
+
+def old_form_of(upgrade: Callable[[Any], Any]) -> type:
+    """The type that an upgrade is given: that of its parameter, where it is a struct, a dataclass or a model."""
+    try:
+        hints = typing.get_type_hints(upgrade)
+    except NameError:
+        hints = {}
+    told: Any = next((hint for name, hint in hints.items() if name != "return"), None)
+    return told if is_declared(told) else dict
 
 
 class Mismatch(msgspec.ValidationError):

@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any, ClassVar, NamedTuple, Self, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import msgspec
 
 from chimera.caller import LONGEST_METADATA
-from chimera.errors import DeclarationError, at_line
+from chimera.errors import DeclarationError, line_of, line_outside
+from chimera.versions import Unknown, Upgrades, fault_of, fault_of_upgrade, type_of, types_of_all
 
 MAX_KEY = 255
 """Characters that a key may have: as many as every engine can index."""
@@ -28,6 +29,9 @@ MAX_NAME = 100
 
 RenamedFrom = str | Sequence[str]
 """The name under which something is stored and sent, and stays so; of several, the first one."""
+
+Upgrade = TypeVar("Upgrade", bound=Callable[..., Any])
+_MAKERS = ("chimera", "pydantic", "abc", "dataclasses")
 
 _UNFIT = re.compile(r"[\s~:/@\"'`]|^share\.|^$")
 
@@ -68,14 +72,20 @@ class KeyedMeta(msgspec.StructMeta):
         name: str | None = None,
         renamed_from: RenamedFrom = (),
         unique: Sequence[Any] | None = None,
+        version: int = 1,
+        unknown: Unknown | None = None,
         **config: Any,
     ) -> KeyedMeta:
         declared = {"__key_fields__": key, "__source__": source, "__table__": table, "__unique__": unique}
         if unique is not None and not any(hasattr(base, "__unique__") for base in bases):
-            raise DeclarationError(
-                f"{class_name}: only rows can be unique, as in: class …(Entity, …, unique={unique!r})"
-            )
+            _check(class_name, f"only rows can be unique, as in: class …(Entity, …, unique={unique!r})")
         namespace["__names__"] = names_of(class_name, name or table, renamed_from)
+        if (version != 1 or unknown) and not any(issubclass(base, Evolving) for base in bases):
+            _check(class_name, "version= and unknown= are of commands and events; leave them out")
+        _check(class_name, fault_of(version, unknown))
+        namespace["__version__"], namespace["__upgrades__"] = version, {}
+        if unknown is not None:
+            config["forbid_unknown_fields"] = unknown == "refuse"
         for attribute, value in declared.items():
             if value is not None:
                 fields = (value,) if attribute == "__key_fields__" and isinstance(value, str) else value
@@ -94,12 +104,48 @@ def _check_key_fields(struct: KeyedMeta, key: str | tuple[str, ...] | None, *, m
             )
 
 
-class AnyCommand:
-    """A command, whatever its values are made of: see `Command` and `ModelCommand`."""
+def _check(what: str, fault: str) -> None:
+    if fault:
+        raise DeclarationError(f"{what}: {fault}")
+
+
+class Evolving:
+    """A message whose class says which version of it is sent, and how those before it are read."""
 
     __slots__ = ()
     __names__: ClassVar[tuple[str, ...]] = ()
+    __version__: ClassVar[int] = 1
+    __upgrades__: ClassVar[Upgrades] = {}
+    __closed__: ClassVar[bool] = False
     __key_fields__: ClassVar[tuple[str, ...]] = ()
+    __source__: ClassVar[str] = ""
+
+    @classmethod
+    def upgrade(cls, version: int) -> Callable[[Upgrade], Upgrade]:
+        """Read this version by the decorated function, which makes the next one of it: `@OrderPlaced.upgrade(1)`.
+
+        It is given the JSON as a dict, or as the type that its parameter has, and returns what is written as the next
+        version's JSON. Raises DeclarationError for a version that never was, or that is upgraded already.
+        """
+
+        def declare(function: Upgrade) -> Upgrade:
+            places = {each: line_of(known) for each, known in cls.__upgrades__.items()}
+            _check(f"{line_of(function)}: {cls.__name__}", fault_of_upgrade(function, version, cls.__version__, places))
+            cls.__upgrades__[version] = function
+            return function
+
+        return declare
+
+    @classmethod
+    def types_in(cls, service: str) -> list[str]:
+        """The CloudEvents types that are read as this message of a service, the one that is sent first."""
+        return types_of_all(service, cls.__names__, cls.__version__)
+
+
+class AnyCommand(Evolving):
+    """A command, whatever its values are made of: see `Command` and `ModelCommand`."""
+
+    __slots__ = ()
 
     @property
     def key(self) -> str:
@@ -107,13 +153,10 @@ class AnyCommand:
         return str(attrgetter(self.__key_fields__[0])(self))
 
 
-class AnyEvent:
+class AnyEvent(Evolving):
     """An event, whatever its values are made of: see `Event` and `ModelEvent`."""
 
     __slots__ = ()
-    __names__: ClassVar[tuple[str, ...]] = ()
-    __key_fields__: ClassVar[tuple[str, ...]] = ()
-    __source__: ClassVar[str] = ""
 
     @property
     def key(self) -> str:
@@ -123,12 +166,12 @@ class AnyEvent:
     @classmethod
     def wire_type(cls) -> str:
         """The CloudEvents type, such as `orders.OrderPlaced`."""
-        return f"{cls.__source__}.{cls.__names__[0]}"
+        return type_of(cls.__source__, cls.__names__[0], cls.__version__)
 
     @classmethod
     def wire_types(cls) -> list[str]:
         """The CloudEvents types that are read as this event, the one that is sent first."""
-        return [f"{cls.__source__}.{name}" for name in cls.__names__]
+        return cls.types_in(cls.__source__)
 
 
 def type_at(command: type, field: str) -> Any:
@@ -158,7 +201,8 @@ class Command(Keyed, AnyCommand, forbid_unknown_fields=True):
 
     Commands of one key are handled in the order in which they were accepted; of several fields, the first one says it.
     The key may be inside of another field: `key="order.order_id"`. Its name in the log is that of its class, or
-    `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`.
+    `name=`. Once it was sent, another class is the same command with `renamed_from="PlaceOrder"`. `version=`: as that
+    of an `Event`. Unknown fields are refused, or with `unknown="ignore"` passed over.
     """
 
 
@@ -166,67 +210,62 @@ class Event(Keyed, AnyEvent):
     """A fact, past tense: `class OrderPlaced(Event, source="orders", key="order_id")`.
 
     `source` is the service that owns the event. Events of one key keep their order everywhere.
-    Unknown fields are ignored when an event is read, so that an owner may add some. Its name in the journal is that of
-    its class, or `name=`. Once it was emitted, another class is the same event with `renamed_from="OrderPlaced"`: it is
-    read under either name, and sent under the old one.
+    Unknown fields are ignored when an event is read, so that an owner may add some; with `unknown="refuse"` it can't be
+    read. Its name in the journal is that of its class, or `name=`. Once it was emitted, another class is the same event
+    with `renamed_from="OrderPlaced"`: read under either name, and sent under the old one. `version=2`, where its data
+    have changed: then `@OrderPlaced.upgrade(1)` reads those of before.
     """
 
 
-class ModelCommand(AnyCommand):
-    """As `Command`, for a dataclass or a pydantic model: `class PlaceOrder(ModelCommand, BaseModel, key="order_id")`.
-
-    A dataclass has `@dataclass` above it. An unknown field is refused, unless a model's own `model_config` says
-    something else with `extra`.
-    """
-
-    __closed__: ClassVar[bool] = True
-
-    def __init_subclass__(
-        cls,
-        *,
-        key: str | tuple[str, ...] | None = None,
-        name: str | None = None,
-        renamed_from: RenamedFrom = (),
-        **more: Any,
-    ) -> None:
-        super().__init_subclass__(**more)
-        _declare(cls, key, name, renamed_from)
-
-
-class ModelEvent(AnyEvent):
-    """As `Event`, for a dataclass or a pydantic model, as `ModelCommand`.
-
-    `class OrderPlaced(ModelEvent, BaseModel, source="orders", key="order_id")`.
-    """
+class _Modelled(Evolving):
+    """A message that is a dataclass or a pydantic model: what is said beside its name, as structs say it."""
 
     def __init_subclass__(
         cls,
         *,
         source: str | None = None,
-        key: str | None = None,
+        key: str | tuple[str, ...] | None = None,
         name: str | None = None,
         renamed_from: RenamedFrom = (),
+        version: int | None = None,
+        unknown: Unknown | None = None,
         **more: Any,
     ) -> None:
+        """`@dataclass(slots=True)` makes a class once more, without saying them: then they stay."""
         super().__init_subclass__(**more)
-        _declare(cls, key, name, renamed_from)
+        at = line_outside(_MAKERS)
+        try:
+            if "__names__" not in vars(cls) or name or renamed_from:
+                cls.__names__ = names_of(cls.__name__, name, renamed_from)
+            _check(cls.__name__, fault_of(1 if version is None else version, unknown))
+            if "__upgrades__" not in vars(cls):
+                cls.__version__, cls.__upgrades__ = version or 1, {}
+            if key is not None:
+                cls.__key_fields__ = (key,) if isinstance(key, str) else key
+                _check_annotated(cls, cls.__key_fields__)
+        except DeclarationError as error:
+            raise DeclarationError(f"{at}: {error}") from None
+        if unknown is not None:
+            cls.__closed__ = unknown == "refuse"
         if source is not None:
             cls.__source__ = source
 
 
-def _declare(
-    cls: type[AnyCommand | AnyEvent], key: str | tuple[str, ...] | None, name: str | None, renamed_from: RenamedFrom
-) -> None:
-    """Note the names and the key of a class. `@dataclass(slots=True)` makes it once more, without saying them."""
-    at = _declared_at()
-    try:
-        if "__names__" not in vars(cls) or name or renamed_from:
-            cls.__names__ = names_of(cls.__name__, name, renamed_from)
-        if key is not None:
-            cls.__key_fields__ = (key,) if isinstance(key, str) else key
-            _check_annotated(cls, cls.__key_fields__)
-    except DeclarationError as error:
-        raise DeclarationError(f"{at}: {error}") from None
+class ModelCommand(_Modelled, AnyCommand):
+    """As `Command`, for a dataclass or a pydantic model: `class PlaceOrder(ModelCommand, BaseModel, key="order_id")`.
+
+    A dataclass has `@dataclass` above it. An unknown field is refused, unless `unknown="ignore"`, or a model's own
+    `model_config` says something else with `extra`.
+    """
+
+    __closed__: ClassVar[bool] = True
+
+
+class ModelEvent(_Modelled, AnyEvent):
+    """As `Event`, for a dataclass or a pydantic model, as `ModelCommand`.
+
+    `class OrderPlaced(ModelEvent, BaseModel, source="orders", key="order_id")`.
+    """
 
 
 def _check_annotated(cls: type, key: Iterable[str]) -> None:
@@ -237,17 +276,6 @@ def _check_annotated(cls: type, key: Iterable[str]) -> None:
     if wrong := [field for field in key if field.partition(".")[0] not in fields]:
         known = ", ".join(name for name in fields if not name.startswith("_")) or "none"
         raise DeclarationError(f"{cls.__name__} has no field {wrong[0]!r} to be its key; its fields are: {known}")
-
-
-def _declared_at() -> str:
-    """The file and line of the class that is made now, below those who make it."""
-    frame = inspect.currentframe()
-    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _MAKERS:
-        frame = frame.f_back
-    return at_line(frame.f_code.co_filename, frame.f_lineno) if frame is not None else ""
-
-
-_MAKERS = ("chimera", "pydantic", "abc", "dataclasses")
 
 
 def types_of(source: str, of: type[AnyEvent] = AnyEvent) -> set[str]:

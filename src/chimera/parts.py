@@ -9,8 +9,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from chimera.caller import Caller, Request
 from chimera.errors import DeclarationError
-from chimera.forms import AnyDocument, cached
+from chimera.forms import AnyDocument, cached, is_declared
 from chimera.messages import AnyCommand, AnyEvent, type_at
 from chimera.rules import Decide, Rule
 from chimera.signature import Key, KeyOf, Page, Signature, is_list, signature_of, type_name
@@ -278,3 +279,25 @@ def rule(function: Callable[..., Awaitable[bool]]) -> Rule:
             f"{signature.at} returns {type_name(said) if said else 'nobody knows what'}; a rule says yes or no: -> bool"
         )
     return Asked(signature)
+
+
+def reaction_signature(function: Callable[..., Any], events: Sequence[type[AnyEvent]], *, batch: bool) -> Signature:
+    """The signature of a function that reacts to these events. Raises DeclarationError for one that can't."""
+    signature = signature_of(function, 1)
+    hint = signature.hints.get(signature.first[0])
+    one = hint if isinstance(hint, type) and is_declared(hint) else None
+    if batch and one:
+        raise DeclarationError(
+            f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{type_name(hint)}]"
+        )
+    if one and not all(issubclass(event, one) for event in events):
+        raise DeclarationError(
+            f"{signature.at}: it is declared on {', '.join(map(type_name, events))} and takes {type_name(one)}; "
+            "make them one"
+        )
+    for need in signature.needs:
+        if need.type is Request or (need.type is Caller and (batch or not need.optional)):
+            what = "an event has no request" if need.type is Request else "an event may have come from nobody"
+            instead = "" if batch or need.type is Request else f"; write: {need.name}: Caller | None"
+            raise DeclarationError(f"{signature.at}: it can't need {type_name(need.type)}: {what}{instead}")
+    return signature

@@ -14,9 +14,9 @@ from chimera.forms import AnyDocument, decoder_of
 from chimera.messages import Position
 from chimera.parts import Borrow, Borrowed, Mode
 from chimera.ports import Session
+from chimera.reads import Reads
 from chimera.service import Service
 from chimera.signature import AnyKey, Key, by_key, texts_of
-from chimera.transaction import Reads
 
 Doc = TypeVar("Doc", bound=AnyDocument)
 Item = TypeVar("Item")

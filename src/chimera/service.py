@@ -11,7 +11,7 @@ from chimera.caller import Caller, Request
 from chimera.entities import Entity, table_name, table_of
 from chimera.errors import DeclarationError
 from chimera.folds import Absent, Fold, View, check_not_unique, key_of_event
-from chimera.forms import AnyDocument, is_declared, names_of_fields
+from chimera.forms import AnyDocument, names_of_fields
 from chimera.messages import AnyCommand, AnyEvent, RenamedFrom, names_of, type_at, types_of
 from chimera.parts import (
     AS_SET,
@@ -30,6 +30,7 @@ from chimera.parts import (
     check_plain,
     check_route,
     path_parameters,
+    reaction_signature,
 )
 from chimera.replies import ServerEvents, Stream
 from chimera.rules import Rule
@@ -40,10 +41,10 @@ from chimera.signature import (
     located,
     name_of,
     signature_of,
-    type_name,
     typed_key,
 )
 from chimera.supplies import Supplies
+from chimera.versions import gave_up
 
 Doc = TypeVar("Doc", bound=AnyDocument)
 AnyEntity = TypeVar("AnyEntity", bound=Entity)
@@ -101,9 +102,16 @@ class Service(Supplies):
         self.entities[entity] = None
         return entity
 
-    def event_sourced(self, document: type[Doc], *, key: str) -> Fold[Doc]:
-        """Declare an entity whose state is folded from its own events in the journal: `tx.load(document, key)`."""
+    def event_sourced(self, document: type[Doc], *, key: str, snapshot: int = 0, version: str | int = "") -> Fold[Doc]:
+        """Declare an entity whose state is folded from its own events in the journal: `tx.load(document, key)`.
+
+        `snapshot=100`: after so many events more it is kept as it is, and what follows is folded onto that, as long as
+        the code is the same; `version` tells what is not seen of it, as that of a view.
+        """
         fold = Fold(document, key)
+        if type(snapshot) is not int or snapshot < 0:
+            raise DeclarationError(f"{declared_at()}: snapshot={snapshot!r} is no number of events, such as 100")
+        fold.snapshot, fold.version = snapshot, version
         self.folds[document] = fold
         return fold
 
@@ -137,9 +145,9 @@ class Service(Supplies):
     def reads(self, type_: str) -> bool:
         """True for a type in this service's journal that a class is read from, or that was given up, or of a share."""
         if type_ not in self._read and type_.startswith(f"{self.name}."):
-            given_up = {f"{self.name}.{name}" for name in self.forgot.get("events", ())}
-            self._read = types_of(self.name) | given_up
-        return type_ in self._read or type_.startswith(f"{self.name}.share.") or not type_.startswith(f"{self.name}.")
+            self._read = types_of(self.name)
+        others = type_.startswith(f"{self.name}.share.") or not type_.startswith(f"{self.name}.")
+        return others or type_ in self._read or gave_up(self.forgot, type_)
 
     def include_object(self, what: Any, name: str | None, kind: str, reflected: bool, compare_to: object) -> bool:
         """For Alembic: `context.configure(…, include_object=shop.include_object)` keeps autogenerate to your tables.
@@ -413,7 +421,7 @@ class Service(Supplies):
         def declare(function: AnyFunction) -> AnyFunction:
             if start is not None and start not in STARTS:
                 raise DeclarationError(f"{located(function)}: start is one of {', '.join(STARTS)}, not {start!r}")
-            signature = _reaction_signature(function, events, batch=batch)
+            signature = reaction_signature(function, events, batch=batch)
             stored, *also = names_of(name_of(function), name, renamed_from)
             taken = {name for each in self.reactions.values() for name in each.tables}
             built = _rebuildable(signature.at, start, *tables, taken)
@@ -427,27 +435,6 @@ class Service(Supplies):
         if name in declared:
             raise DeclarationError(f"service {self.name} already has a {word} {name!r}")
         declared[name] = what
-
-
-def _reaction_signature(function: Callable[..., Any], events: Sequence[type[AnyEvent]], *, batch: bool) -> Signature:
-    signature = signature_of(function, 1)
-    hint = signature.hints.get(signature.first[0])
-    one = hint if isinstance(hint, type) and is_declared(hint) else None
-    if batch and one:
-        raise DeclarationError(
-            f"{signature.at}: it is handed a batch; write: {signature.first[0]}: list[{type_name(hint)}]"
-        )
-    if one and not all(issubclass(event, one) for event in events):
-        raise DeclarationError(
-            f"{signature.at}: it is declared on {', '.join(map(type_name, events))} and takes {type_name(one)}; "
-            "make them one"
-        )
-    for need in signature.needs:
-        if need.type is Request or (need.type is Caller and (batch or not need.optional)):
-            what = "an event has no request" if need.type is Request else "an event may have come from nobody"
-            instead = "" if batch or need.type is Request else f"; write: {need.name}: Caller | None"
-            raise DeclarationError(f"{signature.at}: it can't need {type_name(need.type)}: {what}{instead}")
-    return signature
 
 
 def _typed_keys(signature: Signature) -> Callable[[str], Any] | None:

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -239,3 +240,47 @@ def typed_key(type_: Any, what: str) -> Callable[[str], Any] | None:
     if not issubclass(plain, _KEYS) or issubclass(plain, _NO_KEYS) or is_plain_enum:
         raise DeclarationError(f"{what} is a {plain.__name__}; a key is a str, an int, a UUID, a date or a StrEnum")
     return lambda text: msgspec.convert(text, type_, strict=False)
+
+
+_VALUES = (str, bytes, int, float, complex, bool, type(None), type(...))
+
+
+def described(value: object, within: tuple[int, ...] = ()) -> str:
+    """A text that is the same wherever the value is the same; of objects only their class."""
+    if isinstance(value, _VALUES):
+        return repr(value)
+    if id(value) in within:
+        return "itself"
+    deeper = (*within, id(value))
+    if isinstance(value, list | tuple):
+        return f"({','.join(described(each, deeper) for each in value)})"
+    if isinstance(value, set | frozenset):
+        return f"{{{','.join(sorted(described(each, deeper) for each in value))}}}"
+    if isinstance(value, dict):
+        pairs = [f"{described(key, deeper)}:{described(each, deeper)}" for key, each in value.items()]
+        return f"{{{','.join(sorted(pairs))}}}"
+    if isinstance(value, types.CodeType):
+        parts = (value.co_code, value.co_exceptiontable, value.co_names, value.co_argcount, value.co_consts)
+        return described(parts, deeper)
+    if isinstance(value, types.FunctionType):
+        return described((value.__code__, value.__defaults__, value.__kwdefaults__, _closed_over(value)), deeper)
+    if isinstance(value, types.MethodType):
+        return described((value.__func__, type(value.__self__)), deeper)
+    if isinstance(value, partial):
+        return described((value.func, value.args, value.keywords), deeper)
+    return name_of_type(value if isinstance(value, type) else type(value))
+
+
+def _closed_over(function: types.FunctionType) -> list[object]:
+    found: list[object] = []
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not assigned yet
+            found.append(...)
+    return found
+
+
+def name_of_type(type_: object) -> str:
+    """The name of a type with its module."""
+    return f"{getattr(type_, '__module__', '')}.{getattr(type_, '__qualname__', type(type_).__qualname__)}"

@@ -12,18 +12,18 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from chimera.caller import AskedBy, Request, caller_of
-from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Sought, Table, Where, Window, table_of
+from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Snapshot, Sought, Table, Where, Window, table_of
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
-from chimera.finding import Finding, Now, Reserving, Stored
-from chimera.folds import Folder
-from chimera.forms import AnyDocument, form_of
+from chimera.finding import Now, Reserving, Stored
+from chimera.forms import form_of
 from chimera.messages import MAX_KEY, AnyEvent, Chaining, Message, chain_of, partition_of
-from chimera.ports import Lends, Session, Tip, WriteSession
+from chimera.ports import Lends, Tip, WriteSession
+from chimera.reads import Reads
 from chimera.service import Service
 from chimera.unique import (
     ReservedChange,
@@ -35,7 +35,6 @@ from chimera.unique import (
 if TYPE_CHECKING:  # for those who have it
     from sqlalchemy.ext.asyncio import AsyncSession
 
-Kept = TypeVar("Kept", bound=AnyDocument)
 Slot = tuple[Table, Key]
 
 
@@ -50,69 +49,6 @@ class Pending(msgspec.Struct, frozen=True):
     traceparent: str = ""
     event: AnyEvent | None = None
     metadata: str = ""
-
-
-class Reads(Finding):
-    """The source of truth, to read: what queries and shares are given.
-
-    Whoever is not told the time sees what is reserved as the rows are, whatever its deadline: so shares do, whose
-    documents must be what rows make of them.
-    """
-
-    def __init__(self, service: Service, session: Session, now: Now | None = None) -> None:
-        self._service = service
-        self._session = session
-        self._time = now
-
-    @property
-    def dialect(self) -> str:
-        """The SQL that `execute` takes here: sqlite, postgresql, mysql, or empty where there is none."""
-        return self._session.dialect
-
-    async def load(self, entity: type[Kept], *key: object) -> Kept | None:
-        """The entity with this key, or None. An event-sourced one is folded from its events."""
-        if issubclass(entity, Entity):
-            row = await self._row(table := self._table(entity), table.key_for(key))
-            return None if row is None else cast("Kept", table_of(entity).from_row(row))
-        folder, history = self._folder(entity), await self._history(str(key[0]))
-        for message in history:
-            if message.type not in folder.steps and not self._service.reads(message.type):
-                raise ChimeraError(
-                    f"{entity.__name__} {str(key[0])!r} can't be folded: {message.position} is of type {message.type}, "
-                    "which this code does not know (an older build, or a class that was renamed); see docs/names.md"
-                )
-        return cast("Kept | None", folder.fold(str(key[0]), history))
-
-    async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
-        """Rows of a query in the store's own SQL."""
-        return await self._session.execute(sql, parameters)
-
-    async def _row(self, table: Table, key: Key) -> Row | None:
-        rows = await self._session.load(table, [key])
-        return rows[0] if rows else None
-
-    async def _find(self, table: Table, where: Where, window: Window) -> Sequence[Row]:
-        session = self._session
-        return await (session.find(table, where) if window == Window() else session.page(table, where, window))
-
-    async def _count(self, table: Table, where: Where, window: Window) -> int:
-        return await self._session.count(table, where, window.ranges)
-
-    async def _history(self, key: str) -> list[Message]:
-        return list(await self._session.history(partition_of(key, self._service.partitions), key))
-
-    def _table(self, entity: type[Entity]) -> Table:
-        if entity not in self._service.entities and entity.__guarded__:
-            raise ChimeraError(
-                f"service {self._service.name} does not declare the entity {entity.__name__}; "
-                f"add {self._service.name.replace('-', '_')}.entity({entity.__name__})"
-            )
-        return table_of(entity)
-
-    def _folder(self, document: type) -> Folder[AnyDocument]:
-        if document not in self._service.folds:
-            raise ChimeraError(f"{document.__name__} is neither an Entity nor declared with event_sourced(…)")
-        return Folder(self._service.folds[document])
 
 
 class Unit:
@@ -245,8 +181,8 @@ class UnitReads(Reads):
         super().__init__(unit.service, unit.session)
         self._unit = unit
 
-    async def _history(self, key: str) -> list[Message]:
-        return await super()._history(key) + self._unit.unnumbered(key)
+    async def _history(self, key: str, after: int = 0) -> list[Message]:
+        return await super()._history(key, after) + self._unit.unnumbered(key)
 
 
 class Transaction(Reads, Reserving):
@@ -402,11 +338,15 @@ class Transaction(Reads, Reserving):
             await self._flush()
             return await super()._count(table, where, window)
 
-    async def _history(self, key: str) -> list[Message]:
+    def _keep(self, snapshot: Snapshot | None) -> None:
+        if snapshot is not None:
+            self._unit.put(snapshot)
+
+    async def _history(self, key: str, after: int = 0) -> list[Message]:
         with self._unit.answering():
-            stored = await super()._history(key)
+            stored = await super()._history(key, after)
         partition = partition_of(key, self._service.partitions)
-        at = stored[-1].number if stored else 0
+        at = stored[-1].number if stored else after
         if self._unit.read_at.setdefault((partition, key), at) != at:
             raise Conflict(f"{key!r} has new events since it was read")
         return stored + self._unit.unnumbered(key, self._emitted)

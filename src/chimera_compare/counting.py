@@ -11,7 +11,7 @@ from chimera.adapters.http import HttpOwner
 from chimera.core.names import share_type
 from chimera.messages import Message
 from chimera.ports import Document, Fetched, Listing, Log, Move, Record, ViewStore
-from chimera.share.changes import SharedChange
+from chimera.share.digests import SharedChange
 from chimera.testing.broken import WrappedLog, WrappedViews
 from chimera_compare.figures import Counted
 from chimera_compare.services import OWNER, SHARE

@@ -24,7 +24,6 @@ from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
-from chimera.core.names import command_type
 from chimera.errors import Unavailable
 from chimera.messages import Message, partition_of
 from chimera.ports import Owner
@@ -159,7 +158,7 @@ async def _change(context: Context, pairs: Sequence[tuple[str, msgspec.Raw]], na
             Message(
                 f"{name}-{index}",
                 OWNER,
-                command_type(context.service.name, Change.__name__),
+                Change.types_in(context.service.name)[0],
                 key,
                 at,
                 msgspec.json.encode(Change(key, document)),

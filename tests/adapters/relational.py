@@ -20,7 +20,7 @@ from chimera.entities import Entity, InColumn, Row, Table, table_of
 from chimera.errors import Conflict, DeclarationError, SettingsError, Unavailable
 from chimera.messages import partition_of
 from chimera.ports import Document, Store
-from chimera.share.changes import SharedChange
+from chimera.share.digests import SharedChange
 from chimera.testing.contracts.bank import ACCOUNTS, EVERYTHING, PARTITIONS, TABLES, emitted, get, numbers, put
 from chimera.testing.engines import memory_engines
 from tests.support import make_context, message_of

@@ -123,4 +123,5 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_builds": "code reads",
         "chimera_reserved": "digest name holder probe until told",
         "chimera_tables": "reaction state report tables",
+        "chimera_snapshots": "entity key number code data",
     }

@@ -17,7 +17,8 @@ from chimera.messages import Message
 from chimera.parts import Share
 from chimera.run.write_head import WriteHead
 from chimera.service import Service
-from chimera.share.changes import SharedChange, shared_documents
+from chimera.share.changes import shared_documents
+from chimera.share.digests import SharedChange
 from chimera.share.owner import OwnStore
 from chimera.signature import signature_of
 from chimera.testing.waiting import eventually, running

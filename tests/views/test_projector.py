@@ -19,7 +19,7 @@ from chimera.core.timing import Limits
 from chimera.journal.feed import Batch, Feed
 from chimera.messages import Message, partition_of
 from chimera.ports import Checkpoint, Document, Listing, Move, ViewStore
-from chimera.share.changes import SharedChange
+from chimera.share.digests import SharedChange
 from chimera.testing.broken import WrappedViews
 from chimera.testing.kit.balance import recomputed
 from chimera.testing.waiting import eventually, running

@@ -23,11 +23,11 @@ from chimera.core.aio.coalesce import Coalescer
 from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
-from chimera.core.names import command_type
 from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
 from chimera.forms import Mismatch, decoder_of, fields_of, is_model
 from chimera.messages import MAX_KEY, AnyCommand, Message, partition_of
 from chimera.parts import Handler, is_made
+from chimera.versions import base_of
 
 DIRECT_BATCH = 200
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -70,7 +70,7 @@ class CommandDecoder:
     def __init__(self, context: Context, handler: Handler, path_fields: Sequence[str]) -> None:
         self._service = context.service
         self._clock = context.clock
-        self._type = command_type(context.service.name, handler.command.__names__[0])
+        self._type = handler.command.types_in(context.service.name)[0]
         self._key = handler.command.__key_fields__[0]
         self._path_fields = path_fields
         fields = fields_of(handler.command)
@@ -176,7 +176,7 @@ class CommandDecoder:
             raise Invalid(
                 "an Idempotency-Key is 1 to 255 visible ASCII characters", field="header.Idempotency-Key", status=400
             )
-        return command_id(self._type, idempotency_key, subject)
+        return command_id(base_of(self._type), idempotency_key, subject)
 
 
 class Intake:

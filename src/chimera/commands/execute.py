@@ -35,10 +35,10 @@ from chimera.commands.prefetch import Prefetch
 from chimera.core import names
 from chimera.core.aio.signals import Signal
 from chimera.core.context import Context
-from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailable
+from chimera.errors import Conflict, CutShort, OutOfService, Rejected, Unavailable, Unreadable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints, read_checkpoints
 from chimera.journal.crash_loop import MessageAt, Watch
-from chimera.journal.failures import ProcessEnded, TookTooLong, Unreadable, text_of
+from chimera.journal.failures import ProcessEnded, TookTooLong, text_of
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Move, Session, WriteSession
 from chimera.share.changes import emit_changed, record_changes

@@ -13,13 +13,15 @@ from chimera.commands.parking import Parking
 from chimera.core import names
 from chimera.core.aio.resources import Calling, NoCaller
 from chimera.core.context import Context
-from chimera.forms import Decodes, decoder_of
+from chimera.errors import Unreadable
+from chimera.forms import Decodes, readers_of
 from chimera.journal.consumers import Consumer, consumers_of
-from chimera.journal.failures import Unreadable, decoded
+from chimera.journal.failures import decoded
 from chimera.messages import AnyCommand, AnyEvent, Message
 from chimera.parts import Reaction
 from chimera.supplies import Work
 from chimera.transaction import Transaction
+from chimera.versions import is_newer, too_new
 
 
 def parking_of(context: Context, consumer: str) -> Parking:
@@ -61,12 +63,10 @@ def executors_of(context: Context) -> dict[str, Executor]:
 def _handle_commands(context: Context) -> Invoke:
     service = context.service
     handlers = {
-        names.command_type(service.name, name): (
-            decoder_of(handler.command),
-            context.resources.calling(handler.signature, Transaction),
-        )
+        type_: (reader, calling)
         for handler in service.handlers.values()
-        for name in handler.command.__names__
+        for calling in [context.resources.calling(handler.signature, Transaction)]
+        for type_, reader in readers_of(handler.command, service.name).items()
     }
 
     around = context.resources.around()
@@ -83,6 +83,8 @@ def _handle_commands(context: Context) -> Invoke:
         message = messages[0]
         if not message.type:
             raise Unreadable(message.fault or "it came in a record that can't be read")
+        if is_newer(message.type, handlers):
+            raise Unreadable(too_new(message.type, handlers))
         if message.type not in handlers:
             raise Unreadable(f"{service.name} handles no {message.type}; it handles: {', '.join(handlers)}")
         decoder, calling = handlers[message.type]
@@ -97,11 +99,13 @@ def _handle_commands(context: Context) -> Invoke:
 
 def _handle_events(context: Context, reaction: Reaction, kept: KeptEvents) -> Invoke:
     calling, around = context.resources.calling(reaction.signature, Transaction), context.resources.around()
-    decoders: dict[str, Decodes[AnyEvent]] = {
-        type_: decoder_of(event) for event in reaction.events for type_ in event.wire_types()
-    }
+    decoders: dict[str, Decodes[AnyEvent]] = {}
+    for event in reaction.events:
+        decoders |= readers_of(event, event.__source__)
 
     def read(message: Message) -> AnyEvent:
+        if is_newer(message.type, decoders):
+            raise Unreadable(too_new(message.type, decoders))
         if message.type not in decoders:
             raise Unreadable(f"the reaction {reaction.name!r} handles no {message.type} here; another build of it does")
         return decoded(decoders[message.type], message)

@@ -23,9 +23,9 @@ from chimera.core.context import Context
 from chimera.core.names import kept_key
 from chimera.core.tables import Parked, ParkedPlace
 from chimera.entities import table_of
-from chimera.errors import ChimeraError, Conflict, CutShort, Rejected, Unavailable, Unfit
+from chimera.errors import ChimeraError, Conflict, CutShort, Rejected, Unavailable, Unfit, Unreadable
 from chimera.journal.checkpoints import again_on_conflict
-from chimera.journal.failures import ProcessEnded, Unreadable, cause_of, traceback_of
+from chimera.journal.failures import ProcessEnded, cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message
 from chimera.ports import Session
 from chimera.transaction import Unit

@@ -18,6 +18,7 @@ from chimera.journal.crash_loop import watching
 from chimera.journal.feed import Feed
 from chimera.journal.leases import partitions_of
 from chimera.parts import Reaction
+from chimera.versions import is_newer
 
 
 async def keep_reacting(
@@ -48,7 +49,8 @@ async def _react(
                 batch = await feed.next()
                 types = {message.type for message in batch.messages}
                 if not types <= wanted:  # what another build handles is left to it, and not passed over
-                    types &= wanted | await announced.reacts_elsewhere(reaction.name)
+                    here = wanted | {type_ for type_ in types if is_newer(type_, wanted)}
+                    types &= here | await announced.reacts_elsewhere(reaction.name)
                 tasks = [Task(message, message.number) for message in batch.messages if message.type in types]
                 try:
                     await finish(executor.run_watched(tasks, batch.moves, watch), context.timing.finish_s)

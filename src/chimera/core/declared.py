@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
@@ -11,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from chimera.core.names import share_type
 from chimera.entities import Entity, table_name
-from chimera.errors import DeclarationError, at_line
+from chimera.errors import DeclarationError, class_at
+from chimera.forms import readers_of
 from chimera.messages import AnyEvent
 from chimera.service import Service
 from chimera.signature import located
@@ -43,7 +43,11 @@ class DeclaredName(NamedTuple):
 
 
 def declared_names(service: Service) -> list[DeclaredName]:
-    """Every name that a service declares. Raises DeclarationError where two classes have one name."""
+    """Every name that a service declares. Raises DeclarationError where two classes have one name, or can't be read."""
+    for event in _read_events(service):
+        readers_of(event, event.__source__)
+    for handler in service.handlers.values():
+        readers_of(handler.command, service.name)
     return [
         *(_of_class("events", event, event.__names__) for event in own_events(service)),
         *(
@@ -86,9 +90,8 @@ def own_events(service: Service) -> list[type[AnyEvent]]:
 
 
 def known_types(service: Service) -> set[str]:
-    """The types in a service's journal that somebody may read, and those that were given up."""
-    forgotten = {f"{service.name}.{name}" for name in service.forgot.get("events", ())}
-    return {type_ for event in own_events(service) for type_ in event.wire_types()} | forgotten
+    """The types in a service's journal that somebody may read."""
+    return {type_ for event in own_events(service) for type_ in event.wire_types()}
 
 
 def is_of_chimera(service: Service, type_: str) -> bool:
@@ -100,14 +103,6 @@ def digest_of_names(declared: Iterable[DeclaredName]) -> str:
     """The digest of all names that are declared together: 16 hexadecimal digits."""
     lines = sorted({f"{each.kind} {' '.join((each.name, *sorted(each.also)))}" for each in declared})
     return sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def class_at(class_: type) -> str:
-    """The file and line of a class; its module and name where there is no source."""
-    try:
-        return at_line(inspect.getsourcefile(class_) or "", inspect.getsourcelines(class_)[1])
-    except (OSError, TypeError):
-        return f"{class_.__module__}.{class_.__qualname__}"
 
 
 def _of_class(kind: Kind, class_: type, names: Sequence[str]) -> DeclaredName:
@@ -132,11 +127,16 @@ def _every_event(of: type[AnyEvent]) -> Iterator[type[AnyEvent]]:
         yield from _every_event(event)
 
 
-def _named_events(service: Service) -> Iterator[type[AnyEvent]]:
-    """Those that are folded, reacted to, or change a share, and those that the modules of its functions name."""
+def _read_events(service: Service) -> list[type[AnyEvent]]:
+    """Those that are folded, reacted to, or change a share."""
     used = [event for fold in (*service.folds.values(), *service.views.values()) for event in fold.steps]
     used += [event for reaction in service.reactions.values() for event in reaction.events]
-    used += [event for share in service.shares.values() for event in share.changed_by]
+    return used + [event for share in service.shares.values() for event in share.changed_by]
+
+
+def _named_events(service: Service) -> Iterator[type[AnyEvent]]:
+    """Those that the service reads, and those that the modules of its functions name."""
+    used = _read_events(service)
     for module in _modules(service):
         for value in (*vars(module).values(),):
             inner = vars(value).values() if isinstance(value, ModuleType) else (value,)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from chimera.core import names
-from chimera.entities import Entity, Reserved, Table, table_of
+from chimera.entities import Entity, Reserved, Snapshot, Table, table_of
 from chimera.ports import Checkpoint
 
 
@@ -237,5 +237,6 @@ def framework_tables() -> list[Table]:
             Build,
             Reserved,
             TableGenerations,
+            Snapshot,
         )
     ]

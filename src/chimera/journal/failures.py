@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from chimera.errors import Unreadable
 from chimera.forms import Decodes
 from chimera.messages import Message
 
@@ -23,15 +24,6 @@ class ProcessEnded(Exception):  # noqa: N818 - what happened
     def __init__(self, times: int) -> None:
         super().__init__(f"the process ended {times} times while handling it")
         self.times = times
-
-
-class Unreadable(Exception):  # noqa: N818 - what a message is
-    """This code can't read a message: it knows no such type, or the data break what the type declares.
-
-    `elsewhere`: a write head that lives runs code that can.
-    """
-
-    elsewhere = False
 
 
 class TookTooLong(Exception):  # noqa: N818 - what happened

@@ -28,12 +28,13 @@ from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
 from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.reader import Lagging, Reader
+from chimera.reads import Reads
 from chimera.run.addresses import Kind, check_address, is_there, shown
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
 from chimera.share.owner import OwnerBeside, OwnStore
-from chimera.transaction import Reads, Transaction
+from chimera.transaction import Transaction
 from chimera.upkeep.admission.marks import check_apart, check_store, was_used
 from chimera.upkeep.admission.naming import admit
 from chimera.upkeep.tables.store import with_generations

@@ -21,30 +21,14 @@ from chimera.forms import form_of
 from chimera.messages import Message, partition_of
 from chimera.parts import Share
 from chimera.ports import Session
+from chimera.reads import Reads
 from chimera.service import Service
-from chimera.share.digests import bucket_of, digest_of
+from chimera.share.digests import SharedChange, bucket_of
 from chimera.signature import Signature, texts_of
-from chimera.transaction import Pending, Reads, Unit, UnitReads
+from chimera.transaction import Pending, Unit, UnitReads
 
 Callings = Callable[[Signature], Callable[..., Awaitable[Any]]]
 """From a function of a service to how it is called, with what it needs."""
-
-
-class SharedChange(msgspec.Struct):
-    """The data of the event that carries a share's new document; `null` when the key has none any more."""
-
-    key: str
-    document: msgspec.Raw
-
-    @property
-    def removed(self) -> bool:
-        """True when the key has no document any more."""
-        return bytes(self.document) == b"null"
-
-    @property
-    def digest(self) -> str:
-        """The document's digest; empty when there is none any more."""
-        return "" if self.removed else digest_of(self.document)
 
 
 async def shared_documents(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:

@@ -1,8 +1,10 @@
-"""Digests of shared documents: with them an owner and a copy are compared, and no document travels for it."""
+"""A shared document that has changed, and digests, by which owner and copy are compared without the documents."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
+
+import msgspec
 
 from chimera.ports import BucketDigest
 
@@ -18,6 +20,23 @@ def bucket_of(key: str) -> int:
 def digest_of(document: bytes) -> str:
     """The digest of a document's JSON as it was emitted: BLAKE2b of 128 bits, in hex."""
     return blake2b(document, digest_size=16).hexdigest()
+
+
+class SharedChange(msgspec.Struct):
+    """The data of the event that carries a share's new document; `null` when the key has none any more."""
+
+    key: str
+    document: msgspec.Raw
+
+    @property
+    def removed(self) -> bool:
+        """True when the key has no document any more."""
+        return bytes(self.document) == b"null"
+
+    @property
+    def digest(self) -> str:
+        """The document's digest; empty when there is none any more."""
+        return "" if self.removed else digest_of(self.document)
 
 
 class BucketSum:

@@ -14,10 +14,10 @@ from chimera.entities import table_of
 from chimera.errors import Conflict, Invalid, Unavailable
 from chimera.messages import Message, position_of
 from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched, Owner, Store
+from chimera.reads import Reads
 from chimera.service import Service
 from chimera.share.changes import shared_documents
 from chimera.share.digests import BUCKETS, BucketSum, bucket_of
-from chimera.transaction import Reads
 
 logger = logging.getLogger("chimera")
 

@@ -10,12 +10,13 @@ from typing import Any, Protocol
 import msgspec
 
 from chimera.commands.apart.contracts import schema_of
-from chimera.folds import Folder, View
+from chimera.errors import Unreadable
+from chimera.folds import Folder, View, upgrades_of
 from chimera.forms import AnyDocument, cached, decoder_of, encode, form_of, is_model
-from chimera.journal.failures import Unreadable, decoded
+from chimera.journal.failures import decoded
 from chimera.messages import MAX_KEY, AnyEvent, Message
-from chimera.share.changes import SharedChange
-from chimera.share.digests import digest_of
+from chimera.share.digests import SharedChange, digest_of
+from chimera.versions import is_newer, too_new
 from chimera.views.lists.entries import ViewEntries
 
 
@@ -76,12 +77,14 @@ class ViewProjection:
         return other
 
     def wanted(self, message: Message) -> bool:
-        """True for an event that the view folds."""
-        return message.type in self._folder.steps
+        """True for an event that the view folds, or would fold if this code knew its version."""
+        return message.type in self._folder.steps or is_newer(message.type, self._folder.steps)
 
     def prepare(self, message: Message) -> tuple[list[str], AnyEvent]:
-        """As `Projection.prepare`. Raises ValueError for a key that is too long, Unreadable for wrong data."""
-        step = self._folder.steps[message.type]
+        """As `Projection.prepare`. Raises ValueError for a key that is too long, Unreadable for what it can't read."""
+        step = self._folder.steps.get(message.type)
+        if step is None:
+            raise Unreadable(too_new(message.type, self._folder.steps))
         event = decoded(step.decoder, message)
         return _fitting(self._folder.keys(step, event)), event
 
@@ -96,7 +99,8 @@ class ViewProjection:
 
 @cache
 def _reads_of(view: View[AnyDocument]) -> str:
-    return digest_of(" ".join(sorted(f"{event.wire_type()} {_digest_of(event)}" for event in view.steps)).encode())
+    reads = (" ".join([event.wire_type(), _digest_of(event), *upgrades_of(event)]) for event in view.steps)
+    return digest_of(" ".join(sorted(reads)).encode())
 
 
 @cached

@@ -274,7 +274,7 @@ class _Fit:
         if not self._found.columns[name].is_filled:
             raise self._refusal(
                 f"has the column {name!r}, which its entity does not and no row can go without: "
-                "if the field is gone, drop the column",
+                "if the field is gone, drop the column; while older code runs, give the column a default instead",
                 drop,
             )
 

@@ -108,9 +108,13 @@ def prepare(connection: SQLiteConnection, table: Table) -> None:
 def _fit(connection: SQLiteConnection, table: Table) -> None:
     if table.name in map(connection.own, _RESERVED) or table.name.startswith("sqlite_"):
         raise DeclarationError(f"an entity's table can't be {table.name!r} on SQLite; choose another with table=…")
-    found = {name: kind for _, name, kind, *_ in connection.run(f"PRAGMA table_info({quoted(table.name)})")}
+    found: dict[str, str] = {}
+    needed: set[str] = set()
+    for _, name, kind, is_needed, default, _ in connection.run(f"PRAGMA table_info({quoted(table.name)})"):
+        found[name] = kind
+        needed |= {name} if is_needed and default is None else set()
     if not found:
-        columns = ", ".join(map(_declaration, table.columns))
+        columns = ", ".join(f"{_declaration(column)}{_default(column)}" for column in table.columns)
         key = ", ".join(map(quoted, table.key))
         connection.run(f"CREATE TABLE {quoted(table.name)} ({columns}, PRIMARY KEY ({key})) STRICT")
         return
@@ -129,6 +133,13 @@ def _fit(connection: SQLiteConnection, table: Table) -> None:
                 f"{_TYPES[column.kind]} as its field: say so with Annotated[…, InColumn(sql={kind!r})] if that "
                 "holds it, give the field a new name, or convert the column"
             )
+
+    for name in sorted(needed - {column.name for column in table.columns}):
+        raise SettingsError(
+            f"table {table.name} in {connection.path} has the column {name!r}, which its entity does not and no row "
+            f"can go without: if the field has another name, type Annotated[…, InColumn({name!r})]; if it is gone, "
+            f"drop the column once no older code runs: ALTER TABLE {quoted(table.name)} DROP COLUMN {quoted(name)}"
+        )
 
 
 def _from_theirs(column: Column) -> Callable[[Any], Any]:

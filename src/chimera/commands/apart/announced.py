@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from chimera.commands.apart.contracts import CanRead, code_of
+from chimera.commands.apart.contracts import UPGRADED, CanRead, code_of
 from chimera.commands.apart.fitting import misfit_of
 from chimera.core.aio.tasks import take_exception
 from chimera.core.context import Context
@@ -16,6 +16,7 @@ from chimera.core.tables import Build
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.journal.leases import Leases
+from chimera.versions import base_of
 
 LOOK_S = 1.0
 """Seconds for which a look is believed, by those who accept commands."""
@@ -62,8 +63,16 @@ class Announced:
         return "" if "" in found else found[0]
 
     async def was_read_elsewhere(self, type_: str, data: bytes) -> bool:
-        """As `is_read_elsewhere`, of a command, as it was a second ago at most; False where nobody tells."""
-        return any(not _misfit(other, "commands", type_, data) for other in (await self._lately()).others)
+        """True where a write head takes a body as the newest version of a command that it knows; False if nobody tells.
+
+        As it was a second ago at most.
+        """
+        return any(
+            not misfit_of(data, schema)
+            for other in (await self._lately()).others
+            for name, schema in other.reads.commands.items()
+            if base_of(name) == base_of(type_) and UPGRADED not in schema
+        )
 
     async def is_read_elsewhere(self, kind: Kind, name: str, data: bytes, *, not_by: Collection[str] = ()) -> bool:
         """True where a write head says that it can read what this code can't. Raises Unavailable.
@@ -74,22 +83,27 @@ class Announced:
         return any(not _misfit(other, kind, name, data) for other in others)
 
     async def reacts_elsewhere(self, reaction: str) -> set[str]:
-        """The types of events that a reaction handles in other builds, as it was a second ago; none if nobody tells."""
+        """The types of events that a reaction handles in other builds, as it was a second ago. Raises Unavailable."""
         start = f"{reaction}/"
-        names = [name for other in (await self._lately()).others for name in other.reads.events]
+        look = await asyncio.shield(self._looked())
+        names = [name for other in look.others for name in other.reads.events]
         return {name.removeprefix(start) for name in names if name.startswith(start)}
 
-    async def _lately(self) -> _Announcement:
+    def _looked(self) -> asyncio.Future[_Announcement]:
         now = self._context.clock.monotonic()
         if self._looking is None or now >= self._look_at:
             self._look_at = now + LOOK_S
             self._looking = asyncio.ensure_future(self._look())
             self._looking.add_done_callback(take_exception)
+        return self._looking
+
+    async def _lately(self) -> _Announcement:
+        looking = self._looked()
         try:
-            if self._looking.done():
-                return self._looking.result()
+            if looking.done():
+                return looking.result()
             async with asyncio.timeout(self._context.timing.reuse_look_s):
-                return await asyncio.shield(self._looking)
+                return await asyncio.shield(looking)
         except (ChimeraError, TimeoutError):
             return _Announcement()
 

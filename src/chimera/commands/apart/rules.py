@@ -28,9 +28,9 @@ def rules_of(context: Context, consumer: str) -> Rules:
     rules: Mapping[str, HandlerRule] = {}
     if consumer in (names.COMMANDS, names.DIRECT):
         rules = {
-            names.command_type(service.name, name): rule_of(context, handler.command.__names__[0], handler.handling)
+            type_: rule_of(context, handler.command.__names__[0], handler.handling)
             for handler in service.handlers.values()
-            for name in handler.command.__names__
+            for type_ in handler.command.types_in(service.name)
         }
     for reaction in service.reactions.values():
         if consumer in [names.reaction_consumer(reaction.name, source) for source in reaction.sources]:

@@ -15,13 +15,14 @@ from chimera.entities import Entity
 from chimera.errors import Trimmed, Unavailable
 from chimera.messages import Command, Event, Message, Position, partition_of
 from chimera.ports import Entry, Owner
+from chimera.reads import Reads
 from chimera.run.engines import context_of
 from chimera.service import Service
 from chimera.share.digests import BUCKETS, BucketSum, bucket_of, digest_of
 from chimera.testing.contracts.bank import trimmed
 from chimera.testing.contracts.suite import NAMES
 from chimera.testing.memory import MemoryLog, MemoryStore, MemoryViews
-from chimera.transaction import Reads, Transaction
+from chimera.transaction import Transaction
 from chimera.upkeep.drift.share_audit import complete
 
 SHARE = "notes"

@@ -25,8 +25,7 @@ from chimera.entities import Key, Row, Table
 from chimera.journal.consumers import Consumer, document_consumers
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Document, Move
-from chimera.share.changes import SharedChange
-from chimera.share.digests import digest_of
+from chimera.share.digests import SharedChange, digest_of
 from chimera.testing.fleets.happenings import BrokenPromise, Happening
 from chimera.testing.fleets.ideal import IdealView
 from chimera.testing.memory import Changes

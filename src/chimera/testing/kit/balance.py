@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from chimera.borrow.modes import read_mode
-from chimera.commands.apart.contracts import can_read, code_of
+from chimera.commands.apart.contracts import UPGRADED, can_read, code_of
 from chimera.commands.apart.fitting import misfit_of
 from chimera.core.context import Context
 from chimera.core.names import COMMANDS, copy_name
@@ -26,8 +26,8 @@ from chimera.folds import Folder, View
 from chimera.journal.consumers import consumers_of
 from chimera.messages import Message
 from chimera.parts import Borrow
+from chimera.reads import Reads
 from chimera.share.changes import shared_documents
-from chimera.transaction import Reads
 from chimera.upkeep.drift.reserved import unlike
 from chimera.upkeep.status import consumer_rows
 from chimera.views.fingerprints import fingerprint
@@ -62,7 +62,9 @@ async def unread_for_nothing(context: Context) -> list[Parked]:
     for row in await every_row(context, Parked):
         name = row.type if row.consumer == COMMANDS else f"{row.consumer.rpartition(':')[0]}/{row.type}"
         schema = (reads.commands if row.consumer == COMMANDS else reads.events).get(name)
-        if row.state == "unread" and schema is not None and not misfit_of(row.data, schema):
+        if row.state != "unread" or schema is None or UPGRADED in schema:
+            continue
+        if not misfit_of(row.data, schema):
             found.append(row)
     return found
 

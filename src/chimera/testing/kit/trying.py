@@ -17,10 +17,9 @@ from chimera.commands.inbox import Outcome
 from chimera.core.clock import stamp_of
 from chimera.core.context import Context
 from chimera.core.declared import own_events
-from chimera.core.names import command_type
 from chimera.entities import Entity, to_utc
 from chimera.errors import SettingsError
-from chimera.forms import decoder_of, form_of
+from chimera.forms import Decodes, form_of, readers_of
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import AnyCommand, AnyEvent, Message, partition_of
 from chimera.run.engines import context_of, supplied
@@ -116,15 +115,17 @@ class When:
             await _write(context, self._facts)
             before = len(await journal_of(context))
             outcome = await self._run(context)
-            classes = {type_: event for event in own_events(self._service) for type_ in event.wire_types()}
-            happened = [each for each in (await journal_of(context))[before:] if each.type in classes]
-            events = [decoder_of(classes[each.type]).decode(each.data) for each in happened]
+            readers: dict[str, Decodes[AnyEvent]] = {}
+            for event in own_events(self._service):
+                readers |= readers_of(event, self._service.name)
+            happened = [each for each in (await journal_of(context))[before:] if each.type in readers]
+            events = [readers[each.type].decode(each.data) for each in happened]
             kept = {entity: list(await every_row(context, entity)) for entity in self._service.entities}
             return Tried(events, outcome, kept)
 
     async def _run(self, context: Context) -> Outcome | None:
         if isinstance(self._what, AnyCommand):
-            type_ = command_type(self._service.name, type(self._what).__names__[0])
+            type_ = type(self._what).types_in(self._service.name)[0]
             return await _attempt(context, commands_executor(context), self._message(context, type_))
         found = [each for each in self._service.reactions.values() if isinstance(self._what, each.events)]
         if not found:

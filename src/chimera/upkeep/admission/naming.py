@@ -46,6 +46,7 @@ from chimera.upkeep.admission.marks import (
 )
 from chimera.upkeep.drift.unique import UNIQUE, keep_reserved
 from chimera.upkeep.tables.state import unlisted_tables
+from chimera.versions import base_of, gave_up, is_newer, too_new
 
 logger = logging.getLogger("chimera")
 
@@ -176,12 +177,16 @@ async def _stored(context: Context, digest: str) -> Stored:
         others = others_names(context.service, marks)
         names["views"] |= {name: "" for name in await _stored_views(context) if name not in others}
         types = await _types(context)
-    elif digest not in builds and {f"{context.service.name}.{name}" for name in names["events"]} - known_types(
-        context.service
-    ):
+    elif digest not in builds and _lacks_events(context.service, names["events"]):
         types = await _types(context)
     unique = {row.name: row.detail for row in rows if row.kind == UNIQUE}
     return Stored(names, builds, consumers, types, mark_in(rows), marks, unique)
+
+
+def _lacks_events(service: Service, stored: Iterable[str]) -> bool:
+    """True where an event of a name that is stored is neither read nor given up."""
+    types = {f"{service.name}.{name}" for name in stored} - known_types(service)
+    return not all(gave_up(service.forgot, type_) for type_ in types)
 
 
 async def _stored_views(context: Context) -> list[str]:
@@ -228,7 +233,9 @@ def _unknown_types(service: Service, declared: Sequence[DeclaredName], stored: S
     unknown = [
         type_
         for type_ in stored.types
-        if type_ not in known and type_.startswith(f"{service.name}.") and not is_of_chimera(service, type_)
+        if type_ not in known
+        and type_.startswith(f"{service.name}.")
+        and not (is_of_chimera(service, type_) or gave_up(service.forgot, type_))
     ]
     new = [each for each in declared if each.kind == "events" and each.name not in stored.names["events"]]
     new = [each for each in new if f"{service.name}.{each.name}" not in stored.types]
@@ -236,7 +243,12 @@ def _unknown_types(service: Service, declared: Sequence[DeclaredName], stored: S
 
 
 def _unknown_type(service: Service, type_: str, count: int, new: Sequence[DeclaredName]) -> str:
-    old = type_.partition(".")[2]
+    old, known = base_of(type_).partition(".")[2], known_types(service)
+    if is_newer(type_, known):
+        return (
+            f"{service.declared_at}: the journal of {service.name} has {_events(count)} of type {type_}, and "
+            f"{too_new(type_, known)}; start that, or declare the version and its @…upgrade here"
+        )
     if new:
         classes = " or ".join(f"{each.python} ({each.where})" for each in new[:SHOWN])
         now = f"if {classes} is what it is called now, type: {renamed(service, new[0], old)}"

@@ -22,11 +22,12 @@ from chimera.errors import Unavailable
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.messages import partition_of
 from chimera.parts import Share
+from chimera.reads import Reads
 from chimera.share.changes import change_of, emitted_rows, record_changes, shared_documents, shared_key
 from chimera.share.digests import BUCKETS, bucket_of, digest_of
 from chimera.share.owner import LOOK
 from chimera.signature import texts_of
-from chimera.transaction import Reads, UnitReads
+from chimera.transaction import UnitReads
 from chimera.upkeep.drift.audits import AuditReport, by_kind, kind_of, tell
 
 JOURNAL_PAGE = 1000

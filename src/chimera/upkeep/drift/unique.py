@@ -15,10 +15,9 @@ import msgspec
 
 from chimera.core.aio.again import rarely
 from chimera.core.context import Context
-from chimera.core.declared import class_at
 from chimera.core.tables import StoredName
 from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Table, table_of
-from chimera.errors import ChimeraError, SettingsError
+from chimera.errors import ChimeraError, SettingsError, class_at
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.ports import WriteSession
 from chimera.unique import UniqueRule, holder_of, told

@@ -9,8 +9,8 @@ import msgspec
 from chimera.core.clock import Clock
 from chimera.core.names import kept_key, parked_key, parked_view, waiting_view
 from chimera.core.timing import Limits
-from chimera.errors import Unavailable, Unfit
-from chimera.journal.failures import Unreadable, cause_of, traceback_of
+from chimera.errors import Unavailable, Unfit, Unreadable
+from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import Message
 from chimera.ports import Document
 from chimera.views.parked import ParkedEvent, Span, span_of
