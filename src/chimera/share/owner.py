@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
@@ -25,7 +26,9 @@ LOOK = 8
 """Buckets that are read in one turn of the event loop."""
 
 MOST_REPORTED = 10_000
-"""Consumers of other services, by partition, that are kept: whoever makes up names fills no table."""
+"""Consumers of one other service, by partition, that are kept: whoever makes up names keeps no other service out."""
+MOST_OF_ALL = 100_000
+"""Consumers of all other services that are kept: nobody fills a table."""
 
 
 class OwnStore:
@@ -94,10 +97,8 @@ class OwnStore:
         try:
             async with self._store.transaction() as session:
                 new = len(rows) - len(await session.load(table, list(map(table.key_of, rows))))
-                if new > 0 and new + len(await session.find(table, {})) > MOST_REPORTED:
-                    raise Invalid(
-                        f"{MOST_REPORTED:,} consumers are known already, by partition", field="$.consumers", status=409
-                    )
+                if new > 0:
+                    _check_room(map(table.from_row, await session.find(table, {})), consumers, new)
                 await session.save(table, rows)
         except Conflict as error:
             raise Unavailable(f"somebody else told the same: {error}") from error
@@ -108,6 +109,14 @@ class OwnStore:
     def _check(self, share: str) -> None:
         if share not in self._service.shares:
             raise Unavailable(f"{self._service.name} does not share {share!r}")
+
+
+def _check_room(known: Iterable[ReportedConsumer], told: Sequence[ConsumerAt], new: int) -> None:
+    """Raises Invalid where there is no room for so many new ones."""
+    services = Counter(each.consumer.partition(" ")[0] for each in known)
+    most = max(services[each.consumer.partition(" ")[0]] for each in told)
+    if new + most > MOST_REPORTED or new + services.total() > MOST_OF_ALL:
+        raise Invalid(f"{most:,} of its consumers are known already, by partition", field="$.consumers", status=409)
 
 
 class OwnerBeside(OwnStore):
