@@ -99,6 +99,9 @@ def test_a_command_is_sealed_as_a_whole(message: Message, change: Callable[[Mess
     assert not seal.is_on(msgspec.structs.replace(own, id="another"))
     assert not seal.is_on(msgspec.structs.replace(message, chain=Seal("another", KEYS).of_command(message)))
     assert Seal(SOURCE).is_on(message)
+    lenient = Seal(SOURCE, KEYS, takes_unsealed=True)
+    assert lenient.is_on(message)
+    assert not lenient.is_on(msgspec.structs.replace(message, chain=Seal(SOURCE, THEIRS).of_command(message)))
 
 
 # Strangers at the log

@@ -21,10 +21,11 @@ SIZE = 16
 class Seal:
     """The seal of one service's events and commands. Without keys, chains are digests, and commands have none."""
 
-    def __init__(self, service: str, keys: Sequence[str] = ()) -> None:
+    def __init__(self, service: str, keys: Sequence[str] = (), *, takes_unsealed: bool = False) -> None:
         made = {_id_of(key): blake2b(key=_derived(key, service), digest_size=SIZE) for key in keys}
         self._states = made
         self._first = next(iter(made), "")
+        self._takes_unsealed = takes_unsealed
 
     @property
     def is_keyed(self) -> bool:
@@ -66,6 +67,8 @@ class Seal:
 
     def is_on(self, message: Message) -> bool:
         """True for a command that a service of the fleet has taken in; without keys, for any."""
+        if not message.chain and self._takes_unsealed:
+            return True
         id_ = message.chain.partition(".")[0]
         return not self._first or (id_ in self._states and message.chain == self._command(id_, message))
 
@@ -80,16 +83,20 @@ class Seal:
 
 
 class Seals:
-    """The seals of all services of a fleet, made once each."""
+    """The seals of all services of a fleet, made once each.
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
+    `takes_unsealed`: commands without a seal are executed, as while a fleet is given its first keys.
+    """
+
+    def __init__(self, keys: Sequence[str] = (), *, takes_unsealed: bool = False) -> None:
         self._keys = tuple(keys)
+        self._takes_unsealed = takes_unsealed
         self._made: dict[str, Seal] = {}
 
     def of(self, service: str) -> Seal:
         """The seal of a service, by its name."""
         if service not in self._made:
-            self._made[service] = Seal(service, self._keys)
+            self._made[service] = Seal(service, self._keys, takes_unsealed=self._takes_unsealed)
         return self._made[service]
 
 

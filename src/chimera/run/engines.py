@@ -22,6 +22,7 @@ from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
 from chimera.core.context import Context, Owners, Process, Reach
 from chimera.core.metrics import Metrics
+from chimera.core.seals import Seals
 from chimera.core.timing import Retry, Timing
 from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
 from chimera.journal.consumers import consumers_of, declared_at
@@ -79,6 +80,7 @@ class Engines:
         self.metrics = Metrics()
         self._process = Process()
         self._reach = reach_of(settings)
+        self._seals = Seals(tuple(settings.fleet.keys), takes_unsealed=settings.fleet.unsealed == "taken")
         self.clock = Clock()
 
     def context(self, name: str) -> Context:
@@ -105,6 +107,7 @@ class Engines:
                 handling=self._handling(service),
                 process=self._process,
                 reach=self._reach,
+                seals=self._seals,
             )
         )
 

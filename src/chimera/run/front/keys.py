@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -35,10 +36,12 @@ class Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 class FleetKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """Keys of the fleet. `passing`: the one of the processes of one `chimera up`, where there is no other.
 
-    It ends with them: it is for tokens, and nothing that is kept bears its mark.
+    It ends with them: it is for tokens, and nothing that is kept bears its mark. `unsealed`: what becomes of commands
+    that are in the log without a seal; they are taken while a fleet that has none yet is given its keys.
     """
 
     passing: str = ""
+    unsealed: Literal["refused", "taken"] = "refused"
 
 
 class OperatorKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
