@@ -15,6 +15,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from chimera_faults import sweeping
+from tests.adapters.services import IN_TURN
 from tests.e2e.conftest import Chimera, Running, wait_until
 from tests.e2e.stacks import Stack, stack
 
@@ -89,7 +90,7 @@ class Deploy:
             build.end()
 
 
-@pytest.fixture(params=["embedded", "kafka-postgresql"])
+@pytest.fixture(params=["embedded", pytest.param("kafka-postgresql", marks=IN_TURN)])
 def deploy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Deploy]:
     on = stack(request.param, f"roll{uuid.uuid4().hex[:8]}")
     deploy = Deploy(tmp_path, on)

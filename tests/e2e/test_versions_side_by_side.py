@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from chimera_faults import sweeping
+from tests.adapters.services import IN_TURN
 from tests.e2e.conftest import wait_until
 from tests.e2e.stacks import Stack, stack
 from tests.e2e.test_rolling_deploy import Deploy, ask
@@ -106,7 +107,9 @@ class Client(threading.Thread):
         return urls[turn % len(urls)]
 
 
-@pytest.fixture(params=["embedded", "rabbitmq-mysql", "kafka-postgresql"])
+@pytest.fixture(
+    params=["embedded", *(pytest.param(name, marks=IN_TURN) for name in ("rabbitmq-mysql", "kafka-postgresql"))]
+)
 def deploy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Versions]:
     on = stack(request.param, f"vers{uuid.uuid4().hex[:8]}")
     deploy = Versions(tmp_path, on)
