@@ -25,12 +25,12 @@ from tests.support import TIME, Engines, all_of, opened
 EVERY = 3
 
 
-class Added(Event, source="tally", key="name"):
+class Added(Event, source="strokes", key="name"):
     name: str
     count: int
 
 
-class Ended(Event, source="tally", key="name"):
+class Ended(Event, source="strokes", key="name"):
     name: str
 
 
@@ -48,7 +48,7 @@ class Odd(msgspec.Struct):
 
 
 def tally_of(*, every: int = EVERY, factor: int = 1, version: str = "") -> Service:
-    service = Service("tally", partitions=2)
+    service = Service("strokes", partitions=2)
     fold = service.event_sourced(Tally, key="name", snapshot=every, version=version)
     odd = service.event_sourced(Odd, key="name", snapshot=every)
 
@@ -73,7 +73,7 @@ async def emit(context: Context, *events: Event, fails: bool = False) -> Tally |
     key = events[0].key
     async with context.store.transaction() as session:
         unit = Unit(context.service, session)
-        tx = Transaction(unit, Message("c", "tally", "", key, TIME, b"", 0), key)
+        tx = Transaction(unit, Message("c", "strokes", "", key, TIME, b"", 0), key)
         await tx.load(Tally, key)
         for event in events:
             tx.emit(event)
@@ -94,7 +94,7 @@ async def replayed(context: Context, key: str) -> Tally | None:
     """The entity folded from all of its events, by the same functions and nothing that a load uses."""
     found: Any = None
     steps = context.service.folds[Tally].steps
-    classes = {"tally.Added": Added, "tally.Ended": Ended}
+    classes = {"strokes.Added": Added, "strokes.Ended": Ended}
     async with context.store.snapshot() as session:
         for message in await session.history(partition_of(key, 2), key):
             event = msgspec.json.decode(message.data, type=classes[message.type])
@@ -126,7 +126,7 @@ def test_a_load_gives_what_a_replay_gives(commands: Sequence[Sequence[Event]], c
 
 async def _loads(commands: Sequence[Sequence[Event]], *, changes: bool) -> None:
     async with running(tally_of()) as services:
-        context = services.contexts["tally"]
+        context = services.contexts["strokes"]
         for number, events in enumerate(commands):
             if changes and number % 3 == 2:
                 context.service.folds.update(tally_of(factor=number).folds)
@@ -174,7 +174,7 @@ async def test_what_its_json_does_not_tell_or_what_is_too_large_is_folded_each_t
     await emit(context, *(Added("a", count) for count in range(EVERY)))
     async with context.store.transaction() as session:
         unit = Unit(context.service, session)
-        tx = Transaction(unit, Message("c", "tally", "", "a", TIME, b"", 0), "a")
+        tx = Transaction(unit, Message("c", "strokes", "", "a", TIME, b"", 0), "a")
         assert (await tx.load(Odd, "a")) == Odd("a", (2,))
         await unit.flush()
     assert not [each for each in await snapshots(context) if each.entity == "Odd"]
@@ -188,7 +188,7 @@ async def test_what_its_json_does_not_tell_or_what_is_too_large_is_folded_each_t
     fold.on(Added)(lambda wide, event: setattr(wide, "text", long * (LARGEST_SNAPSHOT // 200 + 1)))
     async with context.store.transaction() as session:
         unit = Unit(context.service, session)
-        tx = Transaction(unit, Message("c", "tally", "", "a", TIME, b"", 0), "a")
+        tx = Transaction(unit, Message("c", "strokes", "", "a", TIME, b"", 0), "a")
         assert len((await tx.load(Wide, "a")).text) > LARGEST_SNAPSHOT // 2  # type: ignore[union-attr]
         await unit.flush()
     assert not [each for each in await snapshots(context) if each.entity == "Wide"]
@@ -198,11 +198,11 @@ async def test_a_newer_version_behind_a_snapshot_is_not_guessed(engines: Engines
     context = await started(engines, tally_of())
     await emit(context, *(Added("a", count) for count in range(EVERY)))
     await emit(context, Added("a", 3))
-    await append(context, "tally", "Added", [Written(2, {"order_id": "a", "name": "a", "count": 5})])
+    await append(context, "strokes", "Added", [Written(2, {"order_id": "a", "name": "a", "count": 5})])
     with pytest.raises(Unreadable, match="up to version 1"):
         await load(context, "a")
 
 
 def test_a_snapshot_after_no_number_of_events_is_refused_with_its_place() -> None:
     with pytest.raises(DeclarationError, match=r"tests/evolution/test_snapshots\.py:\d+: snapshot=-1 is no number"):
-        Service("tally").event_sourced(Tally, key="name", snapshot=-1)
+        Service("strokes").event_sourced(Tally, key="name", snapshot=-1)
