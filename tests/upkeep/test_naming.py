@@ -37,7 +37,8 @@ _ids = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
+def _forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    hide_others_events("shop", monkeypatch)
     yield
     forget_all()
 
@@ -566,8 +567,7 @@ def test_a_name_that_can_not_be_stored_is_refused(name: str) -> None:
         build(("@shop.on(Placed)", f'@shop.on(Placed, name="{name}")'))
 
 
-def test_what_the_page_about_names_shows_is_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide_others_events("shop", monkeypatch)
+def test_what_the_page_about_names_shows_is_so() -> None:
     page = (Path(__file__).parents[2] / "docs" / "names.md").read_text()
     declared = declared_names(build(text=page.split("```python\n")[1].split("```")[0]))
     names = {(each.kind, each.python): each.name for each in declared}
