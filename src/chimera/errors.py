@@ -24,6 +24,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
+MAKE_KEY = 'python -c "import secrets; print(secrets.token_hex(32))"'
+"""What to type for a key of a fleet, or of operators."""
+
 
 class FieldError(msgspec.Struct, frozen=True):
     """What is wrong with a field of what was sent."""

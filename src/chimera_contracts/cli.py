@@ -20,6 +20,13 @@ def contract() -> None:
 _baseline = click.option(
     "--against", type=click.Path(path_type=Path), help="Another file of contracts, such as that of what is deployed."
 )
+_events = click.option(
+    "--events",
+    type=click.IntRange(0),
+    default=10_000,
+    show_default=True,
+    help="Most events that are read of each journal, from its beginning and its end; 0 for all.",
+)
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 
 
@@ -47,13 +54,7 @@ def export(config: str, accept: tuple[str, ...]) -> None:
 @contract.command("check")
 @_baseline
 @click.option("--offline", is_flag=True, help="Ask no engine: compare the code with the file.")
-@click.option(
-    "--events",
-    type=click.IntRange(0),
-    default=10_000,
-    show_default=True,
-    help="Most events that are read of each journal, from its beginning and its end; 0 for all.",
-)
+@_events
 @_as_json
 @placed
 @click.pass_obj
@@ -79,13 +80,7 @@ def check(config: str, against: Path | None, offline: bool, events: int, as_json
 @contract.command("can-deploy")
 @click.argument("service", shell_complete=complete_services)
 @click.option("--first", is_flag=True, help="It may be that nobody runs who reads what it writes.")
-@click.option(
-    "--events",
-    type=click.IntRange(0),
-    default=10_000,
-    show_default=True,
-    help="Most events that are read of each journal, from its beginning and its end; 0 for all.",
-)
+@_events
 @_as_json
 @placed
 @click.pass_obj

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from chimera.errors import SettingsError
+from chimera.errors import MAKE_KEY, SettingsError
 from chimera_deploy.engines import ENGINES
 from chimera_deploy.fleet import (
     FLEET_KEYS,
     GATEWAY,
     GATEWAY_COMMAND,
     GATEWAY_HEALTH,
-    MADE_BY,
     OPERATORS_KEYS,
     PORT,
     Member,
@@ -69,7 +68,7 @@ def env_file(fleet: PlannedFleet) -> str:
         "# The engines' password: letters and digits. It is set when an engine first starts, with an empty volume.",
         "ENGINES_PASSWORD=chimera",
         "# The key by which services know each other, 32 characters or more, and that of operators, if they need one.",
-        f"# One is made by: {MADE_BY}",
+        f"# One is made by: {MAKE_KEY}",
         "CHIMERA_FLEET__KEYS=",
         "CHIMERA_OPERATORS__KEYS=",
         "# The engines' URLs. {service} stands for the name of each service.",

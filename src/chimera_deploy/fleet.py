@@ -18,7 +18,6 @@ PORT = 8080
 GATEWAY = "gateway"
 FLEET_KEYS, OPERATORS_KEYS = "CHIMERA_FLEET__KEYS", "CHIMERA_OPERATORS__KEYS"
 """The variables with the keys by which services know each other, and operators are known."""
-MADE_BY = 'python -c "import secrets; print(secrets.token_hex(32))"'
 GATEWAY_COMMAND = ["chimera", "gateway", "--port", str(PORT)]
 GATEWAY_HEALTH = "/openapi.json"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from chimera.messages import Message, chain_of
+from chimera.messages import Message, chain_of, follows
 
 SIZE = 16
 """Bytes of a seal."""
@@ -36,25 +36,22 @@ class Seal:
         """The chain after one more event."""
         if not self._first:
             return chain_of(before, type_, key, time, data)
-        return self._keyed(self._first, f"{before}\n{type_}\n{key}\n{time}\n{metadata}\n", data)
+        return self._event(self._first, before, type_, key, time, data, metadata)
 
     def follows(self, message: Message, before: str) -> bool:
         """True for an event that its owner has written after this chain, where that can be told from what it says."""
         id_, dot, _ = message.chain.partition(".")
         if not dot and not self._first:
-            return message.chain == chain_of(before, message.type, message.key, message.time, message.data)
-        return id_ in self._states and message.chain == self._keyed(
-            id_,
-            f"{before}\n{message.type}\n{message.key}\n{message.time}\n{message.metadata}\n",
-            message.data,
+            return follows(message, before)
+        return id_ in self._states and message.chain == self._event(
+            id_, before, message.type, message.key, message.time, message.data, message.metadata
         )
 
     def may_follow(self, message: Message, before: str) -> bool:
         """False for an event of one's own journal that does not follow; one under a key that is gone may."""
-        id_, dot, _ = message.chain.partition(".")
-        if dot:
-            return id_ not in self._states or self.follows(message, before)
-        return message.chain == chain_of(before, message.type, message.key, message.time, message.data)
+        if "." in message.chain:
+            return not self.knows(message) or self.follows(message, before)
+        return follows(message, before)
 
     def knows(self, message: Message) -> bool:
         """True where it can tell whether an event follows: it is not under a key that is gone."""
@@ -71,6 +68,9 @@ class Seal:
             return True
         id_ = message.chain.partition(".")[0]
         return not self._first or (id_ in self._states and message.chain == self._command(id_, message))
+
+    def _event(self, id_: str, before: str, type_: str, key: str, time: str, data: bytes, metadata: str) -> str:
+        return self._keyed(id_, f"{before}\n{type_}\n{key}\n{time}\n{metadata}\n", data)
 
     def _command(self, id_: str, message: Message) -> str:
         who = f"{message.id}\n{message.source}\n{message.type}\n{message.key}\n{message.time}\n{message.metadata}\n"

@@ -70,7 +70,7 @@ class Leases:
         """
         now = self._clock.time()
         async with self._store.transaction() as session:
-            unit = Unit(self._service, session)
+            unit = self._context.unit(session)
             leases = await self._leases(unit)
             alive = {
                 lease.name: lease.holder
@@ -117,7 +117,7 @@ class Leases:
     async def give_back(self) -> None:
         """Let others take over at once."""
         async with self._store.transaction() as session:
-            unit = Unit(self._service, session)
+            unit = self._context.unit(session)
             for lease in (await self._leases(unit)).values():
                 if lease.holder == self._holder:
                     unit.forget(lease)

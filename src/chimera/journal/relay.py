@@ -25,7 +25,6 @@ from chimera.journal.checkpoints import again_on_conflict, read_checkpoints
 from chimera.journal.failures import cause_of, traceback_of
 from chimera.messages import MAX_KEY, Message
 from chimera.ports import wakes
-from chimera.transaction import Unit
 
 logger = logging.getLogger("chimera")
 
@@ -183,7 +182,7 @@ class Relay:
         async with self._store.transaction() as session:
             rows = map(table.from_row, await session.load(table, [(RELAY, source, partition) for partition in moved]))
             stored = {row.partition: row.number for row in rows}
-            unit = Unit(self._context.service, session)
+            unit = self._context.unit(session)
             for partition, number in moved.items():
                 if number > stored.get(partition, 0):
                     unit.put(Progress(RELAY, source, partition, number, 0))

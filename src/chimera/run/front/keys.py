@@ -8,9 +8,10 @@ from typing import Literal
 
 import msgspec
 
+from chimera.errors import MAKE_KEY
+
 SHORTEST_KEY = 32
 FILE = "file:"
-MADE = 'one is made by: python -c "import secrets; print(secrets.token_hex(32))"'
 
 
 class Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -29,7 +30,9 @@ class Keys(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
             found += _apart((folder / each.removeprefix(FILE)).read_text()) if each.startswith(FILE) else [each]
         for each in found:
             if len(each) < SHORTEST_KEY:
-                raise ValueError(f"a key has {len(each)} characters; at least {SHORTEST_KEY}: {MADE}")
+                raise ValueError(
+                    f"a key has {len(each)} characters; at least {SHORTEST_KEY}: one is made by: {MAKE_KEY}"
+                )
         return tuple(dict.fromkeys(found))
 
 

@@ -31,7 +31,6 @@ from chimera.parts import Reaction
 from chimera.ports import Checkpoint
 from chimera.service import Service
 from chimera.signature import located
-from chimera.transaction import Unit
 from chimera.upkeep.admission.marks import (
     StoreMark,
     ViewsMarks,
@@ -438,7 +437,7 @@ async def _write(context: Context, rows: Sequence[StoredName], beginnings: Seque
     """
     table, progress = table_of(StoredName), table_of(Progress)
     async with context.store.transaction() as session:
-        unit = Unit(context.service, session)
+        unit = context.unit(session)
         incarnation = await put_mark(unit, mark)
         keys = [(row.kind, row.name) for row in rows]
         known: dict[tuple[str, str], Entity] = {

@@ -14,7 +14,6 @@ from chimera.core.context import Context
 from chimera.core.tables import StoredEpoch
 from chimera.journal.checkpoints import again_on_conflict
 from chimera.journal.history import Epochs
-from chimera.transaction import Unit
 from chimera.upkeep.recovery.forks import Fork, find_fork
 
 logger = logging.getLogger("chimera")
@@ -51,7 +50,7 @@ async def begin_epochs(owner: Context, forks: Collection[Fork]) -> None:
 
     async def write() -> None:
         async with owner.store.transaction() as session:
-            unit = Unit(owner.service, session)
+            unit = owner.unit(session)
             for each in forks:
                 unit.put(StoredEpoch(each.partition, each.end, each.common, each.chain, now))
             await unit.flush()

@@ -154,7 +154,7 @@ class TablesKeeper:
     async def _try_switch(self, number: int) -> bool:
         own, built = self._reaction.name, built_name(self._reaction.name, number)
         async with self._store.plain.transaction() as session:
-            unit = Unit(self._context.service, session)
+            unit = self._context.unit(session)
             before, after = await self._progress(session, own), await self._progress(session, built)
             state = (await held_state(session, own)).generations
             if not (state.is_building(number) and state.is_flipping) or _is_behind(after, before):
@@ -195,7 +195,7 @@ class TablesKeeper:
     async def _forget(self, built: str) -> None:
         """Forget how far a generation was, and what it had parked."""
         async with self._store.plain.transaction() as session:
-            unit = Unit(self._context.service, session)
+            unit = self._context.unit(session)
             for source in self._reaction.sources:
                 for entity in (Progress, Parked, Start):
                     for row in await _rows_of(session, entity, reaction_consumer(built, source)):

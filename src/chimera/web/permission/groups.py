@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from chimera.caller import NOBODY, AskedBy, Caller
 from chimera.core.context import Context, Reach
-from chimera.errors import Rejected
+from chimera.errors import MAKE_KEY, Rejected
 from chimera.web.permission.asking import Asking
 from chimera.web.permission.describing import describing
 from chimera.web.permission.tokens import Peer, Peers
@@ -28,7 +28,6 @@ FLEET = frozenset({SERVICE, OPERATOR})
 SERVICES = frozenset({SERVICE})
 OPERATORS = frozenset({OPERATOR})
 Kinds = frozenset[str]
-MAKE = 'python -c "import secrets; print(secrets.token_hex(32))"'
 
 
 class Groups:
@@ -128,7 +127,7 @@ def standing(reach: Reach, *, is_alone: bool) -> str:
     if reach.fleet:
         services = "services of the fleet by its key"
     elif is_alone:
-        services = f"no other service: set CHIMERA_FLEET__KEYS, the same for all, made by: {MAKE}"
+        services = f"no other service: set CHIMERA_FLEET__KEYS, the same for all, made by: {MAKE_KEY}"
     else:
         services = "no service outside of this process"
     return f"/_chimera/: {services}, operators {operators}"
