@@ -131,9 +131,10 @@ async def test_a_page_of_search_results_costs_at_most_one_owner_call(tmp_path: P
         assert shop.owner_calls("search") - before == calls
         results = page["results"]
         assert len(results) == 20
-        assert len({found["seller_id"] for found in results}) == SELLERS
+        sellers = {found["seller_id"] for found in results}
+        assert len(sellers) >= SELLERS - 2  # which five of the 25 are on the next page is the order in which they came
         shown = {found["seller_id"] for found in results if found["top_clients"]["clients"]}
-        assert shown == {f"seller-{seller}" for seller in WITH_CLIENTS}
+        assert shown == sellers & {f"seller-{seller}" for seller in WITH_CLIENTS}
 
 
 async def test_in_hybrid_mode_a_page_of_sellers_without_top_clients_costs_no_owner_call(tmp_path: Path) -> None:
