@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from benchmarks.harness import Row
 
-LESS_IS_BETTER = ("ms", "MB")
+LESS_IS_BETTER = ("us", "ms", "MB")
 BROKERS = ("rabbitmq+mysql", "rabbitmq+mysql+mongodb", "kafka+mysql+mongodb", "kafka+postgresql")
 SERVERS = ("postgresql", "mysql")
 
@@ -66,6 +66,11 @@ GOALS: Sequence[Beside | AtMost | Within] = (
     ),
     AtMost("kit", "100 tests, the process", 3_000, ("memory",)),
     AtMost("kit", "100 tests, one by running, p50", 20, ("memory",)),
+    Beside("costs", "write head", "without a chain", 0.97),
+    Beside("costs", "projection", "without a chain", 0.97),
+    Beside("costs", "write head, sealed", "without keys", 0.95),
+    Beside("costs", "projection, sealed", "without keys", 0.95),
+    Beside("costs", "intake", "no rule", 0.95),
     AtMost("footprint", "import", 150),
     AtMost("footprint", "memory when idle", 60),
 )

@@ -30,6 +30,7 @@ GROUPS = {
     "growth": "benchmarks.growth.measure",
     "lists": "benchmarks.growth.pages",
     "kit": "benchmarks.kit.measure",
+    "costs": "benchmarks.costs.measure",
 }
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "benchmarks"
 

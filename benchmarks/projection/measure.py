@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
@@ -12,11 +13,12 @@ from benchmarks.engines import Place, make, place
 from benchmarks.harness import OURS, THEIRS, Bench, Subject, running
 from benchmarks.projection.events import Each, events
 from chimera.core.clock import Clock
+from chimera.core.seals import Seal
 from chimera.messages import Message, partition_of
 from chimera.run.engines import open_engine
 
 ENGINES = ("sqlite", "postgresql", "mysql", "mongodb", "redis")
-SERVICE = "bench-sales"
+PROJECTED = "bench-sales"
 PARTITIONS = 8
 CLOCK = Clock()
 
@@ -25,11 +27,11 @@ def measure(bench: Bench) -> None:
     for engine in filter(bench.wants, ENGINES):
         count = bench.many(6_000 if engine == "mongodb" else 200_000)  # FerretDB takes its time
         with bench.surviving(f"projection on {engine}"), place() as where:
-            asyncio.run(_fill(where, count))
-            _compare(bench, engine, _Projection(engine, where), count)
+            asyncio.run(fill(where, count))
+            _compare(bench, engine, Projection(engine, where), count)
 
 
-def _compare(bench: Bench, engine: str, projection: _Projection, count: int) -> None:
+def _compare(bench: Bench, engine: str, projection: Projection, count: int) -> None:
     few = str(bench.many(3_000))
     subjects = [
         Subject("chimera", partial(projection.ours, "log", count)),
@@ -43,7 +45,7 @@ def _compare(bench: Bench, engine: str, projection: _Projection, count: int) -> 
     bench.compare("projection", "rebuild from the journal", engine, "events/s", [rebuild])
 
 
-class _Projection:
+class Projection:
     """Runs from one log and one journal, both on SQLite, into databases that are new each time."""
 
     def __init__(self, engine: str, where: Place) -> None:
@@ -51,11 +53,12 @@ class _Projection:
         self._where = where
         self._number = itertools.count()
 
-    def ours(self, way: str, count: int) -> float:
+    def ours(self, way: str, count: int, keys: Mapping[str, str] = {}) -> float:
         settings = {
             "CHIMERA_LOG": f"sqlite:///{self._where.folder}/{'log' if way == 'log' else 'empty-log'}",
             "CHIMERA_STORE": self._where.url("sqlite", "store"),
             "CHIMERA_VIEWS": self._new(),
+            **keys,
         }
         with running([OURS, "-m", "benchmarks.projection.ours", str(count)], settings) as program:
             return float(program.wait())
@@ -71,15 +74,15 @@ class _Projection:
         return url
 
 
-async def _fill(source: Place, count: int) -> None:
-    """The events in a journal, and in the log to which they were relayed."""
+async def fill(source: Place, count: int, seal: Seal | None = None) -> None:
+    """The events in a journal, and in the log to which they were relayed; with a chain where there is a seal."""
     log, store = open_engine("log", source.log("sqlite")), open_engine("store", source.url("sqlite", "store"))
-    topic = f"{SERVICE}.events"
+    topic = f"{PROJECTED}.events"
     encode = msgspec.json.Encoder().encode
     try:
         await store.create([], PARTITIONS)
         await log.create(topic, PARTITIONS)
-        numbers = [0] * PARTITIONS
+        numbers, chains = [0] * PARTITIONS, [""] * PARTITIONS
         for chunk in _chunks(count):
             batch = []
             for each in chunk:
@@ -88,9 +91,13 @@ async def _fill(source: Place, count: int) -> None:
                 data = encode(
                     {"order_id": each.order_id, "seller_id": each.seller_id, "amount_cents": each.amount_cents}
                 )
-                position = f"{SERVICE}/{at}@{numbers[at]}"
-                kind = f"{SERVICE}.{each.type}"
-                batch.append(Message(position, SERVICE, kind, each.order_id, CLOCK.stamp(), data, at, numbers[at]))
+                position = f"{PROJECTED}/{at}@{numbers[at]}"
+                kind = f"{PROJECTED}.{each.type}"
+                time = CLOCK.stamp()
+                if seal is not None:
+                    chains[at] = seal.after(chains[at], kind, each.order_id, time, data)
+                event = Message(position, PROJECTED, kind, each.order_id, time, data, at, numbers[at])
+                batch.append(msgspec.structs.replace(event, chain=chains[at]))
             async with store.transaction() as session:
                 await session.hold({message.partition for message in batch})
                 await session.append(batch)

@@ -5,6 +5,7 @@ holds nothing, the events come from the journal. Prints the events per second af
 """
 
 import asyncio
+import dataclasses
 import gc
 import os
 import sys
@@ -13,6 +14,7 @@ import time
 import uvloop
 
 from benchmarks.projection.service import service, view
+from chimera.core.seals import Seals
 from chimera.journal.feed import Feed
 from chimera.ports import Checkpoint, Owner
 from chimera.run.engines import context_of, open_engine
@@ -22,7 +24,8 @@ from chimera.views.projector import Projector
 
 async def main(count: int) -> None:
     log, store, views = (open_engine(kind, os.environ[f"CHIMERA_{kind.upper()}"]) for kind in ("log", "store", "views"))
-    context = context_of(service, log, store, views, _nobody)
+    keys = [key] if (key := os.environ.get("BENCH_KEY")) else []
+    context = dataclasses.replace(context_of(service, log, store, views, _nobody), seals=Seals(keys))
     await context.prepare()
     projector = Projector(context, ViewProjection(view))
     feed = Feed(context, service.name, {partition: Checkpoint() for partition in range(service.partitions)})

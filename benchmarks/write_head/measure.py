@@ -19,11 +19,13 @@ from urllib.parse import urlsplit
 import aio_pika
 import asyncmy
 import asyncpg
+import msgspec
 
 from benchmarks.engines import Place, make, place, url_of
 from benchmarks.harness import OURS, SERVER, THEIRS, Bench, Subject, chimera, running
 from benchmarks.write_head.work import orders
 from chimera.core.clock import Clock
+from chimera.core.seals import Seal
 from chimera.messages import Message, partition_of
 from chimera.run.engines import open_engine
 
@@ -32,6 +34,7 @@ SERVICE = "bench-orders"
 PARTITIONS = 8
 CLOCK = Clock()
 PATIENCE_S = 120.0
+UNSEALED = Seal(SERVICE)
 WRITTEN = {"journal": "SELECT sum(number) FROM chimera_heads", "outbox": "SELECT max(id) FROM outbox"}
 """How much was written, asked so that it costs the server next to nothing."""
 WORKER = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "error"]
@@ -63,13 +66,13 @@ def ours(engine: str, count: int, workers: int = 1, cores: set[int] = SERVER) ->
         }
         config = where.config({SERVICE: "benchmarks.orders:service"})
         asyncio.run(make(settings["CHIMERA_STORE"]))
-        asyncio.run(_append(settings["CHIMERA_LOG"], count))
+        asyncio.run(append(settings["CHIMERA_LOG"], count))
         for _ in range(workers):
             stack.enter_context(running(chimera(config, "run", SERVICE, "--write"), settings, cores))
-        return asyncio.run(_rate(settings["CHIMERA_STORE"], "journal", count))
+        return asyncio.run(rate(settings["CHIMERA_STORE"], "journal", count))
 
 
-async def _append(url: str, count: int) -> None:
+async def append(url: str, count: int, seal: Seal = UNSEALED) -> None:
     """Have the commands in the log, as a read head puts them there."""
     log = open_engine("log", url)
     try:
@@ -78,7 +81,8 @@ async def _append(url: str, count: int) -> None:
         for number, order in enumerate(orders(count)):
             key, data = str(order["order_id"]), json.dumps(order).encode()
             at = partition_of(key, PARTITIONS)
-            batch.append(Message(f"c{number}", SERVICE, f"{SERVICE}.PlaceOrder", key, CLOCK.stamp(), data, at))
+            command = Message(f"c{number}", SERVICE, f"{SERVICE}.PlaceOrder", key, CLOCK.stamp(), data, at)
+            batch.append(msgspec.structs.replace(command, chain=seal.of_command(command)))
             if len(batch) == 1000:
                 await log.append(f"{SERVICE}.commands", batch)
                 batch = []
@@ -92,7 +96,7 @@ def _limit(engine: str, count: int) -> float:
         settings = {"BENCH_URL": where.url(engine)}
         asyncio.run(make(settings["BENCH_URL"]))
         with running([OURS, "-m", "benchmarks.write_head.by_hand", str(count)], settings):
-            return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
+            return asyncio.run(rate(settings["BENCH_URL"], "outbox", count))
 
 
 def _limit_on_log(engine: str, count: int) -> float:
@@ -100,9 +104,9 @@ def _limit_on_log(engine: str, count: int) -> float:
         log = where.log("sqlite" if engine == "sqlite" else "rabbitmq", SERVICE)
         settings = {"BENCH_URL": where.url(engine), "CHIMERA_LOG": log}
         asyncio.run(make(settings["BENCH_URL"]))
-        asyncio.run(_append(log, count))
+        asyncio.run(append(log, count))
         with running([OURS, "-m", "benchmarks.write_head.by_hand", str(count)], settings):
-            return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
+            return asyncio.run(rate(settings["BENCH_URL"], "outbox", count))
 
 
 def _faststream(engine: str, count: int) -> float:
@@ -111,7 +115,7 @@ def _faststream(engine: str, count: int) -> float:
         asyncio.run(make(settings["BENCH_URL"]))
         asyncio.run(_publish(settings["BENCH_QUEUE"], count))
         with running([THEIRS, "-m", "benchmarks.write_head.faststream_app"], settings):
-            return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
+            return asyncio.run(rate(settings["BENCH_URL"], "outbox", count))
 
 
 def _celery(engine: str, count: int) -> float:
@@ -123,7 +127,7 @@ def _celery(engine: str, count: int) -> float:
         processes = "1" if engine == "sqlite" else "4"
         worker = [THEIRS, "-m", "celery", "-A", "benchmarks.write_head.celery_app", "worker", *WORKER, "-c", processes]
         with running(worker, settings):
-            return asyncio.run(_rate(settings["BENCH_URL"], "outbox", count))
+            return asyncio.run(rate(settings["BENCH_URL"], "outbox", count))
 
 
 def _peer_settings(where: Place, engine: str) -> dict[str, str]:
@@ -146,7 +150,7 @@ async def _publish(queue: str, count: int) -> None:
             await asyncio.gather(*sent)
 
 
-async def _rate(url: str, table: str, count: int) -> float:
+async def rate(url: str, table: str, count: int) -> float:
     """How many rows a second the table grows by, until it has so many."""
     ask = await _COUNTS[urlsplit(url).scheme](url, table)
     first: tuple[float, int] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import msgspec
@@ -16,6 +17,7 @@ from chimera.commands.consume import NOT_SEALED, CommandConsumer
 from chimera.core.context import Context
 from chimera.core.metrics import Metrics
 from chimera.core.seals import Seal, Seals
+from chimera.journal.feed import HASHED
 from chimera.messages import Message, chain_of
 from chimera.ports import Checkpoint
 from chimera.testing.memory import MemoryStore
@@ -165,6 +167,38 @@ async def test_a_stranger_at_the_broker_adds_no_event(how: str, behind: int) -> 
         keys += await taken(feed, 5)
         assert not feed.is_diverged
     assert keys == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("how", STRANGERS)
+@pytest.mark.parametrize("behind", [0, 1, 40, HASHED + 20, 2 * HASHED])
+@pytest.mark.parametrize("instead", [True, False])
+async def test_nor_among_many_that_are_read_at_once(how: str, behind: int, instead: bool) -> None:
+    keys = [f"k{number}" for number in range(2 * HASHED)]
+    owner, own = await owner_with(*keys)
+    forgery = forged(own[behind - 1] if behind else None, "forged", STRANGERS[how])
+    log = await log_of(*own[:behind], forgery, *own[behind + instead :])
+    async with feeding(log, owner, Checkpoint(), seals=Seals(KEYS)) as feed:
+        found = list[str]()
+        async with asyncio.timeout(10):
+            while len(found) < len(keys):
+                found += [message.key for message in (await feed.next()).messages]
+        found += await taken(feed, 5)
+        assert not feed.is_diverged
+    assert found == keys
+
+
+@given(st.lists(events, min_size=1, max_size=5), texts, st.sampled_from(CHANGES), st.data())
+def test_many_events_follow_each_other_when_each_follows_the_one_before(
+    messages: list[Message], before: str, change: Callable[[Message], Message], data: st.DataObject
+) -> None:
+    seal = Seal(SOURCE, KEYS)
+    own = list[Message]()
+    for message in messages:
+        own.append(sealed(message, own[-1].chain if own else before, seal))
+    assert seal.all_follow(own)
+    at = data.draw(st.integers(0, len(own) - 1))
+    own[at] = change(own[at])
+    assert seal.all_follow(own) == all(seal.follows(after, first.chain) for first, after in pairwise(own))
 
 
 @pytest.mark.parametrize("how", STRANGERS)

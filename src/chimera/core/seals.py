@@ -16,6 +16,8 @@ from chimera.messages import Message, chain_of, follows
 
 SIZE = 16
 """Bytes of a seal."""
+ID_LENGTH = 6
+"""Characters of a key's id."""
 
 
 class Seal:
@@ -47,6 +49,22 @@ class Seal:
             id_, before, message.type, message.key, message.time, message.data, message.metadata
         )
 
+    def all_follow(self, messages: Sequence[Message]) -> bool:
+        """False where one of these does not follow the one before it. Without keys, the last one stands for all."""
+        if not self._first:
+            return len(messages) < 2 or not messages[-2].chain or self.follows(messages[-1], messages[-2].chain)
+        before, states = messages[0].chain, self._states
+        for message in messages[1:]:
+            chain = message.chain
+            if (state := states.get(chain[:ID_LENGTH])) is None:
+                return False
+            state = state.copy()
+            state.update(_of_event(before, message.type, message.key, message.time, message.data, message.metadata))
+            if chain[ID_LENGTH:] != f".{state.hexdigest()}":
+                return False
+            before = chain
+        return True
+
     def may_follow(self, message: Message, before: str) -> bool:
         """False for an event of one's own journal that does not follow; one under a key that is gone may."""
         if "." in message.chain:
@@ -70,15 +88,15 @@ class Seal:
         return not self._first or (id_ in self._states and message.chain == self._command(id_, message))
 
     def _event(self, id_: str, before: str, type_: str, key: str, time: str, data: bytes, metadata: str) -> str:
-        return self._keyed(id_, f"{before}\n{type_}\n{key}\n{time}\n{metadata}\n", data)
+        return self._keyed(id_, _of_event(before, type_, key, time, data, metadata))
 
     def _command(self, id_: str, message: Message) -> str:
         who = f"{message.id}\n{message.source}\n{message.type}\n{message.key}\n{message.time}\n{message.metadata}\n"
-        return self._keyed(id_, f"command\n{who}", message.data)
+        return self._keyed(id_, f"command\n{who}".encode() + message.data)
 
-    def _keyed(self, id_: str, head: str, data: bytes) -> str:
+    def _keyed(self, id_: str, covered: bytes) -> str:
         state = self._states[id_].copy()
-        state.update(head.encode() + data)
+        state.update(covered)
         return f"{id_}.{state.hexdigest()}"
 
 
@@ -100,8 +118,12 @@ class Seals:
         return self._made[service]
 
 
+def _of_event(before: str, type_: str, key: str, time: str, data: bytes, metadata: str) -> bytes:
+    return f"{before}\n{type_}\n{key}\n{time}\n{metadata}\n".encode() + data
+
+
 def _id_of(key: str) -> str:
-    return blake2b(key.encode(), digest_size=3, person=b"chimera key id").hexdigest()
+    return blake2b(key.encode(), digest_size=ID_LENGTH // 2, person=b"chimera key id").hexdigest()
 
 
 def _derived(key: str, service: str) -> bytes:

@@ -27,7 +27,10 @@ logger = logging.getLogger("chimera")
 
 
 HASHED = 50
-"""Records that are read at once, at most, of which the chain of each is computed; of more, of those at both ends."""
+"""Records read at once, at most, each of which is checked where it comes; of more, a partition's are checked together.
+
+Without keys, of more only the first and the last of each partition are checked.
+"""
 EPOCHS_S = 1.0
 """Seconds that an owner is waited for, at most, to say which records of the log are of a history that is over."""
 SHOWN_BYTES = 200
@@ -215,7 +218,7 @@ class Feed:
         messages: list[Message] = []
         taken: dict[int, list[Message]] = {}
         forged: set[int] = set()
-        hashed = self._seal.is_keyed or len(records) <= HASHED
+        hashed = len(records) <= HASHED
         numbers = {partition: at.number for partition, at in self._at.items() if partition not in self._diverged}
         offsets = {partition: at.offset for partition, at in self._at.items()}
         for offset, message in records:
@@ -237,7 +240,7 @@ class Feed:
                     self._doubt(partition)
             else:
                 self._known[partition] = max(number, self._known.get(partition, 0))
-        forged |= {each for each, own in taken.items() if not hashed and not self._ends_well(own)}
+        forged |= {each for each, own in taken.items() if not hashed and not self._seal.all_follow(own)}
         for partition in forged:
             self._known[partition] = max(numbers[partition], self._known.get(partition, 0))
         for partition in numbers.keys() - forged:
@@ -257,10 +260,6 @@ class Feed:
         if taken and message.number >= taken[0].number:
             return message.chain == taken[message.number - taken[0].number].chain
         return message.number != at or message.chain == self._at[message.partition].chain
-
-    def _ends_well(self, taken: Sequence[Message]) -> bool:
-        """False where the last event of a partition does not follow the one before it."""
-        return len(taken) < 2 or not taken[-2].chain or self._seal.follows(taken[-1], taken[-2].chain)
 
     def _doubt(self, partition: int) -> None:
         """Have a look soon whether the checkpoint stands on the owner's history."""
