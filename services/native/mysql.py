@@ -20,7 +20,7 @@ character-set-server = utf8mb4
 skip-name-resolve
 max_connections = 400
 max_allowed_packet = 64M
-innodb_buffer_pool_size = 128M
+innodb_buffer_pool_size = 1G
 innodb_flush_log_at_trx_commit = 1
 performance_schema = OFF
 log_warnings = 1

@@ -21,7 +21,7 @@ dir {data}
 appendonly yes
 appendfsync everysec
 save ""
-maxmemory 256mb
+maxmemory 2gb
 maxmemory-policy noeviction
 user default off ~* &* +@all
 user {name} on >{name} ~* &* +@all

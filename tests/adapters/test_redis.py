@@ -1,6 +1,7 @@
 """Redis keeps the contracts, and what it promises beyond them."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -181,9 +182,44 @@ async def test_a_server_that_hangs_is_unavailable_after_the_timeout() -> None:
             assert dict(await cache.get_many(["a"])) == {}
     await views.close()
     await cache.close()
+    await ended(server)
+
+
+NOT_NOW = {
+    "full": "OOM command not allowed when used memory > 'maxmemory'.",
+    "read-only": "READONLY You can't write against a read only replica.",
+    "loading": "LOADING Redis is loading the dataset in memory",
+    "disk": "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+    "replicas": "NOREPLICAS Not enough good replicas to write.",
+    "master": "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "cluster": "CLUSTERDOWN The cluster is down",
+    "busy": "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+}
+
+
+@pytest.mark.parametrize("how", NOT_NOW)
+async def test_a_server_that_can_not_do_it_now_is_unavailable_and_no_document_is_at_fault(how: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while command := await reader.read(1 << 16):
+            refused = f"-{NOT_NOW[how]}\r\n".encode()
+            writer.write(refused if b"EVAL" in command else b"+OK\r\n" * len(re.findall(rb"^\*\d", command, re.MULTILINE)))
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    views = RedisViews(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    with pytest.raises(Unavailable) as caught:
+        await views.write(CONSUMER, [document("a")], [])
+    assert caught.type is Unavailable or how == "loading"
+    await views.close()
+    await ended(server)
+
+
+async def ended(server: asyncio.Server) -> None:
     server.close()
-    if hanging := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(hanging, timeout=5)
+    if serving := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(serving, timeout=5)
 
 
 async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

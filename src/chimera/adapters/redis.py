@@ -39,8 +39,10 @@ _BACKOFF_S = (0.02, 0.1, 0.4)
 _OPTIONS = {"socket_timeout": 10.0, "socket_connect_timeout": 2.0, "socket_keepalive": True, "protocol": 2}
 
 _REFUSED = (failures.AuthenticationError, failures.NoPermissionError, failures.AuthorizationError)
-_OUT_OF_REACH = (failures.ConnectionError, failures.TimeoutError, failures.ReadOnlyError, OSError)
-_BUSY = re.compile(r"MISCONF|BUSY|NOREPLICAS|MASTERDOWN|CLUSTERDOWN|LOADING|OOM|READONLY|UNKILLABLE")
+_OUT_OF_REACH = (failures.ConnectionError, failures.TimeoutError, OSError)
+_BUSY = re.compile(r"MISCONF|BUSY|NOREPLICAS|UNKILLABLE")
+_NOT_NOW = (failures.OutOfMemoryError, failures.ClusterDownError, failures.TryAgainError, failures.ReadOnlyError)
+"""A full server, too: a script is refused before its first write, so that nothing of it was done."""
 
 # KEYS: the revision; a hash and its sorted keys, in turn. The first hash is of checkpoints; beside it is one of chains.
 # ARGV, for each hash: how many fields, how many of them are put, fields, expected numbers, values of those put.
@@ -384,7 +386,7 @@ class _Server:
             raise SettingsError(f"{self.name}: {text}") from error
         if isinstance(error, TimeoutError):
             raise kind(f"{self.name} did not answer within {self._timeout:g} s") from error
-        if isinstance(error, failures.ResponseError) and _BUSY.match(text):
+        if isinstance(error, _NOT_NOW) or (isinstance(error, failures.ResponseError) and _BUSY.match(text)):
             raise Unavailable(f"{self.name}: {text}") from error
         if isinstance(error, _OUT_OF_REACH):
             raise kind(f"{self.name}: {text}") from error
