@@ -53,7 +53,7 @@ class Seal:
         """False where one of these does not follow the one before it. Without keys, the last one stands for all."""
         if not self._first:
             return len(messages) < 2 or not messages[-2].chain or self.follows(messages[-1], messages[-2].chain)
-        before, states = messages[0].chain, self._states
+        before, states = messages[0].chain if messages else "", self._states
         for message in messages[1:]:
             chain = message.chain
             if (state := states.get(chain[:ID_LENGTH])) is None:
