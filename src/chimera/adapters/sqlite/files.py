@@ -36,11 +36,11 @@ _LOCK_POLL_S = 0.001
 MAX_PARAMETERS = 1_000
 # As many readers stay open as requests read at once; to open one costs more than a page.
 READERS = 128
-# What is read is mapped, and only what is still in the write-ahead log is cached: there may be many readers.
-_READERS_PRAGMAS = ("query_only = ON", f"mmap_size = {256 << 20}", "cache_size = -256")
-# As much as SQLite maps at most, for the two that single statements use: a page of a list in a file that is larger
-# than what is mapped takes half as long again.
+# What is read is mapped, as much as SQLite maps at most: a page in a file that is larger than what is mapped takes half
+# as long again. A mapping takes address space, and memory only for what is read. There may be many readers, so that
+# only what is still in the write-ahead log is cached.
 _MAPS_ALL = f"mmap_size = {2 << 30}"
+_READERS_PRAGMAS = ("query_only = ON", _MAPS_ALL, "cache_size = -256")
 FEATURES = Features(durable=True, shared=True, poll_s=0.01)
 MANY = 64
 IDLE_S = 0.5
@@ -198,7 +198,6 @@ class SQLiteFile:
         self._use()
         if self._reader is None:
             self._reader = self._open_reader()
-            self._reader.run(f"PRAGMA {_MAPS_ALL}")
         return self._reader
 
     async def open(self) -> None:
