@@ -186,10 +186,14 @@ ASKING = {
     "chimera.core",
     "chimera.core.timing",
     "chimera.run",
+    "chimera.run.front.identity",
     "chimera.run.front.keys",
     "chimera.run.front",
     "chimera.run.front.settings",
     "chimera.run.settings",
+    "chimera.web",
+    "chimera.web.identity",
+    "chimera.web.identity.settings",
 }
 OF_MSGSPEC = {"msgspec", "typing_extensions"}
 RUNNING = {"asyncio", "http", "socket", "sqlite3", "ssl", "subprocess"}

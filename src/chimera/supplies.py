@@ -209,15 +209,19 @@ class Supplies:
                 if need.optional:
                     continue
                 raise DeclarationError(
-                    f"{signature.at} needs the Caller, and nobody tells who that is; add: @service.authenticate"
+                    f"{signature.at} needs the Caller, and nobody tells who that is; add: @service.authenticate, or "
+                    "[identity] to the settings"
                 )
             if need.type not in self.provided and need.type is not Caller:
                 raise DeclarationError(f"{signature.at}: {_unknown(need)}")
 
-    def check_provided(self) -> None:
-        """Raises DeclarationError where a resource, or what runs around others, needs what nobody provides."""
+    def check_provided(self, own: tuple[Any, ...] = ()) -> None:
+        """Raises DeclarationError where a resource, or what runs around others, needs what nobody provides.
+
+        `own` are types that all of them have.
+        """
         for signature in (*self.surrounding, *self.starting, *self.stopping):
-            self.check_supplied(signature, ())
+            self.check_supplied(signature, own)
         for provided in self.provided.values():
             self.check_supplied(provided.signature, (Caller, Request) if provided.per == "call" else ())
             self._check_order(provided, ())

@@ -368,7 +368,7 @@ def test_the_page_about_it_shows_settings_that_are_read(tmp_path: Path) -> None:
     (tmp_path / "chimera.toml").write_text(re.sub(r"^# (?=socket)", "", shown, flags=re.MULTILINE))
     settings = read_settings(tmp_path / "chimera.toml", {})
     named = {name for name in Http.__struct_fields__ if getattr(settings.http, name) != getattr(Http(), name)}
-    assert named == {*Http.__struct_fields__} - {"compress_from", "key_password", "socket_mode"}
+    assert named == {*Http.__struct_fields__} - {"compress_from", "key_password", "client_required", "socket_mode"}
     for name in Http.__struct_fields__:
         assert name in page or name == "key_password"
     assert all(name in page for name in EXPOSED if name.startswith("Chimera-"))

@@ -36,7 +36,7 @@ from chimera.upkeep.drift.share_audit import complete
 from chimera.upkeep.positions import floors, keep_reporting, keeps_events
 from chimera.upkeep.retention import Trimming
 from chimera.upkeep.status import parked_counts, service_status
-from chimera.web.answers import RetentionShown
+from chimera.web.wire.answers import RetentionShown
 from tests.support import QUICK, Bank, Deposit, Engines, all_of, direct, handled, opened, project, read_all, stored
 
 PARTITIONS = 2

@@ -26,7 +26,7 @@ GARBAGE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class JournalAnswer(msgspec.Struct):
-    """A page of the journal, as far as it is read; the owner's side is in `chimera.web.answers`, as of the others."""
+    """A page of the journal, as far as it is read; the owner's side is in `web.wire.answers`, as of the others."""
 
     partition: int
     events: list[CloudEvent]

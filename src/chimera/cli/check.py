@@ -93,12 +93,25 @@ def _of_all(settings: Settings) -> Iterator[Row]:
     yield "serves", f"{where} as {settings.title!r}"
     if settings.http.wraps:
         yield "in front", _in_front(settings.http)
+    yield "known", _known(settings)
     yield "state", str(Path(settings.state).absolute())
     most = f"{doors.connections:,} connections, {doors.requests:,} requests, {doors.body_bytes >> 20:,} MiB of bodies"
     times = f"idle {doors.idle_s:g}, head {doors.head_s:g}, body {doors.body_s:g}, answer {doors.answer_s:g}"
     yield "doors", f"{most}; seconds: {times}"
     audits = f"every {settings.audit_s:g} s" if settings.audit_s else "never"
     yield "audits", f"{audits}; a message that ends {settings.process_ends} processes is parked"
+
+
+def _known(settings: Settings) -> str:
+    """The ways in which callers are known, where a service does not tell itself."""
+    identity = settings.identity
+    ways = [f"tokens of {each.issuer} for {each.audience}" for each in identity.issuers]
+    ways += [f"sessions of {each.issuer} as {each.client_id}" for each in identity.issuers if each.client_id]
+    if names := sorted({each.name for each in identity.api_keys}):
+        ways.append(f"API keys of {', '.join(names)}")
+    if (found := identity.certificates) is not None:
+        ways.append(f"certificates, by {found.subject}{f', in {found.header}' if found.header else ''}")
+    return "; ".join(ways) or "nobody, but where a service tells itself; add [identity]"
 
 
 def _in_front(http: Http) -> str:
@@ -146,7 +159,7 @@ def _may(service: Service) -> list[Row]:
 def _wrong_rules(settings: Settings, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         try:
-            check_rules(load_named(settings, name))
+            check_rules(load_named(settings, name), knows=settings.identity.is_set)
         except ChimeraError as error:
             yield str(error)
 

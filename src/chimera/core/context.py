@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from chimera.caller import Caller, Request
 from chimera.core import names
 from chimera.core.aio.coalesce import Coalescer
 from chimera.core.aio.handover import HandOver
@@ -60,6 +62,21 @@ class Reach:
     role: str = "operator"
     dev: bool = False
     rules: bool = True
+
+
+class Callers(Protocol):
+    """Who asks, as the fleet has it in its settings, for services that do not tell themselves.
+
+    `challenge` is for `WWW-Authenticate`.
+    """
+
+    challenge: str
+
+    async def __call__(self, request: Request) -> Caller | None:
+        """Who asks; None for nobody. Raises Rejected for what is shown and wrong, Unavailable where none can tell."""
+
+    def login(self, request: Request) -> str:
+        """Where a browser that asks for a page is sent to log in; empty for all else."""
 
 
 class Holding:
@@ -152,7 +169,8 @@ class Context:
     `modes` sets how shares are borrowed, over what is declared; `handling` how handlers run, by the name of a command
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
-    stands still here; `held`: what is worked on here; `reach`: who may reach what. `room` is taken by each handler
+    stands still here; `held`: what is worked on here; `reach`: who may reach what. `callers`: who asks, where
+    the service itself does not tell. `room` is taken by each handler
     that runs alone while it uses the store.
     """
 
@@ -179,6 +197,7 @@ class Context:
     troubles: Troubles = field(default_factory=Troubles)
     held: Holding = field(default_factory=Holding)
     reach: Reach = Reach()
+    callers: Callers | None = None
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(ROOM))
 
     @property

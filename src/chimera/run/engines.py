@@ -20,7 +20,7 @@ from chimera.borrow.last_known import MemoryLastKnown
 from chimera.caller import Caller, Request, Upload
 from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
-from chimera.core.context import Context, Owners, Process, Reach
+from chimera.core.context import Callers, Context, Owners, Process, Reach
 from chimera.core.metrics import Metrics
 from chimera.core.seals import Seals
 from chimera.core.timing import Retry, Timing
@@ -31,6 +31,7 @@ from chimera.ports import LastKnownStore, Log, Owner, Store, ViewStore
 from chimera.reader import Lagging, Reader
 from chimera.reads import Reads
 from chimera.run.addresses import Kind, check_address, is_there, shown
+from chimera.run.front.issuers import Identifying
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
@@ -82,6 +83,7 @@ class Engines:
         self._reach = reach_of(settings)
         self._seals = Seals(tuple(settings.fleet.keys), takes_unsealed=settings.fleet.unsealed == "taken")
         self.clock = Clock()
+        self.identifying = Identifying(settings, self.clock)
 
     def context(self, name: str) -> Context:
         """A service with its engines. Raises SettingsError or DeclarationError."""
@@ -96,6 +98,7 @@ class Engines:
             clock=self.clock,
             timing=Timing(audit_s=settings.audit_s),
             last_known=self._last_known(name),
+            callers=self.identifying.callers,
         )
         return supplied(
             replace(
@@ -113,6 +116,7 @@ class Engines:
 
     async def close(self) -> None:
         """Close every engine, also when one of them fails to."""
+        await self.identifying.close()
         closed = await asyncio.gather(*(engine.close() for engine in self._open.values()), return_exceptions=True)
         for (kind, _), failed in zip(self._open, closed, strict=True):
             if isinstance(failed, BaseException):
@@ -192,6 +196,7 @@ def context_of(
     clock: Clock | None = None,
     timing: Timing = Timing(),
     last_known: LastKnownStore | None = None,
+    callers: Callers | None = None,
 ) -> Context:
     """A service on engines that are open. `open_owner` opens other services as owners, by name.
 
@@ -199,7 +204,7 @@ def context_of(
     """
     clock = clock or Clock()
     store = with_generations(service, store)
-    check_functions(service)
+    check_functions(service, knows=callers is not None)
     resources = Resources(service)
     owners = Owners({service.name: OwnStore(service, store, clock, resources)}, open_owner, clock, timing)
     remembered = last_known or MemoryLastKnown(clock)
@@ -213,6 +218,7 @@ def context_of(
         last_known=remembered,
         clock=clock,
         timing=timing,
+        callers=callers,
     )
     return supplied(context)
 
@@ -223,17 +229,18 @@ def supplied(context: Context) -> Context:
     return context
 
 
-def check_functions(service: Service) -> None:
-    """Raises DeclarationError where nobody supplies what a function of the service needs."""
-    service.check_provided()
+def check_functions(service: Service, *, knows: bool = False) -> None:
+    """Raises DeclarationError where nobody supplies what a function needs. `knows`: the settings tell who asks."""
+    known = (Caller,) if knows else ()
+    service.check_provided(known)
     for handler in service.handlers.values():
-        service.check_supplied(handler.signature, (Transaction, Lagging, Request))
+        service.check_supplied(handler.signature, (Transaction, Lagging, Request, *known))
     for reaction in service.reactions.values():
         service.check_supplied(reaction.signature, (Transaction, Lagging, Caller))
     for query in service.queries.values():
-        service.check_supplied(query.signature, (Reader, Request))
+        service.check_supplied(query.signature, (Reader, Request, *known))
     for uploading in service.uploads.values():
-        service.check_supplied(uploading.signature, (Upload, Request))
+        service.check_supplied(uploading.signature, (Upload, Request, *known))
         if uploading.command not in [handler.command for handler in service.handlers.values()]:
             raise DeclarationError(
                 f"{uploading.signature.at}: {service.name} handles no {uploading.command.__name__}; add: "
@@ -243,7 +250,7 @@ def check_functions(service: Service) -> None:
         service.check_supplied(share.signature, (Reads,))
     if service.authenticator is not None:
         service.check_supplied(service.authenticator.signature, (Reader, Request))
-    check_rules(service)
+    check_rules(service, knows=knows)
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from chimera.core.context import Context
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import about, admit_all, opened
 from chimera.run.front.chain import check_certificate, in_front
+from chimera.run.front.issuers import login_of
 from chimera.run.front.settings import Http
 from chimera.run.serving import STOP_S, answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings, read_settings
@@ -111,7 +112,8 @@ class Hosting:
             settings.check_service(name)
         try:
             async with AsyncExitStack() as stack:
-                front = await stack.enter_async_context(in_front(settings.http, self._answer))
+                proves = settings.identity.proves
+                front = await stack.enter_async_context(in_front(settings.http, self._answer, proves=proves))
                 self._within = await self._started(settings, names, stack)
                 self._site = front if settings.http.wraps else self._within
                 yield
@@ -139,7 +141,9 @@ class Hosting:
             await head.start()
             stack.push_async_callback(head.stop)
             self.works |= head.works
-        parts: list[SitePart] = [*self._reading, _home(settings, self._reading)] if self._reading else [Lone(contexts)]
+        parts: list[SitePart] = [Lone(contexts)]
+        if self._reading:
+            parts = [*self._reading, _home(settings, self._reading), *login_of(contexts[0].callers)]
         return Site(parts, doors=settings.doors)
 
     def _say_who_may(self, contexts: Sequence[Context]) -> None:

@@ -19,8 +19,10 @@ import msgspec
 from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
 from chimera.parts import Handling, Mode
+from chimera.run.front.identity import read_identity
 from chimera.run.front.keys import FleetKeys, Keys, OperatorKeys
 from chimera.run.front.settings import Http, what_is_wrong_with
+from chimera.web.identity.settings import Identity
 
 PREFIX = "CHIMERA_"
 NAMES_FILE = "names.toml"
@@ -61,7 +63,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
     `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
     where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators. `dev`:
-    this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only.
+    this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only. `identity`: how
+    services that do not tell themselves know who asks.
     """
 
     services: dict[str, ServiceSettings]
@@ -82,6 +85,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     http: Http = Http()
     fleet: FleetKeys = FleetKeys()
     operators: OperatorKeys = OperatorKeys()
+    identity: Identity = Identity()
     dev: bool = False
     open: bool = False
 
@@ -146,7 +150,7 @@ def read_settings(
     settings = msgspec.structs.replace(settings, names=names, http=http)
     if not settings.services:
         raise SettingsError(f'{path} lists no service; add [services.NAME] with app = "module:attribute"')
-    settings = _with_keys(path, settings)
+    settings = _with_identity(path, _with_keys(path, settings))
     _check_http(path, "[http]", settings.http)
     for name, own in settings.services.items():
         _check_retention(path, name, settings.retention_of(name))
@@ -172,6 +176,18 @@ def _with_keys(path: Path, settings: Settings) -> Settings:
     if settings.open and not settings.dev:
         raise SettingsError(f"{path}: open = true asks no rule, for those on this machine only: add --dev")
     return msgspec.structs.replace(settings, **read)
+
+
+def _with_identity(path: Path, settings: Settings) -> Settings:
+    """The settings, with the secrets of `[identity]` that files hold. Raises SettingsError."""
+    fronts = [settings.http, *(each.http for each in settings.services.values())]
+    try:
+        identity = read_identity(settings.identity, fronts, path.parent)
+    except OSError as error:
+        raise SettingsError(f"{path}: [identity] {error.filename} can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: [identity] {error}") from error
+    return msgspec.structs.replace(settings, identity=identity)
 
 
 def _check_http(path: Path, table: str, http: Http) -> None:
@@ -249,7 +265,8 @@ def what_is_wrong(values: Mapping[str, Any], error: msgspec.ValidationError) -> 
         lacks = (
             f"{_written(place)} has no {found[1]}; add" if place else "no service is listed; add [services.NAME] with"
         )
-        return Wrong((*place, found[1]), f'{lacks} app = "module:attribute"')
+        typed = f'{found[1]} = "…"' if place[:1] == ("identity",) else 'app = "module:attribute"'
+        return Wrong((*place, found[1]), f"{lacks} {typed}")
     if said.startswith("Invalid enum value"):
         said = f"must be one of {', '.join(typing.get_args(type_))}, and not {said.removeprefix('Invalid enum value ')}"
     for name, word in _WORDS.items():
@@ -273,7 +290,10 @@ _WORDS = {
 def _place(values: Any, path: str) -> tuple[Place, Any]:
     """The place of a path as msgspec tells it, `.services[...].port`, with its keys, and the type of what is there."""
     place, type_ = list[str](), typing.cast("Any", Settings)
-    for part in re.findall(r"\.\w+|\[\.\.\.\]", path):
+    for part in re.findall(r"\.\w+|\[\.\.\.\]|\[\d+\]", path):
+        if part[1:-1].isdigit():
+            values, type_ = values[int(part[1:-1])], typing.get_args(type_)[0]
+            continue
         if part == "[...]":
             type_ = typing.get_args(type_)[1]
             key = next(key for key, value in values.items() if not _fits(value, type_))

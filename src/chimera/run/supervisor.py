@@ -134,7 +134,7 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
         stack.push_async_callback(gateway.close)
         works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
         stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
-        app = await stack.enter_async_context(in_front(http, gateway.site()))
+        app = await stack.enter_async_context(in_front(http, gateway.site(), proves=settings.identity.proves))
         works["the gateway"] = await stack.enter_async_context(answering(app, listener, gateway.doors, http))
         works["the announcer"] = asyncio.ensure_future(_announce(heads, base_of(settings.host, listener, http), ready))
         stack.callback(works["the announcer"].cancel)

@@ -29,7 +29,7 @@ from chimera.views.rebuild import last_report, why_held
 
 
 async def service_status(context: Context) -> dict[str, Any]:
-    """The status as `chimera.web.answers.Status` has it: checkpoint, head and lag of every consumer, and the rest."""
+    """The status as `web.wire.answers.Status` has it: checkpoint, head and lag of every consumer, and the rest."""
     borrows = []
     for borrow in context.service.borrows.values():
         setting = await read_mode(context, borrow)
@@ -48,7 +48,7 @@ async def service_status(context: Context) -> dict[str, Any]:
 
 
 async def consumer_rows(context: Context, consumers: Iterable[Consumer]) -> list[dict[str, Any]]:
-    """The rows of consumers as `chimera.web.answers.ConsumerShown` has them; of copies only those that are wanted."""
+    """The rows of consumers as `web.wire.answers.ConsumerShown` has them; of copies only those that are wanted."""
     rows: list[dict[str, Any]] = []
     for consumer in consumers:
         if isinstance(consumer.declared, Borrow):
@@ -60,7 +60,7 @@ async def consumer_rows(context: Context, consumers: Iterable[Consumer]) -> list
 
 
 async def rebuilds(context: Context) -> list[dict[str, Any]]:
-    """The views that are being built anew, and why one does not take over, as `chimera.web.answers.RebuildShown`."""
+    """The views that are being built anew, and why one does not take over, as `web.wire.answers.RebuildShown`."""
     shown = []
     for view, state in (await read_generations(context.views, list(context.service.views))).items():
         if (building := state.building) is None:
@@ -101,7 +101,7 @@ async def _table_rebuilds(context: Context) -> list[dict[str, Any]]:
 
 
 async def retention_status(context: Context) -> dict[str, Any]:
-    """Retention as `chimera.web.answers.RetentionShown` describes it: days, the journal's partitions, its consumers."""
+    """Retention as `web.wire.answers.RetentionShown` describes it: days, the journal's partitions, its consumers."""
     now, oldest, heads = context.clock.now(), await context.store.oldest(), await context.store.heads()
     held = await floors(context, now)
     days = context.retention

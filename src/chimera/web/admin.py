@@ -20,9 +20,8 @@ from chimera.parts import Borrow, Mode, Share
 from chimera.ports import ConsumerAt
 from chimera.share.digests import BUCKETS
 from chimera.upkeep.standing import standing_works
-from chimera.web import answers
 from chimera.web.permission.groups import FLEET, OPERATORS, SERVICES, Groups, check_reported
-from chimera.web.wire import openapi
+from chimera.web.wire import answers, openapi
 from chimera.web.wire.http import Call, NoQuery, read_query
 from chimera.web.wire.openapi import added_route
 from chimera.web.wire.routing import Route

@@ -12,9 +12,8 @@ from chimera.journal.consumers import consumers_of
 from chimera.upkeep.liveness import Liveness
 from chimera.upkeep.standing import Unmoved
 from chimera.upkeep.status import consumer_rows, service_status
-from chimera.web import answers
 from chimera.web.permission.groups import OPERATORS, Groups
-from chimera.web.wire import openapi
+from chimera.web.wire import answers, openapi
 from chimera.web.wire.http import Call, NoQuery, answer_problem, read_query
 from chimera.web.wire.openapi import added_route
 from chimera.web.wire.routing import Route

@@ -27,11 +27,15 @@ VARY = (b"vary", b"accept")
 
 
 class Unauthenticated(Rejected):
-    """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`."""
+    """Nobody knows who asks, or what she shows is wrong. `challenge` is for `WWW-Authenticate`.
 
-    def __init__(self, reason: str, detail: str, challenge: str) -> None:
+    `login`: where she who wants a page is sent to log in; empty where she can't.
+    """
+
+    def __init__(self, reason: str, detail: str, challenge: str, login: str = "") -> None:
         super().__init__(reason, detail, status=401)
         self.challenge = challenge
+        self.login = login
 
 
 async def answer_document(call: Call, found: object, page: Page | None, headers: Sequence[Header]) -> None:
@@ -99,6 +103,9 @@ async def answer_error(call: Call, error: Exception) -> None:
         await answer_problem(
             call, error.status, error.detail, field=error.field, errors=error.errors, headers=_close(call)
         )
+    elif isinstance(error, Unauthenticated) and error.login and call.wants_html():
+        headers = [(b"location", f"{call.root}{error.login}".encode()), VARY, (b"cache-control", b"no-store")]
+        await call.answer(b"", HTTPStatus.SEE_OTHER, headers=headers)
     elif isinstance(error, Rejected):
         headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
         detail = error.detail or error.reason

@@ -14,6 +14,7 @@ from chimera.core.clock import Clock
 from chimera.errors import SettingsError
 from chimera.run.engines import load_module
 from chimera.run.front.access_log import AccessLog, written
+from chimera.run.front.proven import Proven
 from chimera.run.front.settings import Cors, Http
 from chimera.supplies import Middleware
 from chimera.web.wire.http import ASGIApp, Receive, Scope, Send
@@ -47,10 +48,11 @@ EXPOSED = (
 
 
 @asynccontextmanager
-async def in_front(http: Http, app: ASGIApp, clock: Clock | None = None) -> AsyncIterator[ASGIApp]:
+async def in_front(http: Http, app: ASGIApp, clock: Clock | None = None, *, proves: str = "") -> AsyncIterator[ASGIApp]:
     """An application behind what is set, which is started before the block and stopped after it.
 
-    Without any of it that is the application itself. Raises ChimeraError, SettingsError for what can't be loaded.
+    `proves`: the header in which trusted proxies tell of clients' certificates. Without any of it that is the
+    application itself. Raises ChimeraError, SettingsError for what can't be loaded.
     """
     if not http.wraps:
         yield app
@@ -63,6 +65,8 @@ async def in_front(http: Http, app: ASGIApp, clock: Clock | None = None) -> Asyn
             await app(scope, receive, send)
 
     outermost = _around(http, surrounded(inner, load_middleware(http)), clock or Clock())
+    if http.proxies and proves:
+        outermost = Proven(outermost, http.proxies, proves)
     with written(http.access_log):
         async with living(outermost):
             yield outermost
@@ -140,6 +144,18 @@ def check_certificate(http: Http, table: str = "[http]") -> None:
         )
     except (ssl.SSLError, ValueError) as error:
         raise SettingsError(f"{table} {_why_no_tls(http, error)}") from error
+    _check_clients(http, table)
+
+
+def _check_clients(http: Http, table: str) -> None:
+    if not http.client_ca:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(http.client_ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingsError(f"{table} client_ca: {http.client_ca} is no PEM file of certificates") from error
+    except OSError as error:
+        raise SettingsError(f"{table} client_ca: {http.client_ca} can't be read ({error.strerror})") from error
 
 
 def _why_no_tls(http: Http, error: Exception) -> str:

@@ -14,15 +14,17 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from chimera.caller import Request
 from chimera.core.metrics import merge_expositions
 from chimera.run.engines import Engines, about
 from chimera.run.front.chain import check_certificate, in_front
+from chimera.run.front.issuers import login_of
 from chimera.run.serving import answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings
 from chimera.web.home import Home
 from chimera.web.probes import EXPOSITION
 from chimera.web.read_head import ReadHead
-from chimera.web.site import Site
+from chimera.web.site import Site, SitePart
 from chimera.web.wire.http import Call, Header, answer_problem
 from chimera.web.wire.routing import Endpoint, Route
 
@@ -53,6 +55,8 @@ FAILED = (aiohttp.ClientError, TimeoutError, OSError)
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 HOP = b"connection"
+PASSED = "chimera-certificate"
+"""As `chimera.web.identity.certificates.PASSED`, which needs cryptography."""
 
 
 class _Forwarded(NamedTuple):
@@ -69,7 +73,10 @@ async def serve_gateway(settings: Settings, ready: Callable[[str], None]) -> Non
     gateway = Gateway(settings)
     try:
         with closing(await listen_as_set(http, settings.host, settings.port)) as listener:
-            async with in_front(http, gateway.site()) as app, answering(app, listener, gateway.doors, http) as serving:
+            async with (
+                in_front(http, gateway.site(), proves=settings.identity.proves) as app,
+                answering(app, listener, gateway.doors, http) as serving,
+            ):
                 ready(base_of(settings.host, listener, http))
                 await until(stop, {"the gateway": serving})
     finally:
@@ -93,11 +100,17 @@ class Gateway:
         self._title = settings.title
         self.doors = settings.doors.within(descriptors())
         self._about = {name: about(service.app) for name, service in settings.services.items()}
+        self._certified = self._engines.identifying.callers if settings.identity.certificates else None
         self._session: aiohttp.ClientSession | None = None
 
     def site(self) -> Site:
         """The application that serves the routes of all services."""
-        return Site([self, Home(self._title, self._heads, self._about)], doors=self.doors)
+        parts: list[SitePart] = [
+            self,
+            Home(self._title, self._heads, self._about),
+            *login_of(self._engines.identifying.callers),
+        ]
+        return Site(parts, doors=self.doors)
 
     def routes(self) -> Sequence[Route]:
         """The routes of all services, each forwarded to its service's process, and `/metrics` of them all."""
@@ -132,6 +145,9 @@ class Gateway:
             if method != "GET":
                 headers.setdefault("Idempotency-Key", self._engines.clock.new_id())
             _say_who_asks(call, headers)
+            headers.popall(PASSED, None)
+            if self._certified and (told := self._certified.passing(Request(call.scope))):
+                headers[PASSED] = told
             request = _Forwarded(method, URL(base + target, encoded=True), headers, await call.body() or None)
             try:
                 await self._send(call, request)
@@ -177,10 +193,11 @@ class Gateway:
 
 
 def _say_who_asks(call: Call, headers: CIMultiDict[str]) -> None:
-    """Say, as proxies do, which address asks and how, as far as it is known here."""
+    """Say, as proxies do, which address asks, which host and how, as far as it is known here."""
     if client := call.scope.get("client"):
         before = headers.popall("X-Forwarded-For", [])
         headers["X-Forwarded-For"] = ", ".join([*before, client[0]])
+    headers["X-Forwarded-Host"] = call.header(b"host") or ""
     headers["X-Forwarded-Proto"] = call.scope.get("scheme", "http")
 
 

@@ -6,12 +6,14 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 AccessLogStyle = Literal["off", "text", "json"]
 EVERYBODY = "*"
+OPTIONAL, REQUIRED = 1, 2
+"""`ssl.CERT_OPTIONAL` and its like: `ssl` itself is slow to load."""
 
 
 class Cors(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -34,7 +36,8 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
     `middleware`: ASGI middleware as `module:factory`, the first one outermost. `compress`: answers of `compress_from`
     bytes and more. `access_log`: a line for each request, as text or JSON. `proxies`: addresses and networks of those
     whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. `certificate` and `key`: PEM files for TLS, with the
-    key's password if it has one. `socket`: the path of a Unix socket, in place of host and port, and its mode. Paths
+    key's password if it has one. `client_ca`: a PEM file of those whose certificates clients may show; they must, with
+    `client_required`. `socket`: the path of a Unix socket, in place of host and port, and its mode. Paths
     are relative to the settings' file.
     """
 
@@ -47,6 +50,8 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
     certificate: str = ""
     key: str = ""
     key_password: str = ""
+    client_ca: str = ""
+    client_required: bool = False
     socket: str = ""
     socket_mode: str = "660"
 
@@ -57,10 +62,11 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
 
     def beside(self, folder: Path) -> Http:
         """With its paths found from a folder."""
-        paths = {name: str(folder / path) for name in ("certificate", "key", "socket") if (path := getattr(self, name))}
+        names = ("certificate", "key", "client_ca", "socket")
+        paths = {name: str(folder / path) for name in names if (path := getattr(self, name))}
         return msgspec.structs.replace(self, **paths)
 
-    def tls(self) -> dict[str, str]:
+    def tls(self) -> dict[str, Any]:
         """The options of uvicorn's TLS; none without a certificate."""
         if not self.certificate:
             return {}
@@ -68,7 +74,13 @@ class Http(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True
             "ssl_certfile": self.certificate,
             "ssl_keyfile": self.key,
             **({"ssl_keyfile_password": self.key_password} if self.key_password else {}),
+            **self._clients(),
         }
+
+    def _clients(self) -> dict[str, Any]:
+        if not self.client_ca:
+            return {}
+        return {"ssl_ca_certs": self.client_ca, "ssl_cert_reqs": REQUIRED if self.client_required else OPTIONAL}
 
 
 def what_is_wrong_with(http: Http) -> str:
@@ -134,6 +146,10 @@ def _tls(http: Http) -> str:
         return 'certificate: it needs its key; add key = "key.pem"'
     if http.key and not http.certificate:
         return 'key: it needs its certificate; add certificate = "certificate.pem"'
+    if http.client_ca and not http.certificate:
+        return 'client_ca: clients show certificates where TLS is spoken; add certificate = "certificate.pem"'
+    if http.client_required and not http.client_ca:
+        return 'client_required: whose certificates is not said; add client_ca = "clients.pem"'
     return ""
 
 

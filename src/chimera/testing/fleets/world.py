@@ -29,6 +29,7 @@ from chimera.testing.plans.plan import Plan
 from chimera.testing.virtual.clock import SimClock
 from chimera.testing.virtual.loop import SimLoop, SimProcess
 from chimera.upkeep.admission.naming import admit
+from chimera.web.identity.ways import Untold
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 
@@ -136,6 +137,7 @@ class World:
             self._owner,
             clock=self.clock,
             timing=self.fleet.timing,
+            callers=Untold(),
         )
         fleet = self.fleet
         return supplied(
@@ -189,6 +191,7 @@ class World:
             lambda name: OwnStore(self.fleet.services[name], self.stores[name], self.clock),
             clock=self.clock,
             timing=self.fleet.timing,
+            callers=Untold(),
         )
         return replace(context, metrics=_NO_METRICS, retention=self.fleet.retention, process=Process(self.clock))
 

@@ -24,6 +24,7 @@ from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.kit.owners import OwnerInReach
 from chimera.testing.memory import MemoryLog
+from chimera.web.identity.ways import Untold
 from chimera.web.permission.asking import CALLER
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
@@ -138,7 +139,8 @@ async def running(*services: Service, owners: Sequence[Service] = ()) -> AsyncIt
 
         for name, service in every.items():
             engines = await stack.enter_async_context(engines_of(service, log))
-            contexts[name] = supplied(context_of(service, *engines, owner_of, clock=clock, timing=TIMING))
+            context = context_of(service, *engines, owner_of, clock=clock, timing=TIMING, callers=Untold())
+            contexts[name] = supplied(context)
         heads = [await _begun(context, stack) for context in contexts.values()]
         for name in every:
             owner_of(name)

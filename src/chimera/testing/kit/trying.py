@@ -29,6 +29,7 @@ from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.memory import MemoryLog
 from chimera.transaction import Transaction
+from chimera.web.identity.ways import Untold
 
 Stored = TypeVar("Stored", bound=Entity)
 
@@ -153,7 +154,7 @@ def given(service: Service, *facts: Entity | AnyEvent) -> Given:
 @asynccontextmanager
 async def _context(service: Service) -> AsyncIterator[Context]:
     async with engines_of(service, MemoryLog()) as engines:
-        context = supplied(context_of(service, *engines, _nobody, clock=MovedClock()))
+        context = supplied(context_of(service, *engines, _nobody, clock=MovedClock(), callers=Untold()))
         await context.prepare()
         try:
             yield context

@@ -1,4 +1,4 @@
-"""Who asks: each request is shown to the service's authenticator, once, where that matters."""
+"""Who asks: each request is shown, once, where that matters, to the service's authenticator, or to the fleet's ways."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from chimera.ports import Session
 from chimera.reader import Reader
 from chimera.service import Service
 from chimera.signature import Signature
+from chimera.web.identity.ways import NotKnown
 from chimera.web.replying import Unauthenticated
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
@@ -24,6 +25,7 @@ class Asking:
 
     def __init__(self, context: Context, snapshots: Snapshots, reader_of: Callable[[Session], Reader]) -> None:
         self._authenticator = authenticator = context.service.authenticator
+        self._callers = context.callers if authenticator is None else None
         self._snapshots = snapshots
         self._reader_of = reader_of
         if authenticator is not None:
@@ -33,17 +35,30 @@ class Asking:
     @property
     def is_known(self) -> bool:
         """True where the service has a way to tell who asks."""
-        return self._authenticator is not None
+        return self._authenticator is not None or self._callers is not None
+
+    def unauthenticated(self, request: Request | None, refusal: NotKnown | None = None) -> Unauthenticated:
+        """What is answered where nobody is known, or to what is refused; a browser may be sent to log in."""
+        challenge, login = "Bearer", ""
+        if self._authenticator is not None:
+            challenge = self._authenticator.challenge
+        elif self._callers is not None:
+            challenge = self._callers.challenge
+            if request is not None and (refusal is None or refusal.anew):
+                login = self._callers.login(request)
+        if refusal is None:
+            return Unauthenticated("unauthenticated", "it is not known who asks; show who you are", challenge, login)
+        return Unauthenticated(refusal.reason, refusal.detail, challenge, login)
 
     async def __call__(self, call: Call) -> AskedBy:
-        """Who asks, and with which request. Raises Unauthenticated for what the authenticator refuses."""
+        """Who asks, and with which request. Raises Unauthenticated for what is shown and refused."""
         if call.asked is not None:
             return call.asked
         request = Request(call.scope)
         if isinstance(said := call.scope.get(CALLER), Caller):
             return AskedBy(said, request)
         if (authenticator := self._authenticator) is None:
-            return AskedBy(None, request)
+            return AskedBy(await self._by_settings(request), request)
 
         async def look(session: Session) -> object:
             own = {Request: request, Reader: self._reader_of(session)}
@@ -64,11 +79,18 @@ class Asking:
             )
         return AskedBy(caller, request)
 
+    async def _by_settings(self, request: Request) -> Caller | None:
+        if self._callers is None:
+            return None
+        try:
+            return await self._callers(request)
+        except NotKnown as refusal:
+            raise self.unauthenticated(request, refusal) from refusal
+
     def admit(self, asked: AskedBy, signature: Signature) -> None:
         """Raises Unauthenticated where a function takes the Caller, and nobody is known."""
         if asked.caller is None and any(need.type is Caller and not need.optional for need in signature.needs):
-            challenge = self._authenticator.challenge if self._authenticator else "Bearer"
-            raise Unauthenticated("unauthenticated", "it is not known who asks; show who you are", challenge)
+            raise self.unauthenticated(asked.request)
 
     def travels(self, asked: AskedBy) -> str:
         """What travels with a command of hers. Raises ChimeraError for a caller that can't be written."""

@@ -25,7 +25,6 @@ from chimera.rules import Anyone, OfField, Rule, Values
 from chimera.web.permission.asking import Asking
 from chimera.web.permission.describing import describing
 from chimera.web.permission.groups import is_local
-from chimera.web.replying import Unauthenticated
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
 from chimera.web.wire.routing import Route
@@ -113,7 +112,7 @@ class Gate:
     def refused(self, asked: AskedBy) -> Rejected:
         """What is answered to whoever may not."""
         if asked.caller is None:
-            return Unauthenticated("unauthenticated", "it is not known who asks; show who you are", self._challenge)
+            return self._asking.unauthenticated(asked.request)
         return Rejected("forbidden", "you may not do this", status=403)
 
     async def ask(self, function: Asked, asked: AskedBy, values: Values, command: AnyCommand | None) -> bool:
@@ -131,11 +130,6 @@ class Gate:
             return await calling(own={**own, Reader: self._reader_of(session)}, asked=asked, plain=plain)
 
         return bool(await self._snapshots.look(look))
-
-    @property
-    def _challenge(self) -> str:
-        authenticator = self._context.service.authenticator
-        return authenticator.challenge if authenticator else "Bearer"
 
 
 class Check:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from chimera.caller import Request
+from chimera.caller import Caller, Request
 from chimera.core.context import Reach
 from chimera.errors import DeclarationError
 from chimera.forms import names_of_fields
@@ -20,6 +20,9 @@ from chimera.service import Service
 from chimera.signature import type_name
 
 TYPED = 'allow=owner_of("…"), role("…"), somebody, or anyone where it is open to all'
+
+
+TELLS = "@service.authenticate, or [identity] to the settings"
 
 
 class Passage(NamedTuple):
@@ -68,8 +71,12 @@ def who_may(services: Iterable[Service], reach: Reach) -> str:
     return f"anyone, everything of {', '.join(opened)}; no rule is declared there (allow=)" if opened else ""
 
 
-def check_rules(service: Service) -> None:
-    """Raises DeclarationError for a route without a rule beside others that have one, and for a rule that can't be."""
+def check_rules(service: Service, *, knows: bool) -> None:
+    """Raises DeclarationError for a route without a rule beside others that have one, and for a rule that can't be.
+
+    `knows`: the settings tell who asks, where the service does not.
+    """
+    knows = knows or service.authenticator is not None
     every = list(passages(service))
     ruled = next((each for each in every if each.allow is not None), None)
     if ruled is None:
@@ -80,10 +87,10 @@ def check_rules(service: Service) -> None:
                 f"{each.at}: nobody may {each.route}: it has no rule, and {ruled.route} has one; add {TYPED}"
             )
         for part in each.allow.inner():
-            _check_part(service, each, part)
+            _check_part(service, each, part, knows=knows)
 
 
-def _check_part(service: Service, passage: Passage, part: Rule) -> None:
+def _check_part(service: Service, passage: Passage, part: Rule, *, knows: bool) -> None:
     if isinstance(part, OfField):
         _check_field(passage, part.field, str(part))
     if isinstance(part, Asked):
@@ -93,9 +100,10 @@ def _check_part(service: Service, passage: Passage, part: Rule) -> None:
         if taken is not None and not (passage.command and issubclass(passage.command, taken)):
             has = type_name(passage.command) if passage.command else "no command"
             raise DeclarationError(f"{part.signature.at} takes {type_name(taken)}; {passage.route} has {has}")
-        service.check_supplied(part.signature, (Reader, Request, *((taken,) if taken else ())))
-    elif not isinstance(part, Anyone | AnyOf | AllOf) and service.authenticator is None:
-        raise DeclarationError(f"{passage.at}: {part} asks who it is, and nobody tells; add: @service.authenticate")
+        own: tuple[type, ...] = (Reader, Request, *((Caller,) if knows else ()), *((taken,) if taken else ()))
+        service.check_supplied(part.signature, own)
+    elif not isinstance(part, Anyone | AnyOf | AllOf) and not knows:
+        raise DeclarationError(f"{passage.at}: {part} asks who it is, and nobody tells; add: {TELLS}")
 
 
 def _check_field(passage: Passage, name: str, what: str) -> None:

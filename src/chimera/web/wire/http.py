@@ -45,6 +45,8 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 """The five types of ASGI (https://asgi.readthedocs.io)."""
 
 Header = tuple[bytes, bytes]
+PROVEN = "chimera.proven"
+"""The key of an ASGI scope under which the front says, as texts, what a trusted proxy tells of a certificate."""
 SNIFFED: Header = (b"x-content-type-options", b"nosniff")
 POLICY = b"content-security-policy"
 PAGE_HEADERS: tuple[Header, ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class _Protocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _timer_of = ""
     _closing: asyncio.TimerHandle | None = None
+    _tls: dict[object, object] | None = None
     _unsent = 0
 
     def __init__(self, *arguments: Any, doors: Doors, others: deque[_Protocol], **options: Any) -> None:
@@ -93,6 +95,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
+        if (tls := transport.get_extra_info("ssl_object")) is not None:
+            self._tls = _certificate_of(tls)
         self.timeout_keep_alive_task = self.loop.call_later(self._doors.idle_s, self.timeout_keep_alive_handler)
         if len(self.connections) > self._doors.connections and not self._close_another():
             self._refused = True
@@ -185,6 +189,8 @@ class _Protocol(HttpToolsProtocol):
         self._in_headers = self._in_message = True
         self._least, self._most = 0, self._last
         HttpToolsProtocol.on_message_begin(self)
+        if self._tls is not None:
+            self.scope["extensions"] = {"tls": self._tls}
 
     def on_headers_complete(self) -> None:
         if self._most > min(ADDRESS_LIMIT, HEADERS_LIMIT) and (status := self._too_long()):
@@ -310,6 +316,12 @@ class _Protocol(HttpToolsProtocol):
             "connection: close",
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+
+
+def _certificate_of(tls: Any) -> dict[object, object] | None:
+    """The certificate that a client has shown, as ASGI's extension has it (`tls`); None without one."""
+    shown = tls.getpeercert(binary_form=True)
+    return {"client_cert_chain": [ssl.DER_cert_to_PEM_cert(shown)]} if shown else None
 
 
 def _path_of(url: bytes) -> bytes:
