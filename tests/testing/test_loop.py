@@ -103,7 +103,8 @@ def test_who_is_paused_goes_on_later() -> None:
 
 async def crowd(loop: SimLoop) -> list[str]:
     seen: list[str] = []
-    tasks = {loop.process(f"{name}/write/0#1").spawn(tick(seen, name)) for name in "abcdef"}
+    processes = [loop.process(f"{name}/write/0#1") for name in "abc"]
+    tasks = {process.spawn(tick(seen, process.name[0] + twin)) for process in processes for twin in "xy"}
     done, _ = await asyncio.wait(tasks)
     return [*seen, *(str(task.number) for task in done)]
 

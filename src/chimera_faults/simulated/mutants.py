@@ -13,6 +13,7 @@ from chimera.core.context import Context
 from chimera.testing.fleets.world import World
 from chimera.testing.plans.draw import draw_plan
 from chimera.testing.simulate.run import play
+from chimera.testing.simulate.sweep import COLLECT, collecting
 from chimera_faults.patching import Mistake, Patching
 from chimera_faults.simulated.fleet import IN_THE_END, INVARIANTS, fleet
 from chimera_faults.simulated.reading import SIMULATED
@@ -62,13 +63,17 @@ def hunt(name: str, seeds: Iterable[int], *, control: bool = False) -> Hunt:
     whole = fleet()
     prepare = partial(_wrap, mistake=mistake, patching=patching)
     try:
-        for tried, seed in enumerate(seeds, 1):
-            before = made[0]
-            outcome = play(whole, draw_plan(whole, seed), INVARIANTS, IN_THE_END, prepare=prepare)
-            runs_made += made[0] > before
-            if failures or (outcome.broken and (control or made[0] > before)):
-                finding = str(outcome.broken[0]) if outcome.broken else ""
-                return Hunt(name, control, tried, tried, finding, runs_made, "; ".join(failures[:1]))
+        with collecting() as collect:
+            for tried, seed in enumerate(seeds, 1):
+                before = made[0]
+                plan = draw_plan(whole, seed)
+                outcome = play(whole, plan, INVARIANTS, IN_THE_END, collect=False, prepare=prepare)
+                runs_made += made[0] > before
+                if failures or (outcome.broken and (control or made[0] > before)):
+                    finding = str(outcome.broken[0]) if outcome.broken else ""
+                    return Hunt(name, control, tried, tried, finding, runs_made, "; ".join(failures[:1]))
+                if tried % COLLECT == 0:
+                    collect()
     finally:
         patching.undo()
     return Hunt(name, control, tried, 0, "", runs_made, "")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any
+from collections.abc import Callable, Collection
 
 from chimera.commands.execute import Executor
 from chimera.commands.parking import Parking
-from chimera.core.aio.signals import A_DAY_S
 from chimera.core.aio.tasks import stop
 from chimera.errors import Conflict, Unavailable
 
@@ -38,20 +36,11 @@ async def keep_redriving(
                 if key not in trying and len(trying) < most:
                     trying[key] = asyncio.ensure_future(parking.redrive(executor, key))
             if executor.set_apart.times == heard:
-                await _either(pace.pause(quiet=not (trying or parking.is_retrying)), executor.set_apart.wait(A_DAY_S))
+                await pace.pause(quiet=not (trying or parking.is_retrying), unless=executor.set_apart)
             for key in [key for key, task in trying.items() if task.done()]:
                 _tell(parking, key, trying.pop(key))
     finally:
         await stop(*trying.values())
-
-
-async def _either(*works: Coroutine[Any, Any, object]) -> None:
-    """Wait until one of these is over; stop the others."""
-    under_way = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await stop(*under_way)
 
 
 def _tell(parking: Parking, key: str, task: asyncio.Task[object]) -> None:

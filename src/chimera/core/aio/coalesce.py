@@ -36,12 +36,10 @@ class Coalescer(Generic[Item, Result]):
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Ask for an item; the future holds its result. Cancelling the future does not stop the call."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if not self._scheduled and len(self._running) < self._concurrency:
-            self._scheduled = True
-            loop.call_soon(self._start)
+            self._begin()
         return future
 
     def __len__(self) -> int:
@@ -55,17 +53,23 @@ class Coalescer(Generic[Item, Result]):
                 await asyncio.wait(self._running)
             await asyncio.sleep(0)
 
-    def _start(self) -> None:
-        self._scheduled = False
-        while self._waiting and len(self._running) < self._concurrency:
-            batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
-            task = asyncio.ensure_future(self._call(batch))
-            self._running.add(task)
-            task.add_done_callback(self._done)
+    def _begin(self) -> None:
+        """Have what waits by the next turn called then."""
+        self._scheduled = True
+        self._running.add(asyncio.ensure_future(self._work()))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._start()
+    async def _work(self) -> None:
+        self._scheduled = False
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                if self._waiting and len(self._running) < self._concurrency:
+                    self._begin()
+                await self._call(batch)
+                if self._waiting:
+                    await asyncio.sleep(0)  # those who were answered now may ask again, and are part of the next call
+        finally:
+            self._running.discard(asyncio.current_task())
 
     async def _call(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         answers: Sequence[tuple[tuple[Item, asyncio.Future[Result]], Result | BaseException | asyncio.Future[Result]]]

@@ -31,18 +31,24 @@ class Pace:
         """Something happened: begin with the first pause again."""
         self._pause_s = self.next_s = self._first_s
 
-    async def pause(self, *, quiet: bool) -> None:
-        """Pause after a look; `quiet`: it has found nothing new."""
+    async def pause(self, *, quiet: bool, unless: Signal | None = None) -> None:
+        """Pause after a look; `quiet`: it has found nothing new. It ends as soon as `unless` is notified."""
         if not quiet or self._woken.times != self._heard:
             self.quick()
         pause = self.next_s
         self._pause_s = min(self._pause_s * GROWTH, self._longest_s)
         self.next_s = self._pause_s * (1 - APART + 2 * APART * self._clock.random())
         began = self._clock.monotonic()
-        if pause > self._first_s and await self._woken.wait(pause):
+        before, ending = (unless.times, [unless]) if unless else (0, [])
+        if pause > self._first_s and await self._woken.wait(pause, *ending):
+            if unless and unless.times != before:
+                return
             self.quick()
             pause = self._first_s - (self._clock.monotonic() - began)
             await asyncio.sleep(0)
         if pause <= self._first_s:
-            await self._clock.sleep(max(0.0, pause))
+            if unless is None:
+                await self._clock.sleep(max(0.0, pause))
+            elif await unless.wait(max(0.0, pause)):
+                return
         self._heard = self._woken.times

@@ -26,17 +26,21 @@ class Signal:
             if not waiter.done():
                 waiter.set_result(True)
 
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - waiting with a limit is what it is for
-        """Wait for the next `notify`, at most `timeout` seconds; says whether it came."""
+    async def wait(self, timeout: float, *others: Signal) -> bool:  # noqa: ASYNC109 - waiting with a limit is what it is for
+        """Wait for the next `notify` of this signal or another, at most `timeout` seconds; says whether it came."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiters[waiter] = None
+        for other in others:
+            other._waiters[waiter] = None  # noqa: SLF001 - a signal, as this is
         timer = loop.call_later(timeout, _time_out, waiter)
         try:
             return await waiter
         finally:
             timer.cancel()
             self._waiters.pop(waiter, None)
+            for other in others:
+                other._waiters.pop(waiter, None)  # noqa: SLF001
 
 
 def _time_out(waiter: asyncio.Future[bool]) -> None:

@@ -28,13 +28,24 @@ async def stop(*tasks: asyncio.Future[Any]) -> None:
 
 async def finish(work: Awaitable[Result], within: float) -> Result:
     """Do the work; when the caller is cancelled meanwhile, to its end, if it takes at most `within` seconds more."""
-    working = asyncio.ensure_future(work)
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    working = asyncio.ensure_future(_telling(work, over))
     try:
-        return await asyncio.shield(working)
+        await over
+        return working.result()
     except asyncio.CancelledError:
         await asyncio.wait([working], timeout=within)
         await stop(working)
         raise
+
+
+async def _telling(work: Awaitable[Result], over: asyncio.Future[None]) -> Result:
+    """Do the work, and tell when it is over: a task would tell it one turn later."""
+    try:
+        return await work
+    finally:
+        if not over.done():
+            over.set_result(None)
 
 
 async def reading_ahead(batches: AsyncIterator[Sequence[Item]], full: int) -> AsyncGenerator[Sequence[Item], None]:

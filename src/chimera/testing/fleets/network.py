@@ -68,13 +68,6 @@ class Network:
 
     async def within(self, service: str, work: Work[Result]) -> Result:
         """What comes of a work in whichever process of a service is reached. Raises Broken when nothing does."""
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                return await self._within(service, work)
-        except TimeoutError as error:
-            raise Broken(f"{service} did not answer within {TIMEOUT_S:.0f} s") from error
-
-    async def _within(self, service: str, work: Work[Result]) -> Result:
         trouble, asking, engine = self._trouble, PROCESS.get(), f"http {service}"
         await asyncio.sleep(trouble.chance() * trouble.network_s)
         if slow := trouble.hit("request slow", engine, asking):
@@ -85,18 +78,20 @@ class Network:
             raise Broken(f"{service} can't be reached")
         listener = there[int(trouble.chance() * len(there))]
         if trouble.hit("request doubled", engine, asking):
-            self._send(listener, work)
-        answer = await self._send(listener, work)
+            self._send(service, listener, work)
+        answer = await self._send(service, listener, work)
+        if isinstance(answer, Broken):
+            raise answer
         if trouble.hit("answer lost", engine, asking):
             raise Broken(f"the answer of {service} is lost")
         return answer
 
-    def _send(self, listener: Listener, work: Work[Result]) -> asyncio.Future[Result]:
+    def _send(self, service: str, listener: Listener, work: Work[Result]) -> asyncio.Future[Result | Broken]:
         process, came = listener.process, self._loop.create_future()
 
-        def broke() -> None:
+        def broke(why: str = f"{listener.process.name} was killed while it answered") -> None:
             if not came.done():
-                came.set_exception(Broken(f"{process.name} was killed while it answered"))
+                came.set_result(Broken(why))
 
         async def answering() -> None:
             try:
@@ -109,11 +104,12 @@ class Network:
             else:
                 if not came.done():
                     came.set_result(answer)
+            timer.cancel()
             process.ended.remove(broke)
 
+        timer = self._loop.call_later(TIMEOUT_S, broke, f"{service} did not answer within {TIMEOUT_S:.0f} s")
         process.ended.append(broke)
         process.spawn(answering())
-        came.add_done_callback(_retrieve)
         return came
 
 
@@ -164,8 +160,3 @@ async def served(app: ASGIApp, method: str, path: str, body: bytes, headers: Map
     await app(scope, receive, send)
     came = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return HttpAnswer(sent[0]["status"], came, b"".join(event.get("body", b"") for event in sent[1:]))
-
-
-def _retrieve(future: asyncio.Future[Result]) -> None:
-    if not future.cancelled():
-        future.exception()

@@ -321,7 +321,7 @@ def _check_unchanged(changes: Changes, now: StoreState) -> None:
 
 
 def _matching(rows: Mapping[Key, Row], where: Sequence[tuple[int, frozenset[object]]]) -> list[Key]:
-    return [key for key in sorted(rows) if all(rows[key][index] in values for index, values in where)]
+    return sorted(key for key, row in rows.items() if all(row[index] in values for index, values in where))
 
 
 def _changed_by(changes: Changes, state: StoreState) -> StoreState:

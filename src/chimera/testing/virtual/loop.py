@@ -23,6 +23,8 @@ from random import Random
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
+from msgspec import Struct
+
 Result = TypeVar("Result")
 Work = Coroutine[Any, Any, Result] | Generator[Any, None, Result]
 
@@ -44,20 +46,15 @@ class SimulationError(Exception):
     """The simulation can't go on: something in it does what can't be repeated, or nothing will ever happen again."""
 
 
-class Handle(asyncio.TimerHandle):
-    """A callback of a process, perhaps at a time."""
+class Handle(Struct, eq=False):
+    """A callback of a process, perhaps at a time; what asyncio calls a TimerHandle."""
 
-    __slots__ = ("arguments", "at", "call", "home", "is_cancelled", "where")
-
-    def __init__(  # it has nothing of what a loop of asyncio's own keeps in it
-        self, home: SimProcess, call: Callable[..., object], arguments: tuple[Any, ...], where: Context, at: float
-    ) -> None:
-        self.home = home
-        self.call = call
-        self.arguments = arguments
-        self.where = where
-        self.at = at
-        self.is_cancelled = False
+    home: SimProcess
+    call: Callable[..., object]
+    arguments: tuple[Any, ...]
+    where: Context
+    at: float
+    is_cancelled: bool = False
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -72,14 +69,11 @@ class Handle(asyncio.TimerHandle):
     def __repr__(self) -> str:
         return f"<{self.home.name}: {self.call!r} at {self.at:.6f}>"
 
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
 
 class SimTask(asyncio.Task[Result]):
     """A task that hashes by its number."""
+
+    __slots__ = ("number",)
 
     def __init__(self, work: Any, number: int, loop: SimLoop, context: Context | None) -> None:
         self.number = number
@@ -90,11 +84,10 @@ class SimTask(asyncio.Task[Result]):
 
 
 class SimFuture(asyncio.Future[Result]):
-    """A future that hashes by its number."""
+    """A future that hashes by its number, which it is given as soon as it is made."""
 
-    def __init__(self, number: int, loop: SimLoop) -> None:
-        self.number = number
-        super().__init__(loop=loop)
+    __slots__ = ("number",)
+    number: int
 
     def __hash__(self) -> int:
         return self.number
@@ -131,8 +124,7 @@ class SimProcess:
         """End it at once, between two awaits."""
         if self.is_alive:
             self.is_alive = False
-            self.queue.clear()
-            self.loop.leave(self)
+            self.loop.bury(self)
             for each in self.ended:
                 each()
 
@@ -160,24 +152,30 @@ PROCESS: ContextVar[SimProcess] = ContextVar("PROCESS")
 class SimLoop(asyncio.AbstractEventLoop):
     """The loop. `shuffle`: the callbacks of a process are not kept in their order either.
 
-    `digest` sums up what has run: equal for equal runs. `trace` gets a line for each step, where there is one.
+    `trace` gets a line for each step, where there is one.
     """
 
     def __init__(self, seed: object, *, shuffle: bool = False) -> None:
         self.now = 0.0
         self.steps = 0
-        self.digest = 0
         self.trace: list[str] | None = None
         self.failures: list[str] = []
         self._order = Random(f"{seed}/order")
         self._seed = seed
         self._shuffle = shuffle
         self._numbers = 0
+        self._stepped = 0
+        self._witnessed = 0
         self._runnable: list[SimProcess] = []
         self._timers: list[tuple[float, int, Handle]] = []
-        self._kept: dict[int, SimTask[Any]] = {}  # who is killed must not be collected: its `finally` would run
+        self._buried: list[Handle] = []  # who is killed must not be collected: its `finally` would run
         self._is_over = False
         self.world = self.process("world")
+
+    @property
+    def digest(self) -> int:
+        """Sums up what has run: equal for equal runs."""
+        return hash((self._stepped, self._witnessed)) & 0xFFFFFFFFFFFF
 
     def process(self, name: str) -> SimProcess:
         """A new process. Its name is of this run only once."""
@@ -185,7 +183,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def witness(self, what: str) -> None:
         """Something that a run did is part of its digest as well."""
-        self.digest = (self.digest * 31 + zlib.crc32(what.encode())) & 0xFFFFFFFFFFFF
+        self._witnessed = hash((self._witnessed, self._stepped, zlib.crc32(what.encode())))
         if self.trace is not None:
             self.trace.append(what)
 
@@ -196,6 +194,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         if process in self._runnable:
             self._runnable.remove(process)
 
+    def bury(self, process: SimProcess) -> None:
+        """Nothing of a process runs any more; what it would have done next is kept, and with it all that waits."""
+        self.leave(process)
+        self._buried += process.queue
+        process.queue.clear()
+
     # Running
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -205,10 +209,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_later)
         asyncio._set_running_loop(self)  # noqa: SLF001 - what asyncio offers to those who write loops
         try:
-            while not task.done():
-                if self.steps > MOST_STEPS:
-                    raise SimulationError(f"{MOST_STEPS} steps, and no end")
-                self._step()
+            self._run_until(task.done)
         finally:
             asyncio._set_running_loop(None)  # noqa: SLF001
             sys.set_asyncgen_hooks(*hooks)
@@ -220,33 +221,36 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._runnable.clear()
         self._timers.clear()
 
-    def _step(self) -> None:
-        runnable, timers = self._runnable, self._timers
-        if not runnable or (timers and timers[0][0] <= self.now):
-            self._ring()
-            if not runnable:
-                return
-        chosen = int(self._order.random() * len(runnable))
-        process = runnable[chosen]
-        handle = self._next_of(process.queue) if self._shuffle else process.queue.popleft()
-        if not process.queue:
-            runnable[chosen] = runnable[-1]
-            runnable.pop()
-        if handle.is_cancelled:
-            return
-        self.steps += 1
-        self.now += self._order.random() * STEP_S
-        owner = getattr(handle.call, "__self__", None)
-        number = getattr(owner, "number", 0)
-        self.digest = (self.digest * 31 + number * 1_000_003 + int(self.now * 1e7)) & 0xFFFFFFFFFFFF
-        if self.trace is not None:
-            self.trace.append(f"{self.now:.7f} {process.name} {number} {getattr(handle.call, '__qualname__', '')}")
-        try:
-            handle.where.run(handle.call, *handle.arguments)
-        except Exception as error:  # noqa: BLE001 - as asyncio does: told, and the loop goes on
-            self.call_exception_handler({"message": f"{handle!r} failed", "exception": error})
-        if number in self._kept and owner.done():  # type: ignore[union-attr]
-            del self._kept[number]
+    def _run_until(self, is_done: Callable[[], bool]) -> None:
+        """Take steps; in one function, since there are ten thousand of them in a run."""
+        runnable, timers, random = self._runnable, self._timers, self._order.random
+        while not is_done():
+            if not runnable or (timers and timers[0][0] <= self.now):
+                self._ring()
+                continue
+            drawn = random() * len(runnable)
+            chosen = int(drawn)
+            process = runnable[chosen]
+            queue = process.queue
+            handle = self._any_of(queue) if self._shuffle else queue.popleft()
+            if not queue:
+                runnable[chosen] = runnable[-1]
+                runnable.pop()
+            if handle.is_cancelled:
+                continue
+            self.steps += 1
+            self.now += (drawn - chosen) * STEP_S
+            call = handle.call
+            number = getattr(getattr(call, "__self__", None), "number", 0)
+            self._stepped = hash((self._stepped, number, self.now))
+            if self.trace is not None:
+                self.trace.append(f"{self.now:.7f} {process.name} {number} {getattr(call, '__qualname__', '')}")
+            try:
+                handle.where.run(call, *handle.arguments)
+            except Exception as error:  # noqa: BLE001 - as asyncio does: told, and the loop goes on
+                self.call_exception_handler({"message": f"{handle!r} failed", "exception": error})
+            if self.steps > MOST_STEPS:
+                raise SimulationError(f"{MOST_STEPS} steps, and no end")
 
     def _ring(self) -> None:
         """Make ready what is due; when nobody can run, time goes on to what is due next."""
@@ -262,8 +266,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             if not handle.is_cancelled:
                 self._ready(handle)
 
-    def _next_of(self, queue: deque[Handle]) -> Handle:
-        if not self._shuffle or len(queue) == 1:
+    def _any_of(self, queue: deque[Handle]) -> Handle:
+        if len(queue) == 1:
             return queue.popleft()
         at = int(self._order.random() * len(queue))
         queue.rotate(-at)
@@ -273,10 +277,14 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _ready(self, handle: Handle) -> None:
         process = handle.home
-        if process.is_alive and not self._is_over:
-            if not process.queue and not process.is_paused:
-                self._runnable.append(process)
-            process.queue.append(handle)
+        if self._is_over:
+            return
+        if not process.is_alive:
+            self._buried.append(handle)
+            return
+        if not process.queue and not process.is_paused:
+            self._runnable.append(process)
+        process.queue.append(handle)
 
     def _close_later(self, generator: AsyncGenerator[Any, Any]) -> None:
         if not self._is_over:
@@ -287,8 +295,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def time(self) -> float:
         return self.now
 
-    def get_debug(self) -> bool:
-        return False
+    get_debug = bool  # false; asked for each task and future, so without a call into Python
 
     def is_running(self) -> bool:
         return not self._is_over
@@ -317,23 +324,22 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> Handle:
         where = copy_context() if context is None else context
         handle = Handle(where.get(PROCESS, self.world), callback, args, where, when)
+        self._numbers += 1
         if handle.home.is_alive and not self._is_over:
-            self._numbers += 1
             heapq.heappush(self._timers, (when, self._numbers, handle))
         return handle
 
     def create_future(self) -> SimFuture[Any]:
-        self._numbers += 1
-        return SimFuture(self._numbers, self)
+        future: SimFuture[Any] = SimFuture(loop=self)
+        future.number = self._numbers = self._numbers + 1
+        return future
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None, **_: object) -> Any:
         return self.task_of(coro, context)
 
     def task_of(self, work: Any, context: Context | None) -> SimTask[Any]:
         self._numbers += 1
-        task: SimTask[Any] = SimTask(work, self._numbers, self, context)
-        self._kept[self._numbers] = task
-        return task
+        return SimTask(work, self._numbers, self, context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         if not self._is_over:
