@@ -59,6 +59,23 @@ def test_all_that_is_in_force_is_printed() -> None:
     assert max(map(len, checked.stdout.splitlines())) <= 80
 
 
+def test_the_ways_in_which_callers_are_known_are_told_and_what_is_in_no_setting_is_not(tmp_path: Path) -> None:
+    digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    issuer = 'issuer = "https://login.example.com", audience = "shop", client_id = "pages", client_secret = "hush"'
+    checked = check(
+        CHIMERA_IDENTITY__ISSUERS=f"[{{{issuer}}}]",
+        CHIMERA_IDENTITY__API_KEYS=f'[{{name = "robot", digest = "{digest}"}}]',
+        CHIMERA_IDENTITY__SESSIONS="s" * 40,
+        CHIMERA_IDENTITY__CERTIFICATES__HEADER="Client-Cert",
+        CHIMERA_HTTP__PROXIES='["10.0.0.7"]',
+    )
+    said = " ".join(checked.stdout.split())
+    ways = "tokens of https://login.example.com for shop; sessions of https://login.example.com as pages"
+    assert f"known {ways}; API keys of robot; certificates, by uri, in Client-Cert" in said
+    assert not [secret for secret in ("hush", digest, "s" * 40) if secret in checked.output]
+    assert "known nobody, but where a service tells itself; add [identity]" in " ".join(check().stdout.split())
+
+
 def test_every_engine_that_is_away_is_named_and_the_others_are_checked_all_the_same() -> None:
     checked = check(
         CHIMERA_SERVICES__ORDERS__STORE="postgresql://me:hunter2@127.0.0.1:1/orders",

@@ -411,6 +411,12 @@ def test_a_key_of_another_certificate_is_told(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, 'certificate = "certificate.pem"\nkey = "other-key.pem"')
     with pytest.raises(chimera.SettingsError, match=r"other-key.pem is not the key of .*certificate.pem"):
         check_certificate(settings.http)
+    missing = settings_of(tmp_path, f'{TLS}\nclient_ca = "none.pem"')
+    with pytest.raises(chimera.SettingsError, match=r"\[http\] client_ca: .*none\.pem can't be read \(No such file"):
+        check_certificate(missing.http)
+    odd = settings_of(tmp_path, f'{TLS}\nclient_ca = "chimera.toml"')
+    with pytest.raises(chimera.SettingsError, match=r"chimera\.toml is no PEM file of certificates"):
+        check_certificate(odd.http)
     (tmp_path / "key.pem").write_text("no key")
     with pytest.raises(chimera.SettingsError, match="are no PEM files of TLS"):
         check_certificate(settings_of(tmp_path, TLS).http)

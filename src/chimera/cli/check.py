@@ -142,6 +142,8 @@ async def _of_service(settings: Settings, context: Context) -> list[Row]:
         for view in service.views.values()
         for each in view.lists.values()
     ]
+    if settings.identity.is_set and service.authenticator is not None:
+        rows.append(("known", f"as it tells itself, {service.authenticator.signature.at}"))
     rows += _may(service)
     rows += [("share", share.name) for share in service.shares.values()]
     rows += [("borrow", await _borrow(context, borrow)) for borrow in service.borrows.values()]

@@ -8,6 +8,8 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -27,7 +29,7 @@ from chimera.web.identity.callers import KnownCallers
 from chimera.web.identity.settings import Identity, KeyTimes
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
-from chimera.web.wire.http import Receive, Scope, Send
+from chimera.web.wire.http import Receive, Scope, Send, below
 from tests.support import NoOwner
 
 CLIENT, AUDIENCE, SECRET = "desk-client", "desk", "s" * 40
@@ -215,6 +217,12 @@ def desk_service() -> Service:
     return desk
 
 
+async def _mounted(site: Site, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    inside = below(scope, path)
+    assert inside is not None, scope["path"]
+    await site(inside, receive, send)
+
+
 class Desk:
     """A desk that is served, with its insides at hand."""
 
@@ -240,17 +248,20 @@ async def served(
     times: KeyTimes = KeyTimes(),
     base: str = "http://desk.test",
     reach: Reach = Reach(),
+    below_path: str = "",
 ) -> AsyncIterator[Desk]:
-    """The desk, whose callers are known by these settings."""
+    """The desk, whose callers are known by these settings; mounted below a path where one is given."""
     clock, fetch = clock or Clock(), IssuersOverHttp()
     callers = KnownCallers(identity, secrets or [SECRET], fetch, clock, times)
     engines = (MemoryLog(), MemoryStore(), MemoryViews())
     context = context_of(desk_service(), *engines, lambda name: NoOwner(), clock=clock, callers=callers)
+    context = replace(context, reach=reach)
     await context.prepare()
     head = ReadHead(context)
     site: Any = Site([head, *login_of(callers)])
+    served_site: Any = partial(_mounted, site, below_path) if below_path else site
     try:
-        async with AsyncClient(transport=ASGITransport(site), base_url=base) as client:
+        async with AsyncClient(transport=ASGITransport(served_site), base_url=base) as client:
             yield Desk(context, callers, client)
     finally:
         await head.stop()

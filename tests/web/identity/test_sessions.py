@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chimera import Caller
+from chimera.core.context import Reach
 from chimera.web.identity.api_keys import digest_of
 from chimera.web.identity.settings import ApiKey, Identity, Issuer
 from tests.web.identity.issuer import (
@@ -77,6 +78,28 @@ async def test_a_browser_that_asks_for_a_page_is_sent_to_log_in_and_comes_back_t
         assert "chimera_session_login=; " in gone
         assert "Max-Age=0" in gone
         assert (await desk.me())[1]["subject"] == "ann"
+
+
+async def test_below_a_path_people_log_in_there(issuer: SmallIssuer) -> None:
+    async with desk_of(issuer, below_path="/shop") as desk:
+        sent = await desk.client.get("/shop/me", headers=PAGE)
+        assert sent.headers["location"] == "/shop/_chimera/login?next=%2Fshop%2Fme"
+        done = await log_in(desk, "/shop/me")
+        assert (done.status_code, done.headers["location"]) == (303, "/shop/me")
+        assert (await desk.client.get("/shop/me")).json()["subject"] == "ann"
+
+
+async def test_an_operator_who_is_logged_in_is_one_for_what_chimera_adds(issuer: SmallIssuer) -> None:
+    reach = Reach(is_open=False)
+    for roles, status in ((["operator"], 200), (["editor"], 403)):
+        issuer.person = {"sub": "ann", "roles": roles}
+        async with desk_of(issuer, reach=reach) as desk:
+            assert (await desk.client.get("/_chimera/desk/status")).status_code == 401
+            await log_in(desk)
+            assert (await desk.client.get("/_chimera/desk/status")).status_code == status
+            token = {"authorization": f"Bearer {issuer.token('ann', roles=roles)}"}
+            assert (await desk.client.get("/_chimera/desk/status", headers=token)).status_code == status
+            assert (await desk.client.get("/_chimera/desk/journal?partition=0", headers=token)).status_code == status
 
 
 async def test_what_is_no_page_is_told_and_not_sent_anywhere(issuer: SmallIssuer) -> None:
