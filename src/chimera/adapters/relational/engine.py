@@ -50,7 +50,8 @@ Connection = Any  # asyncpg's and asyncmy's own are compiled classes without typ
 
 LOCK_S = 10.0
 """Seconds that a row which somebody else has locked is waited for."""
-_TABLES = "SELECT table_name FROM information_schema.tables WHERE table_schema = {}"
+_TABLES = "SELECT concat(table_name) FROM information_schema.tables WHERE table_schema = {}"
+"""As plain text: drivers ask a server what other types are, on each new connection."""
 
 
 class Database(ABC):

@@ -58,7 +58,7 @@ _CASTS: Mapping[str, str] = {
 }
 
 _COLUMNS = """
-    SELECT table_name, column_name, data_type, is_nullable = 'YES',
+    SELECT table_name::text, column_name::text, data_type::text, is_nullable = 'YES',
         is_nullable = 'YES' OR column_default IS NOT NULL OR is_identity = 'YES' OR is_generated <> 'NEVER'
     FROM information_schema.columns WHERE table_schema = current_schema() ORDER BY ordinal_position"""
 _KEYS = """

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +123,7 @@ def found_tables(columns: Iterable[Row], keys: Iterable[Row]) -> dict[str, Found
     return tables
 
 
-class Dialect(msgspec.Struct, frozen=True):
+class Dialect(msgspec.Struct, frozen=True, eq=False):
     """An engine's column types: for SQLAlchemy, and as its information_schema shows them. `order`: texts' collation."""
 
     name: str
@@ -201,7 +202,7 @@ def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable
     if table.name in reserved or re.fullmatch(r"chimera_\w+_version", table.name):
         raise DeclarationError(f"an entity's table can't be {table.name!r} here; choose another with table=…")
     if found is None:
-        return _sql(dialect, [CreateTableOp.from_table(_described(dialect, table))])
+        return [*_creation(dialect, table)]
     _Fit(dialect, where, table, found).check()
     columns = {column.name: column for column in table.columns}
     return _sql(
@@ -215,6 +216,11 @@ def entity_changes(dialect: Dialect, where: str, table: Table, found: FoundTable
             ),
         ],
     )
+
+
+@lru_cache(256)
+def _creation(dialect: Dialect, table: Table) -> Sequence[str]:
+    return _sql(dialect, [CreateTableOp.from_table(_described(dialect, table))])
 
 
 class _Fit:
@@ -307,31 +313,40 @@ def _as_python(dialect: Dialect, operation: MigrateOperation) -> str:
 
 def own_changes(dialect: Dialect, where: str, part: Part, version: str | None) -> list[str]:
     """The SQL that moves Chimera's own tables forward from a version (None: there are none)."""
-    statements: list[str] = []
-    config = Config(
-        output_buffer=io.StringIO(),
-        stdout=io.StringIO(),
-        attributes={
-            "dialect": dialect.name,
-            "statements": _Collected(statements),
-            "version_table": version_table(part),
-        },
-    )
-    config.set_main_option("script_location", _path_of(Path(__file__)))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", _path_of(Path(versions.__file__)))
-    newest = f"{part}@head"
-    if version == ScriptDirectory.from_config(config).as_revision_number(newest):
+    if version == _newest(part):
         return []
     try:
-        alembic.command.upgrade(config, f"{version}:{newest}" if version else newest, sql=True)
+        return [*_own_changes(dialect.name, part, version)]
     except CommandError as error:
         raise SettingsError(
             f"{where} was moved to {version} by a newer Chimera; this one can't use it: update chimera-kit here"
         ) from error
-    if dialect.name == "mysql":  # which has no names for primary keys, and warns of one
+
+
+@cache
+def _newest(part: Part) -> str:
+    found = ScriptDirectory.from_config(_config()).as_revision_number(f"{part}@head")
+    assert isinstance(found, str)
+    return found
+
+
+@cache
+def _own_changes(dialect: str, part: Part, version: str | None) -> Sequence[str]:
+    statements: list[str] = []
+    config = _config(dialect=dialect, statements=_Collected(statements), version_table=version_table(part))
+    newest = f"{part}@head"
+    alembic.command.upgrade(config, f"{version}:{newest}" if version else newest, sql=True)
+    if dialect != "postgresql":  # the others have no names for primary keys, and warn of one
         return [each.replace(f"CONSTRAINT {version_table(part)}_pkc ", "") for each in statements]
     return statements
+
+
+def _config(**attributes: object) -> Config:
+    config = Config(output_buffer=io.StringIO(), stdout=io.StringIO(), attributes=attributes)
+    config.set_main_option("script_location", _path_of(Path(__file__)))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", _path_of(Path(versions.__file__)))
+    return config
 
 
 def _path_of(module: Path) -> str:
@@ -370,9 +385,10 @@ class _Collected:
 
 def _sql(dialect: Dialect, operations: Sequence[MigrateOperation]) -> list[str]:
     statements: list[str] = []
-    context = Operations(_context(dialect, statements))
-    for operation in operations:
-        context.invoke(operation)
+    if operations:
+        context = Operations(_context(dialect, statements))
+        for operation in operations:
+            context.invoke(operation)
     return statements
 
 
