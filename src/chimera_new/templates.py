@@ -63,8 +63,8 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check
 .PHONY: run test check
 .DEFAULT_GOAL := run
 
-run: ## Run the service on http://127.0.0.1:8000
-	@$(PYTHON) -m chimera up
+run: ## Run the service on http://127.0.0.1:8000, with who is on this machine as its operator
+	@$(PYTHON) -m chimera up --dev
 
 test: ## Run the tests, after what they need is installed
 	@$(PYTHON) -c 'import httpx, pytest' 2>/dev/null || $(PIP) install --quiet --requirement requirements-dev.txt

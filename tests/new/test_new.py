@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,18 @@ from hatchling.build import build_wheel
 
 from chimera.cli.main import main
 from chimera_new.project import new_project
+from tests.e2e.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]
+CURLS = re.findall(r"^\$ (curl .*)\n(.*)$", (ROOT / "docs" / "start.md").read_text(), re.MULTILINE)
 BIN = Path(sysconfig.get_path("scripts"))
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 def typed(folder: Path, *words: str, path: Path = BIN) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHIMERA_")}
     environment |= {"PATH": f"{path}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def done(folder: Path, words: str) -> str:
@@ -38,6 +42,15 @@ def refused(folder: Path, words: str) -> str:
     assert (ran.returncode, ran.stdout) == (2, ""), ran.stdout + ran.stderr
     assert ran.stderr.count("\n") == 1, ran.stderr
     return ran.stderr.removeprefix("chimera: ").rstrip()
+
+
+def shown(command: str) -> str:
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def answers(command: str, printed: str) -> bool:
+    """Whether a command prints what the page says: a moment later, perhaps, for what it shows is counted then."""
+    return re.fullmatch(re.escape(printed.strip()).replace("…", ".+"), shown(command)) is not None
 
 
 def written(folder: Path) -> dict[str, str]:
@@ -176,6 +189,10 @@ def test_from_an_empty_environment_with_only_the_wheel_a_project_is_made_tested_
         try:
             assert running.stdout
             said = (line for line in running.stdout if not line.startswith("make["))  # make, inside of make test
-            assert next(said).startswith("ready http://127.0.0.1:")
+            base = next(said).removeprefix("ready ").strip()
+            assert CURLS
+            for command, printed in CURLS:
+                asked = command.replace("127.0.0.1:8000", base)
+                assert wait_until(partial(answers, asked, printed)), f"$ {asked}\nprints\n{shown(asked)}"
         finally:
             os.killpg(running.pid, signal.SIGTERM)
