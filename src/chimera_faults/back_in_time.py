@@ -25,11 +25,13 @@ from chimera_faults.sweeping import delete_streams, delete_topics
 from chimera_faults.tally.owner import Account
 
 OWNER, BORROWER = "tally", "board"
-NOTICED_S = 20.0
+NOTICED_S = 60.0
 OK = 200
 SOME = 20
 TRIES = 100
 LOCK_S = 0.2
+GROWN_S = 180.0
+"""So many commands as were there have to come again, from a fleet that has just been started."""
 OF_VIEWS = ("chimera_documents", "chimera_view_checkpoints", "chimera_revisions")
 """Tables of a view store that shares its database with the store."""
 CONSUMERS = {
@@ -253,7 +255,7 @@ async def put_commands_back(run: Run) -> None:
         await contexts[OWNER].log.append(topic, kept)
     run.arm(Armed(f"{run.tag}-unread", "log.call", "raise", times=0, where=f"run {OWNER} --write"))
     await rig.fleet.start()
-    await run.until(partial(_holds, rig, topic, ends), "the topic has grown past its old end")
+    await run.until(partial(_holds, rig, topic, ends), "the topic has grown past its old end", GROWN_S)
     run.struck(f"{topic} was put back from {ends}, and has grown past that")
     run.arm()
     word = "it has another command than was read there"

@@ -32,7 +32,7 @@ class Traffic(NamedTuple):
 
     keys: int = 12
     commands: int = 4
-    more_s: float = 60.0
+    more_s: float = 120.0
     pause_s: float = 0.15
     once: bool = False
     poison: str = ""

@@ -33,8 +33,8 @@ from chimera_faults.stacks import Stack
 from chimera_faults.workload import Workload
 
 BOUND_S = 90.0
-FIRING_S = 30.0
-STRIKING_S = 120.0
+FIRING_S = 60.0
+STRIKING_S = 240.0
 LOOK_S = 0.05
 SETTLING_S = Timing().heads_kept_s + 0.1
 """Between two looks whether all is done: the second must not rest on heads that were known at the first."""

@@ -30,6 +30,7 @@ from chimera_faults.strikes import (
 )
 from chimera_faults.tally.owner import HANGING, NO_NUMBER
 
+AGAIN = Traffic(more_s=600.0)
 RESTART = Traffic(more_s=100.0, pause_s=0.2)
 PATIENT = Traffic(more_s=180.0, pause_s=0.5)
 POISON = Traffic(more_s=5.0, pause_s=0.2, poison="raise", poisoned=2)
@@ -304,6 +305,7 @@ SCENARIOS = (
         "the topic of commands is put back to an earlier moment, and grows past its old end before anybody reads it",
         strike=put_commands_back,
         by_hand=True,
+        traffic=AGAIN,
         stacks=EVERY_STACK,
         fleet="commands back",
     ),

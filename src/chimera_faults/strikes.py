@@ -32,7 +32,7 @@ from chimera_faults.rig import Run
 from chimera_faults.scenario import Strike
 
 SOON_S = 0.3
-COMMIT_S = 10.0
+COMMIT_S = 60.0
 SERVICES = Path("services/run.py")
 OWNER, BORROWER = "tally", "board"
 TEXTS = ("", "\0", "x" * 5_000, "\u202e'; DROP TABLE journal; --", "é" * 300)
@@ -184,7 +184,7 @@ def _partition(key: str) -> int:
     return partition_of(key, 4)
 
 
-def poisoned(*, redriven: bool, forgotten: bool = False, within_s: float = 30.0) -> Strike:
+def poisoned(*, redriven: bool, forgotten: bool = False, within_s: float = 60.0) -> Strike:
     """Wait until the poisoned commands are set aside; then, if asked, cure them and have them tried again, twice.
 
     With `forgotten` the inbox knows them no more by then.
