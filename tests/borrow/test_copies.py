@@ -312,7 +312,7 @@ async def test_a_reader_follows_a_changed_mode_though_the_copy_that_it_reads_nev
         await asyncio.sleep(0.01)
         assert town.reads.mode == "async"
         await want_mode(town.shop, town.borrow, "sync")
-        await eventually(lambda: town.reads.mode == "sync", timeout=1.5)
+        await eventually(lambda: town.reads.mode == "sync", timeout=30.0)
 
 
 async def test_a_copy_that_lags_a_little_all_the_time_is_as_old_as_it_lags() -> None:
@@ -321,7 +321,7 @@ async def test_a_copy_that_lags_a_little_all_the_time_is_as_old_as_it_lags() -> 
     age = town.reads._age
     heads = await town.bank.store.heads()
     for _ in range(3):
-        await asyncio.wait_for(age.watch("async"), 2.0)
+        await asyncio.wait_for(age.watch("async"), 60.0)
         assert age.seconds("async", "a") is None
     moves = [Move("accounts", p, 0, Checkpoint(n)) for p, n in heads.items() if n]
     await town.shop.views.write(copy_name(town.borrow.name, "async"), [], moves)
