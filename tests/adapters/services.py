@@ -82,7 +82,7 @@ def _trouble(url: str) -> str:
     if place.hostname is None or place.port is None:
         return ""
     try:
-        socket.create_connection((place.hostname, place.port), timeout=2).close()
+        socket.create_connection((place.hostname, place.port), timeout=30).close()
     except OSError as error:
         return str(error)
     return ""

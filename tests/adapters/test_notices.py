@@ -80,6 +80,7 @@ async def test_who_commits_nothing_tells_nobody(url: str) -> None:  # noqa: F811
     assert heard == []
     async with stores[0].transaction() as session:
         await session.append([event(0, 1)])
+    await eventually(lambda: heard)
     assert heard == ["second"]
     for store in stores:
         await store.close()
@@ -115,6 +116,7 @@ async def test_a_document_that_was_not_written_is_not_told(url: str) -> None:  #
     assert await others.write("c", [Document("v", "k", b"{}", revision=7)], []) == 0
     assert heard == []
     assert await others.write("c", [Document("v", "k", b"{}")], [])
+    await eventually(lambda: heard)
     assert heard == ["views"]
     await views.close()
     await others.close()

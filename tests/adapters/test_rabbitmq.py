@@ -167,7 +167,7 @@ async def test_appends_and_reads_go_on_after_a_restart_of_the_broker(log: Rabbit
     appending.cancel()
     await asyncio.wait([appending])
     await log.append("events", [event(0, 10**6)])
-    numbers = await asyncio.wait_for(reading, 15)
+    numbers = await asyncio.wait_for(reading, 60)
     assert failed
     assert set(numbers) >= {*confirmed}
     assert sorted(set(numbers)) == list(dict.fromkeys(numbers))
@@ -191,7 +191,8 @@ async def test_a_reader_pauses_while_a_stream_is_not_available(
     assert reader._link is not None
     reader._link._transport.abort()
     await asyncio.sleep(0.5)
-    assert 2 <= len(tries) <= 5
+    assert len(tries) <= 5
+    await eventually(lambda: len(tries) >= 2)
     monkeypatch.setattr(Link, "subscribe", subscribe)
     await log.append("events", [event(0, 1)])
     assert [record.message for record in await reading] == [event(0, 1)]
@@ -324,7 +325,7 @@ async def test_a_foreign_client_reads_plain_cloud_events(log: RabbitMQLog, url: 
         decoder=rstream.amqp_decoder,
         offset_specification=rstream.ConsumerOffsetSpecification(rstream.OffsetType.FIRST, None),
     )
-    message = await asyncio.wait_for(got.get(), 5)
+    message = await asyncio.wait_for(got.get(), 60)
     await consumer.close()
     properties = {_text(name): _text(value) for name, value in message.application_properties.items()}
     binary = amqp.AMQPMessage(
@@ -401,7 +402,7 @@ class Foreign(NamedTuple):
     queue: aio_pika.abc.AbstractQueue
 
     async def get(self) -> aio_pika.abc.AbstractIncomingMessage:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (got := await self.queue.get(no_ack=True, fail=False)):  # noqa: ASYNC110 - basic.get does not wait
                 await asyncio.sleep(0.01)
         return got
@@ -463,7 +464,7 @@ async def test_a_relay_that_dies_between_the_exchange_and_the_stream_loses_no_ev
     with monkeypatch.context() as patch:
         patch.setattr(_Topic, "append", die)
         async with running(Relay(replace(context, log=log)).run(range(PARTITIONS))):
-            await asyncio.wait_for(reached.wait(), 5)
+            await asyncio.wait_for(reached.wait(), 60)
     got = [str((await foreign.get()).message_id) for _ in events]
     again = opened(foreign.option)
     async with running(Relay(replace(context, log=again)).run(range(PARTITIONS))):
@@ -660,7 +661,7 @@ async def _say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 async def _take(log: RabbitMQLog, count: int, after: Mapping[int, int], topic: str = "events") -> list[Record]:
     records: list[Record] = []
-    async with asyncio.timeout(10), aclosing(log.read(topic, after)) as batches:
+    async with asyncio.timeout(60), aclosing(log.read(topic, after)) as batches:
         while len(records) < count:
             records += await anext(batches)
     return records
@@ -687,7 +688,7 @@ async def _read_up_to(log: RabbitMQLog, last: int) -> list[int]:
 
 
 async def _until_it_works(use: Callable[[], Awaitable[None]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             with suppress(Unavailable):
                 await use()

@@ -223,7 +223,7 @@ async def test_an_append_in_this_process_wakes_readers_without_polling(tmp_path:
     reading = asyncio.ensure_future(anext(log.read("events", {0: 0})))
     await asyncio.sleep(0)
     await log.append("events", [event(0, 1)])
-    assert len(await asyncio.wait_for(reading, 5)) == 1
+    assert len(await asyncio.wait_for(reading, 50)) == 1
     await log.close()
 
 
@@ -234,7 +234,7 @@ async def test_an_append_elsewhere_wakes_readers_by_the_bell(tmp_path: Path) -> 
         reading = asyncio.ensure_future(anext(log.read("events", {0: number - 1})))
         await asyncio.wait([reading], timeout=0.02)
         await other.append("events", [event(0, number)])
-        assert len(await asyncio.wait_for(reading, 5)) == 1
+        assert len(await asyncio.wait_for(reading, 50)) == 1
     for each in (log, other):
         await each.close()
 

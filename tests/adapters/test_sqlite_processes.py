@@ -36,7 +36,7 @@ async def test_a_reader_sees_what_another_process_appends(tmp_path: Path) -> Non
     reading = asyncio.create_task(_take(log, 2 * TRANSACTIONS))
     processes = [await _start("append", tmp_path) for _ in range(2)]
     assert await asyncio.gather(*(process.wait() for process in processes)) == [0, 0]
-    records = await asyncio.wait_for(reading, 20)
+    records = await asyncio.wait_for(reading, 60)
     for key in {record.message.key for record in records}:
         numbers = [record.message.number for record in records if record.message.key == key]
         assert numbers == list(range(1, TRANSACTIONS + 1))

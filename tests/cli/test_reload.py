@@ -41,10 +41,10 @@ class Reloaded:
     def said(self, words: str, times: int = 1) -> bool:
         assert self.running is not None
         running = self.running
-        return bool(wait_until(lambda: running.output.count(words) >= times, 30))
+        return bool(wait_until(lambda: running.output.count(words) >= times))
 
     def status(self, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()

@@ -90,7 +90,7 @@ async def context(desk: Desk, engines: Engines) -> Context:
 
 
 async def until_done(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - a store is looked at
             await asyncio.sleep(0.005)
 
@@ -139,10 +139,10 @@ async def test_a_direct_command_waits_for_none_of_another_key_and_each_of_its_ow
     intake = Intake(context)
     slow = asyncio.ensure_future(intake.execute(message_of(Now("slow"))))
     await asyncio.sleep(0.02)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert (await intake.execute(message_of(Now("quick")))).state == "done"
     behind = asyncio.ensure_future(intake.execute(message_of(Now("slow"))))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert (await intake.execute(message_of(Now("quick")))).state == "done"
     assert not slow.done()
     assert not behind.done()

@@ -184,7 +184,7 @@ async def test_while_old_code_goes_and_new_code_comes_nothing_waits_for_a_person
     ]
     messages = await accept(heads[0], *[placed(f"o{n}") for n in range(5)])
     await consume(heads[0], executor=old)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await parked_of(heads[0]):  # noqa: ASYNC110 - a store is looked at
             await asyncio.sleep(0.01)
     for each in redriving:

@@ -47,14 +47,14 @@ def up(folder: Path) -> Iterator[str]:
         assert line.startswith("ready ")
         where = line.removeprefix("ready ").strip()
         ask = urllib.request.Request(f"{where}/orders", data=b'{"order_id": "o1"}', method="POST")
-        with urllib.request.urlopen(ask, timeout=10) as answer:
+        with urllib.request.urlopen(ask, timeout=60) as answer:
             location = json.loads(answer.read())["command_id"]
-        with urllib.request.urlopen(f"{where}/_chimera/shop/commands/{location}?wait=10", timeout=20) as answer:
+        with urllib.request.urlopen(f"{where}/_chimera/shop/commands/{location}?wait=10", timeout=60) as answer:
             assert json.loads(answer.read())["state"] == "done"
         yield where
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.slow

@@ -20,7 +20,8 @@ from tests.e2e.conftest import is_alive, wait_until
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"\b800(\d)\b")
-PATIENCE_S = 20
+PATIENCE_S = 240
+"""A page may have hundreds of simulations run, on a machine that has other things to do."""
 DONE = "-- done --"
 
 
@@ -114,6 +115,7 @@ def shell(tmp_path: Path, port: int) -> Iterator[Shell]:
     shell.end()
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_does_what_it_says(example: Path, tmp_path: Path, port: int, shell: Shell) -> None:
     page = PORT.sub(lambda found: str(port + int(found[1])), example.read_text())

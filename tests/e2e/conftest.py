@@ -21,9 +21,13 @@ ROOT = Path(__file__).parents[2]
 LEASE_S = Timing().lease_s
 MARKETPLACE = ROOT / "chimera.toml"
 READY_S = 90
+PATIENCE_S = 60.0
+"""For what comes at once on a machine that has nothing else to do."""
 DEV = {"CHIMERA_DEV": "true"}
 """Nobody on this machine needs a key."""
-STOP_S = 8
+STOP_S = 60
+STOPPED_S = 10
+"""An orderly stop takes less, however busy the machine is: it runs into none of its own limits."""
 
 
 class Running:
@@ -82,8 +86,8 @@ class Running:
         """Stop it as an orchestrator does; returns the seconds that it took."""
         began = time.monotonic()
         os.kill(self.pid, number)
-        code = self.process.wait(STOP_S + 7)
-        self._reading.join(5)
+        code = self.process.wait(STOP_S)
+        self._reading.join(STOP_S)
         assert code == 0, self.output
         return time.monotonic() - began
 
@@ -96,12 +100,12 @@ class Running:
         for pid in left[1:]:
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
-        self._reading.join(5)
+        self._reading.join(STOP_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
 
 
-def wait_until(found: Callable[[], object], seconds: float) -> object:
+def wait_until(found: Callable[[], object], seconds: float = PATIENCE_S) -> object:
     """The first true value of `found`, or the last one."""
     until = time.monotonic() + seconds
     while not (value := found()) and time.monotonic() < until:
@@ -151,7 +155,7 @@ class Chimera:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=90,
             check=False,
         )
 

@@ -27,7 +27,7 @@ from tests.e2e.witness.witness import Watched
 SERVICES = ("orders", "analytics", "top-clients", "gig-page", "user-page", "search", "witness")
 STACKS = ("embedded", "rabbitmq-mysql-mongodb-redis", "kafka-mysql-mongodb-redis", "kafka-postgresql")
 TROUBLED = ("rabbitmq-mysql", "kafka-postgresql")
-WITNESS_S = 30.0
+WITNESS_S = 90.0
 WATCHED_SERVICES = ("orders", "analytics", "witness")
 
 

@@ -65,7 +65,7 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     chimera = Chimera(state, CONDUIT / "chimera.toml", {**found.environment, **path})
     try:
         chimera.up(*(() if request.param == "embedded" else ("--processes", "--workers", "2")))
-        async with AsyncClient(base_url=chimera.base, timeout=20) as client:
+        async with AsyncClient(base_url=chimera.base, timeout=60) as client:
             yield Site(client, uuid.uuid4().hex[:8])
     finally:
         chimera.end()

@@ -54,13 +54,13 @@ def place(orders: Orders, order_id: str) -> None:
     body = json.dumps({"order_id": order_id, **ORDER}).encode()
     headers = {"Content-Type": "application/json", "traceparent": TRACE}
     request = Request(f"{orders.base}/orders", body, headers, method="POST")
-    with urlopen(request, timeout=5) as answer:
+    with urlopen(request, timeout=60) as answer:
         assert answer.status == 201
 
 
 def is_placed(orders: Orders, order_id: str) -> bool:
     try:
-        with urlopen(f"{orders.base}/orders/{order_id}", timeout=5) as answer:
+        with urlopen(f"{orders.base}/orders/{order_id}", timeout=60) as answer:
             stage: str = json.load(answer)["stage"]
             return stage == "placed"
     except OSError:
@@ -94,7 +94,7 @@ def kcat(*arguments: str, text: str = "") -> str:
         do_without("kcat is not installed; run: apt-get install kcat")
     broker = urlsplit(url_of("kafka")).netloc
     command = ["kcat", "-q", "-b", broker, *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 @pytest.mark.parametrize("orders", [("kafka-postgresql", "")], indirect=True)
@@ -127,7 +127,7 @@ async def test_a_plain_amqp_client_receives_order_events_and_writes_a_command(or
         received: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         await queue.consume(received.put, no_ack=True)
         place(orders, "o1")
-        got = await asyncio.wait_for(received.get(), 10)
+        got = await asyncio.wait_for(received.get(), 60)
         properties = {"content-type": got.content_type}
         message = amqp.AMQPMessage(properties, dict(got.headers), got.body)
         is_order_placed(amqp.from_binary(message, JSONFormat()), "o1")

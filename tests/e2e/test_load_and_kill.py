@@ -18,16 +18,16 @@ from marketplace.account import Account
 from marketplace.check import compare, recount
 from marketplace.load import SERVICES, load
 from marketplace.seed import Seed
-from tests.e2e.conftest import LEASE_S, Chimera, child_named, is_alive, wait_until
+from tests.e2e.conftest import STOPPED_S, Chimera, child_named, is_alive, wait_until
 from tests.e2e.loading import SMALL, load_all, strike
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 async def load_and_balance(
     chimera: Chimera, source: Seed = SMALL, *, at: int = 0, then: Callable[[], None] | None = None
 ) -> Account:
-    account = await load_all(chimera, source, at=at, then=then, patience=40, stall=30)
+    account = await load_all(chimera, source, at=at, then=then, patience=90, stall=60)
     assert account.balances, "\n".join(account.lines())
     assert not account.parked
     return account
@@ -44,7 +44,7 @@ async def check(chimera: Chimera) -> None:
 
 def held(chimera: Chimera, service: str) -> list[int]:
     """How many partitions each worker of a service works on."""
-    with urlopen(f"{chimera.base}/metrics", timeout=5) as answer:
+    with urlopen(f"{chimera.base}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     return [
         int(sample.value)
@@ -59,7 +59,7 @@ async def test_one_process_takes_a_load_stops_and_starts_again(chimera: Chimera)
     account = await load_and_balance(chimera)
     await check(chimera)
     assert account.events > 0
-    assert server.stop() < 5
+    assert server.stop() < STOPPED_S
     assert server.output.count("\n") == 1, server.output
     chimera.up()
     await check(chimera)
@@ -98,7 +98,7 @@ async def test_heads_are_killed_under_load_and_started_again(chimera: Chimera) -
     children = descendants(server.pid)
     assert len(children) == 2 * len(SERVICES)
     assert not set(killed) & set(children)
-    assert server.stop() < 8
+    assert server.stop() < STOPPED_S
     assert not [child for child in children if is_alive(child)]
 
 
@@ -109,7 +109,7 @@ async def test_children_end_by_themselves_when_the_supervisor_is_killed(chimera:
 
     def kill() -> None:
         first.kill()
-        assert wait_until(lambda: not any(map(is_alive, children)), 10), [command_of(each) for each in children]
+        assert wait_until(lambda: not any(map(is_alive, children))), [command_of(each) for each in children]
         ended.append(True)
         chimera.up("--processes")
 
@@ -124,7 +124,7 @@ async def test_a_supervisor_takes_over_from_one_that_was_killed_a_moment_ago(chi
     second = chimera.up("--processes")
     await load_and_balance(chimera, source=Seed(sellers=2, gigs=4, clients=2, orders=5))
     children = descendants(second.pid)
-    assert second.stop(signal.SIGINT) < 8
+    assert second.stop(signal.SIGINT) < STOPPED_S
     assert not [child for child in children if is_alive(child)]
     assert is_free(chimera.port)
 
@@ -156,19 +156,19 @@ async def test_workers_share_a_services_partitions_and_take_over_from_one_that_i
     await load_and_balance(chimera, at=100, then=lambda: strike(server, ["orders", "analytics"]))
     await check(chimera)
     spread = lambda: sorted(held(chimera, "orders")) == [2, 3, 3]  # noqa: E731
-    assert await asyncio.to_thread(wait_until, spread, 3 * LEASE_S)
+    assert await asyncio.to_thread(wait_until, spread)
 
 
 async def test_each_service_runs_alone_as_a_member_of_a_fleet(chimera: Chimera) -> None:
     """Without a supervisor, with both heads in one process each; a borrower asks the owner on its own port."""
     members = {service: chimera.start("run", service) for service in SERVICES}
     bases = {service: member.wait_ready() for service, member in members.items()}
-    account = await load(SMALL, bases, workers=16, patience=20, stall=20)
+    account = await load(SMALL, bases, workers=16, patience=90, stall=60)
     assert account.balances
     sellers, _ = await recount(f"sqlite:///{chimera.state / 'orders.db'}")
     assert await compare({f"/sellers/{each}/sales": sales for each, sales in sellers.items()}, bases["analytics"]) == []
     for member in members.values():
-        assert member.stop() < 5
+        assert member.stop() < STOPPED_S
 
 
 @pytest.mark.parametrize("more", [[], ["--processes"]], ids=["one process", "processes"])
@@ -176,18 +176,18 @@ async def test_the_marketplace_fills_itself_and_stops(chimera: Chimera, more: li
     arguments = ["--port", str(chimera.port), "--state", str(chimera.state), *more]
     server = chimera.start(*arguments, module="marketplace")
     server.wait_ready()
-    assert await asyncio.to_thread(wait_until, lambda: "check:" in server.output, 40), server.output
+    assert await asyncio.to_thread(wait_until, lambda: "check:" in server.output), server.output
     assert ": balances" in server.output
     await check(chimera)
     children = descendants(server.pid)
-    assert server.stop() < 8
+    assert server.stop() < STOPPED_S
     assert not [child for child in children if is_alive(child)]
 
 
 async def test_the_marketplace_stops_while_it_is_filled(chimera: Chimera) -> None:
     server = chimera.start("--port", str(chimera.port), "--state", str(chimera.state), module="marketplace")
     server.wait_ready()
-    assert await asyncio.to_thread(wait_until, lambda: descendants(server.pid), 5)
+    assert await asyncio.to_thread(wait_until, lambda: descendants(server.pid))
     children = descendants(server.pid)
-    assert server.stop() < 5
+    assert server.stop() < STOPPED_S
     assert not [child for child in children if is_alive(child)]

@@ -48,7 +48,7 @@ class Server(NamedTuple):
     def ask(self, method: str, path: str, body: Any = None, headers: Mapping[str, str] = MappingProxyType({})) -> Any:
         data = None if body is None else json.dumps(body).encode()
         try:
-            answer = urlopen(Request(self.base + path, data, dict(headers), method=method), timeout=15)
+            answer = urlopen(Request(self.base + path, data, dict(headers), method=method), timeout=60)
         except HTTPError as error:
             answer = error
         with answer:
@@ -110,7 +110,7 @@ def test_a_server_starts_the_services_answers_and_stops_them_in_order(
 ) -> None:
     server = started(tmp_path, name)
     ended.append(server)
-    assert wait_until(lambda: answers(server), 30), server.output
+    assert wait_until(lambda: answers(server)), server.output
     order = {"order_id": "o 1", "seller_id": "ann", "cents": 5}
     status, headers, body = server.ask("POST", "/orders", order)
     assert (status, headers["location"]) == (201, "/orders/o%201"), server.output
@@ -122,8 +122,8 @@ def test_a_server_starts_the_services_answers_and_stops_them_in_order(
     assert server.ask("GET", "/pages/ann")[2] == b'["ann sells","fresh"]'
     assert leases(tmp_path)
     os.kill(server.process.pid, signal.SIGTERM)
-    server.process.wait(20)
-    assert wait_until(lambda: not leases(tmp_path), 5), server.output
+    server.process.wait(60)
+    assert wait_until(lambda: not leases(tmp_path)), server.output
     assert "Traceback" not in server.output
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from marketplace.account import Account
 from tests.adapters.services import IN_TURN
-from tests.e2e.conftest import ROOT, Chimera
+from tests.e2e.conftest import ROOT, STOPPED_S, Chimera
 from tests.e2e.loading import load_all, strike
 from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, Stack, compared, restart, stack, take_away
 
@@ -27,7 +27,7 @@ PAGES = (
     "/metrics",
 )
 OnStack = Callable[[str], tuple[Stack, Chimera]]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150), IN_TURN]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), IN_TURN]
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ async def test_the_marketplace_runs_unchanged_on_every_stack(on_stack: OnStack, 
         for path in PAGES:
             async with session.get(chimera.base + path) as response:
                 assert response.status == 200, f"{path}: {await response.text()}"
-    assert server.stop() < 8
+    assert server.stop() < STOPPED_S
     assert "Error" not in server.output
     chimera.up()
     again = await load_and_balance(chimera)

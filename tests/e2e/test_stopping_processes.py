@@ -3,7 +3,6 @@
 import json
 import sqlite3
 import threading
-import time
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
@@ -12,9 +11,9 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import LEASE_S, Chimera, Running, wait_until
+from tests.e2e.conftest import STOPPED_S, Chimera, Running, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 SENDERS = 8
 
 
@@ -30,7 +29,7 @@ class Load:
             thread.start()
 
     def _send(self, sender: int) -> None:
-        with closing(HTTPConnection(str(self.base.hostname), self.base.port, timeout=20)) as connection:
+        with closing(HTTPConnection(str(self.base.hostname), self.base.port, timeout=60)) as connection:
             for number in range(100_000):
                 if (status := self._post(connection, f"{sender}-{number}")) is None:
                     return
@@ -53,20 +52,25 @@ class Load:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
 
 def orders_in(chimera: Chimera) -> set[str]:
-    connection = sqlite3.connect(chimera.state / "orders.db")
-    try:
-        return {order for (order,) in connection.execute("SELECT order_id FROM orders")}
-    finally:
-        connection.close()
+    return found(chimera, "SELECT order_id FROM orders")
+
+
+def holders_in(chimera: Chimera) -> set[str]:
+    return found(chimera, "SELECT holder FROM chimera_leases")
+
+
+def found(chimera: Chimera, sql: str) -> set[str]:
+    with closing(sqlite3.connect(chimera.state / "orders.db")) as store:
+        return {each for (each,) in store.execute(sql)}
 
 
 def held(base: str) -> float:
-    with urlopen(f"{base}/metrics", timeout=5) as answer:
+    with urlopen(f"{base}/metrics", timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         samples = [each for family in families for each in family.samples if each.name == "chimera_partitions_held"]
     return sum(each.value for each in samples)
@@ -75,13 +79,13 @@ def held(base: str) -> float:
 def test_what_was_accepted_is_answered_and_done_and_nothing_else_is_kept(chimera: Chimera) -> None:
     server = chimera.up()
     load = Load(chimera.base)
-    assert wait_until(lambda: len(load.answered) > 300, 20)
+    assert wait_until(lambda: len(load.answered) > 300)
     took = server.stop()
     load.join()
-    assert took < 5
+    assert took < STOPPED_S
     assert not load.failed
     chimera.up()
-    assert wait_until(lambda: orders_in(chimera) >= load.answered, 20)
+    assert wait_until(lambda: orders_in(chimera) >= load.answered)
     assert orders_in(chimera) == load.answered
 
 
@@ -90,15 +94,14 @@ def test_another_worker_has_everything_at_its_next_look_after_one_was_stopped(ch
     base = reading.wait_ready()
     workers: list[Running] = [chimera.start("run", "orders", "--write") for _ in range(2)]
     bases = [worker.wait_ready() for worker in workers]
-    assert wait_until(lambda: [held(each) for each in bases] == [4, 4], 3 * LEASE_S)
+    assert wait_until(lambda: [held(each) for each in bases] == [4, 4])
     load = Load(base)
-    assert wait_until(lambda: len(load.answered) > 200, 20)
-    assert workers[0].stop() < 5
-    stopped = time.monotonic()
-    assert wait_until(lambda: held(bases[1]) == 8, LEASE_S)
-    assert time.monotonic() - stopped < LEASE_S * 0.6
+    assert wait_until(lambda: len(load.answered) > 200)
+    assert workers[0].stop() < STOPPED_S
+    assert not [holder for holder in holders_in(chimera) if f"-{workers[0].pid}-" in holder]
+    assert wait_until(lambda: held(bases[1]) == 8)
     answered = set(load.answered)
-    assert wait_until(lambda: orders_in(chimera) >= answered, 20)
+    assert wait_until(lambda: orders_in(chimera) >= answered)
     reading.stop()
     load.join()
-    assert wait_until(lambda: orders_in(chimera) == load.answered, 20)
+    assert wait_until(lambda: orders_in(chimera) == load.answered)

@@ -41,7 +41,7 @@ def ask(base: str, method: str, path: str, token: str = "", body: object = None)
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base}{path}", data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as refused:
         return refused.code, json.loads(refused.read())
@@ -67,10 +67,10 @@ def test_a_stranger_gets_and_changes_nothing_and_services_know_each_other(fleet:
     def page() -> Any:
         return ask(base, "GET", "/gigs/g1")[1]["top_clients"]
 
-    assert wait_until(lambda: page()["state"] == "fresh" and page()["clients"], 60), running.output
+    assert wait_until(lambda: page()["state"] == "fresh" and page()["clients"]), running.output
     status, shown = ask(base, "GET", "/_chimera/gig-page/borrows", KEY)
     assert (status, shown["borrows"][0]["mode"]) == (200, "async")
-    assert wait_until(lambda: reported(base), 60), "the owner knows where its borrower is"
+    assert wait_until(lambda: reported(base)), "the owner knows where its borrower is"
 
 
 def reported(base: str) -> bool:

@@ -141,7 +141,7 @@ def test_two_versions_side_by_side_under_load_fail_nothing_and_show_nobody_less(
     sent = {key: count for client in clients for key, count in client.sent.items()}
     assert len(sent) == CLIENTS * KEYS
     for key, count in sent.items():
-        assert wait_until(partial(is_shown, new, key, count), 30), ask(f"{new}/sales/{key}")
+        assert wait_until(partial(is_shown, new, key, count)), ask(f"{new}/sales/{key}")
     for command in [each for client in clients for each in client.commands]:
         assert ask(f"{new}/_chimera/shop/commands/{command}")[1]["state"] == "done"
     assert deploy.parked() == []

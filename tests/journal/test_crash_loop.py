@@ -81,7 +81,7 @@ async def test_a_message_that_ends_its_process_is_set_aside_and_what_follows_goe
     ended = 0
     while True:
         async with process(tmp_path, where, "deadly") as child:
-            settling = asyncio.ensure_future(eventually(lambda: is_settled(kept), timeout=30.0))
+            settling = asyncio.ensure_future(eventually(lambda: is_settled(kept)))
             ending = asyncio.ensure_future(child.wait())
             await asyncio.wait([settling, ending], return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
@@ -115,13 +115,13 @@ async def test_kills_for_other_reasons_set_nothing_aside(kept: Context, tmp_path
             await until_begun(tmp_path, child.pid)
         (tmp_path / "go").touch()
         async with process(tmp_path, where, "slow") as child:
-            await eventually(lambda: not (tmp_path / "go").exists(), timeout=30.0)
+            await eventually(lambda: not (tmp_path / "go").exists())
             await until_begun(tmp_path, child.pid, 2, or_settled=kept)
         kills += 2
     assert kills > ENDS
     for _ in range(ENDS + 1):
         async with process(tmp_path, where, "slow") as child:
-            await eventually((tmp_path / f"ready-{child.pid}").exists, timeout=30.0)
+            await eventually((tmp_path / f"ready-{child.pid}").exists)
     assert await parked_counts(kept) == {}
 
 
@@ -136,7 +136,7 @@ async def until_begun(folder: Path, pid: int, count: int = 1, *, or_settled: Con
     async def has_begun() -> bool:
         return len(begun(folder, pid)) >= count or (or_settled is not None and await is_settled(or_settled))
 
-    await eventually(has_begun, timeout=30.0)
+    await eventually(has_begun)
 
 
 class Life:

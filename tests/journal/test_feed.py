@@ -100,7 +100,7 @@ class Consumer:
         assert {m.partition for m in batch.messages} == {m.partition for m in batch.moves}
 
 
-async def drain(feed: Feed, consumer: Consumer, counts: Mapping[int, int], timeout: float = 5.0) -> None:  # noqa: ASYNC109
+async def drain(feed: Feed, consumer: Consumer, counts: Mapping[int, int], timeout: float = 60.0) -> None:  # noqa: ASYNC109
     async with asyncio.timeout(timeout):
         while any(consumer.at[partition].number < count for partition, count in counts.items()):
             consumer.take(await feed.next())
@@ -212,9 +212,9 @@ async def test_an_owner_that_hangs_does_not_hold_up_what_the_log_has() -> None:
     log = await log_with(*(event(0, n) for n in range(1, 51)))
     async with feeding(log, owner) as feed:
         consumer = Consumer({0: Checkpoint(), 1: Checkpoint()})
-        await drain(feed, consumer, {0: 50}, timeout=1.0)
+        await drain(feed, consumer, {0: 50})
         await log.append(TOPIC, [event(0, n) for n in range(51, 101)])
-        await drain(feed, consumer, {0: 100}, timeout=1.0)
+        await drain(feed, consumer, {0: 100})
     assert consumer.seen == expected(owner.counts)
 
 
@@ -361,7 +361,7 @@ async def test_bootstrap_takes_what_the_log_has_and_the_rest_from_the_journal(in
     context = consuming(log, owner, timing=timing, limits=limits, metrics=repairs)
     feed = Feed(context, SOURCE, {0: Checkpoint(), 1: Checkpoint()})
     consumer = Consumer({0: Checkpoint(), 1: Checkpoint()})
-    await drain(feed, consumer, owner.counts, timeout=20)
+    await drain(feed, consumer, owner.counts)
     await feed.close()
     assert consumer.seen == expected(owner.counts)
     if len(in_log) == EVENTS:

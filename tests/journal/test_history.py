@@ -87,7 +87,7 @@ async def taken(feed: Feed, turns: int = 30) -> list[str]:
     """The keys of what it gives in so many turns."""
     keys: list[str] = []
     for _ in range(turns):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             keys += [message.key for message in (await feed.next()).messages]
     return keys
 

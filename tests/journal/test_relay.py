@@ -195,7 +195,7 @@ async def test_what_the_log_can_not_carry_stays_in_the_journal_and_is_told(
     assert b'chimera_left_in_journal_total{service="accounts"} 4.0' in context.metrics.exposition()
     feed = Feed(context, "accounts", dict.fromkeys(range(PARTITIONS), Checkpoint()))
     taken = list[str]()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(taken) < len(await journal_of(context.store)):
             taken += [message.id for message in (await feed.next()).messages]
     await feed.close()

@@ -61,7 +61,7 @@ async def test_the_batch_that_was_taken_is_committed_and_its_checkpoint_moves(
         await asyncio.sleep(0)  # so that the stop has reached the handler, if it does
     assert not head.done()
     slow.go_on.set()
-    await asyncio.wait([head], timeout=5)
+    await asyncio.wait([head], timeout=60)
     assert head.cancelled()
     assert len(bank.handled) == 2
     assert set(await balances(context)) == {"a", "b"}
@@ -75,7 +75,7 @@ async def test_what_takes_too_long_is_rolled_back_and_left_to_the_next(context: 
     head = asyncio.ensure_future(WriteHead(hurried, "first").run())
     await slow.begun.wait()
     head.cancel()
-    await asyncio.wait([head], timeout=5)
+    await asyncio.wait([head], timeout=60)
     assert head.cancelled()
     assert await balances(context) == {}
     slow.go_on.set()
@@ -97,7 +97,7 @@ async def test_leases_are_given_back_so_that_another_takes_over_at_its_next_look
     assert len(other.held) < PARTITIONS
     began = time.monotonic()
     first.cancel()
-    await asyncio.wait([first], timeout=5)
+    await asyncio.wait([first], timeout=60)
     assert {lease.holder for lease in await all_of(context.store, Lease)} <= {"second"}
     await other.renew()
     assert other.held == frozenset(ALL)
@@ -110,7 +110,7 @@ async def test_what_was_relayed_is_remembered(context: Context, slow: Slow) -> N
     await accept(context, *(Open(f"k{n}") for n in range(20)))
     await eventually(lambda: _all_relayed(context))
     head.cancel()
-    await asyncio.wait([head], timeout=5)
+    await asyncio.wait([head], timeout=60)
     at = await read_checkpoints(context.store, RELAY, "accounts", ALL)
     assert {p: each.number for p, each in at.items()} == dict(await context.store.heads())
 

@@ -36,7 +36,7 @@ class Calls:
         if key:
             request.add_header("Idempotency-Key", key)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, dict(answer.headers), json.loads(answer.read() or b"null")
         except HTTPError as error:
             return error.code, dict(error.headers), json.loads(error.read() or b"null")

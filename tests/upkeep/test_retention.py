@@ -398,7 +398,7 @@ async def test_outcomes_are_forgotten_after_their_time_but_not_of_what_is_parked
 
 async def park_broken(context: Context) -> None:
     await commands_executor(context).run([Task(message_of(Put("broken"), command_id="b1"), 1, 1)])
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while [row.state for row in await all_of(context.store, Parked)] != ["parked"]:
             for key in await parking_of(context, COMMANDS).due(commands_executor(context), datetime.now(UTC)):
                 await parking_of(context, COMMANDS).redrive(commands_executor(context), key)
@@ -599,7 +599,7 @@ async def test_a_view_that_needs_events_that_are_gone_says_so_and_keeps_what_it_
 
 async def read_on(feed: Feed) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 await feed.next()
     finally:

@@ -159,7 +159,7 @@ async def settled(context: Context, reading: Reading) -> Answer:
         found[:] = [await reading.get("/turnover/s0", after=at)]
         return "chimera-behind" not in found[0].headers
 
-    await eventually(has_all, timeout=30)
+    await eventually(has_all)
     return found[0]
 
 
@@ -295,7 +295,7 @@ async def test_what_would_be_done_twice_is_not_and_the_old_tables_go_on(engines:
     await ask_for_tables(context, context.service.reactions["index"])
     heads = await context.store.heads()
     async with running(head(context).run()):
-        await eventually(partial(is_held, context), timeout=30)
+        await eventually(partial(is_held, context))
         [shown] = await rebuilds(context)
         assert said in shown["why"]
         assert "--force" in shown["why"]

@@ -187,5 +187,5 @@ async def caught_up(context: Context, reading: Reading) -> Answer:
         found[:] = [await reading.get("/articles?limit=200", after=at)]
         return found[0].status == 200 and "chimera-behind" not in found[0].headers
 
-    await eventually(has_all, timeout=60)
+    await eventually(has_all)
     return found[0]

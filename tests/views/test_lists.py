@@ -640,7 +640,7 @@ async def test_lists_on_a_real_engine_are_kept_paged_rebuilt_and_dropped_as_in_m
             for limit in (3, 200):
                 assert await reading.pages("/authors/ann/articles", limit) == wanted
             await ask_for(context, "article")
-            await eventually(partial(serves, context, 2), timeout=60)
+            await eventually(partial(serves, context, 2))
             assert await reading.pages("/authors/ann/articles", 7) == wanted
             assert await is_listed(context, "article~2")
             assert [await views.scan(view) for view in all_of("article")] == [[]] * len(all_of("article"))

@@ -206,7 +206,7 @@ async def test_what_is_wrong_is_mended_while_it_moves(engines: Engines) -> None:
 
 async def rebuilt(context: Context, number: int) -> Comparison:
     await ask_for(context, "article")
-    await eventually(partial(serves, context, number), timeout=60)
+    await eventually(partial(serves, context, number))
     report = await last_report(context, "article")
     assert report is not None
     return report

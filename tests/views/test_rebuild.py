@@ -317,21 +317,21 @@ async def test_a_rebuild_under_load_on_a_real_engine_shows_no_reader_less(engine
         other = await process_of(Bank(), engines_of(context))
         await deposit(context, *KEYS)
         async with running(head(context).run()):
-            await eventually(lambda: is_filled(context, bank), timeout=60)
+            await eventually(lambda: is_filled(context, bank))
             async with load(context), Readers(context, other).watching():
                 await ask(context, keep_old=True)
-                await eventually(lambda: serves(context, 2), timeout=60)
+                await eventually(lambda: serves(context, 2))
             found = await last_report(context, "balance")
             assert found is not None
             assert (found.changed, found.missing, found.new) == (0, 0, 0)
             await change(views, "balance", lambda now: now.gone_back().without_kept())
-            await eventually(lambda: is_clean(context, 2), timeout=60)
-            await eventually(lambda: is_right(context, bank), timeout=60)
+            await eventually(lambda: is_clean(context, 2))
+            await eventually(lambda: is_right(context, bank))
         deployed = await process_of(new, engines_of(context))
         async with running(head(deployed).run()):
-            await eventually(lambda: serves(deployed, 3), timeout=60)
-            await eventually(lambda: is_clean(deployed, 1), timeout=60)
-            await eventually(lambda: is_right(deployed, new), timeout=60)
+            await eventually(lambda: serves(deployed, 3))
+            await eventually(lambda: is_clean(deployed, 1))
+            await eventually(lambda: is_right(deployed, new))
 
 
 # A changed view

@@ -84,7 +84,7 @@ class Served:
         *,
         chunked: bool = False,
     ) -> Answer:
-        connection = _Careless(*self.address, timeout=20)
+        connection = _Careless(*self.address, timeout=60)
         try:
             named = any(name.lower() == "host" for name, _ in headers)
             connection.putrequest(method, path, skip_host=named, skip_accept_encoding=True)
@@ -105,7 +105,7 @@ class Served:
 
     def send_raw(self, request: bytes) -> Answer:
         """Send bytes as they are and read the answer."""
-        with socket.create_connection(self.address, timeout=20) as connection:
+        with socket.create_connection(self.address, timeout=60) as connection:
             connection.sendall(request)
             response = http.client.HTTPResponse(connection)
             response.begin()

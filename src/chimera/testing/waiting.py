@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 
-async def eventually(condition: Callable[[], object], timeout: float = 15.0) -> None:  # noqa: ASYNC109
+async def eventually(condition: Callable[[], object], timeout: float = 60.0) -> None:  # noqa: ASYNC109
     """Wait until the condition, which may be awaitable, holds; fails when it does not within `timeout` seconds."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
@@ -36,7 +36,7 @@ async def running(*coroutines: Coroutine[object, None, object]) -> AsyncIterator
     finally:
         for task in tasks:
             task.cancel()
-        done, pending = await asyncio.wait(tasks, timeout=5.0)
+        done, pending = await asyncio.wait(tasks, timeout=60.0)
         assert not pending, "a task does not end when it is cancelled"
         for task in done:
             with suppress(asyncio.CancelledError):

@@ -289,7 +289,7 @@ def _take_place(name: str, balance: int, most: int) -> Step:
 async def _side_by_side(engines: Sequence[Store], steps: Sequence[Step]) -> None:
     """All of these at once, on these engines in turn, each again for as long as there is a conflict."""
     meeting = Meeting(len(steps))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         await asyncio.gather(
             *(
                 committed(engines[at % len(engines)], partial(_step, step=step, meeting=meeting))

@@ -36,7 +36,7 @@ class Suite:
     fixture, the tests that need it do not exist.
     """
 
-    patience_s = 10.0
+    patience_s = 60.0
     optional: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:

@@ -189,7 +189,7 @@ class UniqueGuarantees(EngineSuite):
                 return False
             return True
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             ended = await asyncio.gather(*(register(member) for member in range(20)))
         assert sum(ended) == 1
         assert await reservations(engine) == 5
@@ -302,7 +302,7 @@ class ReservationGuarantees(EngineSuite):
                 return False
             return True
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             ended = await asyncio.gather(*(has(who, name) for who in range(8) for name in names))
         for at, name in enumerate(names):
             [winner] = [who for who in range(8) if ended[who * len(names) + at]]

@@ -30,7 +30,7 @@ from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 from chimera.web.wire.http import Receive, Scope, Send
 
-SETTLES_S = 10.0
+SETTLES_S = 30.0
 TIMING = Timing(relayed_s=0.001, heads_s=0.05, heads_kept_s=0.01, refetch_s=0.02, redrive_s=0.02, keep_s=0.02)
 """What only saves work in a service that runs for long is done at once."""
 
