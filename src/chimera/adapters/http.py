@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -16,6 +16,7 @@ from chimera.messages import CloudEvent, Message, Position
 from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
+Result = TypeVar("Result")
 
 KEYS_PER_CALL = 250
 CONSUMERS_PER_CALL = 1000
@@ -157,8 +158,8 @@ class HttpOwner:
         self._transport = transport or HttpTransport(base, token=token)
 
     async def fetch(self, share: str, keys: Sequence[str]) -> Fetched:
-        answers = await asyncio.gather(
-            *(self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in _pages(keys))
+        answers = await _all(
+            [self._get(f"/share/{share}", [("key", key) for key in page], ShareAnswer) for page in _pages(keys)]
         )
         documents = {key: bytes(document) for answer in answers for key, document in answer.documents.items()}
         try:
@@ -197,7 +198,7 @@ class HttpOwner:
             raise Unavailable(f"{self._base}/heads answered with {error}") from error
 
     async def chain(self, at: Mapping[int, int]) -> Mapping[int, str]:
-        found = await asyncio.gather(*(self._chain_at(*place) for place in at.items()))
+        found = await _all([self._chain_at(*place) for place in at.items()])
         return {partition: chain for partition, chain in zip(at, found, strict=True) if chain}
 
     async def _chain_at(self, partition: int, number: int) -> str:
@@ -243,6 +244,11 @@ class HttpOwner:
             return msgspec.json.decode(answer, type=type_)
         except GARBAGE as error:
             raise Unavailable(f"{self._base}{path} answered something else than {type_.__name__}: {error}") from error
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, Result]]) -> Sequence[Result]:
+    """What comes of calls, made at once; a single one, as most are, needs no task."""
+    return [await calls[0]] if len(calls) == 1 else await asyncio.gather(*calls)
 
 
 def _pages(keys: Sequence[str]) -> list[list[str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from chimera.core.aio.resources import Resources
+from chimera.core.aio.turns import Turns
 from chimera.core.clock import Clock
 from chimera.core.names import looked_through
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey, StoredEpoch
@@ -23,7 +23,7 @@ from chimera.share.digests import BUCKETS, BucketSum, bucket_of
 logger = logging.getLogger("chimera")
 
 LOOK = 8
-"""Buckets that are read in one turn of the event loop."""
+"""Buckets that are read at once."""
 
 MOST_REPORTED = 10_000
 """Consumers of one other service, by partition, that are kept: whoever makes up names keeps no other service out."""
@@ -135,9 +135,11 @@ class OwnerBeside(OwnStore):
 async def bucket_digests(owner: Owner, share: str, partition: int) -> dict[int, BucketDigest]:
     """As `Owner.digests`, from its entries."""
     sums: dict[int, BucketSum] = {}
+    turns = Turns()
     for first in range(0, BUCKETS, LOOK):
-        for key, entry in (await owner.entries(share, partition, range(first, first + LOOK))).items():
+        entries = await owner.entries(share, partition, range(first, first + LOOK))
+        for key, entry in entries.items():
             if entry.digest:
                 sums.setdefault(bucket_of(key), BucketSum()).add(key, entry.digest)
-        await asyncio.sleep(0)
+        await turns.after(items=len(entries))
     return {bucket: each.digest() for bucket, each in sums.items()}

@@ -60,7 +60,8 @@ def run_all(seeds: Iterable[int], kinds: Collection[Kind] = KINDS, *, workers: i
     chunks = list(_chunks(list(seeds)))
     work = partial(run_some, kinds=kinds)
     if workers == 1:
-        yield from map(work, chunks)
+        with collecting():
+            yield from map(work, chunks)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(work, chunks)

@@ -109,16 +109,23 @@ def differs(first: Sequence[str], second: Sequence[str]) -> str:
 
 @contextmanager
 def collecting() -> Iterator[Callable[[], object]]:
-    """Garbage is collected by nobody but the function given, in this block: never within a run."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    """Garbage is collected by nobody but the function given, in this block: never within a run.
+
+    What is there before the first of such blocks is not looked through again within it.
+    """
 
     def collect() -> None:
         with Unraised():
             gc.collect()
 
+    if gc.get_freeze_count() and not gc.isenabled():
+        yield collect
+        collect()
+        return
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     try:
         yield collect
     finally:
