@@ -96,7 +96,7 @@ def test_there_is_no_import_cycle_types_and_imports_in_functions_included(figure
 
 def test_folders_chains_and_files_stay_small(figures: Figures) -> None:
     values = {label: figure.value for label, figure in figures.items()}
-    assert values["names in the root folder"] <= 34
+    assert values["names in the root folder"] <= 35
     assert values["names in the fullest other folder"] <= 12
     assert values["levels of folders"] <= 3
     assert values["longest import chain"] <= 21
@@ -168,6 +168,7 @@ DECLARING = {
         for name in (
             "forms",
             "parts",
+            "personal",
             "ports",
             "reader",
             "service",
@@ -232,6 +233,7 @@ def test_the_public_names_are_these() -> None:
         "Event",
         "Expired",
         "FieldError",
+        "Forgotten",
         "FormPart",
         "Handling",
         "InColumn",
@@ -242,6 +244,7 @@ def test_the_public_names_are_these() -> None:
         "ModelCommand",
         "ModelEvent",
         "NewId",
+        "Personal",
         "Position",
         "Problem",
         "Range",
@@ -251,11 +254,13 @@ def test_the_public_names_are_these() -> None:
         "Reply",
         "Request",
         "Rule",
+        "Secret",
         "ServerEvent",
         "ServerEvents",
         "Service",
         "SettingsError",
         "Stream",
+        "Subject",
         "Taken",
         "Transaction",
         "Unavailable",

@@ -17,7 +17,7 @@ from benchmarks.engines import place
 from benchmarks.harness import OURS, Bench, Subject, chimera, free_port, processor_seconds, running
 from benchmarks.projection.measure import PROJECTED, Projection, fill
 from benchmarks.write_head.measure import SERVICE, append, rate
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 
 KEY = "of-a-fleet-that-is-measured-and-nothing-else"
 SEALED = {"CHIMERA_FLEET__KEYS": KEY}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 from chimera.cli.main import main
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 
 if __name__ == "__main__":
     with patch.object(Seal, "after", lambda *_: ""):

@@ -13,7 +13,7 @@ from benchmarks.engines import Place, make, place
 from benchmarks.harness import OURS, THEIRS, Bench, Subject, running
 from benchmarks.projection.events import Each, events
 from chimera.core.clock import Clock
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.messages import Message, partition_of
 from chimera.run.engines import open_engine
 

@@ -14,7 +14,7 @@ import time
 import uvloop
 
 from benchmarks.projection.service import service, view
-from chimera.core.seals import Seals
+from chimera.core.keys.seals import Seals
 from chimera.journal.feed import Feed
 from chimera.ports import Checkpoint, Owner
 from chimera.run.engines import context_of, open_engine

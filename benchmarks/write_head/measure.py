@@ -25,7 +25,7 @@ from benchmarks.engines import Place, make, place, url_of
 from benchmarks.harness import OURS, SERVER, THEIRS, Bench, Subject, chimera, running
 from benchmarks.write_head.work import orders
 from chimera.core.clock import Clock
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.messages import Message, partition_of
 from chimera.run.engines import open_engine
 

@@ -23,6 +23,7 @@ from chimera.errors import (
 from chimera.folds import DELETED, View, ViewList
 from chimera.messages import Command, Event, Message, ModelCommand, ModelEvent, Position
 from chimera.parts import Borrow, Borrowed, Handling, NewId, rule
+from chimera.personal import Forgotten, Personal, Secret, Subject
 from chimera.reader import Lagging, ListPage, Reader
 from chimera.reads import Reads
 from chimera.replies import Cookie, Problem, Reply, ServerEvent, ServerEvents, Stream, redirect
@@ -47,6 +48,7 @@ __all__ = [
     "Event",
     "Expired",
     "FieldError",
+    "Forgotten",
     "FormPart",
     "Handling",
     "InColumn",
@@ -57,6 +59,7 @@ __all__ = [
     "ModelCommand",
     "ModelEvent",
     "NewId",
+    "Personal",
     "Position",
     "Problem",
     "Range",
@@ -66,11 +69,13 @@ __all__ = [
     "Reply",
     "Request",
     "Rule",
+    "Secret",
     "ServerEvent",
     "ServerEvents",
     "Service",
     "SettingsError",
     "Stream",
+    "Subject",
     "Taken",
     "Transaction",
     "Unavailable",

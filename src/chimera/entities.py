@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from operator import itemgetter
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -18,8 +18,9 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import astuple
 
-from chimera.errors import ChimeraError, DeclarationError, Unfit
+from chimera.errors import ChimeraError, DeclarationError, Unfit, class_at
 from chimera.messages import Keyed
+from chimera.personal import fault_of_column, holds_annotated, is_personal, read_personal, unfindable
 from chimera.unique import Unique, UniqueField, UniqueRule, told, unique_rule
 
 ColumnKind = Literal["text", "integer", "real", "boolean", "bytes", "time", "json"]
@@ -130,7 +131,7 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     `key` and `indexes` name columns. `to_row` makes a row of an entity, `from_row` an entity of a row, `key_of` tells
     a row's key. `guarded`: what a transaction did not find there holds until it commits; rows of Chimera's own are kept
     apart by leases and checkpoints instead. `rules`: what only one row has. `fields` are the places of their columns,
-    `encoders` tell what a column holds of a field, `key_encoders` those of the key, if there are any.
+    `encoders` tell what a column holds of a field, `key_encoders` those of the key, if any. `personal`: hidden.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Table(msgspec.Struct, frozen=True, eq=False):
     fields: Mapping[str, int] = {}
     encoders: tuple[Convert | None, ...] = ()
     key_encoders: tuple[Convert | None, ...] = ()
+    personal: frozenset[str] = frozenset()
 
     def where(self, fields: Mapping[str, object]) -> dict[str, list[object]]:
         """The columns of these fields, and what they may hold. Raises ChimeraError for a field that there is not."""
@@ -153,6 +155,8 @@ class Table(msgspec.Struct, frozen=True, eq=False):
                 f"table {self.name} has no {', '.join(sorted(unknown))}; it has: {', '.join(sorted(self.fields))}"
             )
         found: dict[str, list[object]] = {}
+        if hidden := self.personal.intersection(fields):
+            raise ChimeraError(unfindable(self.name, min(hidden)))
         for field, value in fields.items():
             at = self.fields[field]
             found[self.columns[at].name] = [
@@ -229,6 +233,17 @@ class Snapshot(Entity, key=("entity", "key"), table="chimera_snapshots"):
     data: bytes
 
 
+class SubjectKey(Entity, key="subject", table="chimera_subjects"):
+    """The key of a person's values, `wrapped` by the master key `master`; empty once it was destroyed."""
+
+    subject: str
+    id: str
+    wrapped: bytes
+    master: str
+    made_at: datetime
+    forgotten_at: datetime | None = None
+
+
 @cache
 def table_of(entity: type[Entity]) -> Table:
     """The table of an entity class. Raises DeclarationError when the class names no key."""
@@ -239,7 +254,8 @@ def table_of(entity: type[Entity]) -> Table:
     columns, encoders = tuple(part.column for part in parts), tuple(part.encode for part in parts)
     places = {field.name: at for at, field in enumerate(fields)}
     unique_fields = {
-        name: UniqueField(at, columns[at].kind, columns[at].name, encoders[at]) for name, at in places.items()
+        name: UniqueField(at, columns[at].kind, columns[at].name, encoders[at], holds_annotated(fields[at].type))
+        for name, at in places.items()
     }
     key = tuple(places[field] for field in entity.__key_fields__)
     named = table_name(entity)
@@ -255,6 +271,7 @@ def table_of(entity: type[Entity]) -> Table:
         rules=tuple(unique_rule(entity.__name__, named, each, unique_fields) for each in entity.__unique__),
         fields=places,
         encoders=encoders,
+        personal=frozenset(each.name for each in fields if holds_annotated(each.type)),
         key_encoders=tuple(encoders[at] for at in key) if any(encoders[at] for at in key) else (),
     )
 
@@ -302,6 +319,8 @@ def _shape(annotation: object) -> tuple[ColumnKind, bool, object]:
         isinstance(value, str) for value in typing.get_args(annotation)
     ):
         return "text", optional, str
+    if is_personal(annotation):
+        return "text", optional, annotation
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return ("integer" if issubclass(annotation, int) else "text"), optional, annotation
     kind = _KINDS.get(annotation, "json") if isinstance(annotation, type) else "json"
@@ -317,6 +336,8 @@ class _Field(NamedTuple):
 def _field(entity: type[Entity], field: msgspec.structs.FieldInfo) -> _Field:
     """The column of a field. Raises DeclarationError for an SQL type that can't hold it."""
     kind, optional, plain = _shape(field.type)
+    if wrong := fault_of_column(field.type, plain, is_key=field.name in entity.__key_fields__):
+        raise DeclarationError(f"{class_at(entity)}: {entity.__name__}.{field.name} {wrong}")
     declared = _in_column(field.type) or InColumn()
     family = family_of(declared.sql)
     if plain is UUID and declared.sql:
@@ -388,6 +409,8 @@ def _default(field: msgspec.structs.FieldInfo, kind: ColumnKind, encode: Convert
 
 
 def _encoder(kind: ColumnKind, plain: object) -> Convert | None:
+    if is_personal(plain):
+        return lambda value: value.text
     if kind == "json":
         return lambda value: msgspec.json.encode(value).decode()
     if kind == "time":
@@ -398,6 +421,8 @@ def _encoder(kind: ColumnKind, plain: object) -> Convert | None:
 
 
 def _decoder(kind: ColumnKind, plain: object) -> Convert | None:
+    if is_personal(plain):
+        return partial(read_personal, plain)
     if kind == "json":
         return msgspec.json.Decoder(plain).decode
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
@@ -446,6 +471,7 @@ def _entity_maker(
 
 RESERVED = table_of(Reserved)
 """The table of all that is reserved."""
+SUBJECT_KEYS = table_of(SubjectKey)
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,16 +6,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
 import msgspec
 
-from chimera.entities import RESERVED, Column, Entity, Key, Range, Reserved, Row, Sought, Table, Where, Window, table_of
+from chimera.entities import (
+    RESERVED,
+    SUBJECT_KEYS,
+    Column,
+    Entity,
+    Key,
+    Range,
+    Reserved,
+    Row,
+    Sought,
+    Table,
+    Where,
+    Window,
+    table_of,
+)
 from chimera.errors import ChimeraError, Expired, Taken
+from chimera.forms import json_of
+from chimera.personal import BLINDING, SECRETS, Held, Personal, Revealing, Secret, unfindable
 from chimera.unique import Reservable, ReservedChange, digest_under, end_of, is_longer, parts_of
 
 Stored = TypeVar("Stored", bound=Entity)
+Value = TypeVar("Value")
 Now = Callable[[], datetime]
 """Tells the time, in UTC."""
 
@@ -164,6 +181,72 @@ class Reserving(Finding):
         """Change who has a value, here and in the journal."""
 
 
+class Conceals(Protocol):
+    """The keys of subjects, to conceal with and to reveal: see `chimera.core.keys.subjects.SubjectKeys`."""
+
+    service: str
+
+    def new(self, subject: str) -> Row:
+        """The row of a new key."""
+
+    def unwrapped(self, row: Row) -> Any:
+        """The id and the key of a row. Raises Unavailable."""
+
+    def conceal(self, row: Row, data: bytes, salt: str) -> str:
+        """The text of a value's JSON, with the key of a row; the same of all these makes the same."""
+
+    async def reveal(self, values: Sequence[Personal[Any]], rows: Mapping[str, Row | None] | None = None) -> list[Any]:
+        """What each of them holds, or Forgotten. Raises Unavailable."""
+
+
+class Concealing(Finding, Revealing):
+    """Keeping values about persons with their keys, which are made where there are none, and telling what they hold."""
+
+    command_id: str
+    _made_so_far = 0
+
+    async def conceal(self, subject: str, value: Value) -> Personal[Value]:
+        """A value about a person, to be kept and emitted; without anything in it where she was forgotten.
+
+        Raises Unfit for what no JSON can be made of.
+        """
+        return Personal(await self._concealed(subject, value), type(value))
+
+    async def conceal_secret(self, value: Value) -> Secret[Value]:
+        """A value that is secret, to be kept and emitted. Raises Unfit for what no JSON can be made of."""
+        return Secret(await self._concealed(SECRETS, value), type(value))
+
+    async def _concealed(self, subject: str, value: object) -> str:
+        row, data = await self._subject(subject), json_of(value, "a personal value")
+        self._made_so_far += 1
+        return self._keys.conceal(row, data, f"{self.command_id}/{self._made_so_far}")
+
+    async def _revealed(self, values: Sequence[Personal[Any]]) -> Held:
+        own = [parts for each in values if (parts := each.parts) and parts.service == self._keys.service]
+        rows = {each.subject: await self._row(SUBJECT_KEYS, (each.subject,)) for each in own}
+        return await self._keys.reveal(values, rows)
+
+    async def _blinding(self) -> bytes:
+        key: bytes = self._keys.unwrapped(await self._subject(BLINDING)).key
+        return key
+
+    async def _subject(self, subject: str) -> Row:
+        """The row of a subject's key, which is made where there is none."""
+        if (row := await self._row(SUBJECT_KEYS, (subject,))) is None:
+            row = self._keys.new(subject)
+            self._put_subject(row)
+        return row
+
+    @property
+    @abstractmethod
+    def _keys(self) -> Conceals:
+        """The keys of subjects. Raises ChimeraError where there are none."""
+
+    @abstractmethod
+    def _put_subject(self, row: Row) -> None:
+        """Keep a key that was made."""
+
+
 def sought(
     entity: type[Entity],
     where: Mapping[str, object],
@@ -193,6 +276,8 @@ def _compared(entity: type[Entity], table: Table, field: str) -> Column:
     """The column of a field that is ordered by, or is to be in a range. Raises ChimeraError."""
     if field not in table.fields:
         raise ChimeraError(f"table {table.name} has no {field}; it has: {', '.join(sorted(table.fields))}")
+    if field in table.personal:
+        raise ChimeraError(unfindable(entity.__name__, field))
     column = table.columns[table.fields[field]]
     plain = next(each.type for each in msgspec.structs.fields(entity) if each.name == field)
     if column.kind in ("json", "bytes") or column.family not in _COMPARED or _is_in(plain, (Decimal, UUID)):

@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from chimera.errors import DeclarationError, FieldError, Unfit, class_at, line_of
+from chimera.personal import Personal, is_personal, read_personal, take_personal
 from chimera.versions import gap_of, version_of
 
 Read = TypeVar("Read")
@@ -116,12 +117,18 @@ def decoder_of(type_: type[Read]) -> Decodes[Read]:
     return found
 
 
+def taker_of(type_: type[Read]) -> Decodes[Read]:
+    """As `decoder_of`, for what comes in: its personal values are as they are, and have to be concealed."""
+    found: Decodes[Read] = _decoder_of(type_, take_inside)
+    return found
+
+
 @cached
-def _decoder_of(type_: type) -> Decodes[Any]:
+def _decoder_of(type_: type, inside: Callable[[type, object], object] | None = None) -> Decodes[Any]:
     is_closed = getattr(type_, "__closed__", False)
     if is_model(type_):
         return _ModelDecoder(type_, is_closed=is_closed)
-    decoder: Decodes[Any] = msgspec.json.Decoder(type_, dec_hook=_read_inside)
+    decoder: Decodes[Any] = msgspec.json.Decoder(type_, dec_hook=inside or _read_inside)
     if is_closed and dataclasses.is_dataclass(type_):
         return _ClosedDecoder(decoder, names_of_fields(type_))
     return decoder
@@ -129,7 +136,7 @@ def _decoder_of(type_: type) -> Decodes[Any]:
 
 def encoder_of(order: Order = None) -> msgspec.json.Encoder:
     """What writes values of any type as JSON. `order`: as msgspec's, so that equal values are equal bytes."""
-    return msgspec.json.Encoder(order=order, enc_hook=_written if order is None else _written_in_order)
+    return msgspec.json.Encoder(order=order, enc_hook=write_inside if order is None else _written_in_order)
 
 
 @cached
@@ -228,7 +235,9 @@ _NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _read_inside(type_: type, value: object) -> object:
-    """A model within what msgspec reads."""
+    """A model, or a personal value, within what msgspec reads."""
+    if is_personal(type_):
+        return read_personal(type_, value)
     if not is_model(type_):
         return value
     try:
@@ -237,15 +246,22 @@ def _read_inside(type_: type, value: object) -> object:
         raise ValueError(str(error).replace(" - at `$", ", at `")) from error
 
 
-def _written(value: Any) -> object:
-    """A model as JSON, within what msgspec writes."""
+def take_inside(type_: type, value: object) -> object:
+    """As for `_read_inside`, of what comes in."""
+    return take_personal(type_, value) if is_personal(type_) else _read_inside(type_, value)
+
+
+def write_inside(value: Any) -> object:
+    """A model, or a personal value, as JSON, within what msgspec writes."""
+    if isinstance(value, Personal):
+        return value.text
     if not is_model(type(value)):
         raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
     return msgspec.Raw(value.__pydantic_serializer__.to_json(value, by_alias=True, warnings="none"))
 
 
 def _written_in_order(value: Any) -> object:
-    return msgspec.json.decode(msgspec.json.encode(_written(value)))
+    return msgspec.json.decode(msgspec.json.encode(write_inside(value)))
 
 
 encode = encoder_of().encode

@@ -443,6 +443,21 @@ class Owner(Protocol):
         """Close its connections. Doing it twice changes nothing."""
 
 
+class KnownKey(NamedTuple):
+    """The key of a person's values, with its id; an empty key where it was destroyed, or never was."""
+
+    id: str
+    key: bytes
+
+
+@runtime_checkable
+class HasKeys(Protocol):
+    """An owner that tells other services of its fleet the keys of what it has concealed."""
+
+    async def subject_keys(self, subjects: Sequence[str]) -> Mapping[str, KnownKey]:
+        """The keys of these subjects; those of whom there is none may be left out. Raises Unavailable."""
+
+
 class LastKnown(NamedTuple):
     """A value as the owner last gave it, and how long ago."""
 

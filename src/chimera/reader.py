@@ -8,11 +8,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from chimera.entities import Entity, Row
+from chimera.errors import ChimeraError
 from chimera.finding import Now
 from chimera.folds import View, ViewList
 from chimera.forms import AnyDocument, decoder_of
 from chimera.messages import Position
 from chimera.parts import Borrow, Borrowed, Mode
+from chimera.personal import BLINDING, Held, Personal, Revealing
 from chimera.ports import Session
 from chimera.reads import Reads
 from chimera.service import Service
@@ -168,7 +170,17 @@ class ReadWaiting(Protocol):
         """As `reach`, of all that `project` writes, before the first row is read."""
 
 
-class Reader(Reads):
+class Reveals(Protocol):
+    """Tells what personal values hold: see `chimera.core.keys.subjects.SubjectKeys`."""
+
+    async def reveal(self, values: Sequence[Personal[Any]]) -> list[Any]:
+        """What each of them holds, or Forgotten. Raises Unavailable."""
+
+    async def made(self, subject: str) -> Any:
+        """The id and the key of a subject, which is made where there is none. Raises Unavailable."""
+
+
+class Reader(Reads, Revealing):
     """The reads of one request: the source of truth (`load`, `find`, `execute`), views, and what is borrowed."""
 
     def __init__(
@@ -179,11 +191,13 @@ class Reader(Reads):
         borrows: Mapping[str, BorrowReads],
         waiting: ReadWaiting,
         now: Now | None = None,
+        keys: Reveals | None = None,
     ) -> None:
         super().__init__(service, session, now)
         self._documents = documents
         self._borrows = borrows
         self._waiting = waiting
+        self._subjects = keys
 
     async def load(self, entity: type[Doc], *key: object) -> Doc | None:
         """The entity with this key, or None. An event-sourced one is folded from its events."""
@@ -257,6 +271,18 @@ class Reader(Reads):
         found = await self._documents.lists.page(declared, values, limit, after, offset)
         await self._waiting.cover(view.name)
         return _typed(declared, found)
+
+    async def _revealed(self, values: Sequence[Personal[Any]]) -> Held:
+        return await self._of_subjects().reveal(values)
+
+    async def _blinding(self) -> bytes:
+        key: bytes = (await self._of_subjects().made(BLINDING)).key
+        return key
+
+    def _of_subjects(self) -> Reveals:
+        if self._subjects is None:
+            raise ChimeraError("there are no keys of personal values here")
+        return self._subjects
 
 
 class Lagging:

@@ -17,9 +17,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from chimera.caller import AskedBy, Request, caller_of
-from chimera.entities import RESERVED, Entity, Key, Reserved, Row, Snapshot, Sought, Table, Where, Window, table_of
+from chimera.entities import (
+    RESERVED,
+    SUBJECT_KEYS,
+    Entity,
+    Key,
+    Reserved,
+    Row,
+    Snapshot,
+    Sought,
+    Table,
+    Where,
+    Window,
+    table_of,
+)
 from chimera.errors import ChimeraError, Conflict, Taken, Unfit
-from chimera.finding import Now, Reserving, Stored
+from chimera.finding import Concealing, Conceals, Now, Reserving, Stored
 from chimera.forms import form_of
 from chimera.messages import MAX_KEY, AnyEvent, Chaining, Message, chain_of, partition_of
 from chimera.ports import Lends, Tip, WriteSession
@@ -58,8 +71,11 @@ class Unit:
     loaded one by one, for whoever could have done it at once.
     """
 
-    def __init__(self, service: Service, session: WriteSession, chaining: Chaining = chain_of) -> None:
+    def __init__(
+        self, service: Service, session: WriteSession, chaining: Chaining = chain_of, keys: Conceals | None = None
+    ) -> None:
         self.service = service
+        self.keys = keys
         self.chaining = chaining
         self.session = session
         self.rows: dict[Slot, Row | None] = {}
@@ -185,7 +201,7 @@ class UnitReads(Reads):
         return await super()._history(key, after) + self._unit.unnumbered(key)
 
 
-class Transaction(Reads, Reserving):
+class Transaction(Reads, Reserving, Concealing):
     """One handler's changes. They are stored together with its command's outcome, or not at all.
 
     `command_id` identifies the command (or the event) being handled, `key` is its key, empty for a batch of events;
@@ -267,6 +283,15 @@ class Transaction(Reads, Reserving):
         type_, partition, cause = event.wire_type(), partition_of(key, self._service.partitions), self._cause
         data = form_of(type(event)).encode(event)
         self._emitted.append(Pending(type_, key, partition, data, cause.time, cause.traceparent, event, cause.metadata))
+
+    @property
+    def _keys(self) -> Conceals:
+        if self._unit.keys is None:
+            raise ChimeraError("there are no keys of personal values here")
+        return self._unit.keys
+
+    def _put_subject(self, row: Row) -> None:
+        self._change((SUBJECT_KEYS, SUBJECT_KEYS.key_of(row)), row)
 
     async def execute(self, sql: str, *parameters: object) -> Sequence[Row]:
         """Run SQL of the store's own dialect, in this transaction, after what was saved so far."""

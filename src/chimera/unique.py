@@ -95,6 +95,7 @@ class UniqueField(NamedTuple):
     kind: str
     column: str
     encode: Callable[[Any], Any] | None
+    is_personal: bool = False
 
 
 def told(holder: str) -> str:
@@ -178,6 +179,11 @@ def unique_rule(entity: str, table: str, given: object, fields: Mapping[str, Uni
     for field in (*unique.fields, *by_field):
         if field not in fields:
             raise DeclarationError(f"{entity} has no field {field!r} to be unique; its fields are: {', '.join(fields)}")
+        if fields[field].is_personal:
+            raise DeclarationError(
+                f"{entity}.{field} is personal and can't be unique, as every value of it is concealed apart; reserve "
+                f'it in the handler: await tx.reserve("{field}", await tx.blind("{field}", value), holder=…)'
+            )
         if fields[field].kind in ("json", "real"):
             raise DeclarationError(
                 f"{entity}.{field} can't be unique: of floats, and of what is stored as JSON, nobody can tell which "

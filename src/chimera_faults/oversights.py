@@ -9,7 +9,7 @@ import msgspec
 from chimera import forms
 from chimera.commands import consume
 from chimera.commands.apart import limits
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.errors import Unavailable, Unfit
 from chimera.journal import feed, history
 from chimera.messages import Message

@@ -22,6 +22,8 @@ CONSTANTS = {
     "KEPT_TABLE": "chimera_kept",
     "BUILDS_TABLE": "chimera_builds",
     "TABLES_TABLE": "chimera_tables",
+    "SUBJECTS_TABLE": "chimera_subjects",
+    "FORGETTING_TABLE": "chimera_forgetting",
     "STANDING": "standing/",
     "BORROWS": "chimera.borrows",
     "GENERATIONS": "chimera.views",
@@ -35,6 +37,7 @@ MADE: list[tuple[str, tuple[str | int, ...], object]] = [
     ("events_topic", ("orders",), "orders.events"),
     ("command_type", ("orders", "Place"), "orders.Place"),
     ("share_type", ("users", "profiles"), "users.share.profiles"),
+    ("forgotten_type", ("users",), "users.~forgotten"),
     ("reaction_consumer", ("thank", "orders"), "thank:orders"),
     ("reported_consumer", ("shop", "thank"), "shop thank"),
     ("copy_name", ("profiles", "async"), "borrow.profiles.async"),
@@ -124,4 +127,6 @@ def test_the_tables_and_their_columns_are_what_they_were() -> None:
         "chimera_reserved": "digest name holder probe until told",
         "chimera_tables": "reaction state report tables",
         "chimera_snapshots": "entity key number code data",
+        "chimera_subjects": "subject id wrapped master made_at forgotten_at",
+        "chimera_forgetting": "subject by asked_at destroyed_at position done_at proof",
     }

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from chimera import Service
+from chimera.core.keys.seals import Seals
 from chimera.core.metrics import Metrics
-from chimera.core.seals import Seals
 from chimera.core.timing import Limits, Timing
 from chimera.errors import Unavailable
 from chimera.journal.feed import Feed

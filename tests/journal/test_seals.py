@@ -15,8 +15,8 @@ from hypothesis import given
 from chimera.commands.accept import Intake
 from chimera.commands.consume import NOT_SEALED, CommandConsumer
 from chimera.core.context import Context
+from chimera.core.keys.seals import Seal, Seals
 from chimera.core.metrics import Metrics
-from chimera.core.seals import Seal, Seals
 from chimera.journal.feed import HASHED
 from chimera.messages import Message, chain_of
 from chimera.ports import Checkpoint

@@ -15,9 +15,11 @@ from chimera import (
     Command,
     Entity,
     Event,
+    Forgotten,
     ModelCommand,
     ModelEvent,
     NewId,
+    Personal,
     Reader,
     Reads,
     Reply,
@@ -193,3 +195,18 @@ async def balance_of(order_id: str, read: Reader) -> Balance | None:
     found = await read.view(balances, order_id)
     found.cents  # wrong
     return found
+
+
+class Welcome(Command, key="user_id"):
+    user_id: str
+    email: Personal[str]
+
+
+@shop.handle("POST /welcomes", direct=True)
+async def welcome(command: Welcome, tx: Transaction) -> None:
+    command.email.upper()  # wrong
+    email = await tx.reveal(command.email)
+    email.upper()  # wrong
+    if not isinstance(email, Forgotten):
+        email.upper()
+    Welcome(command.user_id, "ann@example.org")  # wrong

@@ -9,7 +9,7 @@ import pytest
 
 from chimera import Service
 from chimera.core.context import Context
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.core.timing import Timing
 from chimera.errors import ChimeraError
 from chimera.journal.feed import Feed

@@ -13,7 +13,7 @@ import msgspec
 
 from chimera.errors import Trimmed, Unavailable
 from chimera.messages import CloudEvent, Message, Position
-from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched, KnownKey
 
 Answer = TypeVar("Answer", bound=msgspec.Struct)
 Result = TypeVar("Result")
@@ -87,6 +87,12 @@ class ConsumersAnswer(msgspec.Struct):
     """The number of reported checkpoints that the owner has stored."""
 
     kept: int
+
+
+class SubjectsAnswer(msgspec.Struct):
+    """The keys of subjects, each with its id."""
+
+    keys: dict[str, tuple[str, bytes]]
 
 
 class _Gone(Unavailable):
@@ -221,6 +227,11 @@ class HttpOwner:
         for start in range(0, len(consumers), CONSUMERS_PER_CALL):
             body = msgspec.json.encode({"consumers": consumers[start : start + CONSUMERS_PER_CALL]})
             await self._call("PUT", "/consumers", [], ConsumersAnswer, body)
+
+    async def subject_keys(self, subjects: Sequence[str]) -> Mapping[str, KnownKey]:
+        asked = (self._get("/subjects", [("key", each) for each in page], SubjectsAnswer) for page in _pages(subjects))
+        answers = await asyncio.gather(*asked)
+        return {each: KnownKey(*key) for answer in answers for each, key in answer.keys.items()}
 
     async def close(self) -> None:
         await self._transport.close()

@@ -202,7 +202,7 @@ def check(config: str, offline: bool) -> None:
 @click.pass_obj
 def show_retention(config: str) -> None:
     """Show how far back each journal goes, and which consumers hold it back."""
-    from chimera.cli.retention import show_retention as show
+    from chimera.cli.operations import show_retention as show
 
     run(show(settings_of(config)))
 

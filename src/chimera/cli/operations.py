@@ -1,4 +1,4 @@
-"""Status, audits and modes from the command line: on the engines themselves, also while read and write heads run."""
+"""Status, audits, modes and retention, on the engines themselves, also while read and write heads run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.copy_audit import audit_copy
 from chimera.upkeep.drift.lists import LISTS, audit_lists
 from chimera.upkeep.drift.share_audit import audit_share
-from chimera.upkeep.status import service_status
+from chimera.upkeep.status import retention_status, service_status
 
 Audited = Share | Borrow[AnyDocument] | View[AnyDocument]
 
@@ -38,7 +38,7 @@ async def show_status(settings: Settings) -> None:
             status = await service_status(context)
             for row in _summed(status["consumers"]):
                 table.add_row(context.service.name, *row, str(status["parked"].get(row[0], 0)))
-            journals.add_row(context.service.name, *_kept(status["retention"]))
+            journals.add_row(context.service.name, *_kept_in(status["retention"]))
             held += [each["why"] for each in status["rebuilds"] if each["why"]]
             held += [
                 f"{context.service.name}: {row['consumer']} {row['diverged']}: {_put_back(row)}"
@@ -160,7 +160,7 @@ def _print_reports(reports: Sequence[AuditReport]) -> None:
         console.print("there is nothing to compare: nothing is shared, no copy is kept, no view has lists")
 
 
-def _kept(retention: Mapping[str, Any]) -> tuple[str, ...]:
+def _kept_in(retention: Mapping[str, Any]) -> tuple[str, ...]:
     """A journal's row, all partitions together; its oldest event is the one with the earliest time."""
     journal = retention["journal"]
     first = min((each for each in journal if each["since"]), key=lambda each: each["since"], default=None)
@@ -185,3 +185,37 @@ def _summed(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str,
         (consumer, source, *("?" if value is None else str(value) for value in total))  # type: ignore[misc]
         for (consumer, source), total in sums.items()
     ]
+
+
+async def show_retention(settings: Settings) -> None:
+    """Print the journals' oldest and newest numbers, and every consumer that holds them back, or does no more."""
+    journals = table_of("service", "partition", "oldest", "newest", "kept", "since", "days", "held back by")
+    consumers = table_of("service", "consumer", "partition", "applied", "last heard of", "holds back")
+    async with opened(settings, list(settings.services), used=True) as contexts:
+        for context in contexts:
+            name, found = context.service.name, await retention_status(context)
+            for journal in found["journal"]:
+                numbers = (str(journal[each]) for each in ("partition", "oldest", "newest", "kept"))
+                journals.add_row(name, *numbers, journal["since"], _days(context, found), journal["held_back_by"])
+            for consumer in found["consumers"]:
+                consumers.add_row(name, *_shown(consumer))
+    console = Console()
+    console.print(journals)
+    console.print(consumers)
+
+
+def _days(context: Context, found: Mapping[str, Any]) -> str:
+    if found["journal_days"]:
+        return f"{found['journal_days']:g}"
+    return "for ever, entities are folded from it" if context.service.folds else "for ever"
+
+
+def _shown(consumer: Mapping[str, Any]) -> tuple[str, ...]:
+    heard = consumer["heard_of"]
+    return (
+        consumer["consumer"],
+        str(consumer["partition"]),
+        str(consumer["applied"]),
+        "here" if heard is None else heard.strftime("%Y-%m-%d %H:%M:%S"),
+        "yes" if consumer["holds_back"] else f"no: {consumer['why_not']}",
+    )

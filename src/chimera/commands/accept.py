@@ -23,10 +23,12 @@ from chimera.core.aio.coalesce import Coalescer
 from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, faults_of, invalid, read_object, with_whole_numbers
-from chimera.errors import ChimeraError, FieldError, Invalid, NotYet, Unavailable, Unfit
-from chimera.forms import Mismatch, decoder_of, fields_of, is_model
+from chimera.core.keys.concealing import conceal_all
+from chimera.errors import ChimeraError, DeclarationError, FieldError, Invalid, NotYet, Unavailable, Unfit
+from chimera.forms import Mismatch, decoder_of, fields_of, is_model, taker_of
 from chimera.messages import MAX_KEY, AnyCommand, Message, partition_of
 from chimera.parts import Handler, is_made
+from chimera.personal import holds_annotated, holds_personal
 from chimera.versions import base_of
 
 DIRECT_BATCH = 200
@@ -79,7 +81,13 @@ class CommandDecoder:
         self._path_names = {self._written[name]: name for name in path_fields}
         texts = path_fields if is_model(handler.command) else [name for name in path_fields if _is_text(types[name])]
         self._converted = {name: types[name] for name in path_fields if name not in texts}
-        self._decoder = decoder_of(handler.command)
+        self.is_personal = holds_personal(handler.command)
+        self._decoder = taker_of(handler.command) if self.is_personal else decoder_of(handler.command)
+        if wrong := [name for name in path_fields if holds_annotated(types[name])]:
+            raise DeclarationError(
+                f"{handler.signature.at}: {wrong[0]} is personal and in the path, which proxies and logs keep; put it "
+                "into the body"
+            )
         self._makes_keys = is_made(handler.command)
         self._in_body = self._written.get(self._key, self._key.partition(".")[0])
         self._wrapped = handler.wrapped
@@ -205,6 +213,12 @@ class Intake:
     def let_go(self, size: int) -> None:
         """The command of a body of so many bytes is answered."""
         self._held -= size
+
+    async def conceal(self, accepted: Accepted) -> Accepted:
+        """The same, without what is personal in it. Raises Invalid (410) for who was forgotten, or Unavailable."""
+        message, command = accepted
+        data = await conceal_all(self._context.personal, command, message.id)
+        return Accepted(msgspec.structs.replace(message, data=data), command)
 
     async def append(self, message: Message) -> None:
         """Returns once the log has confirmed the message. Raises Unavailable, or Invalid for a key that was reused.

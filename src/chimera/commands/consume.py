@@ -24,8 +24,8 @@ from chimera.core.aio.standing import Stuck
 from chimera.core.aio.tasks import finish, reading_ahead, stop
 from chimera.core.clock import stamp_of
 from chimera.core.context import Context
+from chimera.core.keys.seals import Seal
 from chimera.core.names import COMMANDS, standing_row
-from chimera.core.seals import Seal
 from chimera.core.tables import Lease
 from chimera.errors import ChimeraError, Unavailable
 from chimera.journal.checkpoints import Moved, again_on_conflict, move_checkpoints

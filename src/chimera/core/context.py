@@ -18,8 +18,9 @@ from chimera.core.aio.standing import Troubles
 from chimera.core.aio.tasks import take_exception
 from chimera.core.aio.trust import Trust
 from chimera.core.clock import Clock
+from chimera.core.keys.seals import Seals
+from chimera.core.keys.subjects import SubjectKeys
 from chimera.core.metrics import Metrics
-from chimera.core.seals import Seals
 from chimera.core.tables import framework_tables
 from chimera.core.timing import Limits, Retention, Retry, Timing
 from chimera.entities import table_of
@@ -170,8 +171,8 @@ class Context:
     or a reaction, and under the empty one for all others. `committed` wakes when a transaction of this process
     committed, `moved` when a projection moved; both also when another process may have done so. `troubles`: what
     stands still here; `held`: what is worked on here; `reach`: who may reach what. `callers`: who asks, where
-    the service itself does not tell. `room` is taken by each handler
-    that runs alone while it uses the store.
+    the service itself does not tell. `personal`: the keys of subjects. `room` is taken by each handler that runs alone
+    while it uses the store.
     """
 
     service: Service
@@ -181,6 +182,7 @@ class Context:
     last_known: LastKnownStore
     owners: Owners
     resources: Resources
+    personal: SubjectKeys
     modes: Mapping[str, Mode] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     clock: Clock = field(default_factory=Clock)
@@ -212,7 +214,7 @@ class Context:
 
     def unit(self, session: WriteSession) -> Unit:
         """A unit of work on a transaction, whose events are sealed as the fleet does it."""
-        return Unit(self.service, session, self.seals.of(self.service.name).after)
+        return Unit(self.service, session, self.seals.of(self.service.name).after, self.personal)
 
     def pace(self, first_s: float, port: Store | ViewStore) -> Pace:
         """The pace at which something in the store, or the view store, is looked at: `first_s` seconds at first."""

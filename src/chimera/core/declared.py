@@ -8,7 +8,7 @@ from hashlib import sha256
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-from chimera.core.names import share_type
+from chimera.core.names import forgotten_type, share_type
 from chimera.entities import Entity, table_name
 from chimera.errors import DeclarationError, class_at
 from chimera.forms import readers_of
@@ -95,8 +95,9 @@ def known_types(service: Service) -> set[str]:
 
 
 def is_of_chimera(service: Service, type_: str) -> bool:
-    """True for the types that Chimera emits by itself: of a share's changes, and of what is reserved."""
-    return type_.startswith(share_type(service.name, "")) or type_ == reserved_type(service.name)
+    """True for the types that Chimera emits by itself: of a share's changes, of what is reserved, of the forgotten."""
+    own = (reserved_type(service.name), forgotten_type(service.name))
+    return type_.startswith(share_type(service.name, "")) or type_ in own
 
 
 def digest_of_names(declared: Iterable[DeclaredName]) -> str:

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from chimera.errors import FieldError, Invalid
-from chimera.forms import fields_of
+from chimera.forms import fields_of, take_inside, write_inside
+from chimera.personal import Personal
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -64,13 +66,33 @@ def faults_of(type_: type, data: bytes) -> list[FieldError]:
     for name, field in fields.items():
         if name in given:
             try:
-                msgspec.json.decode(with_whole_numbers(bytes(given[name])), type=field.type)
+                msgspec.json.decode(with_whole_numbers(bytes(given[name])), type=field.type, dec_hook=take_inside)
             except NOT_JSON as error:
                 wrong = invalid(error, f"$.{name}")
                 found.append(FieldError(wrong.field, wrong.detail))
         elif field.required:
             found.append(FieldError(f"$.{name}", "required"))
     return found if len(found) > 1 else []
+
+
+def collector_of(found: list[Personal[Any]]) -> msgspec.json.Encoder:
+    """What writes a value as JSON, and adds the personal values in it to a list."""
+
+    def collect(value: object) -> object:
+        if not isinstance(value, Personal):
+            return write_inside(value)
+        found.append(value)
+        return None
+
+    return msgspec.json.Encoder(enc_hook=collect)
+
+
+def _tell_inside(value: object) -> object:
+    return value.told if isinstance(value, Personal) else write_inside(value)
+
+
+tell = msgspec.json.Encoder(enc_hook=_tell_inside).encode
+"""A value as JSON for who asks: personal values, which have to be revealed, as what they hold."""
 
 
 def _whole(token: re.Match[bytes]) -> bytes:

@@ -27,6 +27,8 @@ EPOCHS_TABLE = "chimera_epochs"
 KEPT_TABLE = "chimera_kept"
 BUILDS_TABLE = "chimera_builds"
 TABLES_TABLE = "chimera_tables"
+SUBJECTS_TABLE = "chimera_subjects"
+FORGETTING_TABLE = "chimera_forgetting"
 
 # Documents of Chimera's own in a view store.
 BORROWS = "chimera.borrows"
@@ -53,6 +55,11 @@ def command_type(service: str, command: str) -> str:
 def share_type(owner: str, share: str) -> str:
     """The CloudEvents type of a share's changes."""
     return f"{owner}.share.{share}"
+
+
+def forgotten_type(service: str) -> str:
+    """The CloudEvents type of the event that says that a subject was forgotten: one that no declared event can have."""
+    return f"{service}.~forgotten"
 
 
 def reaction_consumer(reaction: str, source: str) -> str:

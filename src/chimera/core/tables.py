@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import ClassVar
 
 from chimera.core import names
-from chimera.entities import Entity, Reserved, Snapshot, Table, table_of
+from chimera.entities import Entity, Reserved, Snapshot, SubjectKey, Table, table_of
 from chimera.ports import Checkpoint
 
 
@@ -219,6 +219,22 @@ class TableGenerations(_Own, key="reaction", table=names.TABLES_TABLE):
     tables: str = ""
 
 
+class Forgetting(Entity, key="subject", table=names.FORGETTING_TABLE):
+    """That a person is to be forgotten, who asked for it (`by`), and how far it has come; it is never deleted.
+
+    `destroyed_at`: when her key was gone, and `position` where the event is that says so. `done_at`: when every
+    consumer had it; `proof` is JSON, of what was looked through then.
+    """
+
+    subject: str
+    by: str
+    asked_at: datetime
+    destroyed_at: datetime | None = None
+    position: str = ""
+    done_at: datetime | None = None
+    proof: str = ""
+
+
 def framework_tables() -> list[Table]:
     """The tables that every service's store has beside its own."""
     return [
@@ -238,5 +254,7 @@ def framework_tables() -> list[Table]:
             Reserved,
             TableGenerations,
             Snapshot,
+            SubjectKey,
+            Forgetting,
         )
     ]

@@ -52,6 +52,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     Quiet. What rarely changes is looked at in growing pauses while it does not: up to `quiet_s` where changes are told
     (see `ports.Wakes`), else up to `untold_s`. `heads_quiet_s`: the same for the heads of other services.
 
+    Personal values. `subject_keys_s`: how long a process knows a key. `rewrap_s`: between two looks for keys that an
+    older master key has wrapped, and for persons who are being forgotten.
+
     The command line. `watch_s`: between two looks at what is waited for. `idle_s`: when nobody has worked on it for so
     long, that is said.
     """
@@ -108,6 +111,9 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     watch_s: float = 0.1
     idle_s: float = 10.0
 
+    subject_keys_s: float = 10.0
+    rewrap_s: float = 3600.0
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The most that is done, stored or held at once.
@@ -119,7 +125,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     an owner. `absent_keys`: keys believed to have no document. `ahead_keys`: keys that were shown as their owner has
     them, before the copy has it. `keeps`: answers that wait to be remembered as last known. `apart`: handlers of a
     consumer that run alone at once. `audit_keys`: keys of a copy held at once while it is compared. `trim_page`: rows
-    of a transaction that drops what is old.
+    of a transaction that drops what is old. `subject_keys`: keys of personal values that a process knows.
     """
 
     commands_page: int = 500
@@ -138,6 +144,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     apart: int = 200
     audit_keys: int = 50_000
     trim_page: int = 500
+    subject_keys: int = 10_000
 
 
 class Doors(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

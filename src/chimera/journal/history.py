@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chimera.core.context import Context
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.errors import ChimeraError
 from chimera.messages import Message
 from chimera.ports import Checkpoint, Epoch, Owner

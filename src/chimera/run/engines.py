@@ -21,9 +21,12 @@ from chimera.caller import Caller, Request, Upload
 from chimera.core.aio.resources import Resources
 from chimera.core.clock import Clock
 from chimera.core.context import Callers, Context, Owners, Process, Reach
+from chimera.core.keys.ciphers import Masters
+from chimera.core.keys.personal import check_personal, is_personal_in
+from chimera.core.keys.seals import Seals
+from chimera.core.keys.subjects import SubjectKeys
 from chimera.core.metrics import Metrics
-from chimera.core.seals import Seals
-from chimera.core.timing import Retry, Timing
+from chimera.core.timing import Limits, Retry, Timing
 from chimera.errors import ChimeraError, DeclarationError, SettingsError, Unavailable
 from chimera.journal.consumers import consumers_of, declared_at
 from chimera.parts import Handling, Mode
@@ -32,6 +35,7 @@ from chimera.reader import Lagging, Reader
 from chimera.reads import Reads
 from chimera.run.addresses import Kind, check_address, is_there, shown
 from chimera.run.front.issuers import Identifying
+from chimera.run.front.personal import master_keys
 from chimera.run.pins import check_pinned
 from chimera.run.settings import Settings
 from chimera.service import Service
@@ -73,7 +77,7 @@ ADAPTERS: dict[str, str] = {
 class Engines:
     """The engines of a process, opened once per URL, and the services built on them."""
 
-    def __init__(self, settings: Settings, *, fleet: bool, beside: Collection[str] = ()) -> None:
+    def __init__(self, settings: Settings, *, fleet: bool, beside: Collection[str] = (), used: bool = False) -> None:
         self._settings = settings
         self._fleet = fleet
         self._beside = beside
@@ -82,6 +86,7 @@ class Engines:
         self._process = Process()
         self._reach = reach_of(settings)
         self._seals = Seals(tuple(settings.fleet.keys), takes_unsealed=settings.fleet.unsealed == "taken")
+        self._used = used
         self.clock = Clock()
         self.identifying = Identifying(settings, self.clock)
 
@@ -99,6 +104,7 @@ class Engines:
             timing=Timing(audit_s=settings.audit_s),
             last_known=self._last_known(name),
             callers=self.identifying.callers,
+            masters=self._master_keys(service),
         )
         return supplied(
             replace(
@@ -121,6 +127,15 @@ class Engines:
         for (kind, _), failed in zip(self._open, closed, strict=True):
             if isinstance(failed, BaseException):
                 logger.warning("a %s engine did not close: %r", kind, failed)
+
+    def _keys(self, service: Service, store: Store) -> SubjectKeys:
+        """The keys of a service that is beside, and asks nobody else for any."""
+        masters, timing = Masters(self._master_keys(service)), Timing()
+        return SubjectKeys(service.name, store, self.clock, masters, lambda name: None, timing.subject_keys_s, 0)
+
+    def _master_keys(self, service: Service) -> Sequence[str]:
+        settings = self._settings
+        return master_keys(settings, used=self._used) if is_personal_in(service) else settings.personal.keys
 
     def _modes(self, service: Service) -> dict[str, Mode]:
         modes = self._settings.services[service.name].borrows
@@ -163,7 +178,9 @@ class Engines:
             )
         if name in self._beside:
             service, store = load_service(self._settings.services[name].app), self._engine("store", name)
-            return OwnerBeside(service, cast("Store", store), self.clock)
+            beside = OwnerBeside(service, cast("Store", store), self.clock)
+            beside.keys = self._keys(service, cast("Store", store))
+            return beside
         base = self._settings.base(name, fleet=self._fleet)
         token = bearing(asking, name, self._reach.fleet, self.clock)
         opened: Owner = importlib.import_module(OWNER).HttpOwner(name, base, token=token)
@@ -197,19 +214,29 @@ def context_of(
     timing: Timing = Timing(),
     last_known: LastKnownStore | None = None,
     callers: Callers | None = None,
+    masters: Sequence[str] = (),
 ) -> Context:
     """A service on engines that are open. `open_owner` opens other services as owners, by name.
+
+    `masters`: the master keys of personal values, without which a service that has any is refused.
 
     All else has its default; `dataclasses.replace` gives it another value.
     """
     clock = clock or Clock()
     store = with_generations(service, store)
     check_functions(service, knows=callers is not None)
+    check_personal(service, masters)
     resources = Resources(service)
-    owners = Owners({service.name: OwnStore(service, store, clock, resources)}, open_owner, clock, timing)
+    own = OwnStore(service, store, clock, resources)
+    owners = Owners({service.name: own}, open_owner, clock, timing)
     remembered = last_known or MemoryLastKnown(clock)
+    keys = SubjectKeys(
+        service.name, store, clock, Masters(masters), owners.__getitem__, timing.subject_keys_s, Limits().subject_keys
+    )
+    own.keys = keys
     context = Context(
         service=service,
+        personal=keys,
         log=log,
         store=store,
         views=views,
@@ -267,7 +294,7 @@ async def opened(
     `beside`: those that are asked within this process, as owners, whatever their address is. `used`: raises
     SettingsError where none of them has ever run there, and makes no files.
     """
-    engines = Engines(settings, fleet=fleet, beside=beside)
+    engines = Engines(settings, fleet=fleet, beside=beside, used=used)
     try:
         contexts, failed = _made(engines, names)
         _raise_first(failed)

@@ -20,7 +20,7 @@ from chimera.core.timing import Doors, Retention
 from chimera.errors import SettingsError
 from chimera.parts import Handling, Mode
 from chimera.run.front.identity import read_identity
-from chimera.run.front.keys import FleetKeys, Keys, OperatorKeys
+from chimera.run.front.keys import FleetKeys, Keys, OperatorKeys, PersonalKeys
 from chimera.run.front.settings import Http, what_is_wrong_with
 from chimera.web.identity.settings import Identity
 
@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
     where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators. `dev`:
     this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only. `identity`: how
-    services that do not tell themselves know who asks.
+    services that do not tell themselves know who asks. `personal`: the master keys of personal values.
     """
 
     services: dict[str, ServiceSettings]
@@ -86,6 +86,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     fleet: FleetKeys = FleetKeys()
     operators: OperatorKeys = OperatorKeys()
     identity: Identity = Identity()
+    personal: PersonalKeys = PersonalKeys()
     dev: bool = False
     open: bool = False
 
@@ -167,7 +168,7 @@ def read_settings(
 def _with_keys(path: Path, settings: Settings) -> Settings:
     """The settings, with the keys that files hold. Raises SettingsError."""
     read: dict[str, Keys] = {}
-    for table in ("fleet", "operators"):
+    for table in ("fleet", "operators", "personal"):
         keys: Keys = getattr(settings, table)
         try:
             read[table] = msgspec.structs.replace(keys, keys=list(keys.read(path.parent)))

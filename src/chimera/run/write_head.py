@@ -13,6 +13,7 @@ from chimera.commands.react import keep_reacting
 from chimera.core.aio.again import persist
 from chimera.core.aio.tasks import stop
 from chimera.core.context import Context
+from chimera.core.keys.personal import is_personal_in
 from chimera.errors import ChimeraError
 from chimera.journal.consumers import consumers_of, other_sources
 from chimera.journal.leases import Leases
@@ -23,6 +24,7 @@ from chimera.upkeep.drift.copy_audit import keep_auditing
 from chimera.upkeep.drift.lists import keep_lists
 from chimera.upkeep.drift.share_audit import keep_announcing
 from chimera.upkeep.drift.unique import keep_unique
+from chimera.upkeep.forgetting.forget import keep_forgetting
 from chimera.upkeep.positions import keep_reporting
 from chimera.upkeep.recovery.epochs import keep_epochs
 from chimera.upkeep.retention import keep_trimming
@@ -88,6 +90,8 @@ class WriteHead:
             works["shares"] = partial(keep_announcing, context)
         works |= {f"report to {source}": partial(keep_reporting, context, source) for source in other_sources(service)}
         works["retention"] = partial(keep_trimming, context)
+        if is_personal_in(service):
+            works["forgetting"] = partial(keep_forgetting, context)
         return works | self._tables() | (self._proofs() if context.timing.audit_s else {})
 
     def _tables(self) -> dict[str, Work]:

@@ -17,7 +17,7 @@ import msgspec
 from chimera.core.names import share_type
 from chimera.core.tables import SharedKey
 from chimera.entities import table_of
-from chimera.forms import form_of
+from chimera.forms import encoder_of, form_of
 from chimera.messages import Message, partition_of
 from chimera.parts import Share
 from chimera.ports import Session
@@ -37,7 +37,8 @@ async def shared_documents(calling: Callings, share: Share, reads: Reads, keys: 
     Equal documents are equal bytes: sets and dicts are written in the order of their members.
     """
     documents = await _current(calling, share, reads, keys)
-    return {key: msgspec.json.encode(document, order="deterministic") for key, document in documents.items()}
+    encode = encoder_of("deterministic").encode
+    return {key: encode(document) for key, document in documents.items()}
 
 
 async def _fitting(calling: Callings, share: Share, reads: Reads, keys: Sequence[str]) -> dict[str, bytes]:

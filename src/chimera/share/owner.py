@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from chimera.core.aio.resources import Resources
 from chimera.core.aio.turns import Turns
 from chimera.core.clock import Clock
+from chimera.core.keys.subjects import SubjectKeys
 from chimera.core.names import looked_through
 from chimera.core.tables import Progress, ReportedConsumer, SharedKey, StoredEpoch
 from chimera.entities import table_of
 from chimera.errors import Conflict, Invalid, Unavailable
 from chimera.messages import Message, position_of
-from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched, Owner, Store
+from chimera.ports import BucketDigest, ConsumerAt, Entry, Epoch, Fetched, KnownKey, Owner, Store
 from chimera.reads import Reads
 from chimera.service import Service
 from chimera.share.changes import shared_documents
@@ -34,7 +35,15 @@ MOST_OF_ALL = 100_000
 class OwnStore:
     """A service's own store as its `Owner`: no network in between."""
 
-    def __init__(self, service: Service, store: Store, clock: Clock, resources: Resources | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        store: Store,
+        clock: Clock,
+        resources: Resources | None = None,
+        keys: SubjectKeys | None = None,
+    ) -> None:
+        self.keys = keys
         self._resources = resources or Resources(service)
         self._service = service
         self._store = store
@@ -102,6 +111,11 @@ class OwnStore:
                 await session.save(table, rows)
         except Conflict as error:
             raise Unavailable(f"somebody else told the same: {error}") from error
+
+    async def subject_keys(self, subjects: Sequence[str]) -> Mapping[str, KnownKey]:
+        if self.keys is None:
+            raise Unavailable(f"{self._service.name} tells no keys here")
+        return await self.keys.of(subjects)
 
     async def close(self) -> None:
         """The store is closed by whoever opened it."""

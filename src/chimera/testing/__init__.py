@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chimera.testing.kit import RunningServices, Tried, folded, given, running
+    from chimera.testing.kit import RunningServices, Tried, folded, given, personal, running
 
-__all__ = ["RunningServices", "Tried", "folded", "given", "running"]
+__all__ = ["RunningServices", "Tried", "folded", "given", "personal", "running"]
 
 
 def __getattr__(name: str) -> Any:

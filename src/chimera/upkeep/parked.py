@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from chimera.borrow.copies import copy_projection
 from chimera.commands.apart.rehearse import rehearse
 from chimera.commands.execute import Executor
 from chimera.commands.handlers import executors_of, parking_of
@@ -21,13 +22,15 @@ from chimera.core.names import RELAY
 from chimera.core.tables import Parked, ParkedPlace
 from chimera.entities import table_of
 from chimera.errors import SettingsError
-from chimera.journal.consumers import document_consumers
+from chimera.folds import View
+from chimera.journal.consumers import Consumer, document_consumers
 from chimera.journal.failures import Rehearsed
 from chimera.journal.relay import forget, left_data, send_again
 from chimera.messages import Message
-from chimera.upkeep.projections import projection_of
+from chimera.parts import Borrow
 from chimera.views.generations import serving_name
 from chimera.views.parked import ParkedEvent, first_parked, parked_events_of
+from chimera.views.projections import Projection, ViewProjection
 from chimera.views.projector import Projector
 
 
@@ -223,3 +226,12 @@ def _of_row(context: Context, row: Parked) -> ParkedMessage:
 def _of_event(context: Context, consumer: str, event: ParkedEvent) -> ParkedMessage:
     at = event.first_at, event.last_at
     return ParkedMessage(context.service.name, consumer, event.message, event.cause, event.tries, *at, event.traceback)
+
+
+async def projection_of(context: Context, consumer: Consumer) -> Projection:
+    """The projection that keeps a consumer's documents: of a view, its generation that serves."""
+    if isinstance(consumer.declared, View):
+        return ViewProjection(consumer.declared, await serving_name(context, consumer.name))
+    assert isinstance(consumer.declared, Borrow), f"{consumer.name} keeps no documents"
+    assert consumer.mode is not None
+    return copy_projection(consumer.declared, consumer.mode)

@@ -30,8 +30,8 @@ from chimera.journal.consumers import document_consumers
 from chimera.messages import Message
 from chimera.unique import reserved_type
 from chimera.upkeep.drift.reserved import say_again
+from chimera.upkeep.parked import projection_of
 from chimera.upkeep.positions import floors, keeps_events, known_consumers
-from chimera.upkeep.projections import projection_of
 from chimera.views.parked import first_parked
 from chimera.views.projector import Projector
 

@@ -13,6 +13,7 @@ from chimera.borrow.reads import BorrowedReads
 from chimera.commands.states import CommandStates
 from chimera.core.context import Context
 from chimera.core.json import NOT_JSON, invalid, read_object, with_whole_numbers
+from chimera.core.keys.personal import is_personal_in
 from chimera.errors import Rejected, Trimmed
 from chimera.forms import AnyDocument
 from chimera.messages import MAX_KEY, to_cloud_event
@@ -22,7 +23,7 @@ from chimera.share.digests import BUCKETS
 from chimera.upkeep.standing import standing_works
 from chimera.web.permission.groups import FLEET, OPERATORS, SERVICES, Groups, check_reported
 from chimera.web.wire import answers, openapi
-from chimera.web.wire.http import Call, NoQuery, read_query
+from chimera.web.wire.http import JSON, Call, NoQuery, read_query
 from chimera.web.wire.openapi import added_route
 from chimera.web.wire.routing import Route
 
@@ -140,8 +141,17 @@ class Admin:
             *self._groups.close(fleet, FLEET),
             *self._share_routes(),
             self._groups.closed(report, SERVICES),
+            *self._groups.close(self._subject_routes(), SERVICES),
             *self._groups.close(operators, OPERATORS),
         ]
+
+    def _subject_routes(self) -> list[Route]:
+        """The keys of subjects, of a service that has personal values; they are for services of the fleet only."""
+        if not is_personal_in(self._context.service):
+            return []
+        what = "The keys of personal values, by whom they are about"
+        name, path = self._context.service.name, "/subjects"
+        return [added_route(name, path, self.subjects, what, answers.SubjectsKeys, KeysQuery)]
 
     def _share_routes(self) -> list[Route]:
         """Described routes for each share, and one that says which there are."""
@@ -272,6 +282,13 @@ class Admin:
         owner = self._context.owners[self._context.service.name]
         entries = await owner.entries(share.name, query.partition, list(dict.fromkeys(query.bucket)))
         await call.answer_json(answers.SharedEntries(share.name, query.partition, dict(entries)))
+
+    async def subjects(self, call: Call) -> None:
+        """Answer with the keys of subjects, for another service of the fleet."""
+        wanted = read_query(call, KeysQuery, repeated=["key"]).key
+        keys = await self._context.personal.of(dict.fromkeys(wanted))
+        body = msgspec.json.encode(answers.SubjectsKeys({each: (known.id, known.key) for each, known in keys.items()}))
+        await call.answer(body, 200, JSON, [(b"cache-control", b"no-store")])
 
     async def borrows(self, call: Call) -> None:
         """Answer with the service's borrows, and the modes that are in force and wanted."""

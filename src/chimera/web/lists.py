@@ -18,6 +18,7 @@ from chimera.parts import path_parameters
 from chimera.reader import LONGEST_OFFSET, LONGEST_PAGE, PAGE, Notes
 from chimera.views.documents import Documents, Waiting
 from chimera.web.permission.gate import Gate
+from chimera.web.permission.revealing import Answers
 from chimera.web.wire import openapi
 from chimera.web.wire.http import JSON, Call, Header, read_query
 from chimera.web.wire.routing import Route
@@ -38,6 +39,7 @@ def list_routes(
     context: Context,
     documents: Documents,
     gate: Gate,
+    answers: Answers,
     after: Callable[[Call], list[Position]],
     said: Saying,
 ) -> list[Route]:
@@ -65,6 +67,7 @@ def list_routes(
                 headers += said(notes)
             else:
                 page = await documents.lists.page(declared, values, query.limit, query.after, query.offset)
+            headers += await answers.page(view.document, page)
             await call.answer(encode(page), 200, JSON, headers)
 
         parameters = [(name, fields[name].type) for name in path_parameters(path)]

@@ -25,6 +25,7 @@ from chimera.folds import View
 from chimera.forms import AnyDocument, decoder_of, encode, form_of
 from chimera.messages import Position
 from chimera.parts import Handler, Query, Uploading, path_parameters
+from chimera.personal import holds_personal
 from chimera.ports import Session
 from chimera.reader import POSITIONS_LIMIT, Notes, Reader
 from chimera.views.documents import Documents, ProjectedTables, Waiting
@@ -34,6 +35,7 @@ from chimera.web.lists import list_routes
 from chimera.web.permission.asking import CALLER, Asking, is_asked_for
 from chimera.web.permission.gate import Gate
 from chimera.web.permission.groups import Groups
+from chimera.web.permission.revealing import Answers
 from chimera.web.probes import Probes
 from chimera.web.replying import (
     VARY,
@@ -79,6 +81,7 @@ class ReadHead:
         groups = Groups(context, self._asking)
         self.probes = Probes(context, groups=groups)
         self._admin = Admin(context, self.states, self.borrows, groups)
+        self._answers = Answers(context)
         self._middleware = OwnMiddleware(context.service, answer_error)
         self.works: dict[str, asyncio.Future[None]] = {}
 
@@ -117,7 +120,7 @@ class ReadHead:
         routes += [self._upload_route(uploading) for uploading in service.uploads.values()]
         routes += [self._query_route(query) for query in service.queries.values()]
         routes += [self._view_route(view, view.path) for view in service.views.values() if view.path]
-        routes += list_routes(self.context, self._documents, self._gate, _after, _said)
+        routes += list_routes(self.context, self._documents, self._gate, self._answers, _after, _said)
         routes = [route._replace(render=service.renderer) for route in routes]
         every = [*self._middleware.around(routes), *self._admin.routes(), *self.probes.routes()]
         return [route._replace(service=service.name) for route in every]
@@ -154,6 +157,8 @@ class ReadHead:
                 accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
                 if call.pending is not None:
                     await self._gate.settle(call.pending, asked, accepted.command)
+                if decoder.is_personal:
+                    accepted = await self._intake.conceal(accepted)
                 await answer(call, handler, method, accepted, asked)
             except Misfit as misfit:
                 raise await self._intake.refusal(misfit) from misfit
@@ -202,6 +207,9 @@ class ReadHead:
             return
         body = outcome.body or msgspec.json.encode(_taken(accepted))
         status = outcome.status or DEFAULT_STATUS[method]
+        if outcome.body:
+            body, withheld = await self._answers.result(handler.result, body)
+            headers += withheld
         await call.answer(
             body, status, JSON, [*headers, *(_location(call, handler, accepted) if status == 201 else ())]
         )
@@ -209,7 +217,9 @@ class ReadHead:
     def _reader(self, session: Session, waiting: Waiting | None = None) -> Reader:
         context = self.context
         waiting = waiting or Waiting(context, self._documents, Notes(), context.timing.after_s)
-        return Reader(context.service, session, self._documents, self.borrows, waiting, context.clock.now)
+        return Reader(
+            context.service, session, self._documents, self.borrows, waiting, context.clock.now, context.personal
+        )
 
     def _query_route(self, query: Query) -> Route:
         signature, service = query.signature, self.context.service
@@ -243,7 +253,8 @@ class ReadHead:
             except Rejected as refusal:  # what it says may come from views that are behind
                 await answer_rejected(call, refusal, _said(notes))
                 return
-            await answer_document(call, found, query.page, _said(notes))
+            withheld = await self._answers.open(found)
+            await answer_document(call, found, query.page, [*_said(notes), *withheld])
 
         method, _, template = query.route.partition(" ")
         describe = partial(openapi.query, service, query, parameters.declared, waits=needs_reader)
@@ -252,6 +263,7 @@ class ReadHead:
     def _view_route(self, view: View[AnyDocument], template: str) -> Route:
         name, key_type = view.name, view.key_type
         documents, setting_aside = self._documents, self.context.process.setting_aside
+        is_personal = holds_personal(view.document)
         path, _, own_query = template.partition("?")
         paths = [other.path.partition("?") for other in self.context.service.views.values() if other.path]
         literals = [query for other, _, query in paths if other == path and query]
@@ -282,9 +294,13 @@ class ReadHead:
             if view.page is not None:
                 headers = [*headers, VARY]
                 if call.wants_html():
-                    html = view.page(decoder_of(view.document).decode(data))
-                    await call.answer(html.encode(), 200, HTML, headers)
+                    document = decoder_of(view.document).decode(data)
+                    withheld = await self._answers.open(document)
+                    await call.answer(view.page(document).encode(), 200, HTML, [*headers, *withheld])
                     return
+            if is_personal:
+                data, withheld = await self._answers.told(view.document, data)
+                headers = [*headers, *withheld]
             await call.answer(data, 200, JSON, headers)
 
         route = Route("GET", template, endpoint, partial(openapi.view, self.context.service, view, key_type))

@@ -11,8 +11,9 @@ from http import HTTPStatus
 from typing import Any, cast
 
 from chimera.commands.inbox import Outcome
+from chimera.core.json import tell
 from chimera.errors import Invalid, NotYet, Rejected, Unavailable, Unfit
-from chimera.forms import encode, json_of
+from chimera.forms import json_of
 from chimera.replies import Reply, ServerEvent, ServerEvents, Stream, written_headers
 from chimera.signature import Page
 from chimera.web.wire.http import FAILED, HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
@@ -60,7 +61,7 @@ async def answer_document(call: Call, found: object, page: Page | None, headers:
         if call.wants_html():
             await call.answer(page(found).encode(), status, HTML, headers)
             return
-    body = b"" if found is None and status != 200 else encode(found)
+    body = b"" if found is None and status != 200 else tell(found)
     await call.answer(body, status, JSON, headers)
 
 

@@ -53,5 +53,9 @@ class OperatorKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
     role: str = "operator"
 
 
+class PersonalKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The master keys of personal values, which wrap the keys of persons; the same for all services of the fleet."""
+
+
 def _apart(text: str) -> list[str]:
     return [each for each in re.split(r"[\s,]+", text) if each]

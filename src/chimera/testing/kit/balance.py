@@ -23,6 +23,7 @@ from chimera.core.tables import Parked, SharedKey
 from chimera.entities import Entity, table_of
 from chimera.errors import Trimmed
 from chimera.folds import Folder, View
+from chimera.forms import write_inside
 from chimera.journal.consumers import consumers_of
 from chimera.messages import Message
 from chimera.parts import Borrow
@@ -122,7 +123,11 @@ def recomputed(view: View[Any], events: Sequence[Message]) -> dict[str, Any]:
             event = step.decoder.decode(message.data)
             for key in folder.keys(step, event):
                 documents[key] = folder.apply(step, documents.get(key), key, event)
-    return {key: msgspec.to_builtins(document) for key, document in documents.items() if document is not None}
+    return {
+        key: msgspec.to_builtins(document, enc_hook=write_inside)
+        for key, document in documents.items()
+        if document is not None
+    }
 
 
 async def _shared(owner: Context, borrow: Borrow[Any], known: Collection[str]) -> dict[str, Any]:

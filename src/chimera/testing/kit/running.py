@@ -23,6 +23,7 @@ from chimera.testing.kit.balance import imbalances, pending
 from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
 from chimera.testing.kit.owners import OwnerInReach
+from chimera.testing.kit.personal import MASTERS, WHO, KnownToAll
 from chimera.testing.memory import MemoryLog
 from chimera.web.identity.ways import Untold
 from chimera.web.permission.asking import CALLER
@@ -129,17 +130,20 @@ async def running(*services: Service, owners: Sequence[Service] = ()) -> AsyncIt
         reached: dict[str, OwnerInReach] = {}
 
         def owner_of(name: str) -> Owner:
+            if name == WHO:
+                return cast("Owner", KnownToAll())
             if name not in every:
                 raise SettingsError(f"{name!r} is used, and does not run here: running(…, owners=[{name}])")
             if name not in reached:
                 context = contexts[name]
-                own = OwnStore(context.service, context.store, clock, context.resources)
+                own = OwnStore(context.service, context.store, clock, context.resources, context.personal)
                 reached[name] = OwnerInReach(name, own)
             return cast("Owner", reached[name])
 
         for name, service in every.items():
             engines = await stack.enter_async_context(engines_of(service, log))
-            context = context_of(service, *engines, owner_of, clock=clock, timing=TIMING, callers=Untold())
+            more: dict[str, Any] = {"callers": Untold(), "masters": MASTERS}
+            context = context_of(service, *engines, owner_of, clock=clock, timing=TIMING, **more)
             contexts[name] = supplied(context)
         heads = [await _begun(context, stack) for context in contexts.values()]
         for name in every:

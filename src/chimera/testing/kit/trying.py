@@ -27,6 +27,7 @@ from chimera.service import Service
 from chimera.testing.kit.balance import every_row, journal_of
 from chimera.testing.kit.clock import MovedClock
 from chimera.testing.kit.engines import engines_of
+from chimera.testing.kit.personal import MASTERS, WHO, KnownToAll
 from chimera.testing.memory import MemoryLog
 from chimera.transaction import Transaction
 from chimera.web.identity.ways import Untold
@@ -154,7 +155,8 @@ def given(service: Service, *facts: Entity | AnyEvent) -> Given:
 @asynccontextmanager
 async def _context(service: Service) -> AsyncIterator[Context]:
     async with engines_of(service, MemoryLog()) as engines:
-        context = supplied(context_of(service, *engines, _nobody, clock=MovedClock(), callers=Untold()))
+        more: dict[str, Any] = {"callers": Untold(), "masters": MASTERS}
+        context = supplied(context_of(service, *engines, _nobody, clock=MovedClock(), **more))
         await context.prepare()
         try:
             yield context
@@ -163,6 +165,8 @@ async def _context(service: Service) -> AsyncIterator[Context]:
 
 
 def _nobody(name: str) -> Any:
+    if name == WHO:
+        return KnownToAll()
     raise SettingsError(f"{name!r} is not here; what is borrowed is tested with running(…, owners=[…])")
 
 

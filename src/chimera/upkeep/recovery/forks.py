@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import NamedTuple, cast
 
 from chimera.core.context import Context
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.errors import ChimeraError, Trimmed
 from chimera.journal.history import Epochs
 from chimera.messages import Message

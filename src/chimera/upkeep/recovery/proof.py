@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from chimera.core.aio.turns import Turns
 from chimera.core.context import Context
-from chimera.core.seals import Seal
+from chimera.core.keys.seals import Seal
 from chimera.ports import Store
 
 PAGE = 1000

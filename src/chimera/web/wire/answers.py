@@ -101,6 +101,12 @@ class JournalEpochs(msgspec.Struct):
     epochs: list[Began]
 
 
+class SubjectsKeys(msgspec.Struct):
+    """The keys of subjects, each with its id; an empty one for who was forgotten."""
+
+    keys: dict[str, tuple[str, bytes]]
+
+
 class ConsumersKept(msgspec.Struct):
     """The number of consumers' checkpoints that were reported, and are stored now."""
 

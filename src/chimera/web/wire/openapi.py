@@ -19,6 +19,7 @@ from chimera.folds import View, ViewList
 from chimera.forms import AnyDocument, fields_of, is_model, model_schema
 from chimera.messages import type_at
 from chimera.parts import Handler, Query, Uploading, is_made, path_parameters
+from chimera.personal import is_personal, plain_type
 from chimera.reader import POSITIONS_LIMIT, ListPage
 from chimera.replies import Problem, Reply, ServerEvents, Stream
 from chimera.service import Service
@@ -110,7 +111,7 @@ def _properties(command: type, fields: Sequence[FieldInfo]) -> Described:
     if is_model(command):
         described = model_schema(command)["properties"]
         return {each.encode_name: described.get(each.encode_name, {}) for each in fields}
-    return {each.encode_name: _property(each.type, each.default) for each in fields}
+    return {each.encode_name: _property(plain_type(each.type), each.default) for each in fields}
 
 
 def _direct_answers(operation: Operation, handler: Handler, without_result: Described) -> None:
@@ -277,19 +278,23 @@ def document(title: str, routes: Sequence[Route], about: Mapping[str, str] = {})
 def _schemas(types: Sequence[Any]) -> tuple[Sequence[Described], Described]:
     """The schema of each type, and their components; classes of one full name, as functions make them, get numbers."""
     with suppress(KeyError):  # msgspec's word for two classes of one full name
-        return msgspec.json.schema_components(types, schema_hook=model_schema, ref_template=REF)
+        return msgspec.json.schema_components(types, schema_hook=_schema_inside, ref_template=REF)
     schemas: list[Described] = []
     components: Described = {}
     for each in types:
         for number in count(1):
             end = f".{number}" if number > 1 else ""
-            [schema], found = msgspec.json.schema_components([each], schema_hook=model_schema, ref_template=REF + end)
+            [schema], found = msgspec.json.schema_components([each], schema_hook=_schema_inside, ref_template=REF + end)
             named = {name + end: component for name, component in found.items()}
             if all(components.get(name, component) == component for name, component in named.items()):
                 components |= named
                 schemas.append(schema)
                 break
     return schemas, components
+
+
+def _schema_inside(type_: type) -> Described:
+    return {"description": "Personal: null once it is forgotten."} if is_personal(type_) else model_schema(type_)
 
 
 def _merge_variant(operation: Operation, variant: Operation, literal: str) -> None:
@@ -342,7 +347,7 @@ def _has_schema(result: object) -> bool:
     if isinstance(result, type) and issubclass(result, Stream | ServerEvents):
         return False
     try:
-        msgspec.json.schema(result, schema_hook=model_schema)
+        msgspec.json.schema(result, schema_hook=_schema_inside)
     except (TypeError, NotImplementedError):
         return False
     return True

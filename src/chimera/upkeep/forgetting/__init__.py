@@ -1,0 +1,1 @@
+"""Forgetting a person, and looking through all that is kept of her."""
