@@ -182,6 +182,16 @@ async def test_who_comes_back_with_something_else_is_not_logged_in(
         assert (await desk.me())[0] == 401
 
 
+async def test_a_browser_that_is_not_logged_in_is_shown_why_and_where_to_try_again(issuer: SmallIssuer) -> None:
+    issuer.id_token = {"sub": "system"}
+    async with desk_of(issuer) as desk:
+        answer = await log_in(desk)
+        assert (answer.status_code, answer.headers["cache-control"]) == (401, "no-store")
+        assert "nobody is known as &#x27;system&#x27;" in answer.text
+        assert '<a href="/_chimera/login">' in answer.text
+        assert "set-cookie" not in answer.headers
+
+
 @pytest.mark.parametrize(
     ("says", "why"),
     [
@@ -202,7 +212,7 @@ async def test_an_id_token_that_is_not_of_this_login_logs_nobody_in(
 ) -> None:
     async with desk_of(issuer) as desk:
         issuer.id_token = says
-        answer = await log_in(desk)
+        answer = await desk.client.get((await begin(desk)).headers["location"])
         assert answer.status_code == 401
         assert why in answer.json()["detail"]
 

@@ -100,6 +100,15 @@ class Login:
 
     async def come_back(self, call: Call) -> None:
         """Take the issuer's word for who she is, begin her session, and go on where she wanted to."""
+        try:
+            await self._take(call)
+        except NotKnown as refusal:
+            if not call.wants_html():
+                raise
+            again = f'<p>{escape(refusal.detail)}</p><p><a href="{escape(call.root + LOGIN)}">Log in</a></p>'
+            await call.answer(_page("Not logged in", again), 401, HTML, [UNKEPT])
+
+    async def _take(self, call: Call) -> None:
         query, request = call.query(), Request(call.scope)
         begun = self._begun(request)
         if not hmac.compare_digest(begun.state.encode(), query.get("state", "").encode()):
@@ -121,7 +130,7 @@ class Login:
     async def ask(self, call: Call) -> None:
         """A page that asks whether to log out: a link from elsewhere must not do it."""
         form = f'<form method="post" action="{escape(call.root + LOGOUT)}"><button>Log out</button></form>'
-        await call.answer(_PAGE.format(form).encode(), 200, HTML, [UNKEPT])
+        await call.answer(_page("Log out", form), 200, HTML, [UNKEPT])
 
     async def end(self, call: Call) -> None:
         """End the session in this browser. Raises Rejected (403) where a page of others may have sent it."""
@@ -141,7 +150,7 @@ class Login:
             for url in ends
             if url
         )
-        await call.answer(_PAGE.format(f"<p>You are logged out.</p>{links}").encode(), 200, HTML, headers)
+        await call.answer(_page("Log out", f"<p>You are logged out.</p>{links}"), 200, HTML, headers)
 
     async def tell(self, call: Call) -> None:
         """Tell a page's program who is logged in, until when, and the proof that it may show with a change."""
@@ -243,7 +252,6 @@ def _is_same(value: object, expected: str) -> bool:
     return isinstance(value, str) and hmac.compare_digest(value.encode("utf-8", "replace"), expected.encode())
 
 
-_PAGE = (
-    '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    "<title>Log out</title></head><body><main>{}</main></body></html>"
-)
+def _page(title: str, body: str) -> bytes:
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    return f'<!doctype html><html lang="en"><head>{head}</head><body><main>{body}</main></body></html>'.encode()
