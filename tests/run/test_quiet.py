@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from chimera import Command, Event, Service, Transaction
+from chimera import Command, Entity, Event, Reads, Service, Transaction
 from chimera.commands.execute import Task
 from chimera.commands.handlers import direct_executor
 from chimera.core.aio.handover import HandOver
@@ -44,18 +44,33 @@ class Account(Struct):
     puts: int = 0
 
 
+class Owner(Entity, key="owner_id", unique=[("name",)]):
+    owner_id: str
+    name: str
+
+
 def accounts() -> Service:
+    """One of everything that a write head keeps."""
     service = Service("accounts")
+    service.entity(Owner)
 
     @service.handle()
     async def put(command: Put, tx: Transaction) -> None:
         tx.emit(WasPut(command.account_id))
 
     view = service.view(Account, key="account_id")
+    view.list("most", order="-puts")
 
     @view.on(WasPut)
     def was_put(account: Account, event: WasPut) -> None:
         account.puts += 1
+
+    @service.share("owners", key="account_id", changed_by=[WasPut])
+    async def owners(account_ids: Sequence[str], read: Reads) -> dict[str, Owner]:
+        return {}
+
+    @service.project(WasPut)
+    async def table(events: Sequence[WasPut], tx: Transaction) -> None: ...
 
     @service.on(WasPut)
     async def thank(event: WasPut, tx: Transaction) -> None: ...

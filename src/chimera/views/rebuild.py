@@ -142,7 +142,9 @@ class ViewKeeper:
             return {}
 
         async def work() -> None:
-            if not (await list_states(self._context.views, name, entries.digests)).are_complete:
+            if (await list_states(self._context.views, name, entries.digests)).are_complete:
+                await self._leases.changed.wait(A_DAY_S)
+            else:
                 await self._clock.sleep(self._timing.switch_grace_s)
                 await fill_lists(self._context, name, entries)
 
