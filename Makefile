@@ -8,6 +8,7 @@ SEEDS ?= 100
 QUICK ?=
 UV ?=
 MINUTES ?= 10
+N ?= 20000
 STACK ?= embedded
 DATA ?=
 WHAT ?=
@@ -24,7 +25,7 @@ VENV := uv venv --quiet --allow-existing --python $(PYTHON)
 INSTALL := uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 endif
 
-.PHONY: help run test coverage faults simulate soak check house format dist services services-stop bench clean
+.PHONY: help run test coverage faults simulate fuzz soak check licences audit house format dist services services-stop bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -46,15 +47,25 @@ faults: .venv/dev ## Break fleets on purpose, after make services, and write doc
 simulate: .venv/dev ## Simulate fleets under faults, in one thread each: [SEED=1] [SEEDS=100] [ARGS=--mutants]
 	@$(BIN)/python -m chimera_faults.simulated --seed $(SEED) --seeds $(SEEDS) $(ARGS)
 
+fuzz: .venv/dev ## Give all that reads what strangers send inputs changed by chance: [N=20000] [SEED=1] [ARGS=--out docs/results/fuzz.md]
+	@PYTHONPATH=tools $(BIN)/python -m fuzz --inputs $(N) --seed $(SEED) $(ARGS)
+
 soak: .venv/dev ## Load and strike a fleet for a while, see that memory stays flat, and write docs/results/soak.md: [MINUTES=10] [STACK=embedded] [SEED=1]
 	@$(BIN)/python -m chimera_faults.soak --minutes $(MINUTES) --stack $(STACK) --seed $(SEED) --out docs/results/soak.md
 
-check: .venv/dev ## Lint, type-check, and compare contracts with what is committed
+check: .venv/dev ## Lint, type-check, and compare licences and contracts with what is committed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: make format"; exit 1; }
 	@$(BIN)/mypy
+	@$(BIN)/python tools/licences.py --check
 	@$(BIN)/python -m chimera contract check --offline
 	@$(BIN)/python -m chimera --config examples/conduit/chimera.toml contract check --offline
+
+licences: .venv/dev ## List what the library stands on, with licences, in docs/licences.md
+	@$(BIN)/python tools/licences.py
+
+audit: .venv/dev ## Compare what is installed with what is locked, and ask the index what was withdrawn; advisories with pip-audit
+	@$(BIN)/python tools/audit.py
 
 house: ## Measure the structure of the code: [AGAINST=other checkout] [ARGS=--chain]
 	@$(PYTHON) tools/house.py $(if $(AGAINST),--against $(AGAINST)) $(ARGS)

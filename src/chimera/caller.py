@@ -2,63 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 
-LONGEST_METADATA = 16 << 10
+LONGEST_METADATA = 24 << 10
 """Characters of JSON that may travel with a message."""
+LONGEST_CALLER = 16 << 10
+"""Bytes of JSON that a caller may have."""
+BAGGAGE_BYTES = 1 << 10
+"""Bytes of the names and values of a request's baggage that travel; what does not fit in is left behind."""
 
 
 class Caller(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who asks, as `service.authenticate` found out.
 
     `subject` names her; `claims` is what else is known of her, as JSON has it. It travels with her command and with the
-    events of it, so claims are what handlers need and all consumers may read: no passwords, no tokens.
+    events of it, so claims are what handlers need and all consumers may read: no passwords, no tokens. `on_behalf_of`:
+    for whom she acts, where what she does is somebody else's wish.
     """
 
     subject: str
     roles: frozenset[str] = frozenset()
     claims: Mapping[str, Any] = {}
     tenant: str = ""
+    on_behalf_of: str = ""
+
+
+NOBODY_KNOWN = "nobody"
+"""By whom a command is that was sent by nobody known."""
+SYSTEM = "system"
+"""By whom an event is that nobody has asked for: Chimera itself, when it mends."""
 
 
 class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a message carries of the request that it came from."""
+    """What a message carries, on every path, of who did what: written here alone, and copied by the library.
+
+    Without a `caller`, `by` says whether that was nobody known, or the system. `correlation` is the same for all that
+    began with one command, whose id it is where it is left out. `causation`: the id of the command, or the event, that
+    a message came from; none for a command that somebody sent. `baggage`: what else its request brought along.
+    """
 
     caller: Caller | None = None
+    by: str = ""
+    correlation: str = ""
+    causation: str = ""
+    baggage: Mapping[str, str] = {}
+
+
+_NO_CALLER = msgspec.Raw()
+
+
+class _Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata whose caller is copied as it stands."""
+
+    caller: msgspec.Raw = _NO_CALLER
+    by: str = ""
+    correlation: str = ""
+    causation: str = ""
+    baggage: Mapping[str, str] = {}
+
+
+class Origin(NamedTuple):
+    """Who did it, and in which chain of commands and events, as a message says it."""
+
+    caller: Caller | None
+    by: str
+    correlation: str
+    causation: str
+    baggage: Mapping[str, str]
+
+    @property
+    def actor(self) -> str:
+        """Who did it: the caller's subject, else `nobody` or `system`."""
+        return self.caller.subject if self.caller else self.by
 
 
 _decode = msgspec.json.Decoder(Metadata).decode
+_decode_carried = msgspec.json.Decoder(_Carried).decode
+_encode = msgspec.json.Encoder(order="deterministic").encode
+BY_NOBODY = _encode(Metadata(by=NOBODY_KNOWN)).decode()
+BY_SYSTEM = _encode(Metadata(by=SYSTEM)).decode()
 
 
-def metadata_of(caller: Caller | None) -> str:
-    """What travels with a message, as JSON; empty for nobody. Raises ValueError for claims that don't fit."""
+def metadata_of(caller: Caller | None, correlation: str = "", baggage: Mapping[str, str] = {}) -> str:
+    """What travels with a command that somebody sends, as JSON. Raises ValueError for claims that don't fit."""
     if caller is None:
-        return ""
+        if not correlation and not baggage:
+            return BY_NOBODY
+        return _encode(Metadata(by=NOBODY_KNOWN, correlation=correlation, baggage=baggage)).decode()
     try:
-        written = msgspec.json.encode(Metadata(caller), order="deterministic")
-        _decode(written)
+        written = _encode(caller)
+        _decode(_encode(Metadata(caller)))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the caller can't be written as JSON: {error}") from error
-    if len(written) > LONGEST_METADATA:
+    if len(written) > LONGEST_CALLER:
         raise ValueError(
-            f"the caller {caller.subject[:100]!r} has {len(written):,} bytes; at most {LONGEST_METADATA:,} fit"
+            f"the caller {caller.subject[:100]!r} has {len(written):,} bytes; at most {LONGEST_CALLER:,} fit"
         )
-    return written.decode()
+    carried = _Carried(msgspec.Raw(written), correlation=correlation, baggage=baggage)
+    return _encode(carried).decode()
+
+
+def caused_by(message_id: str, metadata: str) -> str:
+    """What travels with an event that comes of a message: who did that one, its chain, and the message as its cause."""
+    if metadata == BY_NOBODY:
+        return f'{metadata[:-1]},"causation":{_encode(message_id).decode()}}}'
+    before = _carried_of(metadata)
+    by = before.by or ("" if before.caller else NOBODY_KNOWN)
+    caused = _Carried(before.caller, by, before.correlation or before.causation, message_id, before.baggage)
+    return _encode(caused).decode()
+
+
+def caused_together(message_id: str, metadata: Sequence[str]) -> str:
+    """As `caused_by`, for what comes of a batch of messages, the first of which has this id.
+
+    It is the caller's who has caused them all, else the system's; and it begins a chain of its own.
+    """
+    whose = {(bytes(each.caller), each.by) for each in map(_carried_of, metadata)}
+    caller, by = whose.pop() if len(whose) == 1 else (b"", SYSTEM)
+    by = by or ("" if caller else NOBODY_KNOWN)
+    return _encode(_Carried(msgspec.Raw(caller) if caller else _NO_CALLER, by, causation=message_id)).decode()
+
+
+def _carried_of(metadata: str) -> _Carried:
+    try:
+        return _decode_carried(metadata)
+    except (msgspec.MsgspecError, UnicodeError):  # from before all messages had some, or a stranger's
+        return _Carried()
+
+
+def origin_of(message_id: str, metadata: str) -> Origin:
+    """Who did it, as a message's metadata say; where they say nothing that can be read, nobody known."""
+    said = _read(metadata)
+    by = "" if said.caller else said.by or NOBODY_KNOWN
+    correlation = said.correlation or said.causation or message_id
+    return Origin(said.caller, by, correlation, said.causation, said.baggage)
 
 
 def caller_of(metadata: str) -> Caller | None:
     """The caller whom a message's metadata name; None where they name nobody that this code can read."""
-    if not metadata:
-        return None
+    return _read(metadata).caller if metadata else None
+
+
+def _read(metadata: str) -> Metadata:
     try:
-        return _decode(metadata.encode()).caller
+        return _decode(metadata)
     except (msgspec.MsgspecError, UnicodeError):
-        return None
+        return _NOTHING
+
+
+_NOTHING = Metadata()
+
+
+def baggage_of(header: str, names: Collection[str]) -> dict[str, str]:
+    """The entries of these names in a `baggage` header (W3C), decoded, as far as they are text and fit in."""
+    found: dict[str, str] = {}
+    left = BAGGAGE_BYTES
+    for entry in header.split(","):
+        name, is_pair, value = entry.partition(";")[0].partition("=")
+        name = name.strip()
+        if not is_pair or name not in names or name in found:
+            continue
+        try:
+            text = unquote_to_bytes(value.strip()).decode()
+        except UnicodeDecodeError:
+            continue
+        size = len(name) + len(text.encode())
+        if size <= left and "\0" not in text:
+            found[name] = text
+            left -= size
+    return found
 
 
 class Request:

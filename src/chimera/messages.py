@@ -314,7 +314,7 @@ class Message(msgspec.Struct, frozen=True):
     `number` is the event's number in its journal partition, 0 for a command.
     `time` is RFC 3339 UTC; `traceparent` is W3C Trace Context, or empty. `chain` is the digest of the event's journal
     partition up to it, see `chain_of`; empty for a command, and for an event from before there were chains.
-    `metadata`: JSON of what it carries of the request that it came from (see `Metadata`), or empty; not chained.
+    `metadata`: JSON of who did what (see `Metadata`); empty in what older builds wrote. A seal covers it, no digest.
     `fault`: why the record that it came in can't be read; then `data` are the first bytes of its own (see `received`).
     """
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 from chimera.caller import Caller, Request
-from chimera.errors import DeclarationError
+from chimera.errors import DeclarationError, line_outside
 from chimera.messages import Message
 from chimera.replies import Problem, Reply
 from chimera.signature import Needed, Signature, declared_at, located, name_of, read_parameters, signature_of, type_name
@@ -26,6 +27,7 @@ Factory = Callable[
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application: `async def application(scope, receive, send) -> None`."""
 Options = ParamSpec("Options")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 
 class Provided(NamedTuple):
@@ -84,6 +86,7 @@ class Supplies:
     def __init__(self) -> None:
         self.provided: dict[Any, Provided] = {}
         self.authenticator: Authenticator | None = None
+        self.carried: tuple[str, ...] = ()
         self.renderer: Callable[[Problem], Reply[Any]] | None = None
         self.surrounding: list[Signature] = []
         self.middlewares: list[Middleware] = []
@@ -144,6 +147,17 @@ class Supplies:
             return function
 
         return declare if function is None else declare(function)
+
+    def carries(self, *names: str) -> None:
+        """Let these entries of a request's `baggage` (W3C) travel with its commands, and with all that comes of them.
+
+        Handlers and reactions find them in `tx.origin.baggage`, as text. All consumers may read them, and whoever asks
+        may set them: they are for campaigns and experiments, not for who may do what. 1 KiB of names and values fits.
+        """
+        if wrong := [name for name in names if not _TOKEN.fullmatch(name)]:
+            at = line_outside(("chimera",))
+            raise DeclarationError(f"{at}: {wrong[0]!r} is no name of baggage; one looks like: campaign")
+        self.carried = tuple(dict.fromkeys((*self.carried, *names)))
 
     def around(self, function: AnyFunction) -> AnyFunction:
         """Run the decorated function around each command, reaction and batch of events that is folded.

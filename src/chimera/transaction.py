@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from chimera.caller import AskedBy, Request, caller_of
+from chimera.caller import BY_SYSTEM, AskedBy, Origin, Request, caller_of, caused_by, caused_together, origin_of
 from chimera.entities import (
     RESERVED,
     SUBJECT_KEYS,
@@ -204,14 +204,21 @@ class UnitReads(Reads):
 class Transaction(Reads, Reserving, Concealing):
     """One handler's changes. They are stored together with its command's outcome, or not at all.
 
-    `command_id` identifies the command (or the event) being handled, `key` is its key, empty for a batch of events;
+    `command_id` identifies the command (or the event) being handled, `key` is its key, empty for a `batch` of events;
     `now` is when it was accepted. They stay the same when the work is tried again.
     """
 
     def __init__(
-        self, unit: Unit, cause: Message, key: str = "", request: Request | None = None, now: Now | None = None
+        self,
+        unit: Unit,
+        cause: Message,
+        key: str = "",
+        request: Request | None = None,
+        now: Now | None = None,
+        batch: Sequence[Message] = (),
     ) -> None:
         super().__init__(unit.service, unit.session, now)
+        self._batch = batch
         self._unit = unit
         self._cause = cause
         self._key = key
@@ -222,6 +229,7 @@ class Transaction(Reads, Reserving, Concealing):
         self._reserving: dict[str, ReservedChange] = {}
         self._emitted: list[Pending] = []
         self._ids = 0
+        self._caused = ""
         self._lent: AsyncSession | None = None
         self.command_id = cause.id
         self.written = False
@@ -235,6 +243,11 @@ class Transaction(Reads, Reserving, Concealing):
     def asked(self) -> AskedBy:
         """Who asked for it, as its command or event says, and with which request, where it is handled inside one."""
         return AskedBy(caller_of(self._cause.metadata), self._request)
+
+    @property
+    def origin(self) -> Origin:
+        """Who did what is handled, and the chain of commands and events in which it stands."""
+        return origin_of(self._cause.id, self._cause.metadata)
 
     def new_id(self) -> str:
         """A new unique id; the same one when the same command is tried again."""
@@ -282,7 +295,9 @@ class Transaction(Reads, Reserving, Concealing):
             raise Unfit(f"the key of {type(event).__name__} has {len(key)} characters; at most {MAX_KEY} fit")
         type_, partition, cause = event.wire_type(), partition_of(key, self._service.partitions), self._cause
         data = form_of(type(event)).encode(event)
-        self._emitted.append(Pending(type_, key, partition, data, cause.time, cause.traceparent, event, cause.metadata))
+        self._emitted.append(
+            Pending(type_, key, partition, data, cause.time, cause.traceparent, event, self._caused or self._carried())
+        )
 
     @property
     def _keys(self) -> Conceals:
@@ -343,10 +358,17 @@ class Transaction(Reads, Reserving, Concealing):
         self._unit.dirty.update(self._changes)
         self._unit.events += self._emitted
         self._unit.events += [
-            saying(self._service, digest, change, self._cause.time, self._cause)
+            saying(self._service, digest, change, self._cause.time, self._cause.traceparent, self._carried())
             for digest, change in self._reserving.items()
         ]
         return self._emitted
+
+    def _carried(self) -> str:
+        """What each of its events carries of who did it."""
+        if not self._caused and len(self._batch) > 1:
+            self._caused = caused_together(self._cause.id, [each.metadata for each in self._batch])
+        self._caused = self._caused or caused_by(self._cause.id, self._cause.metadata)
+        return self._caused
 
     async def _row(self, table: Table, key: Key) -> Row | None:
         if self._lent is not None:
@@ -452,8 +474,9 @@ def reserved_row(digest: str, change: ReservedChange) -> Row | None:
     return RESERVED.to_row(Reserved(digest, change.name, holder_of(change.holder), until=change.until, told=True))
 
 
-def saying(service: Service, digest: str, change: ReservedChange, time: str, cause: Message | None = None) -> Pending:
+def saying(
+    service: Service, digest: str, change: ReservedChange, time: str, traceparent: str = "", metadata: str = BY_SYSTEM
+) -> Pending:
     """The event that says who has a reserved value from now on."""
-    more = ("", None, "") if cause is None else (cause.traceparent, None, cause.metadata)
     partition, data = partition_of(digest, service.partitions), msgspec.json.encode(change)
-    return Pending(reserved_type(service.name), digest, partition, data, time, *more)
+    return Pending(reserved_type(service.name), digest, partition, data, time, traceparent, None, metadata)

@@ -1,13 +1,15 @@
-"""`chimera compare` and `chimera advise`."""
+"""`chimera compare`, `chimera advise` and `chimera trace`."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from chimera.cli.main import run, settings_of
+from chimera.cli.typed import placed
 
 
 @click.command()
@@ -58,3 +60,27 @@ def advise(config: str, service: str, share: str | None, url: str | None, second
     from chimera_compare.advise import show_advice
 
     run(show_advice(settings_of(config), service, share, url=url, seconds=seconds, fresh=fresh))
+
+
+@click.command("trace")
+@click.argument("what", metavar="CORRELATION|COMMAND_ID|POSITION")
+@click.option("--last", type=click.IntRange(1), default=100_000, show_default=True, help="Events of each partition.")
+@click.option("--all", "everything", is_flag=True, help="Look at all events that are kept.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@placed
+@click.pass_obj
+def trace_chain(config: str, what: str, last: int, everything: bool, as_json: bool) -> None:
+    """Show who did what: a command or an event, what it comes from and what came of it, in all services.
+
+    The status is 1 when nothing is known of it.
+    """
+    from chimera.cli.operations import show_trace
+
+    settings, found = settings_of(config), list[bool]()
+
+    async def work() -> None:
+        found.append(await show_trace(settings, what, None if everything else last, as_json=as_json))
+
+    run(work())
+    if not all(found):
+        sys.exit(1)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"```python\n# (\w+\.py)\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["evolution", "http", "permission", "personal", "requests", "testing"])
+@pytest.mark.parametrize("page", ["evolution", "http", "permission", "personal", "requests", "testing", "who"])
 def test_what_a_page_shows_runs(page: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text())
     assert blocks

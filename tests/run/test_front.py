@@ -364,9 +364,11 @@ async def test_a_services_middleware_runs_behind_a_gateway_once(tmp_path: Path) 
 
 def test_the_page_about_it_shows_settings_that_are_read(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
-    [shown] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "chimera.toml").write_text(re.sub(r"^# (?=socket)", "", shown, flags=re.MULTILINE))
+    shown, limits = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    written = re.sub(r"^# (?=socket)", "", shown, flags=re.MULTILINE)
+    (tmp_path / "chimera.toml").write_text(f"{written}\n{limits}")
     settings = read_settings(tmp_path / "chimera.toml", {})
+    assert (settings.limits.rate, settings.limits.burst, settings.limits.waits) == (20, 60, 5)
     named = {name for name in Http.__struct_fields__ if getattr(settings.http, name) != getattr(Http(), name)}
     assert named == {*Http.__struct_fields__} - {"compress_from", "key_password", "client_required", "socket_mode"}
     for name in Http.__struct_fields__:

@@ -27,6 +27,9 @@ from chimera import (
 from chimera.errors import DeclarationError
 from chimera.run.engines import check_functions
 from chimera.testing import running
+from chimera.web.home import Home
+from chimera.web.read_head import ReadHead
+from chimera.web.site import Site
 
 LIMIT = 100_000
 
@@ -210,3 +213,16 @@ async def test_a_response_of_a_framework_answers_with_what_chimera_says_besides(
         answer = await s.ask("GET", "/plain", chimera_after="feed/0@0")
     assert isinstance(answer, httpx.Response)
     assert (answer.status_code, answer.text, answer.headers["x-own"]) == (203, "hello", "1")
+
+
+async def test_the_front_page_and_the_description_tell_of_uploads() -> None:
+    async with running(a_shop()) as s:
+        [context] = s.contexts.values()
+        site = Site([Home("Shops", [ReadHead(context)])])
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(site), base_url="http://test") as client:
+            described = (await client.get("/openapi.json")).json()
+            bodies = [each.get("requestBody", {}) for path in described["paths"].values() for each in path.values()]
+            assert any("multipart/form-data" in body.get("content", {}) for body in bodies)
+            page = await client.get("/")
+            assert page.status_code == 200
+            assert "--data-binary @FILE" in page.text

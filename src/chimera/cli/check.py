@@ -12,7 +12,7 @@ from chimera.borrow.modes import read_mode
 from chimera.cli.names import check_names
 from chimera.commands.apart.rules import HandlerRule, rule_of
 from chimera.core.context import Context
-from chimera.core.timing import Retention
+from chimera.core.timing import PerCaller, Retention
 from chimera.errors import ChimeraError
 from chimera.forms import AnyDocument
 from chimera.parts import Borrow, Handler
@@ -98,6 +98,8 @@ def _of_all(settings: Settings) -> Iterator[Row]:
     most = f"{doors.connections:,} connections, {doors.requests:,} requests, {doors.body_bytes >> 20:,} MiB of bodies"
     times = f"idle {doors.idle_s:g}, head {doors.head_s:g}, body {doors.body_s:g}, answer {doors.answer_s:g}"
     yield "doors", f"{most}; seconds: {times}"
+    if settings.limits.is_set:
+        yield "one caller", _per_caller(settings.limits)
     audits = f"every {settings.audit_s:g} s" if settings.audit_s else "never"
     yield "audits", f"{audits}; a message that ends {settings.process_ends} processes is parked"
 
@@ -112,6 +114,15 @@ def _known(settings: Settings) -> str:
     if (found := identity.certificates) is not None:
         ways.append(f"certificates, by {found.subject}{f', in {found.header}' if found.header else ''}")
     return "; ".join(ways) or "nobody, but where a service tells itself; add [identity]"
+
+
+def _per_caller(limits: PerCaller) -> str:
+    told = (
+        f"{limits.rate:g} requests a second, {limits.most_at_once:,} at once after a pause" if limits.rate else "",
+        f"{limits.requests:,} requests under way" if limits.requests else "",
+        f"{limits.waits:,} that wait" if limits.waits else "",
+    )
+    return "; ".join(filter(None, told))
 
 
 def _in_front(http: Http) -> str:

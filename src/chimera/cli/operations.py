@@ -1,4 +1,4 @@
-"""Status, audits, modes and retention, on the engines themselves, also while read and write heads run."""
+"""Status, retention, audits, modes, traces from the command line: on the engines themselves, also while heads run."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from chimera.upkeep.drift.audits import AuditReport
 from chimera.upkeep.drift.copy_audit import audit_copy
 from chimera.upkeep.drift.lists import LISTS, audit_lists
 from chimera.upkeep.drift.share_audit import audit_share
+from chimera.upkeep.recovery.trace import Trace, TraceStep, trace
 from chimera.upkeep.status import retention_status, service_status
 
 Audited = Share | Borrow[AnyDocument] | View[AnyDocument]
@@ -198,7 +199,7 @@ async def show_retention(settings: Settings) -> None:
                 numbers = (str(journal[each]) for each in ("partition", "oldest", "newest", "kept"))
                 journals.add_row(name, *numbers, journal["since"], _days(context, found), journal["held_back_by"])
             for consumer in found["consumers"]:
-                consumers.add_row(name, *_shown(consumer))
+                consumers.add_row(name, *_held_back(consumer))
     console = Console()
     console.print(journals)
     console.print(consumers)
@@ -210,7 +211,7 @@ def _days(context: Context, found: Mapping[str, Any]) -> str:
     return "for ever, entities are folded from it" if context.service.folds else "for ever"
 
 
-def _shown(consumer: Mapping[str, Any]) -> tuple[str, ...]:
+def _held_back(consumer: Mapping[str, Any]) -> tuple[str, ...]:
     heard = consumer["heard_of"]
     return (
         consumer["consumer"],
@@ -219,3 +220,61 @@ def _shown(consumer: Mapping[str, Any]) -> tuple[str, ...]:
         "here" if heard is None else heard.strftime("%Y-%m-%d %H:%M:%S"),
         "yes" if consumer["holds_back"] else f"no: {consumer['why_not']}",
     )
+
+
+async def show_trace(settings: Settings, what: str, last: int | None, *, as_json: bool = False) -> bool:
+    """Print the chain of a correlation, a command's id or an event's position. Says whether anything was found."""
+    async with opened(settings, list(settings.services), used=True) as contexts:
+        found = await trace(contexts, what, last)
+    if as_json:
+        print(msgspec.json.encode([_step_facts(step) for step in found.steps]).decode())
+    else:
+        _print_trace(Console(), what, found)
+    return bool(found.steps)
+
+
+def _step_facts(step: TraceStep) -> dict[str, object]:
+    """A step as it is printed as JSON."""
+    origin = step.origin
+    who = {
+        "actor": origin.actor,
+        "by": origin.by or "caller",
+        "on_behalf_of": origin.caller.on_behalf_of if origin.caller else "",
+        "tenant": origin.caller.tenant if origin.caller else "",
+    }
+    chain = {"correlation": origin.correlation, "causation": origin.causation, "baggage": origin.baggage}
+    return {name: value for name, value in step._asdict().items() if name != "origin"} | who | chain
+
+
+def _print_trace(console: Console, what: str, found: Trace) -> None:
+    ids = {step.id for step in found.steps}
+    below: dict[str, list[TraceStep]] = {}
+    for step in found.steps:
+        below.setdefault(step.origin.causation if step.origin.causation in ids else "", []).append(step)
+    left = [(step, 0) for step in below.get("", [])[::-1]]
+    while left:
+        step, depth = left.pop()
+        _say(console, "  " * depth + _step_line(step))
+        left += [(each, depth + 1) for each in below.pop(step.id, [])[::-1]]
+    if not found.steps:
+        _say(console, f"nothing is known of {what!r}: no command, no event, nothing that is parked")
+    if not found.is_whole:
+        _say(console, f"looked at the newest {found.looked_at:,} events; older ones with --all")
+
+
+def _step_line(step: TraceStep) -> str:
+    what = step.kind if step.kind != "event" else ""
+    parts = (what, step.service if what else "", step.id, step.type, step.key, step.time, step.state)
+    return f"{' '.join(filter(None, parts))}, {_who_did(step)}"
+
+
+def _who_did(step: TraceStep) -> str:
+    caller = step.origin.caller
+    if caller is None:
+        return f"by {step.origin.by}"
+    of = f" of {caller.tenant}" if caller.tenant else ""
+    return f"by {caller.subject!r}{of}{f' for {caller.on_behalf_of!r}' if caller.on_behalf_of else ''}"
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

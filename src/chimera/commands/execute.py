@@ -349,7 +349,7 @@ class Executor:
         messages = [task.message for task in group]
         first = messages[0]
         key = "" if self._batch else first.key
-        tx = Transaction(unit, first, key, group[0].request, self.context.clock.now)
+        tx = Transaction(unit, first, key, group[0].request, self.context.clock.now, messages)
         limit.begin(first.id)
         try:
             result = await self._invoke(messages, tx)

@@ -22,7 +22,7 @@ from chimera.core.keys.seals import Seals
 from chimera.core.keys.subjects import SubjectKeys
 from chimera.core.metrics import Metrics
 from chimera.core.tables import framework_tables
-from chimera.core.timing import Limits, Retention, Retry, Timing
+from chimera.core.timing import Limits, PerCaller, Retention, Retry, Timing
 from chimera.entities import table_of
 from chimera.errors import ChimeraError
 from chimera.parts import Handling, Mode
@@ -188,6 +188,7 @@ class Context:
     clock: Clock = field(default_factory=Clock)
     timing: Timing = Timing()
     limits: Limits = Limits()
+    per_caller: PerCaller = PerCaller()
     retry: Retry = Retry()
     handling: Mapping[str, Handling] = field(default_factory=dict)
     retention: Retention = Retention()

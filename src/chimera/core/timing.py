@@ -175,6 +175,32 @@ class Doors(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
         )
 
 
+class PerCaller(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """What one caller may ask for: an address where clients come in, and a caller of a service. 0 is no limit.
+
+    `rate`: requests a second; `burst`: so many at once after a pause, as many as in a second where it is not set.
+    `requests`: under way at once; `waits`: those among them that wait (`Chimera-After`, `wait=`). Whoever comes beyond
+    it is answered 429 with Retry-After. `callers`: so many are known at once; of more, those silent for longest are
+    forgotten.
+    """
+
+    rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0.0
+    burst: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    requests: Annotated[int, msgspec.Meta(ge=0)] = 0
+    waits: Annotated[int, msgspec.Meta(ge=0)] = 0
+    callers: Count = 20_000
+
+    @property
+    def is_set(self) -> bool:
+        """True where there is a limit."""
+        return bool(self.rate or self.requests or self.waits)
+
+    @property
+    def most_at_once(self) -> int:
+        """The requests that may come at once after a pause."""
+        return self.burst or max(1, int(self.rate))
+
+
 SPARE_DESCRIPTORS = 256
 """Files and connections that are left to the engines."""
 

@@ -64,8 +64,12 @@ STREAMS = "; its port is that of streams (5552, with ?tls=1 5551), not that of A
 
 
 def shown(url: str) -> str:
-    """An address as people may see it: without password and options."""
-    return re.sub(r"//([^/@:]*):.*@", r"//\1:…@", url).partition("?")[0]
+    """An address as people may see it: without password and options, however it is written."""
+    login, at, rest = url.rpartition("@")
+    scheme = re.match(r"[\w+.-]*://|[\w+.-]*:(?=.*:)|", login, re.DOTALL)
+    begun = scheme[0] if scheme else ""
+    user, colon, _ = login.removeprefix(begun).partition(":")
+    return (f"{begun}{user}{':…' if colon else ''}@{rest}" if at else url).partition("?")[0]
 
 
 def is_there(url: str) -> bool:
@@ -114,7 +118,10 @@ def _unknown(kind: Kind, url: str, scheme: str, added: Collection[str]) -> str:
 
 def _misses(url: str, known: Scheme) -> str:
     """What an address lacks, in words; empty where it lacks nothing."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "has a host that is none"
     login, at, hosts = parts.netloc.rpartition("@")
     if not at and "@" in url:
         return "has a slash, a question mark or a hash in its password: write %2F, %3F or %23"

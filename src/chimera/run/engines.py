@@ -111,6 +111,7 @@ class Engines:
                 context,
                 modes=self._modes(service),
                 metrics=self.metrics,
+                per_caller=settings.limits,
                 retry=Retry(ends=settings.process_ends),
                 retention=settings.retention_of(name),
                 handling=self._handling(service),

@@ -17,6 +17,7 @@ import msgspec
 
 from chimera import READ, Side
 from chimera.core.context import Context
+from chimera.core.timing import PerCaller
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import about, admit_all, opened
 from chimera.run.front.chain import check_certificate, in_front
@@ -144,7 +145,9 @@ class Hosting:
         parts: list[SitePart] = [Lone(contexts)]
         if self._reading:
             parts = [*self._reading, _home(settings, self._reading), *login_of(contexts[0].callers)]
-        return Site(parts, doors=settings.doors)
+        is_front = self._together or not self._fleet  # else the addresses are those of gateways
+        limits = settings.limits if is_front else PerCaller()
+        return Site(parts, doors=settings.doors, limits=limits, clock=contexts[0].clock)
 
     def _say_who_may(self, contexts: Sequence[Context]) -> None:
         """Say in a line what is open, and to whom; a child process leaves that to its parent."""

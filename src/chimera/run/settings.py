@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from chimera.core.timing import Doors, Retention
+from chimera.core.timing import Doors, PerCaller, Retention
 from chimera.errors import SettingsError
 from chimera.parts import Handling, Mode
 from chimera.run.front.identity import read_identity
@@ -60,7 +60,8 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `last_known` stores what owners last answered, for the time when they don't: in the process where it is not set.
     `audit_s`: shares and their copies are compared with what they should be every so many seconds; 0 is never.
     `names`: the file with the names that are pinned; beside the settings' own file, as `names.toml`, unless it is set.
-    `process_ends`: a message is parked when so many processes, one after another, have ended while handling it.
+    `limits`: what one caller may ask for. `process_ends`: a message is parked when so many processes, one after
+    another, have ended while handling it.
     `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
     where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators. `dev`:
     this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only. `identity`: how
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     audit_s: Annotated[float, msgspec.Meta(ge=0, le=2_592_000)] = 600.0
     retention: Retention = Retention()
     doors: Doors = Doors()
+    limits: PerCaller = PerCaller()
     process_ends: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
     handling: Handling = Handling()
     http: Http = Http()

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from chimera.caller import BY_SYSTEM
 from chimera.core.names import share_type
 from chimera.core.tables import SharedKey
 from chimera.entities import table_of
@@ -83,8 +84,10 @@ async def emit_changed(calling: Callings, unit: Unit, emitted: Sequence[Sequence
         documents = await _fitting(calling, share, UnitReads(unit), every)
         latest = {key: pending for pending in unit.events for key in _changed_keys(share, pending)}
         for key in every:
-            cause = latest[key]
-            unit.events.append(change_of(unit.service, share, key, documents.get(key), cause.time, cause.traceparent))
+            cause, document = latest[key], documents.get(key)
+            unit.events.append(
+                change_of(unit.service, share, key, document, cause.time, cause.traceparent, cause.metadata)
+            )
         for partitions, own in zip(touched, keys, strict=True):
             partitions |= {partition_of(key, unit.service.partitions) for key in own}
     return touched
@@ -105,9 +108,15 @@ def _changed_keys(share: Share, pending: Pending) -> list[str]:
 
 
 def change_of(
-    service: Service, share: Share, key: str, document: bytes | None, time: str, traceparent: str = ""
+    service: Service,
+    share: Share,
+    key: str,
+    document: bytes | None,
+    time: str,
+    traceparent: str = "",
+    metadata: str = BY_SYSTEM,
 ) -> Pending:
-    """The event that carries a share's new document."""
+    """The event that carries a share's new document; without `metadata`, one that nobody has asked for."""
     return Pending(
         share_type(service.name, share.name),
         key,
@@ -115,6 +124,7 @@ def change_of(
         change_data(key, document),
         time,
         traceparent,
+        metadata=metadata,
     )
 
 

@@ -161,7 +161,9 @@ def _curl(route: Route, document: openapi.Described) -> str:
     described = document["paths"][route.template][route.method.lower()]
     if "requestBody" not in described:
         return f"curl -X {route.method} {quoted}"
-    schema = described["requestBody"]["content"]["application/json"]["schema"]
+    schema = described["requestBody"]["content"].get("application/json", {}).get("schema")
+    if schema is None:  # an upload: a body of any kind
+        return f"curl -X {route.method} {quoted} --data-binary @FILE"
     key = [name for name in schema["properties"] if name.endswith("_id")][:1]
     names = dict.fromkeys([*key, *schema["required"]])
     body = {name: _sample(name, schema["properties"][name]) for name in names}

@@ -153,7 +153,7 @@ class ReadHead:
             idempotency_key = _idempotency_key(call)
             self._intake.hold(size := len(body))
             try:
-                traceparent, metadata = call.header(b"traceparent"), self._asking.travels(asked) if asked.caller else ""
+                traceparent, metadata = call.header(b"traceparent"), self._asking.travels(call, asked)
                 accepted = decoder.decode(body, path, idempotency_key, traceparent, asked.caller, metadata)
                 if call.pending is not None:
                     await self._gate.settle(call.pending, asked, accepted.command)

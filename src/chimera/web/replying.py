@@ -18,6 +18,7 @@ from chimera.replies import Reply, ServerEvent, ServerEvents, Stream, written_he
 from chimera.signature import Page
 from chimera.web.wire.http import FAILED, HTML, JSON, ASGIApp, Call, Event, Header, answer_problem, encoded
 from chimera.web.wire.routing import NoRoute
+from chimera.web.wire.turns import TooMany
 
 logger = logging.getLogger("chimera")
 
@@ -109,6 +110,8 @@ async def answer_error(call: Call, error: Exception) -> None:
         await call.answer(b"", HTTPStatus.SEE_OTHER, headers=headers)
     elif isinstance(error, Rejected):
         headers = [(b"www-authenticate", error.challenge.encode())] if isinstance(error, Unauthenticated) else []
+        if isinstance(error, TooMany):
+            headers = [(b"retry-after", b"%d" % error.after_s)]
         detail = error.detail or error.reason
         await answer_problem(
             call,

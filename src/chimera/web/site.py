@@ -8,12 +8,14 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Protocol
 
-from chimera.core.timing import Doors
+from chimera.core.clock import Clock
+from chimera.core.timing import Doors, PerCaller
 from chimera.errors import Unavailable
 from chimera.web.replying import answer_error
 from chimera.web.wire.http import Call, Receive, Render, Scope, Send, mounted
 from chimera.web.wire.routing import Route, Router
 from chimera.web.wire.shares import Shares
+from chimera.web.wire.turns import CallerTurns
 
 
 class SitePart(Protocol):
@@ -28,15 +30,23 @@ class Site:
 
     `doors` say how many requests, and bytes of bodies, may be under way. Each service has its share of them, reads that
     wait (`Chimera-After`, `wait=`) one of their own, and in both each client by its address: whoever comes beyond it is
-    to come again. Health is answered always.
+    to come again. `limits` say what one address may ask for. Health is answered always.
     """
 
-    def __init__(self, parts: Sequence[SitePart], *, doors: Doors = Doors()) -> None:
+    def __init__(
+        self,
+        parts: Sequence[SitePart],
+        *,
+        doors: Doors = Doors(),
+        limits: PerCaller = PerCaller(),
+        clock: Clock | None = None,
+    ) -> None:
         routes = [route for part in parts for route in part.routes()]
         self._router = Router(routes)
         self._render = _common_render(routes)
         self._requests = Shares(doors.requests)
         self._bodies = Shares(doors.body_bytes)
+        self._turns = CallerTurns(limits, clock or Clock()) if limits.is_set else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send, {}, self._bodies, render=self._render)
@@ -44,10 +54,12 @@ class Site:
             raw_path = scope.get("raw_path")
             if not raw_path or scope.get("root_path") or len(raw_path) != len(scope["path"]):
                 raw_path, call.root = mounted(scope)
+            call.client = client_of(scope)
+            if self._turns is not None and not _is_health(raw_path):
+                call.enter(self._turns, call.client)
             route, call.path = self._router.find(scope["method"], raw_path, scope["query_string"])
-            call.service, call.client, call.render = route.service, client_of(scope), route.render
-            waits = call.header(b"chimera-after") is not None or b"wait=" in scope["query_string"]
-            lane = self._requests.take((route.service, waits), call.client)
+            call.service, call.render = route.service, route.render
+            lane = self._requests.take((route.service, call.waits), call.client)
             if lane is None and "/health/" not in route.template:
                 raise Unavailable(f"{self._requests.taken} requests are under way")
             try:
@@ -62,12 +74,18 @@ class Site:
         finally:
             if call.held:
                 call.let_go()
+            for leave in call.leaving:
+                leave()
 
 
 def _common_render(routes: Sequence[Route]) -> Render | None:
     """How errors are given where no route is: as the services do, when all that have a way have the same."""
     renders = {route.render for route in routes if route.render is not None}
     return renders.pop() if len(renders) == 1 else None
+
+
+def _is_health(raw_path: bytes) -> bool:
+    return raw_path.startswith(b"/_chimera/") and b"/health/" in raw_path
 
 
 def client_of(scope: Scope) -> str:

@@ -24,10 +24,12 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 SENT = (
     "Authorization",
     "Chimera-After",
+    "Chimera-Correlation",
     "Idempotency-Key",
     "If-None-Match",
     "Last-Event-ID",
     "X-Request-Id",
+    "baggage",
     "traceparent",
     "tracestate",
 )

@@ -98,6 +98,7 @@ class Gateway:
         self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
         self._processes = processes or (lambda: {f"{name} read": base for name, base in self._bases.items()})
         self._title = settings.title
+        self._limits = settings.limits
         self.doors = settings.doors.within(descriptors())
         self._about = {name: about(service.app) for name, service in settings.services.items()}
         self._certified = self._engines.identifying.callers if settings.identity.certificates else None
@@ -110,7 +111,7 @@ class Gateway:
             Home(self._title, self._heads, self._about),
             *login_of(self._engines.identifying.callers),
         ]
-        return Site(parts, doors=self.doors)
+        return Site(parts, doors=self.doors, limits=self._limits, clock=self._engines.clock)
 
     def routes(self) -> Sequence[Route]:
         """The routes of all services, each forwarded to its service's process, and `/metrics` of them all."""

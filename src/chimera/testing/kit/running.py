@@ -32,7 +32,7 @@ from chimera.web.site import Site
 from chimera.web.wire.http import Receive, Scope, Send
 
 SETTLES_S = 30.0
-TIMING = Timing(relayed_s=0.001, heads_s=0.05, heads_kept_s=0.01, refetch_s=0.02, redrive_s=0.02, keep_s=0.02)
+TIMING = Timing(relayed_s=0.001, heads_s=0.05, heads_kept_s=0.0, refetch_s=0.02, redrive_s=0.02, keep_s=0.02)
 """What only saves work in a service that runs for long is done at once."""
 
 
@@ -86,7 +86,7 @@ class RunningServices:
         It is known, not guessed: numbers have no holes. Fails, and says what is open, when it takes too long.
         """
         give_up_at = asyncio.get_running_loop().time() + SETTLES_S
-        while left := await pending(self.contexts):
+        while left := await _left(self.contexts):
             assert asyncio.get_running_loop().time() < give_up_at, f"it does not settle: {'; '.join(left)}"
             await asyncio.sleep(0.001)
 
@@ -154,6 +154,22 @@ async def running(*services: Service, owners: Sequence[Service] = ()) -> AsyncIt
     await asyncio.sleep(0)
     left = {task for task in asyncio.all_tasks() - before if not task.done()}
     assert not left, f"these tasks were left behind: {', '.join(str(task.get_coro()) for task in left)}"
+
+
+async def _left(contexts: Mapping[str, Context]) -> list[str]:
+    """What is open, in words. Services are looked at one after another: what moved meanwhile is looked at again."""
+    before = await _ends(contexts)
+    return await pending(contexts) or [
+        f"{name} goes on" for name, at in (await _ends(contexts)).items() if at != before[name]
+    ]
+
+
+async def _ends(contexts: Mapping[str, Context]) -> dict[str, object]:
+    """How many commands and events there are of each service."""
+    return {
+        name: (await context.log.ends(context.commands_topic), await context.store.heads())
+        for name, context in contexts.items()
+    }
 
 
 async def _begun(context: Context, stack: AsyncExitStack) -> ReadHead:

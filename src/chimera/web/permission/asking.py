@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
-from chimera.caller import AskedBy, Caller, Request, metadata_of
+from chimera.caller import AskedBy, Caller, Request, baggage_of, metadata_of
 from chimera.core.context import Context
-from chimera.errors import ChimeraError, Rejected
+from chimera.errors import ChimeraError, Invalid, Rejected
 from chimera.ports import Session
 from chimera.reader import Reader
 from chimera.service import Service
@@ -15,7 +16,11 @@ from chimera.web.identity.ways import NotKnown
 from chimera.web.replying import Unauthenticated
 from chimera.web.snapshots import Snapshots
 from chimera.web.wire.http import Call
+from chimera.web.wire.turns import CallerTurns
 
+CORRELATION = b"chimera-correlation"
+"""The header that says in which chain of commands and events a command stands."""
+_CORRELATION = re.compile(r"[\x21-\x7e]{1,128}")
 CALLER = "chimera.caller"
 """The key of an ASGI scope under which whoever serves the application, such as a test, says who asks."""
 
@@ -26,6 +31,8 @@ class Asking:
     def __init__(self, context: Context, snapshots: Snapshots, reader_of: Callable[[Session], Reader]) -> None:
         self._authenticator = authenticator = context.service.authenticator
         self._callers = context.callers if authenticator is None else None
+        self._baggage = context.service.carried
+        self._turns = CallerTurns(context.per_caller, context.clock) if context.per_caller.is_set else None
         self._snapshots = snapshots
         self._reader_of = reader_of
         if authenticator is not None:
@@ -51,9 +58,15 @@ class Asking:
         return Unauthenticated(refusal.reason, refusal.detail, challenge, login)
 
     async def __call__(self, call: Call) -> AskedBy:
-        """Who asks, and with which request. Raises Unauthenticated for what is shown and refused."""
+        """Who asks, and with which request. Raises Unauthenticated for what is shown and refused, or TooMany."""
         if call.asked is not None:
             return call.asked
+        asked = await self._found(call)
+        if self._turns is not None and asked.caller is not None:
+            call.enter(self._turns, asked.caller.subject)
+        return asked
+
+    async def _found(self, call: Call) -> AskedBy:
         request = Request(call.scope)
         if isinstance(said := call.scope.get(CALLER), Caller):
             return AskedBy(said, request)
@@ -92,10 +105,18 @@ class Asking:
         if asked.caller is None and any(need.type is Caller and not need.optional for need in signature.needs):
             raise self.unauthenticated(asked.request)
 
-    def travels(self, asked: AskedBy) -> str:
-        """What travels with a command of hers. Raises ChimeraError for a caller that can't be written."""
+    def travels(self, call: Call, asked: AskedBy) -> str:
+        """What travels with a command of hers. Raises Invalid, or ChimeraError for a caller that can't be written."""
+        correlation = call.header(CORRELATION) or ""
+        if correlation and not _CORRELATION.fullmatch(correlation):
+            raise Invalid(
+                "a Chimera-Correlation is 1 to 128 visible ASCII characters",
+                field="header.Chimera-Correlation",
+                status=400,
+            )
+        baggage = baggage_of(",".join(call.headers_of(b"baggage")), self._baggage) if self._baggage else {}
         try:
-            return metadata_of(asked.caller)
+            return metadata_of(asked.caller, correlation, baggage)
         except ValueError as error:
             at = self._authenticator.signature.at if self._authenticator else ""
             raise ChimeraError(f"{at}: {error}") from error

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote
@@ -18,6 +19,7 @@ from chimera.errors import FieldError, Invalid, Unavailable
 from chimera.forms import encode
 from chimera.replies import Problem, Reply
 from chimera.web.wire.shares import Lane, Shares
+from chimera.web.wire.turns import CallerTurns
 
 logger = logging.getLogger("chimera")
 
@@ -90,6 +92,19 @@ class Call(msgspec.Struct):
     """What is left to be asked of the rule, once the command is known."""
     root: str = ""
     """The path, percent-encoded, below which all is served, as links need it; empty where nothing is mounted."""
+    leaving: tuple[Callable[[], None], ...] = ()
+    """What is to be done once it is answered: the turns that it has taken are over."""
+
+    @property
+    def waits(self) -> bool:
+        """True for a request whose answer may be held back."""
+        return self.header(b"chimera-after") is not None or b"wait=" in self.scope["query_string"]
+
+    def enter(self, turns: CallerTurns, who: str) -> None:
+        """Take a turn for it, until it is answered. Raises TooMany."""
+        waits = self.waits
+        turns.enter(who, waits=waits)
+        self.leaving = (*self.leaving, partial(turns.leave, who, waits=waits))
 
     def header(self, name: bytes) -> str | None:
         """A header by its lower-case name; of several, the first."""

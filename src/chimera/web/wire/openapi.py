@@ -26,6 +26,7 @@ from chimera.service import Service
 from chimera.signature import Page
 from chimera.web.wire.http import BODY_LIMIT, NoQuery
 from chimera.web.wire.routing import Endpoint, Route
+from chimera.web.wire.sent import OF_COMMANDS
 
 POSITION = "[a-z][a-z0-9-]{0,62}/[0-9]{1,3}@[0-9]{1,15}"
 REF = "#/components/schemas/{name}"
@@ -74,7 +75,7 @@ def command(service: Service, handler: Handler, template: str) -> Operation:
         f"{service.name}.{handler.command.__names__[0]}",
         _text(handler.function, handler.command),
         _words(handler.command.__name__),
-        [_parameter(name, "path", fields[name].type) for name in in_path] + [_IDEMPOTENCY],
+        [_parameter(name, "path", fields[name].type) for name in in_path] + OF_COMMANDS,
     )
     if in_body:
         properties = _properties(handler.command, [fields[name] for name in in_body])
@@ -142,7 +143,7 @@ def upload(
     described = [
         _parameter(each, "path" if each in in_path else "query", hint, default) for each, hint, default in parameters
     ]
-    own = _operation(service.name, f"{service.name}.{name}", text, _words(name), [*described, _IDEMPOTENCY])
+    own = _operation(service.name, f"{service.name}.{name}", text, _words(name), [*described, *OF_COMMANDS])
     body = {"required": False, "content": {"*/*": {}, "multipart/form-data": {"schema": {"type": "object"}}}}
     return {**operation, **own, "requestBody": body, "responses": operation["responses"]}
 
@@ -433,7 +434,7 @@ def _without_nul(paths: Described) -> Described:
     for operation in [operation for path in paths.values() for operation in path.values()]:
         schemas = [parameter["schema"] for parameter in operation["parameters"]]
         for content in operation.get("requestBody", {}).get("content", {}).values():
-            schemas += content["schema"].get("properties", {}).values()
+            schemas += content.get("schema", {}).get("properties", {}).values()
         parts = [part for schema in schemas for part in (schema, schema.get("items"), *schema.get("anyOf", ()))]
         for schema in parts:
             if schema and schema.get("type") == "string" and not schema.keys() & {"pattern", "enum", "format"}:
@@ -476,13 +477,6 @@ _AFTER = {
         "maxItems": POSITIONS_LIMIT,
     },
     "description": "Wait, for two seconds at most, until the answer has what is at these positions.",
-}
-_IDEMPOTENCY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-    "description": "The same key is the same command, however often it is sent; with another payload it is refused.",
 }
 
 
