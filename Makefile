@@ -11,6 +11,7 @@ MINUTES ?= 10
 N ?= 20000
 STACK ?= embedded
 DATA ?=
+OPEN ?=
 WHAT ?=
 PROCESSES ?=
 WORKERS ?=
@@ -31,8 +32,8 @@ endif
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [DATA=folder with the Olist files] [PROCESSES=1] [WORKERS=1]
-	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes) $(if $(WORKERS),--workers $(WORKERS))
+run: .venv/run ## Run the marketplace: [PORT=8000] [STATE=.state] [OPEN=1] [DATA=folder with the Olist files] [PROCESSES=1] [WORKERS=1]
+	@exec $(BIN)/python -m marketplace --port $(PORT) --state $(STATE) $(if $(OPEN),--open) $(if $(DATA),--data $(DATA)) $(if $(PROCESSES),--processes) $(if $(WORKERS),--workers $(WORKERS))
 
 test: .venv/dev ## Run the tests, on real engines too after make services: [ARGS=what pytest takes, in one process] [JOBS=3]
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)

@@ -14,11 +14,10 @@ import click
 
 from marketplace.account import Account
 from marketplace.olist import Olist
-from tests.e2e.conftest import ROOT, Chimera, Running
+from tests.e2e.conftest import WATCHED, Chimera, Running
 from tests.e2e.loading import load_all, strike
 from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, Compared, compared, restart, stack, take_away
 
-CONFIG = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 COLUMNS = ("stack", "trouble", "commands/s", "events/s", "seconds", "orders", "differ", "events", "broken")
 TROUBLE_AT = 40_000
 
@@ -42,7 +41,7 @@ def main(data: Path, names: tuple[str, ...], trouble: str) -> None:
 async def _run(name: str, data: Path, trouble: str) -> tuple[Account, Compared]:
     found = stack(name, f"b{uuid.uuid4().hex[:10]}")
     with tempfile.TemporaryDirectory() as folder:
-        chimera = Chimera(Path(folder), CONFIG, found.environment)
+        chimera = Chimera(Path(folder), WATCHED, found.environment)
         try:
             server = chimera.up(*(["--processes", "--workers", "3"] if trouble == "workers" else []))
             then = _trouble(trouble, name, server)

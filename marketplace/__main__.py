@@ -9,11 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import click
+import msgspec
 
 from chimera.cli.main import run, say_ready
 from chimera.run.hosting import serve
 from chimera.run.settings import Settings, read_settings
 from chimera.run.supervisor import supervise
+from chimera_issuer.cli import one_of
+from marketplace.callers import OPERATOR
 
 CONFIG = Path(__file__).parent.parent / "chimera.toml"
 
@@ -28,9 +31,13 @@ CONFIG = Path(__file__).parent.parent / "chimera.toml"
 )
 @click.option("--processes", is_flag=True, help="A process for each head.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, help="Write heads of each service, with --processes.")
-def main(port: int, state: str, data: Path | None, processes: bool, workers: int) -> None:
-    """Run the reference marketplace."""
-    settings = read_settings(CONFIG, os.environ, {"port": port, "state": state, "dev": True})
+@click.option("--open", "is_open", is_flag=True, help="No rule is asked, and nobody logs in, on this machine.")
+def main(port: int, state: str, data: Path | None, processes: bool, workers: int, is_open: bool) -> None:
+    """Run the reference marketplace: with its rules, and an issuer by which one logs in; or open to this machine."""
+    opened = {"dev": True, "open": True} if is_open else {}
+    settings = read_settings(CONFIG, os.environ, {"port": port, "state": state, **opened})
+    if not settings.open:
+        settings.issuer = msgspec.structs.replace(settings.issuer, serve=True)
     run(serve_and_fill(settings, data, processes=processes or workers > 1, workers=workers))
 
 
@@ -56,6 +63,8 @@ async def serve_and_fill(settings: Settings, data: Path | None, *, processes: bo
 
 def _load_command(settings: Settings, base: str, data: Path | None, *, processes: bool) -> list[str]:
     command = [sys.executable, "-m", "marketplace.load", "--base", base]
+    if settings.issuer.serve:
+        command += ["--as", one_of(settings.issuer, OPERATOR).subject]
     if data is not None:
         command += ["--data", str(data)]
     if processes:

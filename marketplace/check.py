@@ -18,6 +18,7 @@ from chimera.entities import table_of
 from chimera.errors import ChimeraError, SettingsError
 from chimera.ports import Store
 from chimera.run.engines import open_engine
+from chimera_issuer.shell import token_of
 from marketplace.orders.model import Order
 from marketplace.orders.service import orders
 
@@ -78,10 +79,14 @@ def _buckets(counts: Sequence[Any]) -> dict[str, Any]:
     return {"orders": placed, "stages": dict(zip(_STAGES, stages, strict=True)), "revenue_cents": revenue_cents}
 
 
-async def compare(expected: Mapping[str, Any], base: str) -> list[Difference]:
-    """Asks for every path and returns the answers that differ from what is expected."""
+async def compare(expected: Mapping[str, Any], base: str, who: str = "") -> list[Difference]:
+    """Asks for every path and returns the answers that differ from what is expected.
+
+    `who`: whom to log in as at the issuer of `base`, where rules are asked. Raises ChimeraError where that fails.
+    """
     paths = iter(expected.items())
-    async with aiohttp.ClientSession(headers={"Accept": "application/json"}) as session:
+    shown = {"Authorization": f"Bearer {await token_of(base, who)}"} if who else {}
+    async with aiohttp.ClientSession(headers={"Accept": "application/json", **shown}) as session:
         found = await asyncio.gather(*(_collect(_differences(session, base, paths)) for _ in range(_AT_ONCE)))
     return sorted(difference for part in found for difference in part)
 
@@ -104,7 +109,8 @@ async def _collect(differences: AsyncIterator[Difference]) -> list[Difference]:
 @click.option("--state", type=click.Path(path_type=Path), help="The directory that holds orders.db.")
 @click.option("--orders-db", type=click.Path(path_type=Path), help="The orders' database, if it is elsewhere.")
 @click.option("--store", help="The URL of the orders' store, such as postgresql://me:secret@host/shop?schema=orders")
-def main(base: str, state: Path | None, orders_db: Path | None, store: str | None) -> None:
+@click.option("--as", "who", default="", help="Whom to log in as at the issuer of --base: an operator.")
+def main(base: str, state: Path | None, orders_db: Path | None, store: str | None, who: str) -> None:
     """Compare every seller's dashboard with a recount of the orders table."""
     try:
         sellers, days = asyncio.run(recount(store or _url_of_file(state, orders_db)))
@@ -115,8 +121,8 @@ def main(base: str, state: Path | None, orders_db: Path | None, store: str | Non
     expected = {f"/sellers/{seller_id}/sales": sales for seller_id, sales in sellers.items()}
     expected |= {f"/sellers/{seller_id}/sales?by=day": by_day for seller_id, by_day in days.items()}
     try:
-        differences = asyncio.run(compare(expected, base.rstrip("/")))
-    except (aiohttp.ClientError, TimeoutError) as error:
+        differences = asyncio.run(compare(expected, base.rstrip("/"), who))
+    except (ChimeraError, aiohttp.ClientError, TimeoutError) as error:
         raise click.ClickException(f"{base}: {error}") from error
     for difference in differences[:_SHOWN]:
         click.echo(f"{difference.path}\n  recount {difference.expected}\n  served  {difference.served}")

@@ -18,6 +18,8 @@ import stamina
 import stamina.instrumentation
 import uvloop
 
+from chimera.errors import ChimeraError
+from chimera_issuer.shell import token_of
 from marketplace.account import Account
 from marketplace.olist import Olist
 from marketplace.progress import Display
@@ -263,11 +265,16 @@ async def load(
     workers: int = 64,
     patience: float = 60.0,
     stall: float = 120.0,
+    token: str = "",
 ) -> Account:
-    """Send all of a source to the services at `bases` and wait until they have settled it."""
+    """Send all of a source to the services at `bases` and wait until they have settled it.
+
+    `token`: an operator's, where rules are asked.
+    """
     account, began = Account(expected=source.total()), time.monotonic()
     connections = aiohttp.TCPConnector(limit=workers + 4)
-    async with aiohttp.ClientSession(connector=connections, timeout=aiohttp.ClientTimeout(total=15)) as session:
+    timeout, shown = aiohttp.ClientTimeout(total=15), {"Authorization": f"Bearer {token}"} if token else {}
+    async with aiohttp.ClientSession(connector=connections, timeout=timeout, headers=shown) as session:
         reporting = asyncio.create_task(_report(account, report))
         try:
             await Loader(Api(session, bases, patience), account, workers, stall).run(source)
@@ -336,17 +343,29 @@ def _service_bases(base: str, exceptions: Sequence[str]) -> dict[str, str]:
 @click.option("--workers", default=64, show_default=True, type=click.IntRange(1, 1024), help="Requests at once.")
 @click.option("--patience", default=60.0, show_default=True, help="Seconds to wait for a service that is away.")
 @click.option("--stall", default=120.0, show_default=True, help="Seconds without progress before giving up.")
+@click.option("--as", "who", help="Whom to log in as at the issuer of --base: an operator. Without it nobody is said.")
 def main(
-    base: str, data: Path | None, service_base: tuple[str, ...], workers: int, patience: float, stall: float
+    base: str,
+    data: Path | None,
+    service_base: tuple[str, ...],
+    workers: int,
+    patience: float,
+    stall: float,
+    who: str | None,
 ) -> None:
     """Load a marketplace through its public API: the Olist orders of --data, or a small synthetic one."""
     source: Source = Olist(data) if data else Seed()
     bases = _service_bases(base, service_base)
     stamina.instrumentation.set_on_retry_hooks([])
+
+    async def logged_in(report: Report) -> Account:
+        token = await token_of(base, who) if who else ""
+        return await load(source, bases, report, workers=workers, patience=patience, stall=stall, token=token)
+
     try:
         with Display() as display:
-            account = uvloop.run(load(source, bases, display, workers=workers, patience=patience, stall=stall))
-    except* (Busy, Unexpected, aiohttp.ClientError, TimeoutError) as failed:
+            account = uvloop.run(logged_in(display))
+    except* (Busy, Unexpected, ChimeraError, aiohttp.ClientError, TimeoutError) as failed:
         raise click.ClickException(f"gave up: {_cause(failed)}") from failed
     click.echo("\n".join(account.lines()))
     sys.exit(0 if account.balances else 1)

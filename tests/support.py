@@ -51,6 +51,7 @@ from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import OpenEngines
 from chimera.views.projections import ViewProjection
 from chimera.views.projector import Projector
+from chimera.web.identity.ways import Untold
 
 PARTITIONS = 4
 TIME = "2026-01-02T03:04:05.000006Z"
@@ -352,6 +353,7 @@ def make_context(
         lambda name: (owners or {}).get(name) or NoOwner(),
         timing=timing,
         clock=clock,
+        callers=Untold(),
     )
     return supplied(replace(context, **{"retry": AT_ONCE, **others}))
 

@@ -43,6 +43,7 @@ BESIDE = {
     "chimera_faults": {"chimera", "chimera_compare"},
     "chimera_new": {"chimera"},
     "chimera_contracts": {"chimera"},
+    "chimera_issuer": {"chimera"},
 }
 """The packages beside the library, and which others of ours they import. The library imports only `rabbitstream`."""
 
@@ -189,6 +190,7 @@ ASKING = {
     "chimera.run",
     "chimera.run.front.identity",
     "chimera.run.front.keys",
+    "chimera.web.identity.people",
     "chimera.run.front",
     "chimera.run.front.settings",
     "chimera.run.settings",
@@ -291,7 +293,7 @@ MIRRORED = {
     f"chimera.{name}": name for name in ("core", "journal", "share", "commands", "views", "borrow", "upkeep")
 } | {f"chimera.{name}": name for name in ("web", "run", "cli", "adapters", "testing")}
 MIRRORED |= {"chimera_faults": "faults", "chimera_compare": "compare", "chimera_deploy": "deploy"}
-MIRRORED |= {"chimera_new": "new", "chimera_contracts": "contracts"}
+MIRRORED |= {"chimera_new": "new", "chimera_contracts": "contracts", "chimera_issuer": "issuer"}
 MIRRORED |= {"rabbitstream": "rabbitstream"}
 WHOLE = {
     "builds.py",

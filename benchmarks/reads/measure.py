@@ -137,6 +137,7 @@ def marketplace(settings: Mapping[str, str], sellers: int = SELLERS, gigs: int =
     port = free_port()
     settings = {
         **settings,
+        "CHIMERA_OPEN": "true",
         "CHIMERA_SERVICES__TOP_CLIENTS__PORT": str(owner),
         "CHIMERA_SERVICES__GIG_PAGE__PORT": str(port),
     }

@@ -1,15 +1,25 @@
 """The seller's "Manage Sales" dashboard: views over the orders' events, O(1) to read."""
 
-from chimera import Service
+from chimera import Service, owner_of
 from marketplace.analytics.model import SellerSales, SellerSalesByDay, count_moved, count_placed
 from marketplace.analytics.pages import days_page, sales_page
+from marketplace.callers import operator
 from marketplace.orders.messages import OrderMoved, OrderPlaced
 
 analytics = Service("analytics")
 
-sales = analytics.view(SellerSales, key="seller_id", path="/sellers/{seller_id}/sales", absent="empty", page=sales_page)
+hers = owner_of("seller_id") | operator
+
+sales = analytics.view(
+    SellerSales, key="seller_id", path="/sellers/{seller_id}/sales", absent="empty", page=sales_page, allow=hers
+)
 days = analytics.view(
-    SellerSalesByDay, key="seller_id", path="/sellers/{seller_id}/sales?by=day", absent="empty", page=days_page
+    SellerSalesByDay,
+    key="seller_id",
+    path="/sellers/{seller_id}/sales?by=day",
+    absent="empty",
+    page=days_page,
+    allow=hers,
 )
 
 sales.on(OrderPlaced)(count_placed)

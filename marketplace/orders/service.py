@@ -4,8 +4,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chimera import ListPage, Reader, Rejected, Service, Transaction
+from chimera import Caller, ListPage, Reader, Rejected, Service, Transaction, owner_of, rule
 from chimera.entities import to_utc
+from marketplace.callers import look_again, operator
 from marketplace.orders.messages import MoveOrder, OrderMoved, OrderPlaced, PlaceOrder, Stage
 from marketplace.orders.model import Order, SellerOrder, list_moved, list_placed, refusal
 from marketplace.orders.pages import order_page
@@ -21,7 +22,14 @@ by_seller = listed.list("by-seller", where="seller_id", order="-placed_at")
 by_stage = listed.list("by-stage", where=("seller_id", "stage"), order="-placed_at")
 
 
-@orders.handle("POST /orders", location="/orders/{order_id}")
+@rule
+async def takes_part(order_id: str, caller: Caller, read: Reader) -> bool:
+    """The buyer or the seller of an order; somebody, of one that is not there: it may be on its way, and hers."""
+    order = await read.load(Order, order_id)
+    return order is None or caller.subject in (order.buyer_id, order.seller_id)
+
+
+@orders.handle("POST /orders", location="/orders/{order_id}", allow=owner_of("buyer_id") | operator)
 async def place_order(command: PlaceOrder, tx: Transaction) -> None:
     if await tx.load(Order, command.order_id):
         raise Rejected("order_exists", f"there is an order {command.order_id} already")
@@ -51,11 +59,12 @@ async def place_order(command: PlaceOrder, tx: Transaction) -> None:
     )
 
 
-@orders.handle("POST /orders/{order_id}/stage", location="/orders/{order_id}")
-async def move_order(command: MoveOrder, tx: Transaction) -> None:
+@orders.handle("POST /orders/{order_id}/stage", location="/orders/{order_id}", allow=takes_part | operator)
+async def move_order(command: MoveOrder, tx: Transaction, caller: Caller | None) -> None:
     order = await tx.load(Order, command.order_id)
     if order is None:
         raise Rejected("order_unknown", f"there is no order {command.order_id}", status=404)
+    look_again(caller, order.buyer_id, order.seller_id)
     if refused := refusal(order.stage, command.stage):
         raise Rejected(*refused)
     previous, at = order.stage, to_utc(command.at or tx.now)
@@ -74,12 +83,15 @@ async def move_order(command: MoveOrder, tx: Transaction) -> None:
     )
 
 
-@orders.get("/orders/{order_id}", page=order_page)
-async def show_order(order_id: Id, read: Reader) -> Order | None:
-    return await read.load(Order, order_id)
+@orders.get("/orders/{order_id}", page=order_page, allow=takes_part | operator)
+async def show_order(order_id: Id, read: Reader, caller: Caller | None) -> Order | None:
+    order = await read.load(Order, order_id)
+    if order is not None:
+        look_again(caller, order.buyer_id, order.seller_id)
+    return order
 
 
-@orders.get("/sellers/{seller_id}/orders")
+@orders.get("/sellers/{seller_id}/orders", allow=owner_of("seller_id") | operator)
 async def list_orders(
     seller_id: Id,
     read: Reader,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from chimera import Reader, Service
+from chimera import Reader, Service, anyone
 from marketplace.gig_page.messages import GigPublished
 from marketplace.search.index import NUMBERED, SCHEMA, TABLES, find_gigs, index
 from marketplace.search.model import PAGE_SIZE, FoundGig, SearchPage
@@ -23,7 +23,7 @@ search.project(GigPublished, UserChanged, tables=TABLES, compared=[name for name
 clients = search.borrow("top-clients", TopClients, mode="sync")
 
 
-@search.get("/search", page=search_page)
+@search.get("/search", page=search_page, allow=anyone)
 async def find(read: Reader, q: Words = "", category: Words = "", page: PageNumber = 1) -> SearchPage:
     total, hits = await find_gigs(read, q, category, page)
     borrowed = await read.borrowed_many(clients, list(dict.fromkeys(hit.seller_id for hit in hits)))

@@ -2,7 +2,8 @@
 
 from collections import defaultdict
 
-from chimera import Reader, Reads, Rejected, Service, Transaction
+from chimera import Reader, Reads, Rejected, Service, Transaction, owner_of
+from marketplace.callers import operator
 from marketplace.top_clients.messages import (
     AddClient,
     ClientAdded,
@@ -17,9 +18,12 @@ from marketplace.types import Id
 
 top_clients = Service("top-clients")
 top_clients.entity(Client)
+hers = owner_of("seller_id") | operator
 
 
-@top_clients.handle("POST /sellers/{seller_id}/clients", direct=True, location="/sellers/{seller_id}/clients")
+@top_clients.handle(
+    "POST /sellers/{seller_id}/clients", direct=True, location="/sellers/{seller_id}/clients", allow=hers
+)
 async def add_client(command: AddClient, tx: Transaction) -> TopClient:
     clients = await tx.find(Client, seller_id=command.seller_id)
     client_id = command.client_id or tx.new_id()
@@ -33,7 +37,7 @@ async def add_client(command: AddClient, tx: Transaction) -> TopClient:
     return TopClient(client_id, command.name, command.industry)
 
 
-@top_clients.handle("DELETE /sellers/{seller_id}/clients/{client_id}", direct=True)
+@top_clients.handle("DELETE /sellers/{seller_id}/clients/{client_id}", direct=True, allow=hers)
 async def remove_client(command: RemoveClient, tx: Transaction) -> TopClient:
     client = await tx.load(Client, command.seller_id, command.client_id)
     if client is None:
@@ -43,7 +47,7 @@ async def remove_client(command: RemoveClient, tx: Transaction) -> TopClient:
     return TopClient(client.client_id, client.name, client.industry)
 
 
-@top_clients.get("/sellers/{seller_id}/clients", page=clients_page)
+@top_clients.get("/sellers/{seller_id}/clients", page=clients_page, allow=hers)
 async def own_clients(seller_id: Id, read: Reader) -> TopClients:
     return TopClients(seller_id, in_order(await read.find(Client, seller_id=seller_id)))
 

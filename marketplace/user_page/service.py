@@ -4,7 +4,8 @@ from asyncio import gather
 
 from msgspec.structs import asdict
 
-from chimera import Reader, Reply, Service, Transaction
+from chimera import Reader, Reply, Service, Transaction, anyone, owner_of
+from marketplace.callers import operator
 from marketplace.gig_page.messages import GigPublished
 from marketplace.orders.messages import OrderMoved
 from marketplace.top_clients.messages import ShownClients, TopClients
@@ -32,7 +33,7 @@ completed = user_page.view(CompletedOrders, key="seller_id", absent="empty")
 completed.on(OrderMoved, key=completing_seller)(count_completed)
 
 
-@user_page.handle("PUT /users/{user_id}", direct=True)
+@user_page.handle("PUT /users/{user_id}", direct=True, allow=owner_of("user_id") | operator)
 async def change_user(command: ChangeUser, tx: Transaction) -> Reply[User]:
     before = await tx.load(User, command.user_id)
     user = User(**asdict(command))
@@ -41,7 +42,7 @@ async def change_user(command: ChangeUser, tx: Transaction) -> Reply[User]:
     return Reply(user, 200 if before else 201)
 
 
-@user_page.get("/users/{user_id}", page=render_user)
+@user_page.get("/users/{user_id}", page=render_user, allow=anyone)
 async def show_user(user_id: Id, read: Reader) -> UserPage | None:
     user, offered, finished, borrowed = await gather(
         read.load(User, user_id),

@@ -19,7 +19,7 @@ from tests.adapters.services import url_of
 
 CONFIG = Path(__file__).parents[1] / "run" / "hosted" / "chimera.toml"
 MARKETPLACE = Path(__file__).parents[2] / "chimera.toml"
-WITHOUT = {"new", "add", "names", "completion", "deploy", "compare", "advise", "simulate", "contract"}
+WITHOUT = {"new", "add", "names", "completion", "deploy", "compare", "advise", "simulate", "contract", "key", "token"}
 """Commands that ask no engine, or ask running services over HTTP."""
 
 

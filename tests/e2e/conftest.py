@@ -20,6 +20,8 @@ from chimera_faults.fleet import command_of, descendants, free_ports
 ROOT = Path(__file__).parents[2]
 LEASE_S = Timing().lease_s
 MARKETPLACE = ROOT / "chimera.toml"
+WATCHED = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
+"""The marketplace, and a service that watches the order of its orders' events."""
 READY_S = 90
 PATIENCE_S = 60.0
 """For what comes at once on a machine that has nothing else to do."""
@@ -127,13 +129,15 @@ def child_named(pid: int, words: str) -> int:
 
 
 class Chimera:
-    """Runs `chimera` on one state folder and port; ends what it started."""
+    """Runs `chimera` on one state folder and port; ends what it started. No rule of the marketplace is asked."""
 
     def __init__(self, state: Path, config: Path = MARKETPLACE, environment: Mapping[str, str] = {}) -> None:
         self.state = state
         self.port = free_ports(8)
         self.config = config
-        self.environment = {"CHIMERA_STATE": str(state), "CHIMERA_PORT": str(self.port), **environment}
+        self.environment = {"CHIMERA_STATE": str(state), "CHIMERA_PORT": str(self.port)}
+        self.environment |= {"CHIMERA_OPEN": "true"} if config in (MARKETPLACE, WATCHED) else {}
+        self.environment |= environment
         self.running: list[Running] = []
 
     def start(self, *arguments: str, module: str = "chimera") -> Running:

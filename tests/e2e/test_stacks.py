@@ -11,11 +11,10 @@ import pytest
 
 from marketplace.account import Account
 from tests.adapters.services import IN_TURN
-from tests.e2e.conftest import ROOT, STOPPED_S, Chimera
+from tests.e2e.conftest import STOPPED_S, WATCHED, Chimera
 from tests.e2e.loading import load_all, strike
 from tests.e2e.stacks import STACKS, TROUBLED, WATCHED_SERVICES, Stack, compared, restart, stack, take_away
 
-WATCHED = ROOT / "tests" / "e2e" / "witness" / "chimera.toml"
 PAGES = (
     "/orders/order-0001",
     "/sellers/seller-01/clients",

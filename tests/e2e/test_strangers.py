@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pytest
 from tests.e2e.conftest import Chimera, wait_until
 
 KEY = "an operators' key, long enough to be one"
-CLOSED = {"CHIMERA_DEV": "false", "CHIMERA_OPERATORS__KEYS": f'["{KEY}"]'}
+ANN = "the key of a program that asks as the seller"
+PROGRAMS = f'[{{name = "ann", digest = "{sha256(ANN.encode()).hexdigest()}", roles = ["seller"]}}]'
+CLOSED = {
+    "CHIMERA_DEV": "false",
+    "CHIMERA_OPEN": "false",
+    "CHIMERA_OPERATORS__KEYS": f'["{KEY}"]',
+    "CHIMERA_IDENTITY__API_KEYS": PROGRAMS,
+}
 OF = "/_chimera/top-clients"
 TRIED = (
     ("GET", f"{OF}/journal?partition=0"),
@@ -36,8 +44,8 @@ def fleet(tmp_path: Path) -> Iterator[Chimera]:
     chimera.end()
 
 
-def ask(base: str, method: str, path: str, token: str = "", body: object = None) -> tuple[int, Any]:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def ask(base: str, method: str, path: str, token: str = "", body: object = None, *, key: str = "") -> tuple[int, Any]:
+    headers = ({"Authorization": f"Bearer {token}"} if token else {}) | ({"X-Api-Key": key} if key else {})
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base}{path}", data, headers, method=method)
     try:
@@ -52,10 +60,13 @@ def test_a_stranger_gets_and_changes_nothing_and_services_know_each_other(fleet:
     running = fleet.up(*way)
     base = fleet.base
     assert [line for line in running.lines if "who may: " in line and "/_chimera/: " in line]
-    added = ask(base, "POST", "/sellers/ann/clients", body={"client_id": "c", "name": "Acme"})
-    assert added[0] == 201
+    client = {"client_id": "c", "name": "Acme"}
+    assert ask(base, "POST", "/sellers/ann/clients", body=client)[0] == 401
+    assert ask(base, "POST", "/sellers/bob/clients", body=client, key=ANN)[0] == 403
+    assert ask(base, "POST", "/sellers/ann/clients", body=client, key=ANN)[0] == 201
     gig = {"seller_id": "ann", "title": "A gig", "category": "x", "price_cents": 5}
-    assert ask(base, "PUT", "/gigs/g1", body=gig)[0] == 201
+    assert ask(base, "PUT", "/gigs/g1", body=gig)[0] == 401
+    assert ask(base, "PUT", "/gigs/g1", body=gig, key=ANN)[0] == 201
     report = {
         "consumers": [{"consumer": "gig-page borrow.top-clients.async", "partition": 0, "number": 0, "offset": 0}]
     }

@@ -19,6 +19,7 @@ from chimera.messages import Message, partition_of
 from chimera.ports import Owner, Store
 from chimera.run.engines import context_of, open_engine
 from chimera.testing.memory import MemoryLog, MemoryViews
+from chimera.web.identity.ways import Untold
 from marketplace.top_clients.messages import AddClient
 from marketplace.top_clients.service import top_clients
 
@@ -28,7 +29,7 @@ EACH = 8
 
 async def opened(store: Store) -> Context:
     """The service on this store, alone."""
-    context = context_of(top_clients, MemoryLog(), store, MemoryViews(), _no_owner)
+    context = context_of(top_clients, MemoryLog(), store, MemoryViews(), _no_owner, callers=Untold())
     await context.prepare()
     return context
 

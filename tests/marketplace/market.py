@@ -14,6 +14,7 @@ from chimera.testing.waiting import running
 from marketplace.gig_page.service import gig_page
 from marketplace.search.service import search
 from marketplace.user_page.service import user_page
+from tests.marketplace.callers import OPERATOR
 from tests.support import Engines, NoOwner, opened
 from tests.views.blog import TIMING, Reading, head
 
@@ -26,7 +27,7 @@ class Market:
     def __init__(self, published: Context, found: Context) -> None:
         self.published = published
         self.found = found
-        self.gigs, self.hits = Reading(published), Reading(found)
+        self.gigs, self.hits = Reading(published, OPERATOR), Reading(found)
 
     async def publish(self, gig_id: str, title: str, price_cents: int = 5) -> str:
         """Publish a gig; where that went."""

@@ -26,11 +26,13 @@ from chimera.run.write_head import WriteHead
 from chimera.testing.broken import WrappedViews
 from chimera.testing.engines import memory_engines
 from chimera.testing.waiting import eventually
+from chimera.web.permission.asking import CALLER
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 from chimera_faults.fleet import free_ports
 from marketplace.user_page.service import user_page
 from tests import support
+from tests.marketplace.callers import OPERATOR
 from tests.support import Engines
 from tests.web.served import CONFIG
 
@@ -50,7 +52,8 @@ class Application:
         """The JSON that it answers; fails when it refuses."""
         path, _, query = path.partition("?")
         answer: list[dict[str, Any]] = []
-        scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "query_string": query.encode()}
+        scope |= {"headers": [], CALLER: OPERATOR}
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": json.dumps(body).encode() if body else b"", "more_body": False}

@@ -16,6 +16,7 @@ from marketplace.top_clients.messages import (
 )
 from marketplace.top_clients.model import MOST_CLIENTS, Client
 from marketplace.top_clients.service import top_clients
+from tests.marketplace.callers import OPERATOR
 
 ACME = Client("s", "c", "Acme", None, 1)
 on_every_store = pytest.mark.usefixtures("on_every_store")
@@ -25,10 +26,10 @@ on_every_store = pytest.mark.usefixtures("on_every_store")
 async def test_clients_are_listed_in_the_order_in_which_they_were_added() -> None:
     async with running(top_clients) as s:
         for client_id in ("z", "a", "m"):
-            await s.post("/sellers/s/clients", {"client_id": client_id, "name": client_id.upper()})
-        await s.delete("/sellers/s/clients/a")
-        await s.post("/sellers/s/clients", {"client_id": "a", "name": "Again", "industry": "Food"})
-        listed = (await s.get("/sellers/s/clients")).json()["clients"]
+            await s.post("/sellers/s/clients", {"client_id": client_id, "name": client_id.upper()}, caller=OPERATOR)
+        await s.delete("/sellers/s/clients/a", caller=OPERATOR)
+        await s.post("/sellers/s/clients", {"client_id": "a", "name": "Again", "industry": "Food"}, caller=OPERATOR)
+        listed = (await s.get("/sellers/s/clients", caller=OPERATOR)).json()["clients"]
         assert [(each["client_id"], each["name"]) for each in listed] == [("z", "Z"), ("m", "M"), ("a", "Again")]
 
 
@@ -71,12 +72,12 @@ async def test_what_is_shared_leaves_out_sellers_without_clients() -> None:
     removed = await given(top_clients, ACME).when(RemoveClient("s", "c")).then(ClientRemoved("s", "c"))
     assert removed.rows(Client) == []
     async with running(top_clients) as s:
-        await s.post("/sellers/s/clients", {"client_id": "c", "name": "Acme", "industry": "Food"})
-        await s.post("/sellers/t/clients", {"client_id": "d", "name": "Bolt"})
-        await s.delete("/sellers/t/clients/d")
+        await s.post("/sellers/s/clients", {"client_id": "c", "name": "Acme", "industry": "Food"}, caller=OPERATOR)
+        await s.post("/sellers/t/clients", {"client_id": "d", "name": "Bolt"}, caller=OPERATOR)
+        await s.delete("/sellers/t/clients/d", caller=OPERATOR)
         shared = (await s.get("/_chimera/top-clients/share/top-clients?key=s&key=t&key=u")).json()["documents"]
         assert shared == {"s": msgspec.to_builtins(TopClients("s", [TopClient("c", "Acme", "Food")]))}
-        assert (await s.get("/sellers/t/clients")).json() == {"seller_id": "t", "clients": []}
+        assert (await s.get("/sellers/t/clients", caller=OPERATOR)).json() == {"seller_id": "t", "clients": []}
 
 
 def test_borrowed_clients_are_shown_with_their_state() -> None:

@@ -15,6 +15,7 @@ from marketplace.top_clients.service import top_clients
 from marketplace.user_page.messages import ChangeUser, UserChanged
 from marketplace.user_page.model import OfferedGig, SellerGigs, User
 from marketplace.user_page.service import completed, gigs, user_page
+from tests.marketplace.callers import OPERATOR, SELLER
 
 on_every_store = pytest.mark.usefixtures("on_every_store")
 
@@ -36,12 +37,12 @@ async def test_a_new_gig_is_a_201_and_a_replaced_one_a_200() -> None:
 @on_every_store
 async def test_a_gig_is_shown_whatever_top_clients_is_doing() -> None:
     async with running(gig_page, owners=[top_clients]) as s:
-        await s.post("/sellers/s/clients", {"client_id": "c", "name": "Acme"})
+        await s.post("/sellers/s/clients", {"client_id": "c", "name": "Acme"}, caller=SELLER)
         await s.settled()
         with s.owner_down("top-clients"):
             for gig_id, seller_id in (("g", "s"), ("h", "unheard-of")):
                 body = {"seller_id": seller_id, "title": "Logo", "category": "Design", "price_cents": 0}
-                assert (await s.put(f"/gigs/{gig_id}", body)).status_code == 201
+                assert (await s.put(f"/gigs/{gig_id}", body, caller=OPERATOR)).status_code == 201
             known, unknown = [(await s.get(f"/gigs/{gig_id}")).json()["top_clients"] for gig_id in "gh"]
             assert known["clients"] == [{"client_id": "c", "name": "Acme", "industry": None}]
             assert (unknown["state"], unknown["clients"]) == ("absent", [])
@@ -59,8 +60,8 @@ async def test_a_changed_name_is_told() -> None:
 async def test_a_user_is_shown_with_nothing_yet() -> None:
     async with running(user_page, owners=[top_clients, gig_page, orders]) as s:
         with s.owner_down("top-clients"):
-            assert (await s.put("/users/s", {"name": "Ada"})).status_code == 201
-            assert (await s.put("/users/s", {"name": "Ada L.", "city": "Paris"})).status_code == 200
+            assert (await s.put("/users/s", {"name": "Ada"}, caller=SELLER)).status_code == 201
+            assert (await s.put("/users/s", {"name": "Ada L.", "city": "Paris"}, caller=SELLER)).status_code == 200
             page = (await s.get("/users/s")).json()
             assert (page["name"], page["gigs"], page["completed_orders"]) == ("Ada L.", [], 0)
             assert (page["top_clients"]["state"], page["top_clients"]["clients"]) == ("absent", [])

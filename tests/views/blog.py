@@ -11,11 +11,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from chimera import DELETED, Command, Event, ListPage, Reader, Service, Transaction, View, ViewList
+from chimera import DELETED, Caller, Command, Event, ListPage, Reader, Service, Transaction, View, ViewList
 from chimera.commands.inbox import Outcome
 from chimera.core.context import Context
 from chimera.run.write_head import WriteHead
 from chimera.testing.waiting import eventually
+from chimera.web.permission.asking import CALLER
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site
 from tests.support import QUICK, Engines, direct, message_of, opened
@@ -122,10 +123,11 @@ class Answer(NamedTuple):
 
 
 class Reading:
-    """A read head, asked without a socket."""
+    """A read head, asked without a socket. `caller`: who asks, whatever an authenticator would say."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, caller: Caller | None = None) -> None:
         self.head = ReadHead(context)
+        self._said = {} if caller is None else {CALLER: caller}
         self._site = Site([self.head])
 
     async def get(self, path: str, after: Sequence[object] = ()) -> Answer:
@@ -135,8 +137,8 @@ class Reading:
         path, _, query = path.partition("?")
         sent: list[dict[str, Any]] = []
         headers = [(b"chimera-after", ",".join(map(str, after)).encode())] if after else []
-        scope = {"type": "http", "method": method, "path": unquote(path), "raw_path": path.encode()}
-        scope |= {"query_string": query.encode(), "headers": headers}
+        scope: dict[str, Any] = {"type": "http", "method": method, "path": unquote(path), "raw_path": path.encode()}
+        scope |= {"query_string": query.encode(), "headers": headers, **self._said}
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": msgspec.json.encode(body) if body else b"", "more_body": False}

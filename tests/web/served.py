@@ -208,14 +208,18 @@ class Serving(threading.Thread):
         assert self.failed is None
 
 
-def serve(state: Path) -> Serving:
-    """All services, on a free port."""
-    return Serving(read_settings(CONFIG, {}, {"port": free_ports(), "state": str(state), "dev": True}))
+OPEN = {"dev": True, "open": True}
+"""No rule is asked."""
+
+
+def serve(state: Path, reach: Mapping[str, object] = OPEN) -> Serving:
+    """All services, on a free port; no rule is asked, unless other settings say who may reach what."""
+    return Serving(read_settings(CONFIG, {}, {"port": free_ports(), "state": str(state), **reach}))
 
 
 def serve_gateway(behind: Served, state: Path) -> Serving:
     """A gateway before services."""
-    settings = read_settings(CONFIG, {}, {"state": str(state), "dev": True})
+    settings = read_settings(CONFIG, {}, {"state": str(state), **OPEN})
     for service in settings.services.values():
         service.url = behind.base
     return Serving(settings, behind)

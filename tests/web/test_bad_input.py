@@ -380,7 +380,7 @@ def test_a_body_cut_short_by_the_client_keeps_nothing(served: Served) -> None:
 
 
 def test_a_request_to_upgrade_is_answered_as_if_it_asked_for_nothing(served: Served) -> None:
-    upgrade = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    upgrade = b"Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
     assert served.send_raw(b"GET /sellers/s/sales HTTP/1.1\r\n" + upgrade + b"\r\n").status == 200
-    h2c = b"Host: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n"
+    h2c = b"Host: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n"
     assert served.send_raw(b"POST /orders HTTP/1.1\r\n" + h2c + b"\r\n{}").status == 422

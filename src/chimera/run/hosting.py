@@ -16,12 +16,14 @@ from pathlib import Path
 import msgspec
 
 from chimera import READ, Side
+from chimera.core.clock import Clock
 from chimera.core.context import Context
 from chimera.core.timing import PerCaller
 from chimera.errors import ChimeraError, SettingsError
 from chimera.run.engines import about, admit_all, opened
 from chimera.run.front.chain import check_certificate, in_front
 from chimera.run.front.issuers import login_of
+from chimera.run.front.issuing import issuing_at
 from chimera.run.front.settings import Http
 from chimera.run.serving import STOP_S, answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings, read_settings
@@ -51,7 +53,7 @@ class Hosting:
     `read` reads the settings at each start; `names` are the services, none for all that are set. `fleet`: each service
     runs on a port of its own; else all are found at the settings' port. `together`: the services ask each other within
     this process, which may not serve yet, or on a port that nobody knows. `is_child`: another one has said who may
-    reach what. `works` run from start to stop, by name.
+    reach what. `beside`: what is served beside the services. `works` run from start to stop, by name.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Hosting:
         fleet: bool = False,
         together: bool = False,
         is_child: bool = False,
+        beside: Sequence[SitePart] = (),
     ) -> None:
         if not heads or not set(heads) <= set(SIDES):
             raise SettingsError(f"heads={heads!r}: write heads=('read',), ('write',) or ('read', 'write')")
@@ -72,6 +75,7 @@ class Hosting:
         self._fleet = fleet
         self._together = together
         self._is_child = is_child
+        self._beside = beside
         self._site: ASGIApp | None = None
         self._within: ASGIApp | None = None
         self._why_not = NOT_STARTED
@@ -147,7 +151,7 @@ class Hosting:
             parts = [*self._reading, _home(settings, self._reading), *login_of(contexts[0].callers)]
         is_front = self._together or not self._fleet  # else the addresses are those of gateways
         limits = settings.limits if is_front else PerCaller()
-        return Site(parts, doors=settings.doors, limits=limits, clock=contexts[0].clock)
+        return Site([*parts, *self._beside], doors=settings.doors, limits=limits, clock=contexts[0].clock)
 
     def _say_who_may(self, contexts: Sequence[Context]) -> None:
         """Say in a line what is open, and to whom; a child process leaves that to its parent."""
@@ -287,8 +291,13 @@ async def serve(
         if not fleet and not http.socket:
             changed["port"] = listener.getsockname()[1]
         found = msgspec.structs.replace(settings, **changed)
+        parts: list[SitePart] = []
+        if not fleet:
+            found, parts = issuing_at(found, base_of(settings.host, listener, http), Clock())
         sides = [side for side, is_here in zip(SIDES, (read, write), strict=True) if is_here]
-        hosting = Hosting(lambda: found, names, heads=sides, fleet=fleet, together=not fleet, is_child=is_child)
+        hosting = Hosting(
+            lambda: found, names, heads=sides, fleet=fleet, together=not fleet, is_child=is_child, beside=parts
+        )
         await stack.enter_async_context(hosting.running())
         serving = await stack.enter_async_context(answering(hosting, listener, found.doors, http))
         stack.callback(hosting.leave)

@@ -22,6 +22,7 @@ from chimera.parts import Handling, Mode
 from chimera.run.front.identity import read_identity
 from chimera.run.front.keys import FleetKeys, Keys, OperatorKeys, PersonalKeys
 from chimera.run.front.settings import Http, what_is_wrong_with
+from chimera.web.identity.people import People
 from chimera.web.identity.settings import Identity
 
 PREFIX = "CHIMERA_"
@@ -63,9 +64,10 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     `limits`: what one caller may ask for. `process_ends`: a message is parked when so many processes, one after
     another, have ended while handling it.
     `handling`: how handlers run, for all services that don't say otherwise. `http`: what stands in front of the port
-    where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators. `dev`:
-    this machine needs neither, as with `chimera up --dev`. `open`: no rule is asked, with `dev` only. `identity`: how
-    services that do not tell themselves know who asks. `personal`: the master keys of personal values.
+    where clients come in. `fleet`: the keys by which services know each other; `operators`: those of operators.
+    `identity`: how services that do not tell themselves know who asks. `issuer`: whom one can log in as, where an
+    issuer for development is served. `personal`: the master keys of personal values. `dev`: this machine needs no key,
+    as with `chimera up --dev`. `open`: no rule is asked, with `dev` only.
     """
 
     services: dict[str, ServiceSettings]
@@ -89,6 +91,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     operators: OperatorKeys = OperatorKeys()
     identity: Identity = Identity()
     personal: PersonalKeys = PersonalKeys()
+    issuer: People = People()
     dev: bool = False
     open: bool = False
 

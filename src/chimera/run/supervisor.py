@@ -19,6 +19,7 @@ from chimera.errors import SettingsError
 from chimera.run.engines import admit_all, load_named, opened, reach_of
 from chimera.run.front.chain import check_certificate, in_front
 from chimera.run.front.gateway import Gateway
+from chimera.run.front.issuing import issuing_at, variables_of
 from chimera.run.front.keys import FleetKeys
 from chimera.run.hosting import stop_all
 from chimera.run.serving import answering, base_of, listen_as_set, stop_signal, until
@@ -128,9 +129,12 @@ async def supervise(settings: Settings, config: str, ready: Callable[[str], None
     settings = with_fleet_key(settings)
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(closing(await listen_as_set(http, settings.host, settings.port)))
+        settings, beside = issuing_at(settings, base_of(settings.host, listener, http), Clock())
         _say_who_may(settings)
         heads = _heads(settings, config, workers)
-        gateway = Gateway(settings, processes=lambda: {head.name: head.base for head in heads if head.base})
+        gateway = Gateway(
+            settings, processes=lambda: {head.name: head.base for head in heads if head.base}, beside=beside
+        )
         stack.push_async_callback(gateway.close)
         works = {f"the {head.name} head's keeper": asyncio.ensure_future(head.keep()) for head in heads}
         stack.push_async_callback(stop_all, list(works.values()), STOP_S + 1)
@@ -169,6 +173,7 @@ def _heads(settings: Settings, config: str, workers: int) -> list[Head]:
         "CHIMERA_FLEET__PASSING": settings.fleet.passing,
         "CHIMERA_DEV": str(settings.dev).lower(),
         "CHIMERA_OPEN": str(settings.open).lower(),
+        **variables_of(settings),
     }
     command = [sys.executable, "-m", "chimera", "--config", config, "run"]
     heads = []

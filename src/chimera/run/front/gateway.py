@@ -89,14 +89,22 @@ class Gateway:
     A request whose connection breaks is sent once more. That is safe for a command too, for the gateway
     gives it an Idempotency-Key where it has none: sent twice, it is one command with one answer. Large answers are
     passed on as they come. What is under way is bounded by `doors`, nothing beside it.
-    `processes`: name to base URL of the processes whose metrics are its own too; without it, the read heads.
+    `processes`: name to base URL of the processes whose metrics are its own too; without it, the read heads. `beside`:
+    what is served here beside the services.
     """
 
-    def __init__(self, settings: Settings, *, processes: Callable[[], Mapping[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        processes: Callable[[], Mapping[str, str]] | None = None,
+        beside: Sequence[SitePart] = (),
+    ) -> None:
         self._engines = Engines(settings, fleet=True)
         self._heads = [ReadHead(self._engines.context(name)) for name in settings.services]
         self._bases = {name: settings.base(name, fleet=True) for name in settings.services}
         self._processes = processes or (lambda: {f"{name} read": base for name, base in self._bases.items()})
+        self._beside = beside
         self._title = settings.title
         self._limits = settings.limits
         self.doors = settings.doors.within(descriptors())
@@ -110,6 +118,7 @@ class Gateway:
             self,
             Home(self._title, self._heads, self._about),
             *login_of(self._engines.identifying.callers),
+            *self._beside,
         ]
         return Site(parts, doors=self.doors, limits=self._limits, clock=self._engines.clock)
 

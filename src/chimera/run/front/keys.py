@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +57,20 @@ class OperatorKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
 
 class PersonalKeys(Keys, forbid_unknown_fields=True, kw_only=True, frozen=True):
     """The master keys of personal values, which wrap the keys of persons; the same for all services of the fleet."""
+
+
+def kept_secret(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What a file holds, which is made where there is none: for nobody else's eyes, whole or not at all.
+
+    Raises OSError.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(make())
+        made.replace(path)
+    return path.read_bytes()
 
 
 def _apart(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from chimera.caller import NOBODY, AskedBy, Caller
 from chimera.core.context import Context, Reach
@@ -28,6 +29,8 @@ FLEET = frozenset({SERVICE, OPERATOR})
 SERVICES = frozenset({SERVICE})
 OPERATORS = frozenset({OPERATOR})
 Kinds = frozenset[str]
+LONGEST_HOST = 64
+"""Characters of an address; what is longer is no name of this machine."""
 
 
 class Groups:
@@ -109,6 +112,11 @@ def is_local(call: Call) -> bool:
 
 def is_loopback(host: str) -> bool:
     """True for a host that only this machine reaches."""
+    return len(host) <= LONGEST_HOST and _is_loopback(host)
+
+
+@lru_cache(256)
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

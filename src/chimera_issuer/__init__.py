@@ -1,0 +1,1 @@
+"""A small OpenID issuer for development and demonstrations: one logs in by a click, on this machine only."""
