@@ -165,7 +165,7 @@ def test_an_engine_that_is_not_there_is_told_without_its_password(engine: str, t
     (tmp_path / "chimera.toml").write_text(CONFIG)
     fleet = Chimera(tmp_path / "state", tmp_path / "chimera.toml", {f"CHIMERA_{kinds.get(engine, 'STORE')}": url})
     told = fleet.run("check")
-    assert told.returncode
+    assert told.returncode or engine == "memcached", "what is last known may be missing"
     assert leaks(told.stdout + told.stderr) == []
 
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from chimera.caller import BY_SYSTEM
 from chimera.core.aio.again import at_times
 from chimera.core.aio.signals import A_DAY_S
 from chimera.core.context import Context
@@ -170,7 +171,7 @@ async def _destroy(context: Context, subject: str) -> None:
         await _give_back(unit, subject, context.clock.stamp())
         data = msgspec.json.encode({"subject": subject})
         type_, partition = forgotten_type(context.service.name), partition_of(subject, context.service.partitions)
-        unit.events.append(Pending(type_, subject, partition, data, context.clock.stamp()))
+        unit.events.append(Pending(type_, subject, partition, data, context.clock.stamp(), metadata=BY_SYSTEM))
         await unit.flush()
         await unit.number()
     context.committed.give(unit.appended)
