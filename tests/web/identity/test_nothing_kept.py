@@ -63,7 +63,7 @@ async def show_everything(base: str, token: str, expired: str) -> list[str]:
             assert (await asking.put(f"/notes/{number}", json={}, headers=headers)).status_code == 200
             assert await ends(asking, f"note-{number}", headers) == "done"
             assert await ends(asking, f"poison-{number}", headers) == "parked"
-        for shown in (expired, token[:-1] + "A", "x" * 60):
+        for shown in (expired, f"{token[:-9]}{'A' if token[-9] != 'A' else 'B'}{token[-8:]}", "x" * 60):
             assert (await asking.get("/me", headers={"authorization": f"Bearer {shown}"})).status_code == 401
         page = await asking.get("/me", headers={"accept": "text/html"})
         assert page.status_code == 200
