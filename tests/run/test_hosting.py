@@ -24,6 +24,7 @@ import starlette.routing
 
 import chimera
 from chimera.adapters.http import HttpOwner
+from chimera.errors import SettingsError
 from chimera.run.hosting import Hosting, serve
 from chimera.run.settings import read_settings
 from chimera.run.write_head import WriteHead
@@ -348,3 +349,11 @@ async def test_a_mounted_front_page_links_below_its_path_only() -> None:
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "httpx")
+
+
+async def test_what_asks_no_rule_is_for_this_machine_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIMERA_OPEN", "true")
+    monkeypatch.delenv("CHIMERA_DEV", raising=False)
+    with pytest.raises(SettingsError, match=r"^open = true .* for those on this machine only: add --dev$"):
+        async with chimera.asgi(CONFIG).lifespan():
+            pass

@@ -112,6 +112,8 @@ class Hosting:
         if self._site is not None or self.works:
             raise ChimeraError("these services are started already; run their lifespan once")
         settings = self._read()
+        if settings.open and not settings.dev:
+            raise SettingsError("open = true (CHIMERA_OPEN) asks no rule, for those on this machine only: add --dev")
         names = list(self._names or settings.services)
         for name in names:
             settings.check_service(name)

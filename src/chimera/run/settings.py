@@ -179,8 +179,6 @@ def _with_keys(path: Path, settings: Settings) -> Settings:
             read[table] = msgspec.structs.replace(keys, keys=list(keys.read(path.parent)))
         except (OSError, ValueError) as error:
             raise SettingsError(f"{path}: [{table}] keys (CHIMERA_{table.upper()}__KEYS): {error}") from error
-    if settings.open and not settings.dev:
-        raise SettingsError(f"{path}: open = true asks no rule, for those on this machine only: add --dev")
     return msgspec.structs.replace(settings, **read)
 
 
