@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -325,16 +326,20 @@ class Run:
         return self._all_fired
 
     async def _resume(self) -> None:
-        """Let processes that a fault has stopped stand still until their leases are over, and then go on."""
-        pauses = [each for each in self._armed if each.action == "pause"]
-        if not pauses:
-            return
-        await self.until(lambda: self._paused() >= len(pauses), "a process was paused")
-        pids = [each.pid for each in self.fired() if each.action == "pause"]
-        await send_signal(pids, signal.SIGSTOP)
-        await asyncio.sleep(PAUSE_S)
-        await send_signal(pids, signal.SIGCONT)
-        await asyncio.sleep(GOING_ON_S)
+        """Let each process that a fault has stopped stand still until its leases are over, and then go on.
 
-    def _paused(self) -> int:
-        return sum(each.action == "pause" for each in self.fired())
+        Not all of them at once: one that stands still may hold a lock that another one needs to get to its fault.
+        """
+        pauses = sum(each.action == "pause" for each in self._armed)
+        done = 0
+        while done < pauses:
+            pids = await self.until(partial(self._paused, done), "a process was paused")
+            done += len(pids)
+            await send_signal(pids, signal.SIGSTOP)
+            await asyncio.sleep(PAUSE_S)
+            await send_signal(pids, signal.SIGCONT)
+            await asyncio.sleep(GOING_ON_S)
+
+    def _paused(self, after: int) -> list[int]:
+        """The processes that were paused, but for the first so many."""
+        return [each.pid for each in self.fired() if each.action == "pause"][after:]

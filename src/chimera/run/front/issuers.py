@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote_plus
-
-import aiohttp
 
 from chimera.core.clock import Clock
 from chimera.core.context import Callers
@@ -15,11 +14,12 @@ from chimera.run.settings import Settings
 from chimera.web.site import SitePart
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from chimera.web.identity.callers import KnownCallers
 
-TIMEOUT = aiohttp.ClientTimeout(total=5.0, connect=2.0)
+TOTAL_S, CONNECT_S = 5.0, 2.0
 ANSWER_LIMIT = 1 << 20
-FAILED = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
 class IssuersOverHttp:
@@ -48,8 +48,11 @@ class IssuersOverHttp:
         self, method: str, url: str, form: Mapping[str, str] | None = None, authorization: str = ""
     ) -> tuple[int, bytes]:
         headers = {"Accept": "application/json", **({"Authorization": authorization} if authorization else {})}
+        import aiohttp  # a tenth of a second, for those who have issuers
+
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT, cookie_jar=aiohttp.DummyCookieJar())
+            timeout = aiohttp.ClientTimeout(total=TOTAL_S, connect=CONNECT_S)
+            self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
         try:
             async with self._session.request(
                 method, url, data=form, headers=headers, allow_redirects=False
@@ -60,13 +63,13 @@ class IssuersOverHttp:
                     if len(body) > ANSWER_LIMIT:
                         raise Unavailable(f"{url} answered with more than {ANSWER_LIMIT} bytes")
                 return response.status, bytes(body)
-        except FAILED as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unavailable(f"{url}: {type(error).__name__} {error}") from error
 
 
 def _basic(client: str, secret: str) -> str:
     """As OAuth has it (RFC 6749): both encoded as in a form."""
-    return aiohttp.encode_basic_auth(quote_plus(client), quote_plus(secret))
+    return "Basic " + b64encode(f"{quote_plus(client)}:{quote_plus(secret)}".encode()).decode()
 
 
 class Identifying:
