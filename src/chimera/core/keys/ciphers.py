@@ -22,25 +22,23 @@ class Masters:
     """The master keys, by their ids: the first one wraps, all of them unwrap."""
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        self._ciphers = {
-            _digest(key, "chimera master i", 4).hex(): _cipher(_digest(key, "chimera master", KEY)) for key in keys
-        }
-        self.first = next(iter(self._ciphers), "")
+        self._keys = {_digest(key, "chimera master i", 4).hex(): _digest(key, "chimera master", KEY) for key in keys}
+        self.first = next(iter(self._keys), "")
         """The id of the one that wraps; empty where there is none."""
 
     def wrap(self, subject: str, key: bytes, nonce: bytes) -> bytes:
         """A subject's key as it is stored; `nonce` are 12 random bytes."""
-        return nonce + self._ciphers[self.first].encrypt(nonce, key, subject.encode())
+        return nonce + _cipher(self._keys[self.first]).encrypt(nonce, key, subject.encode())
 
     def unwrap(self, subject: str, master: str, wrapped: bytes) -> bytes:
         """A subject's key of what is stored. Raises Unavailable where it was wrapped by a master key that is gone."""
-        if master not in self._ciphers:
+        if master not in self._keys:
             raise Unavailable(
                 f"keys of subjects are wrapped by the master key {master}, which is not among "
-                f"[personal] keys; those are: {', '.join(self._ciphers) or 'none'}"
+                f"[personal] keys; those are: {', '.join(self._keys) or 'none'}"
             )
         try:
-            return self._ciphers[master].decrypt(wrapped[:_NONCE], wrapped[_NONCE:], subject.encode())
+            return _cipher(self._keys[master]).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], subject.encode())
         except Exception as error:
             raise ChimeraError(f"the key of a subject is damaged, where master key {master} wrapped it") from error
 
