@@ -16,7 +16,7 @@ OF_COMMANDS = [
     ),
     _described(
         "Chimera-Correlation",
-        "^[!-~]{1,128}$",
+        "^[!-~]{0,128}$",
         "The chain of commands and events that it belongs to; without one, it begins its own.",
     ),
 ]
