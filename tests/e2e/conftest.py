@@ -152,10 +152,10 @@ class Chimera:
         return running
 
     def run(self, *arguments: str, environment: Mapping[str, str] = {}) -> subprocess.CompletedProcess[str]:
-        """A command that ends by itself."""
+        """A command that ends by itself, and so serves nobody."""
         return subprocess.run(
             [sys.executable, "-m", "chimera", "--config", str(self.config), *arguments],
-            env={**os.environ, "COLUMNS": "200", **self.environment, **environment},
+            env={**os.environ, "COLUMNS": "200", **self.environment, "CHIMERA_OPEN": "false", **environment},
             cwd=ROOT,
             capture_output=True,
             text=True,
