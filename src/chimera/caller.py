@@ -109,7 +109,7 @@ def metadata_of(caller: Caller | None, correlation: str = "", baggage: Mapping[s
 
 def caused_by(message_id: str, metadata: str) -> str:
     """What travels with an event that comes of a message: who did that one, its chain, and the message as its cause."""
-    if metadata[:2] == '{"' and metadata[-1] == "}" and '"causation"' not in metadata:  # a command's is not read
+    if metadata == BY_NOBODY:
         return f'{metadata[:-1]},"causation":{_encode(message_id).decode()}}}'
     before = _carried_of(metadata)
     by = before.by or ("" if before.caller else NOBODY_KNOWN)
