@@ -114,7 +114,11 @@ def changed(issuer: SmallIssuer) -> str:
     return f"{head}.{text(json.dumps({**claims, 'sub': 'boss'}).encode())}.{signature}"
 
 
-NOW = int(time.time())
+def at(seconds: int) -> int:
+    """So many seconds from now, when the token is made, which may be long after this file is read."""
+    return int(time.time()) + seconds
+
+
 BAD: list[tuple[str, Any, str]] = [
     ("no signature", unsigned, "not signed with a key that only its issuer has"),
     ("no signature, in other letters", lambda i: unsigned(i, "nOnE"), "not signed with a key that only"),
@@ -130,13 +134,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("an audience of numbers", lambda i: i.token(aud=[1]), "another audience"),
     ("another issuer", lambda i: i.token(iss="https://other.example"), "an issuer that is not believed"),
     ("no issuer", lambda i: i.token(iss=None), "can't be read"),
-    ("expired", lambda i: i.token(exp=NOW - 120), "has expired"),
+    ("expired", lambda i: i.token(exp=at(-120)), "has expired"),
     ("no end", lambda i: i.token(exp=None), "does not say its 'exp'"),
     ("an end that is no time", lambda i: i.token(exp="soon"), "no time"),
     ("an end that is no number", lambda i: i.token(exp=float("nan")), "no time"),
     ("an end of true", lambda i: i.token(exp=True), "no time"),
-    ("not yet", lambda i: i.token(nbf=NOW + 300), "not good yet"),
-    ("made tomorrow", lambda i: i.token(iat=NOW + 90_000, exp=NOW + 99_000), "not good yet"),
+    ("not yet", lambda i: i.token(nbf=at(300)), "not good yet"),
+    ("made tomorrow", lambda i: i.token(iat=at(90_000), exp=at(99_000)), "not good yet"),
     ("no subject", lambda i: i.token(sub=None), "does not say its 'sub'"),
     ("an empty subject", lambda i: i.token(""), "names no subject"),
     ("a subject of numbers", lambda i: i.token(sub=7), "names no subject"),
