@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import FieldInfo
 
 from chimera.errors import DeclarationError, FieldError, Unfit, class_at, line_of
-from chimera.personal import Personal, is_personal, read_personal, take_personal
+from chimera.personal import Personal, is_personal, read_personal, take_personal, types_in
 from chimera.versions import gap_of, version_of
 
 Read = TypeVar("Read")
@@ -353,7 +353,7 @@ class Form:
         self._name = type_.__name__
         self._encode = encoder_of(order).encode
         self._decode: Callable[[bytes], Any] = decoder_of(type_).decode
-        types = list(_types_in(msgspec.inspect.type_info(type_), set()))
+        types = list(types_in(msgspec.inspect.type_info(type_), set()))
         self._is_loose = any(map(_is_loose, types))
         self.may_lose_numbers = any(map(_may_hold_numbers, types))
 
@@ -481,17 +481,3 @@ def _holds_numbers(schema: object) -> bool:
 
 
 _TELLING = {"type", "anyOf", "oneOf", "allOf", "enum", "const"}
-
-
-def _types_in(info: object, seen: set[object]) -> Iterator[object]:
-    """A type as msgspec describes it, and all that are in it."""
-    yield info
-    if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
-        if info.cls in seen:
-            return
-        seen.add(info.cls)
-    if isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field):
-        info = tuple(getattr(info, name) for name in info.__struct_fields__)
-    if isinstance(info, tuple):
-        for part in info:
-            yield from _types_in(part, seen)

@@ -268,14 +268,15 @@ def holds_personal(type_: Any) -> bool:
 @cache
 def _holds(type_: Any) -> bool:
     try:
-        return any(True for _ in _personal_in(msgspec.inspect.type_info(type_), set()))
+        found = types_in(msgspec.inspect.type_info(type_), set())
+        return any(isinstance(each, msgspec.inspect.CustomType) and is_personal(each.cls) for each in found)
     except (TypeError, NameError, AttributeError, ValueError, NotImplementedError):
         return False
 
 
-def _personal_in(info: object, seen: set[object]) -> Iterator[object]:
-    if isinstance(info, msgspec.inspect.CustomType) and is_personal(info.cls):
-        yield info
+def types_in(info: object, seen: set[object]) -> Iterator[object]:
+    """A type as msgspec describes it, and all that are in it."""
+    yield info
     if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
         if info.cls in seen:
             return
@@ -284,4 +285,4 @@ def _personal_in(info: object, seen: set[object]) -> Iterator[object]:
         info = tuple(getattr(info, name) for name in info.__struct_fields__)
     if isinstance(info, tuple):
         for part in info:
-            yield from _personal_in(part, seen)
+            yield from types_in(part, seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from urllib.parse import urlencode, urlsplit
 from chimera.core.clock import Clock
 from chimera.errors import Invalid
 from chimera.web.identity.people import CLIENT
+from chimera.web.identity.ways import challenge_of, unpadded
 from chimera.web.permission.groups import is_loopback
-from chimera_issuer.keys import unpadded
 
 CODE_S = 60
 """Seconds that a code is good."""
@@ -121,8 +120,3 @@ class Codes:
         if granted.wanted.redirect_uri != redirect_uri or not hmac.compare_digest(proof, granted.wanted.challenge):
             return None
         return granted.wanted, granted.subject
-
-
-def challenge_of(verifier: str) -> str:
-    """What is shown of a secret before it is told (RFC 7636, S256)."""
-    return unpadded(hashlib.sha256(verifier.encode()).digest())

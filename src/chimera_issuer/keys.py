@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from jwt.algorithms import ECAlgorithm
 
 from chimera.errors import SettingsError
 from chimera.run.front.keys import kept_secret
+from chimera.web.identity.ways import unpadded
 
 ALGORITHM = "ES256"
 
@@ -41,11 +41,6 @@ def kept_key(path: Path) -> Key:
     if not isinstance(found, EllipticCurvePrivateKey) or not isinstance(found.curve, SECP256R1):
         raise SettingsError(f"{path}: this is no key on the curve P-256; remove it, and one is made")
     return _described(found)
-
-
-def unpadded(data: bytes) -> str:
-    """Base64 as it stands in addresses and tokens, without padding."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _described(private: EllipticCurvePrivateKey) -> Key:

@@ -9,7 +9,7 @@ import aiohttp
 
 from chimera.errors import ChimeraError, Unavailable
 from chimera.web.identity.people import CLIENT, PATH
-from chimera_issuer.grants import challenge_of
+from chimera.web.identity.ways import challenge_of
 
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 

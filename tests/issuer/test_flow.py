@@ -16,9 +16,10 @@ from chimera.errors import ChimeraError, Unavailable
 from chimera.run.serving import listening
 from chimera.testing.kit.clock import MovedClock
 from chimera.web.identity.people import AUDIENCE, CLIENT, PATH, People, Person
+from chimera.web.identity.ways import challenge_of
 from chimera.web.site import Site
 from chimera_faults.fleet import free_ports
-from chimera_issuer.grants import CODE_S, challenge_of
+from chimera_issuer.grants import CODE_S
 from chimera_issuer.serving import DevelopmentIssuer
 from chimera_issuer.shell import token_of
 from chimera_issuer.tokens import GOOD_S

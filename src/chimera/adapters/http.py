@@ -229,8 +229,8 @@ class HttpOwner:
             await self._call("PUT", "/consumers", [], ConsumersAnswer, body)
 
     async def subject_keys(self, subjects: Sequence[str]) -> Mapping[str, KnownKey]:
-        asked = (self._get("/subjects", [("key", each) for each in page], SubjectsAnswer) for page in _pages(subjects))
-        answers = await asyncio.gather(*asked)
+        asked = [self._get("/subjects", [("key", each) for each in page], SubjectsAnswer) for page in _pages(subjects)]
+        answers = await _all(asked)
         return {each: KnownKey(*key) for answer in answers for each, key in answer.keys.items()}
 
     async def close(self) -> None:

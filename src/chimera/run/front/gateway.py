@@ -22,6 +22,7 @@ from chimera.run.front.issuers import login_of
 from chimera.run.serving import answering, base_of, descriptors, listen_as_set, stop_signal, until
 from chimera.run.settings import Settings
 from chimera.web.home import Home
+from chimera.web.identity.ways import PASSED
 from chimera.web.probes import EXPOSITION
 from chimera.web.read_head import ReadHead
 from chimera.web.site import Site, SitePart
@@ -55,8 +56,6 @@ FAILED = (aiohttp.ClientError, TimeoutError, OSError)
 BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 HOP = b"connection"
-PASSED = "chimera-certificate"
-"""As `chimera.web.identity.certificates.PASSED`, which needs cryptography."""
 
 
 class _Forwarded(NamedTuple):

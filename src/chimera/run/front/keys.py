@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -69,7 +70,9 @@ def kept_secret(path: Path, make: Callable[[], bytes]) -> bytes:
         made = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(make())
-        made.replace(path)
+        with suppress(FileExistsError):  # another process has just made it, and has read it
+            os.link(made, path)
+        made.unlink()
     return path.read_bytes()
 
 

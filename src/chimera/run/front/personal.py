@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from chimera.core.clock import Clock
+from chimera.run.front.keys import kept_secret
 from chimera.run.settings import Settings
 
 DEV_KEY = "dev-personal.key"
@@ -21,15 +20,6 @@ def master_keys(settings: Settings, *, used: bool = False) -> Sequence[str]:
     if settings.personal.keys or not (settings.dev or used):
         return tuple(settings.personal.keys)
     path = Path(settings.state) / DEV_KEY
-    if path.is_file():
-        return (path.read_text().strip(),)
-    if not settings.dev:
+    if not path.is_file() and not settings.dev:
         return ()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = path.with_suffix(f".{os.getpid()}")
-    made.touch(0o600)
-    made.write_text(Clock().random_bytes(32).hex())
-    with suppress(FileExistsError):  # another process has just made it
-        os.link(made, path)
-    made.unlink()
-    return (path.read_text().strip(),)
+    return (kept_secret(path, lambda: Clock().random_bytes(32).hex().encode()).decode().strip(),)

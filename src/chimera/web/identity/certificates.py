@@ -16,15 +16,13 @@ from chimera.caller import Caller, Request
 from chimera.core.clock import Clock
 from chimera.web.identity.sealing import Sealer
 from chimera.web.identity.settings import Certificates
-from chimera.web.identity.ways import NotKnown, checked
+from chimera.web.identity.ways import PASSED, NotKnown, checked
 from chimera.web.wire.http import PROVEN
 
 KNOWN = 1_024
 """Certificates that are remembered as read."""
 LONGEST = 32_768
 PEM = "-----BEGIN CERTIFICATE-----"
-PASSED = "chimera-certificate"
-"""The header in which a gateway tells a service of the fleet whom a certificate names, sealed with the fleet's key."""
 GOOD_S = 60.0
 SKEW_S = 30.0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +21,7 @@ from chimera.web.identity.keysets import IssuerPlace
 from chimera.web.identity.sealing import Sealer
 from chimera.web.identity.sessions import PROOF, Sessions
 from chimera.web.identity.settings import Issuer
-from chimera.web.identity.ways import NotKnown
+from chimera.web.identity.ways import NotKnown, challenge_of, unpadded
 from chimera.web.wire.http import HTML, Call, Header, encoded
 from chimera.web.wire.routing import Route
 
@@ -82,7 +80,7 @@ class Login:
             raise Invalid("next must be a path of this site, as in: /orders", field="query.next", status=400)
         believed = self._chosen(query.get("issuer", ""))
         place = await _place_of(believed)
-        state, nonce, verifier = (_text(self._clock.random_bytes(32)) for _ in range(3))
+        state, nonce, verifier = (unpadded(self._clock.random_bytes(32)) for _ in range(3))
         begun = Begun(believed.issuer.issuer, state, nonce, verifier, goes_on, self._clock.time() + LASTS_S)
         wanted = {
             "response_type": "code",
@@ -91,7 +89,7 @@ class Login:
             "scope": " ".join(dict.fromkeys(["openid", *believed.issuer.scopes])),
             "state": state,
             "nonce": nonce,
-            "code_challenge": _text(hashlib.sha256(verifier.encode()).digest()),
+            "code_challenge": challenge_of(verifier),
             "code_challenge_method": "S256",
         }
         joined = "&" if urlsplit(place.authorization_endpoint).query else "?"
@@ -242,10 +240,6 @@ async def _send_to(call: Call, url: str, cookies: Sequence[Cookie]) -> None:
 
 def _set(cookies: Sequence[Cookie]) -> list[Header]:
     return encoded([("set-cookie", each.written()) for each in cookies])
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _is_same(value: object, expected: str) -> bool:

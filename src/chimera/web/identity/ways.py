@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from chimera.caller import Caller, Request, metadata_of
 from chimera.errors import Rejected
 
+PASSED = "chimera-certificate"
+"""The header in which a gateway tells a service of the fleet whom a certificate names, sealed with the fleet's key."""
 RESERVED = frozenset({"nobody", "system"})
 """Subjects that nobody bears: they stand for who is not known, and for what no person asked for."""
 
@@ -74,3 +78,13 @@ def texts_of(value: object, what: str) -> Collection[str]:
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return value
     raise NotKnown(f"the claim {what!r} is no list of texts")
+
+
+def unpadded(data: bytes) -> str:
+    """Base64 as it stands in addresses and tokens, without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def challenge_of(verifier: str) -> str:
+    """What is shown of a secret before it is told (RFC 7636, S256)."""
+    return unpadded(hashlib.sha256(verifier.encode()).digest())
